@@ -1,0 +1,14 @@
+//! Decodes the token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang into flat arrays.
+//!
+//! `docs/design.md` says how a body is judged; [`wire`] does it.
+
+mod error;
+mod limits;
+mod memory;
+mod experts;
+mod wire;
+#[cfg(any(test, feature = "reference"))]
+pub mod reference;
+
+pub use error::{Class, Error, Result};
+pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

@@ -1,0 +1,125 @@
+//! What the caller asks of a decode.
+
+/// The response format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// Dynamo's `/v1/chat/completions` with nvext.
+    DynamoChat,
+    /// Dynamo's `/v1/completions` with nvext.
+    DynamoCompletions,
+    /// `/inference/v1/generate` of vLLM, prime-rl's server and Dynamo.
+    VllmGenerate,
+    /// vLLM's `/v1/chat/completions` with `return_token_ids`.
+    VllmChat,
+    /// SGLang's `/generate`.
+    SglangGenerate,
+}
+
+impl Wire {
+    /// Every wire with the name that callers use for it.
+    pub const ALL: [(&'static str, Wire); 5] = [
+        ("dynamo_chat", Wire::DynamoChat),
+        ("dynamo_completions", Wire::DynamoCompletions),
+        ("vllm_generate", Wire::VllmGenerate),
+        ("vllm_chat", Wire::VllmChat),
+        ("sglang_generate", Wire::SglangGenerate),
+    ];
+
+    /// Looks a wire up by name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, w)| *w)
+    }
+
+    /// Whether nvext carries the payload (one choice only).
+    #[must_use]
+    pub fn is_dynamo(self) -> bool {
+        matches!(self, Wire::DynamoChat | Wire::DynamoCompletions)
+    }
+}
+
+/// The width of the routed experts that come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpertsMode {
+    /// Widened to int32.
+    #[default]
+    Int32,
+    /// As on the wire.
+    Native,
+    /// Left out, unread.
+    Skip,
+}
+
+/// What to do with a token that has no log-probability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MissingLogprob {
+    /// Refuse the response.
+    #[default]
+    Raise,
+    /// Write NaN.
+    Nan,
+}
+
+/// Whether the engine sends a row for the last sampled token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FinalRow {
+    /// P + C - 1 rows: the last sampled token has had no forward pass.
+    #[default]
+    Omitted,
+    /// P + C rows.
+    Present,
+}
+
+/// Everything that a decode can be told. Defaults are the contract's.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The response format.
+    pub wire: Wire,
+    /// Tokens of this request's prompt as the engine ran it.
+    pub prompt_len: Option<u64>,
+    /// The prompt itself.
+    pub prompt_token_ids: Option<&'a [i32]>,
+    /// The position of the first row wanted; 0 drops nothing.
+    pub routed_experts_prompt_start: u64,
+    /// Layers of a bare blob.
+    pub num_layers: Option<u64>,
+    /// Experts per token of a bare blob.
+    pub top_k: Option<u64>,
+    /// The width of what comes out.
+    pub experts: ExpertsMode,
+    /// Refuse a response without logprobs.
+    pub require_logprobs: bool,
+    /// Refuse a response without routed experts.
+    pub require_routed_experts: bool,
+    /// What to do with "no logprob".
+    pub missing_logprob: MissingLogprob,
+    /// How many rows are right.
+    pub final_row: FinalRow,
+}
+
+impl Options<'_> {
+    /// The defaults for a wire.
+    #[must_use]
+    pub fn new(wire: Wire) -> Self {
+        Self {
+            wire,
+            prompt_len: None,
+            prompt_token_ids: None,
+            routed_experts_prompt_start: 0,
+            num_layers: None,
+            top_k: None,
+            experts: ExpertsMode::Int32,
+            require_logprobs: true,
+            require_routed_experts: false,
+            missing_logprob: MissingLogprob::Raise,
+            final_row: FinalRow::Omitted,
+        }
+    }
+
+    /// P of the contract, where the caller gave it.
+    #[must_use]
+    pub fn known_prompt_len(&self) -> Option<u64> {
+        self.prompt_len
+            .or(self.prompt_token_ids.map(|ids| ids.len() as u64))
+    }
+}
