@@ -1,0 +1,199 @@
+"""Everything this library raises on purpose.
+
+::
+
+    TitoError
+    ├── DecodeError (ValueError)            a response that cannot be trusted
+    │   ├── MalformedBodyError              not the JSON that we can vouch for
+    │   ├── MissingFieldError               a field that had to be there is not
+    │   ├── AlignmentError                  counts or identities that disagree
+    │   └── RoutedExpertsError              routed experts that do not add up
+    ├── OverlongPromptError (ValueError)    a prompt that the model cannot hold
+    ├── ServerError                         the server answered, and the answer is an error
+    │   ├── BadRequestError                 the request is wrong; sending it again will not help
+    │   │   └── UnsupportedParameterError   this server does not know a parameter of the request
+    │   ├── UnauthorizedError               no valid credentials
+    │   ├── NotFoundError                   no such route or model
+    │   ├── OverloadedError                 no capacity now: try later, or elsewhere
+    │   └── EngineError                     the engine failed while it served the request
+    ├── TransportError                      no complete answer came back
+    └── AdminError                          a control operation failed on at least one worker
+
+A wrong argument is a plain ``TypeError`` or ``ValueError``, raised before anything is sent or parsed.
+
+Every class pickles and copies with its attributes, so that an error crosses process borders whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TransportPhase: TypeAlias = Literal["connect", "send", "headers", "body"]
+
+_MAX_BODY = 4096
+"""Bytes of a server's answer that a :class:`ServerError` keeps."""
+
+
+class TitoError(Exception):
+    """The base of every error this library raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which knows nothing of keyword-only attributes.
+        return _bare, (type(self), self.args), self.__dict__.copy()
+
+
+def _bare(cls: type[TitoError], args: tuple[object, ...]) -> TitoError:
+    """An instance with its ``args`` only; unpickling then restores the attributes."""
+    return cls.__new__(cls, *args)
+
+
+class DecodeError(TitoError, ValueError):
+    """A response body that cannot be turned into arrays without guessing.
+
+    ``str(error)`` is one line: what was found, what was expected, and where.
+
+    Attributes:
+        kind: A stable word for programs, such as ``"truncated"``, ``"count"`` or ``"duplicate_key"``.
+        path: Where in the document, such as ``"nvext.engine_data.completion_logprobs[3]"``;
+            empty for the document itself.
+        offset: Where in the body, in bytes from its beginning; None where nothing is there to point at.
+    """
+
+    kind: str
+    path: str
+    offset: int | None
+
+    def __init__(self, message: str, *, kind: str, path: str = "", offset: int | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.path = path
+        self.offset = offset
+
+
+class MalformedBodyError(DecodeError):
+    """The body is not the one JSON document that this wire allows."""
+
+
+class MissingFieldError(DecodeError):
+    """A field that had to be there is not, or holds no evidence."""
+
+
+class AlignmentError(DecodeError):
+    """Two parts of the body disagree: counts that differ, or an entry that names another token."""
+
+
+class RoutedExpertsError(DecodeError):
+    """Routed experts whose container, base64, size, start or row count does not add up."""
+
+
+class OverlongPromptError(TitoError, ValueError):
+    """A prompt longer than the model can hold, found before it was sent.
+
+    Attributes:
+        prompt_len: Tokens of the prompt.
+        max_prompt_len: Tokens that would have been accepted.
+    """
+
+    prompt_len: int
+    max_prompt_len: int
+
+    def __init__(self, prompt_len: int, max_prompt_len: int) -> None:
+        super().__init__(f"the prompt has {prompt_len} tokens, at most {max_prompt_len} fit")
+        self.prompt_len = prompt_len
+        self.max_prompt_len = max_prompt_len
+
+
+class ServerError(TitoError):
+    """The server answered, and the answer is an error.
+
+    Attributes:
+        status: The HTTP status; None when the error was found by decoding a body.
+        body: The first 4 KiB of the answer, as text.
+        request_id: The id under which the server knows the request, if one is known.
+        retryable: Whether the same request may succeed later or on another server.
+    """
+
+    status: int | None
+    body: str
+    request_id: str | None
+    retryable: bool
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        body: bytes = b"",
+        request_id: str | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = _text(body)
+        self.request_id = request_id
+        self.retryable = retryable
+
+
+class BadRequestError(ServerError):
+    """The server refuses the request as it stands; sending it again will not help."""
+
+
+class UnsupportedParameterError(BadRequestError):
+    """The server does not know a parameter of the request."""
+
+
+class UnauthorizedError(ServerError):
+    """The server wants credentials, or other ones."""
+
+
+class NotFoundError(ServerError):
+    """The server has no such route or model."""
+
+
+class OverloadedError(ServerError):
+    """The server has no capacity for the request now."""
+
+
+class EngineError(ServerError):
+    """The engine behind the server failed while it worked on the request."""
+
+
+class TransportError(TitoError):
+    """No complete answer came back.
+
+    Attributes:
+        phase: How far the exchange got: ``"connect"``, ``"send"``, ``"headers"`` or ``"body"``.
+            After ``"connect"`` the server may have worked on the request.
+    """
+
+    phase: TransportPhase
+
+    def __init__(self, message: str, *, phase: TransportPhase) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
+class AdminError(TitoError):
+    """A control operation failed on at least one worker.
+
+    Attributes:
+        results: One result per worker that was asked, successes included.
+    """
+
+    results: tuple[Any, ...]
+
+    def __init__(self, message: str, *, results: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.results = tuple(results)
+
+
+def _text(body: bytes) -> str:
+    """The beginning of a body as text; a character that the cut would split is left out."""
+    if len(body) <= _MAX_BODY:
+        return body.decode("utf-8", "replace")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(body[:_MAX_BODY])

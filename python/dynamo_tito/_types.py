@@ -1,0 +1,234 @@
+"""What decoding returns: immutable records of flat numpy arrays.
+
+Shapes are written with C = completion tokens, P = prompt tokens. Ragged data is flat, with offsets:
+the entries of position ``i`` are ``[offsets[i], offsets[i + 1])``, so there is no Python object per token.
+
+Records that hold arrays compare by identity with ``==``, because arrays have no single answer; ``equals`` compares
+their contents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
+Float64Array: TypeAlias = NDArray[np.float64]
+ExpertsArray: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16] | NDArray[np.int32]
+
+Wire: TypeAlias = Literal["dynamo_chat", "dynamo_completions", "vllm_generate", "vllm_chat", "sglang_generate"]
+"""Which endpoint answered, and with it where the fields are."""
+
+ExpertsMode: TypeAlias = Literal["int32", "native", "skip"]
+"""Routed experts widened to int32, as wide as on the wire, or left out unread."""
+
+FinalRow: TypeAlias = Literal["omitted", "present"]
+"""Whether routed experts have a row for the last sampled token. It has no forward pass, so engines omit it."""
+
+MissingLogprob: TypeAlias = Literal["raise", "nan"]
+"""What to do where an engine says that it has no log-probability."""
+
+WireDtype: TypeAlias = Literal["uint8", "uint16", "int16", "int32"]
+"""How wide an expert id is on the wire."""
+
+
+class _Record:
+    """Comparison and display for records of arrays."""
+
+    __slots__ = ()
+
+    def equals(self, other: object) -> bool:
+        """Whether ``other`` is of the same type with the same contents: dtypes, shapes, values; NaN equals NaN."""
+        return type(self) is type(other) and all(
+            _equal(getattr(self, name), getattr(other, name)) for name in _names(self)
+        )
+
+    def __repr__(self) -> str:
+        parts = ((name, getattr(self, name)) for name in _names(self))
+        shown = ", ".join(f"{name}={_brief(value)}" for name, value in parts if value is not None)
+        return f"{type(self).__name__}({shown})"
+
+
+class _Ragged:
+    """Positions of a flat record as a sequence of views."""
+
+    __slots__ = ()
+
+    offsets: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def _span(self, position: SupportsIndex) -> slice:
+        count = len(self)
+        index = operator.index(position)
+        if not -count <= index < count:
+            raise IndexError(f"position {index} is out of range for {count} positions")
+        index %= count
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TopLogprobs(_Ragged, _Record):
+    """The alternatives that the engine reported at each position, in wire order.
+
+    ``len(top)`` is the number of positions, ``top[i]`` the pair (token ids, log-probabilities) of position ``i``,
+    as views.
+
+    Attributes:
+        token_ids: int32 [N], N entries over all positions.
+        logprobs: float64 [N], natural logarithms; NaN where the engine reported an entry without evidence.
+        offsets: int64 [positions + 1], from 0 to N.
+    """
+
+    token_ids: Int32Array
+    logprobs: Float64Array
+    offsets: Int64Array
+
+    def __getitem__(self, position: SupportsIndex) -> tuple[Int32Array, Float64Array]:
+        span = self._span(position)
+        return self.token_ids[span], self.logprobs[span]
+
+    def __iter__(self) -> Iterator[tuple[Int32Array, Float64Array]]:
+        return (self[position] for position in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PromptLogprobs(_Record):
+    """How the engine scored the prompt.
+
+    Attributes:
+        logprobs: float64 [P], of the actual prompt tokens, natural logarithms; NaN where the engine could not score
+            (position 0 has no past).
+        top: every entry of every position, highest first, ties by id, NaN last; P positions.
+    """
+
+    logprobs: Float64Array
+    top: TopLogprobs
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RoutedExperts(_Record):
+    """Which experts the router chose, per position, layer and slot.
+
+    Attributes:
+        array: expert ids [rows, layers, top_k]; int32, or as wide as on the wire with ``experts="native"``.
+            Layers are all decoder layers: a dense one is a layer of zeros.
+        start: the position in the sequence (prompt and completion) of row 0.
+        wire_dtype: the width on the wire: ``"uint8"``, ``"uint16"``, ``"int16"`` or ``"int32"``.
+        complete: False where an aborted completion brought fewer rows than tokens call for.
+    """
+
+    array: ExpertsArray
+    start: int
+    wire_dtype: WireDtype
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SamplingMask(_Ragged, _Record):
+    """The vocabulary that survived top-k, top-p and min-p at each completion token.
+
+    ``len(mask)`` is C, ``mask[i]`` the ids that could be sampled at position ``i``, as a view.
+
+    Attributes:
+        token_ids: int32 [N], N ids over all positions.
+        offsets: int64 [C + 1], from 0 to N.
+    """
+
+    token_ids: Int32Array
+    offsets: Int64Array
+
+    def __getitem__(self, position: SupportsIndex) -> Int32Array:
+        return self.token_ids[self._span(position)]
+
+    def __iter__(self) -> Iterator[Int32Array]:
+        return (self[position] for position in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Completion(_Record):
+    """One sampled completion. No array aliases the body it came from.
+
+    Attributes:
+        token_ids: int32 [C], what the engine sampled.
+        logprobs: float64 [C], natural logarithms, of the sampled tokens; None only with ``require_logprobs=False``
+            and no log-probabilities in the body.
+        top_logprobs: the alternatives at each position; None where the entries carry text only.
+        prompt_token_ids: int32 [P], where the server echoes them.
+        prompt_logprobs: how the engine scored the prompt.
+        routed_experts: which experts the router chose.
+        sampling_mask: the vocabulary that survived at each position.
+        finish_reason: why it ended, in one spelling for all engines: ``"stop"``, ``"length"``, ``"abort"``, ...
+        finish_reason_raw: the same as the wire said it.
+        stop_reason: the stop string or token id that ended it.
+        aborted: whether it was cut off by an abort or a cancellation; None where the wire cannot tell
+            (Dynamo's chat and completions without ``detailed_finish_reason``).
+        request_id: the server's id of the request.
+        index: which of the request's choices this is.
+        usage: the server's own counts, as on the wire.
+        weight_versions: which weights sampled which tokens, as on the wire:
+            ``[{"version": "step_7", "start": 0, "end": 2}]``.
+        sources: which channel each array came from, such as
+            ``{"token_ids": "nvext.engine_data.completion_token_ids"}``.
+    """
+
+    token_ids: Int32Array
+    logprobs: Float64Array | None
+    top_logprobs: TopLogprobs | None
+    prompt_token_ids: Int32Array | None
+    prompt_logprobs: PromptLogprobs | None
+    routed_experts: RoutedExperts | None
+    sampling_mask: SamplingMask | None
+    finish_reason: str | None
+    finish_reason_raw: str | None
+    stop_reason: int | str | None
+    aborted: bool | None
+    request_id: str | None
+    index: int
+    usage: dict[str, Any] | None
+    weight_versions: list[dict[str, Any]] | None
+    sources: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if type(self.sources) is dict:
+            object.__setattr__(self, "sources", MappingProxyType(self.sources))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy does not pickle; __post_init__ makes it again.
+        values = (getattr(self, name) for name in _names(self))
+        return type(self), tuple(dict(value) if type(value) is MappingProxyType else value for value in values)
+
+    @property
+    def complete(self) -> bool:
+        """False where the routed experts have fewer rows than they should, which only an abort may cause."""
+        return self.routed_experts is None or self.routed_experts.complete
+
+
+def _names(record: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(record)]
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        nan = one.dtype.kind == "f"
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=nan)
+    if isinstance(one, _Record):
+        return one.equals(other)
+    return type(one) is type(other) and one == other
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, MappingProxyType):
+        return repr(dict(value))
+    return repr(value)
