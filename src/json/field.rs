@@ -1,0 +1,84 @@
+//! How typed readers and the judge share a value.
+
+use super::cursor::{Cursor, Kind};
+use crate::error::{Class, Error, Result};
+
+/// Why a typed reader gave up. Boxed: it is rare, and the readers' results stay small.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The bytes are not JSON, or not as far as the reader cares to see: the judge decides.
+    Syntax,
+    /// The value is not what this field holds.
+    Field(Box<Error>),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Field(Box::new(error))
+    }
+}
+
+/// The error of a value that is not what the field holds. The path is relative to the field.
+#[cold]
+pub(crate) fn misfit(
+    cursor: &mut Cursor<'_>,
+    path: impl Into<String>,
+    expected: &'static str,
+) -> Stop {
+    match cursor.kind() {
+        Ok(found) => Error::new(
+            Class::Malformed,
+            "type",
+            path,
+            cursor.pos,
+            format!("found {} where {expected} was expected", found.name()),
+        )
+        .into(),
+        Err(_) => Stop::Syntax,
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// Reads one value through a typed reader. The outer error is the document's (not JSON at all), the inner one the field's.
+    ///
+    /// A reader that stops is never the judge of syntax: the value is read again, strictly.
+    pub(crate) fn field<T>(
+        &mut self,
+        reader: impl FnOnce(&mut Self) -> std::result::Result<T, Stop>,
+    ) -> Result<Result<T>> {
+        let (start, depth) = (self.pos, self.depth);
+        match reader(self) {
+            Ok(value) => {
+                self.depth = depth;
+                Ok(Ok(value))
+            }
+            Err(stop) => {
+                self.pos = start;
+                self.depth = depth;
+                self.skip_value()?;
+                match stop {
+                    Stop::Field(error) => Ok(Err(*error)),
+                    Stop::Syntax => {
+                        debug_assert!(false, "a typed reader refused valid JSON at {start}");
+                        Ok(Err(Error::new(
+                            Class::Malformed,
+                            "type",
+                            "",
+                            start,
+                            "the value is not one that this field holds",
+                        )))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps over `null`, if that is the value.
+    pub(crate) fn null(&mut self) -> Result<bool> {
+        if self.kind()? == Kind::Null {
+            self.skip_value()?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}

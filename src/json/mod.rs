@@ -1,0 +1,18 @@
+//! JSON without field names: a strict cursor, numbers, strings, and validated skipping.
+//!
+//! Two kinds of code read the same bytes. [`Cursor`] and [`Cursor::skip_value`] are the judges: they accept exactly
+//! RFC 8259 and report where a document breaks. Typed readers (in `wire`) are fast paths that may give up with
+//! [`Stop`] at any time; the judge then reads the same value again and has the last word ([`Cursor::field`]).
+
+mod cursor;
+mod field;
+mod metadata;
+mod number;
+mod skip;
+mod string;
+mod vector;
+
+pub(crate) use cursor::{Cursor, Kind};
+pub(crate) use field::{Stop, misfit};
+pub(crate) use metadata::{Metadata, Value};
+pub(crate) use string::Text;

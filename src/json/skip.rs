@@ -1,0 +1,160 @@
+//! Stepping over a value that nobody reads. It is validated all the same.
+
+use super::cursor::Cursor;
+use super::number::number_end;
+use crate::error::Result;
+
+impl Cursor<'_> {
+    /// Steps over the value at `pos` (white space before it allowed), which must be exactly RFC 8259.
+    pub(crate) fn skip_value(&mut self) -> Result<()> {
+        // One bit a level: 1 in an object, 0 in an array. MAX_DEPTH levels fit.
+        let mut in_object = 0u128;
+        let base = self.depth;
+        loop {
+            // At a value.
+            self.space();
+            match self.byte() {
+                Some(b'"') => {
+                    self.string()?;
+                }
+                Some(b'{') => {
+                    self.open()?;
+                    if self.peek() == Some(b'}') {
+                        self.close();
+                    } else {
+                        in_object = in_object << 1 | 1;
+                        self.key()?;
+                        continue;
+                    }
+                }
+                Some(b'[') => {
+                    self.open()?;
+                    if self.peek() == Some(b']') {
+                        self.close();
+                    } else {
+                        in_object <<= 1;
+                        continue;
+                    }
+                }
+                Some(b'-' | b'0'..=b'9') => match number_end(self.bytes, self.pos) {
+                    Ok(end) => self.pos = end,
+                    Err(bad) => return Err(self.syntax(bad, "a digit")),
+                },
+                Some(b'n') => self.literal(b"null")?,
+                Some(b't') => self.literal(b"true")?,
+                Some(b'f') => self.literal(b"false")?,
+                _ => return Err(self.syntax(self.pos, "a value")),
+            }
+            // Behind a value: close what it ends, or go on to the next.
+            loop {
+                if self.depth == base {
+                    return Ok(());
+                }
+                let object = in_object & 1 == 1;
+                match (self.peek(), object) {
+                    (Some(b','), _) => {
+                        self.pos += 1;
+                        if object {
+                            self.key()?;
+                        }
+                        break;
+                    }
+                    (Some(b'}'), true) | (Some(b']'), false) => {
+                        self.close();
+                        in_object >>= 1;
+                    }
+                    (_, true) => return Err(self.syntax(self.pos, "',' or '}'")),
+                    (_, false) => return Err(self.syntax(self.pos, "',' or ']'")),
+                }
+            }
+        }
+    }
+
+    /// Steps over a key and its colon.
+    fn key(&mut self) -> Result<()> {
+        if self.peek() != Some(b'"') {
+            return Err(self.syntax(self.pos, "a key"));
+        }
+        self.string()?;
+        if self.peek() != Some(b':') {
+            return Err(self.syntax(self.pos, "':'"));
+        }
+        self.pos += 1;
+        Ok(())
+    }
+
+    fn literal(&mut self, literal: &'static [u8]) -> Result<()> {
+        for &expected in literal {
+            if self.byte() != Some(expected) {
+                return Err(self.syntax(self.pos, "a literal"));
+            }
+            self.pos += 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAX_DEPTH;
+    use proptest::prelude::*;
+
+    fn whole(body: &[u8]) -> Result<()> {
+        let mut cursor = Cursor::new(body);
+        cursor.skip_value()?;
+        cursor.end()
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
+        whole(&nested(MAX_DEPTH)).unwrap();
+        let error = whole(&nested(MAX_DEPTH + 1)).unwrap_err();
+        assert_eq!((error.kind, error.offset), ("too_deep", Some(MAX_DEPTH)));
+        let objects = [br#"{"a":"#.repeat(64), b"1".to_vec(), vec![b'}'; 64]].concat();
+        whole(&objects).unwrap();
+    }
+
+    #[test]
+    fn the_wrong_byte_is_named() {
+        for (body, kind, offset) in [
+            (&b""[..], "truncated", 0),
+            (b" \n", "truncated", 2),
+            (b"{", "truncated", 1),
+            (b"[1,]", "syntax", 3),
+            (b"[1 2]", "syntax", 3),
+            (b"{\"a\" 1}", "syntax", 5),
+            (b"{\"a\":1,}", "syntax", 7),
+            (b"{\"a\":1]", "syntax", 6),
+            (b"[1}", "syntax", 2),
+            (b"nulL", "syntax", 3),
+            (b"tru", "truncated", 3),
+            (b"NaN", "syntax", 0),
+            (b"-Infinity", "syntax", 1),
+            (b"01", "trailing_data", 1),
+            (b"1.e1", "syntax", 2),
+            (b"1 1", "trailing_data", 2),
+            (b"\x0c1", "syntax", 0),
+            (b"\xef\xbb\xbf1", "syntax", 0),
+        ] {
+            let error = whole(body).unwrap_err();
+            assert_eq!(
+                (error.kind, error.offset),
+                (kind, Some(offset)),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn accepts_what_serde_json_accepts(body in r#"[\[\]{},:"\\a-c0-2.eE+ tnul-]{0,24}"#) {
+            let ours = whole(body.as_bytes()).is_ok();
+            // Arbitrary numbers, as text: serde_json refuses those that overflow a double, the grammar does not.
+            let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&body).is_ok();
+            prop_assert_eq!(ours, theirs, "{}", body);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Strings: where they end, and what they say.
+
+use std::borrow::Cow;
+
+use super::cursor::Cursor;
+use super::vector;
+use crate::error::{Class, Error, Result};
+
+/// The text between two quotes, validated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    /// The bytes between the quotes, as they stand in the body.
+    pub(crate) raw: &'a [u8],
+    /// The offset of the opening quote.
+    pub(crate) at: usize,
+    /// Whether `raw` has backslashes.
+    pub(crate) escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    /// What the string says; None where it has a lone surrogate and so is not Unicode.
+    pub(crate) fn bytes(&self) -> Option<Cow<'a, [u8]>> {
+        if self.escaped {
+            unescape(self.raw).map(Cow::Owned)
+        } else {
+            Some(Cow::Borrowed(self.raw))
+        }
+    }
+
+    /// Whether the string says `other`.
+    pub(crate) fn is(&self, other: &[u8]) -> bool {
+        if self.escaped {
+            self.bytes().is_some_and(|bytes| *bytes == *other)
+        } else {
+            self.raw == other
+        }
+    }
+
+    /// The string for a message, shortened.
+    pub(crate) fn shown(&self) -> String {
+        let text = String::from_utf8_lossy(self.raw);
+        let mut shown: String = text.chars().take(40).collect();
+        if shown.len() < text.len() {
+            shown.push('…');
+        }
+        shown
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// Reads a string; `pos` is at its opening quote.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<Text<'a>> {
+        let at = self.pos;
+        let mut pos = at + 1;
+        let mut escaped = false;
+        let mut high = false;
+        let stop = loop {
+            let (found, saw_high) = vector::find_special(&self.bytes[pos..]);
+            high |= saw_high;
+            pos += found;
+            match self.bytes.get(pos) {
+                Some(b'"') => break Ok(()),
+                Some(b'\\') => {
+                    escaped = true;
+                    match escape_len(&self.bytes[pos..]) {
+                        Ok(len) => pos += len,
+                        Err(bad) => break Err((pos + bad, "an escape")),
+                    }
+                }
+                Some(_) => break Err((pos, "a string without control characters")),
+                None => break Err((pos, "the rest of a string")),
+            }
+        };
+        if high {
+            let end = stop.map_or_else(|(offset, _)| offset, |()| pos);
+            self.check_utf8(at + 1, end.min(self.bytes.len()))?;
+        }
+        match stop {
+            Ok(()) => {
+                self.pos = pos + 1;
+                let raw = &self.bytes[at + 1..pos];
+                Ok(Text { raw, at, escaped })
+            }
+            Err((offset, expected)) => Err(self.syntax(offset, expected)),
+        }
+    }
+
+    /// A sequence that the end of the body cuts short is left to the caller: the body is truncated.
+    fn check_utf8(&self, start: usize, end: usize) -> Result<()> {
+        match std::str::from_utf8(&self.bytes[start..end]) {
+            Ok(_) => Ok(()),
+            Err(e) if e.error_len().is_none() && end == self.bytes.len() => Ok(()),
+            Err(e) => Err(Error::new(
+                Class::Malformed,
+                "utf8",
+                "",
+                start + e.valid_up_to(),
+                "the string is not UTF-8",
+            )),
+        }
+    }
+}
+
+/// The length of the escape at the start of `bytes`, or the index of the byte that is wrong (or missing).
+fn escape_len(bytes: &[u8]) -> std::result::Result<usize, usize> {
+    match bytes.get(1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+        Some(b'u') => {
+            let good = bytes[2..]
+                .iter()
+                .take(4)
+                .take_while(|b| b.is_ascii_hexdigit())
+                .count();
+            if good == 4 { Ok(6) } else { Err(2 + good) }
+        }
+        _ => Err(1),
+    }
+}
+
+/// Resolves the escapes of validated text; None at a lone surrogate.
+fn unescape(raw: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(&byte) = rest.first() {
+        if byte != b'\\' {
+            out.push(byte);
+            rest = &rest[1..];
+            continue;
+        }
+        let simple = match rest[1] {
+            b'b' => 0x08,
+            b'f' => 0x0c,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                let (character, len) = unicode_escape(rest)?;
+                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = &rest[len..];
+                continue;
+            }
+            other => other,
+        };
+        out.push(simple);
+        rest = &rest[2..];
+    }
+    Some(out)
+}
+
+/// The character of a `\uXXXX` escape or surrogate pair, and the length of its text.
+fn unicode_escape(text: &[u8]) -> Option<(char, usize)> {
+    let unit = |at: usize| -> Option<u32> {
+        let digits = std::str::from_utf8(text.get(at + 2..at + 6)?).ok()?;
+        (text.get(at..at + 2)? == b"\\u")
+            .then(|| u32::from_str_radix(digits, 16).ok())
+            .flatten()
+    };
+    let first = unit(0)?;
+    if (0xd800..0xdc00).contains(&first) {
+        let second = unit(6).filter(|second| (0xdc00..0xe000).contains(second))?;
+        let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+        return char::from_u32(code).map(|c| (c, 12));
+    }
+    char::from_u32(first).map(|c| (c, 6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &[u8]) -> Result<Vec<u8>> {
+        let mut cursor = Cursor::new(body);
+        let text = cursor.string()?;
+        Ok(text.bytes().expect("Unicode").into_owned())
+    }
+
+    #[test]
+    fn escapes_are_resolved() {
+        let body = br#""\"\\\/\b\f\n\r\t\u0041\u00e9\ud83d\ude00 end""#;
+        let expected = "\"\\/\u{8}\u{c}\n\r\tAé😀 end".as_bytes();
+        assert_eq!(read(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn lone_surrogates_are_grammatical_but_say_nothing() {
+        for body in [
+            &br#""\ud800""#[..],
+            br#""\udc00x""#,
+            br#""\ud800\u0041""#,
+            br#""\ud800\n""#,
+        ] {
+            let text = Cursor::new(body).string().unwrap();
+            assert!(text.bytes().is_none(), "{}", text.shown());
+        }
+    }
+
+    #[test]
+    fn the_wrong_byte_is_named() {
+        for (body, kind, offset) in [
+            (&b"\"abc"[..], "truncated", 4),
+            (b"\"ab\x1fc\"", "syntax", 3),
+            (b"\"\\x\"", "syntax", 2),
+            (b"\"\\u12g4\"", "syntax", 5),
+            (b"\"\\u12", "truncated", 5),
+            (b"\"\\", "truncated", 2),
+            (b"\"a\xff\"", "utf8", 2),
+            (b"\"\xe4\xbd\"", "utf8", 1),
+            (b"\"\xe4\xbd", "truncated", 3),
+            (b"\"\xff\x01", "utf8", 1),
+            (b"\"\xed\xa0\x80\"", "utf8", 1),
+        ] {
+            let error = Cursor::new(body).string().unwrap_err();
+            assert_eq!((error.kind, error.offset), (kind, Some(offset)), "{body:?}");
+        }
+    }
+}
