@@ -1,0 +1,90 @@
+# Everything runs from a fresh checkout: Python 3.11 or newer, a Rust toolchain, and the package registries.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV ?= .venv
+CARGO ?= cargo
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
+
+# The Rust tests of the `python` feature embed the interpreter of the environment, with its packages.
+EMBED = PYO3_PYTHON=$(abspath $(PY)) \
+	LD_LIBRARY_PATH=$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))'):$$LD_LIBRARY_PATH \
+	PYTHONPATH=$(abspath python):$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: venv
+venv: $(VENV)/.ready ## make .venv with the development tools
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PY) -m pip install --quiet --group dev
+	touch $@
+
+.PHONY: build
+build: $(VENV)/.built ## build the extension (release) into .venv
+
+$(VENV)/.built: $(VENV)/.ready $(RUST_SOURCES)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	touch $@
+
+.PHONY: demo
+demo: build ## decode every recorded response, then a 64k-token one on each wire
+	$(PY) examples/demo.py
+
+.PHONY: test
+test: lint test-rust test-python ## everything that must pass
+
+.PHONY: lint
+lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings are errors
+	$(CARGO) fmt --check
+	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets --features reference -- -D warnings
+	$(CARGO) clippy --locked --quiet --all-targets --no-default-features --features reference -- -D warnings
+	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --features reference
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/stubtest dynamo_tito._core
+
+.PHONY: test-rust
+test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
+	$(CARGO) test --locked --quiet --no-default-features --features reference
+	$(EMBED) $(CARGO) test --locked --quiet --features reference
+
+.PHONY: test-python
+test-python: build ## pytest
+	$(BIN)/pytest -q
+
+.PHONY: wheel
+wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
+	rm -rf dist
+	$(BIN)/maturin build --release --quiet --out dist
+	$(PY) benches/check_wheel.py dist
+
+.PHONY: claims
+claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
+	$(PY) benches/claims.py
+
+.PHONY: bench
+bench: claims ## every measurement
+
+.PHONY: fmt
+fmt: $(VENV)/.ready ## format Rust and Python
+	$(CARGO) fmt
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format --quiet
+
+.PHONY: clean
+clean: ## remove what these targets made
+	$(CARGO) clean --quiet
+	rm -rf $(VENV) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench
+	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python -name '*.so' -delete

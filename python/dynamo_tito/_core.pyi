@@ -1,0 +1,65 @@
+"""The compiled core: response bytes in, numpy arrays out."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+
+def decode(
+    body: bytes | Body | Buffer,
+    /,
+    *,
+    wire: Wire,
+    prompt_len: int | None = None,
+    prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+    routed_experts_prompt_start: int | None = None,
+    num_layers: int | None = None,
+    top_k: int | None = None,
+    experts: ExpertsMode = "int32",
+    experts_out: NDArray[np.int32] | None = None,
+    require_logprobs: bool = True,
+    require_routed_experts: bool = False,
+    missing_logprob: MissingLogprob = "raise",
+    final_row: FinalRow = "omitted",
+) -> Completion: ...
+def decode_choices(
+    body: bytes | Body | Buffer,
+    /,
+    *,
+    wire: Wire,
+    prompt_len: int | None = None,
+    prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+    routed_experts_prompt_start: int | None = None,
+    num_layers: int | None = None,
+    top_k: int | None = None,
+    experts: ExpertsMode = "int32",
+    experts_out: NDArray[np.int32] | None = None,
+    require_logprobs: bool = True,
+    require_routed_experts: bool = False,
+    missing_logprob: MissingLogprob = "raise",
+    final_row: FinalRow = "omitted",
+) -> list[Completion]: ...
+def encode_routed_experts(
+    array: NDArray[np.integer[Any]], *, start: int = 0, narrow: bool = True
+) -> dict[str, Any]: ...
+def encode_token_ids(
+    prefix: bytes, ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int], suffix: bytes
+) -> bytes: ...
+@final
+class Body:
+    def __new__(cls, capacity: int = 0, /) -> Body: ...
+    def append(self, chunk: Buffer) -> None: ...
+    def tobytes(self) -> bytes: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def frozen(self) -> bool: ...
+
+def build_info() -> dict[str, str]: ...
+def memory_stats() -> dict[str, int]: ...
+def trim_memory() -> int: ...
+def configure_memory(*, max_bytes: int) -> None: ...
