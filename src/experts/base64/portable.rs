@@ -1,0 +1,105 @@
+//! The kernel for every machine, and the judge of the others: table lookups, no unsafe code.
+
+use std::mem::MaybeUninit;
+
+use super::kernel::Kernel;
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "portable",
+    alphabet_len,
+    bytes: |text, out, _| decode(text, out, |[byte]| byte),
+    u8_to_i32: |text, out, _| decode(text, out, |[byte]| byte.into()),
+    u16_to_i32: |text, out, _| decode(text, out, |bytes| u16::from_le_bytes(bytes).into()),
+    i16_to_i32: |text, out, _| decode(text, out, |bytes| i16::from_le_bytes(bytes).into()),
+    i32_to_i32: |text, out, _| decode(text, out, i32::from_le_bytes),
+};
+
+/// The 64 letters of the standard alphabet (RFC 4648, section 4), by value.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Value of every byte, 0 to 63; [`NO_LETTER`] for what is not in the alphabet.
+pub(super) const VALUES: [u8; 256] = {
+    let mut values = [NO_LETTER; 256];
+    let mut value = 0;
+    while value < 64 {
+        values[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
+/// Has the top bit, which no value and no ASCII byte has.
+pub(super) const NO_LETTER: u8 = 0xff;
+
+/// Value of a letter, 0 to 63, or [`NO_LETTER`].
+pub(super) fn value(byte: u8) -> u8 {
+    VALUES[usize::from(byte)]
+}
+
+/// Values shifted to the place in 24 bits that each of a group's four letters has.
+static PLACES: [[u32; 256]; 4] = {
+    let mut places = [[!0; 256]; 4];
+    let mut place = 0;
+    while place < 4 {
+        let mut value = 0;
+        while value < 64 {
+            places[place][ALPHABET[value] as usize] = (value as u32) << (18 - 6 * place);
+            value += 1;
+        }
+        place += 1;
+    }
+    places
+};
+
+fn alphabet_len(text: &[u8]) -> usize {
+    // Compares without branches, which the compiler turns into vectors of whatever width the target has.
+    let good = |block: &[u8; 64]| {
+        let bad =
+            |&byte: &u8| u8::from(!byte.is_ascii_alphanumeric() & (byte != b'+') & (byte != b'/'));
+        block.iter().map(bad).fold(0, |any, bad| any | bad) == 0
+    };
+    let blocks = text
+        .as_chunks()
+        .0
+        .iter()
+        .take_while(|&block| good(block))
+        .count();
+    let tail = &text[64 * blocks..];
+    64 * blocks
+        + tail
+            .iter()
+            .position(|&byte| value(byte) == NO_LETTER)
+            .unwrap_or(tail.len())
+}
+
+/// Three items at a time, which are `SIZE` groups.
+fn decode<T, const SIZE: usize>(
+    text: &[u8],
+    out: &mut [MaybeUninit<T>],
+    item: impl Fn([u8; SIZE]) -> T,
+) -> usize {
+    let mut done = 0;
+    for (letters, items) in text.chunks_exact(4 * SIZE).zip(out.chunks_exact_mut(3)) {
+        let mut bytes = [0; 12];
+        let mut all = 0;
+        for (group, bytes) in letters
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .zip(bytes.as_chunks_mut::<3>().0)
+        {
+            let [a, b, c, d] = group.map(usize::from);
+            let group = PLACES[0][a] | PLACES[1][b] | PLACES[2][c] | PLACES[3][d];
+            all |= group;
+            [_, bytes[0], bytes[1], bytes[2]] = group.to_be_bytes();
+        }
+        if all > 0xff_ffff {
+            break;
+        }
+        for (slot, &bytes) in items.iter_mut().zip(bytes.as_chunks::<SIZE>().0) {
+            slot.write(item(bytes));
+        }
+        done += 3;
+    }
+    done
+}

@@ -1,0 +1,133 @@
+//! Owned bytes with an aligned start, from the allocator or from the pool.
+#![allow(unsafe_code)] // the allocator's raw interface
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::{self, NonNull};
+
+use super::OutOfMemory;
+use super::mapping::Mapping;
+use super::pool;
+
+/// Start of every block: a cache line, which is also the widest vector.
+pub(super) const ALIGNMENT: usize = 64;
+
+/// From here on a block is whole pages and is recycled; below, the allocator is as fast as a pool could be.
+pub(super) const MAPPED_FROM: usize = 64 << 10;
+
+/// Owned, uninitialised bytes. Dropping it gives them back: to the pool if they came by the page, else to the allocator.
+#[derive(Debug)]
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    size: usize,
+    home: Home,
+}
+
+#[derive(Debug)]
+enum Home {
+    Nowhere,
+    Heap(Layout),
+    Pages(Mapping),
+}
+
+// SAFETY: the bytes belong to this value alone, and both of their homes take them back from any thread.
+unsafe impl Send for Block {}
+
+// SAFETY: a shared reference only gives out the address and the size.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// No bytes, and nothing allocated.
+    pub(crate) const fn empty() -> Self {
+        // SAFETY: ALIGNMENT is not zero.
+        let start = unsafe { NonNull::new_unchecked(ptr::without_provenance_mut(ALIGNMENT)) };
+        Self {
+            start,
+            size: 0,
+            home: Home::Nowhere,
+        }
+    }
+
+    /// At least `bytes` bytes.
+    pub(crate) fn new(bytes: usize) -> Result<Self, OutOfMemory> {
+        match bytes {
+            0 => Ok(Self::empty()),
+            1..MAPPED_FROM => Self::from_heap(bytes),
+            _ => Ok(Self::from_pages(match pool::take(bytes) {
+                Some(mapping) => mapping,
+                None => Mapping::new(bytes)?,
+            })),
+        }
+    }
+
+    /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move.
+    pub(crate) fn grow(&mut self, bytes: usize, used: usize) -> Result<(), OutOfMemory> {
+        assert!(used <= self.size, "{used} bytes used of {}", self.size);
+        if bytes <= self.size {
+            return Ok(());
+        }
+        let bigger = match &mut self.home {
+            // Pages that are already there cost a copy, new ones cost a fault each, and a fault costs more.
+            Home::Pages(mapping) => match pool::take(bytes) {
+                Some(recycled) => Self::from_pages(recycled),
+                None => {
+                    mapping.grow(bytes)?;
+                    self.start = mapping.start();
+                    self.size = mapping.size();
+                    return Ok(());
+                }
+            },
+            Home::Nowhere | Home::Heap(_) => Self::new(bytes)?,
+        };
+        // SAFETY: both blocks hold at least `used` bytes, and two owned blocks do not overlap.
+        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), bigger.start.as_ptr(), used) };
+        *self = bigger;
+        Ok(())
+    }
+
+    /// The first byte; aligned to a cache line, dangling if the size is zero.
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Bytes that may be used, which can be more than were asked for.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
+    fn from_heap(bytes: usize) -> Result<Self, OutOfMemory> {
+        let layout = Layout::from_size_align(bytes.next_multiple_of(ALIGNMENT), ALIGNMENT)
+            .map_err(|_| OutOfMemory { bytes })?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc(layout) }).ok_or(OutOfMemory { bytes })?;
+        Ok(Self {
+            start,
+            size: layout.size(),
+            home: Home::Heap(layout),
+        })
+    }
+
+    fn from_pages(mapping: Mapping) -> Self {
+        Self {
+            start: mapping.start(),
+            size: mapping.size(),
+            home: Home::Pages(mapping),
+        }
+    }
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.home, Home::Nowhere) {
+            Home::Nowhere => {}
+            // SAFETY: `start` came from the allocator with this layout, and is given back once.
+            Home::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            Home::Pages(mapping) => pool::give_back(mapping),
+        }
+    }
+}

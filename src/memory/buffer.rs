@@ -1,0 +1,197 @@
+//! A growable typed array in a block.
+#![allow(unsafe_code)] // reads and writes through the block's address
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::slice;
+
+use super::block::ALIGNMENT;
+use super::{Block, OutOfMemory};
+
+/// Integers and floats: every bit pattern is a value, and nothing happens on drop.
+pub(crate) trait Plain: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {}
+
+mod sealed {
+    pub(crate) trait Sealed {}
+}
+
+macro_rules! plain {
+    ($($t:ty)*) => {$(
+        impl sealed::Sealed for $t {}
+        impl Plain for $t {}
+        const _: () = assert!(align_of::<$t>() <= ALIGNMENT && size_of::<$t>() > 0);
+    )*};
+}
+plain!(u8 u16 i16 i32 i64 f64);
+
+/// What the first growth asks for, in bytes.
+const FIRST_BYTES: usize = 1 << 10;
+
+/// A growable array whose memory numpy can own. Like `Vec`, but every growth can fail, and none copies page by page.
+pub(crate) struct Buffer<T> {
+    start: NonNull<T>,
+    len: usize,
+    capacity: usize,
+    block: Block,
+    items: PhantomData<T>,
+}
+
+impl<T: Plain> Buffer<T> {
+    /// Empty, and nothing allocated.
+    pub(crate) const fn new() -> Self {
+        Self::over(Block::empty(), 0)
+    }
+
+    /// Room for `capacity` items.
+    pub(crate) fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
+        let mut buffer = Self::new();
+        buffer.reserve(capacity)?;
+        Ok(buffer)
+    }
+
+    /// Appends one item.
+    #[inline]
+    pub(crate) fn push(&mut self, item: T) -> Result<(), OutOfMemory> {
+        if self.len == self.capacity {
+            self.grow(1)?;
+        }
+        // SAFETY: `len < capacity` here.
+        unsafe { self.start.add(self.len).write(item) };
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Appends a copy of every item.
+    pub(crate) fn extend_from_slice(&mut self, items: &[T]) -> Result<(), OutOfMemory> {
+        self.reserve(items.len())?;
+        // SAFETY: there is room for the items, and a slice from elsewhere cannot overlap memory that `&mut self` owns.
+        unsafe {
+            self.start
+                .add(self.len)
+                .copy_from_nonoverlapping(NonNull::from(items).cast(), items.len())
+        };
+        self.len += items.len();
+        Ok(())
+    }
+
+    /// Makes room for `additional` more items, exactly where nothing was allocated before.
+    pub(crate) fn reserve(&mut self, additional: usize) -> Result<(), OutOfMemory> {
+        if additional > self.capacity - self.len {
+            self.grow(additional)?;
+        }
+        Ok(())
+    }
+
+    /// Items that are there.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no item is there.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Items that fit without growing.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The items.
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[T] {
+        // SAFETY: the first `len` items are initialised, and `&self` keeps them where they are.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The items, to change.
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`, and `&mut self` is the only way to them.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// Forgets the items past the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The room past the items.
+    #[inline]
+    pub(crate) fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<T>] {
+        // SAFETY: `len <= capacity`, and uninitialised items may be lent as such.
+        unsafe {
+            slice::from_raw_parts_mut(
+                self.start.add(self.len).cast().as_ptr(),
+                self.capacity - self.len,
+            )
+        }
+    }
+
+    /// Says how many items are there.
+    ///
+    /// # Safety
+    /// `len` is at most the capacity, and the first `len` items have been written.
+    #[inline]
+    pub(crate) unsafe fn set_len(&mut self, len: usize) {
+        debug_assert!(len <= self.capacity);
+        self.len = len;
+    }
+
+    /// The memory and how many items it holds, for numpy to own.
+    pub(crate) fn into_block(self) -> (Block, usize) {
+        (self.block, self.len)
+    }
+
+    const fn over(block: Block, len: usize) -> Self {
+        let start = block.start().cast();
+        Self {
+            start,
+            len,
+            capacity: block.size() / size_of::<T>(),
+            block,
+            items: PhantomData,
+        }
+    }
+
+    /// Doubles, or makes room for `additional` more items where that is more.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, additional: usize) -> Result<(), OutOfMemory> {
+        let overflow = OutOfMemory { bytes: usize::MAX };
+        let needed = self.len.checked_add(additional).ok_or(overflow)?;
+        let needed = needed.checked_mul(size_of::<T>()).ok_or(overflow)?;
+        let used = self.len * size_of::<T>();
+        let bytes = match self.block.size() {
+            0 if additional > 1 => needed,
+            size => needed.max(size.saturating_mul(2)).max(FIRST_BYTES),
+        };
+        self.block.grow(bytes, used)?;
+        self.start = self.block.start().cast();
+        self.capacity = self.block.size() / size_of::<T>();
+        Ok(())
+    }
+}
+
+impl<T: Plain> Default for Buffer<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Plain> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.as_slice()).finish()
+    }
+}
+
+// SAFETY: a buffer owns its block, and its items are plain values.
+unsafe impl<T: Plain> Send for Buffer<T> {}
+
+// SAFETY: a shared reference only reads plain values.
+unsafe impl<T: Plain> Sync for Buffer<T> {}

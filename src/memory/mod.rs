@@ -1,0 +1,41 @@
+//! Memory for results: blocks that numpy can own, typed buffers that grow in them, and a bounded pool that recycles them.
+//!
+//! A page that the kernel hands out for the first time costs more than everything the decoder does to it, so blocks of
+//! 64 KiB and more come back to the pool when the array that owned them dies, with their pages in place.
+
+mod block;
+mod buffer;
+mod pool;
+
+// Elsewhere, and under miri, which has no mremap, the same blocks come from the allocator.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[path = "mapping_linux.rs"]
+mod mapping;
+#[cfg(not(all(target_os = "linux", not(miri))))]
+#[path = "mapping_alloc.rs"]
+mod mapping;
+
+pub(crate) use block::Block;
+pub(crate) use buffer::{Buffer, Plain};
+pub(crate) use pool::environment_error;
+pub use pool::{Stats, configure, stats, trim};
+
+use std::fmt;
+
+/// Memory that could not be had; becomes a `MemoryError`, never an abort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes that were asked for; `usize::MAX` where the size itself overflowed.
+    pub bytes: usize,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bytes == usize::MAX {
+            return f.write_str("more memory asked for than can be addressed");
+        }
+        write!(f, "no memory for {} bytes", self.bytes)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}

@@ -1,0 +1,217 @@
+//! A bounded pool of pages that results gave back, least recently returned first to go.
+//!
+//! One mutex guards it, and nobody waits for it for long. A thread of the parent may hold it at the moment of a fork; in
+//! the child that thread does not exist, and the mutex stays locked for ever. So every wait is bounded, and who does not
+//! get the lock does without the pool: maps afresh, unmaps at once. The lock is held for a search and a move of a few
+//! words; system calls are made after it is released.
+
+use std::collections::VecDeque;
+use std::env;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::thread;
+use std::time::Duration;
+
+use super::mapping::Mapping;
+
+/// Bytes that the pool holds at most, unless configured.
+const DEFAULT_MAX_BYTES: usize = 256 << 20;
+
+/// The same from the environment: a number of bytes, 0 for no pool.
+const MAX_BYTES_VARIABLE: &str = "DYNAMO_TITO_POOL_MAX_BYTES";
+
+/// Blocks that the pool holds at most: what one search may cost.
+const MAX_BLOCKS: usize = 1024;
+
+/// What the pool holds and what it has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes in the pool now.
+    pub held_bytes: usize,
+    /// Blocks in the pool now.
+    pub held_blocks: usize,
+    /// The bound on `held_bytes`; 0 is off.
+    pub max_bytes: usize,
+    /// Requests that the pool served.
+    pub reused: u64,
+    /// Requests that new pages served.
+    pub allocated: u64,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    held: VecDeque::new(),
+    held_bytes: 0,
+    max_bytes: None,
+});
+static REUSED: AtomicU64 = AtomicU64::new(0);
+static ALLOCATED: AtomicU64 = AtomicU64::new(0);
+
+struct Pool {
+    /// Oldest in front.
+    held: VecDeque<Mapping>,
+    held_bytes: usize,
+    /// `None` until the environment has been asked.
+    max_bytes: Option<usize>,
+}
+
+/// Gives back to the system what the pool holds; returns how many bytes that was.
+pub fn trim() -> usize {
+    let Some(mut pool) = lock(PATIENT) else {
+        return 0;
+    };
+    let held = std::mem::take(&mut pool.held);
+    let bytes = std::mem::take(&mut pool.held_bytes);
+    drop(pool);
+    drop(held);
+    bytes
+}
+
+/// Sets how many bytes the pool may hold; 0 turns it off. What is too much goes at once.
+pub fn configure(max_bytes: usize) {
+    if let Some(mut pool) = lock(PATIENT) {
+        pool.max_bytes = Some(max_bytes);
+    }
+    while lock(PATIENT).and_then(|mut pool| pool.evict(0)).is_some() {}
+}
+
+/// What the pool holds and what it has done.
+pub fn stats() -> Stats {
+    let (held_bytes, held_blocks, max_bytes) = match lock(PATIENT) {
+        Some(mut pool) => (pool.held_bytes, pool.held.len(), pool.max_bytes()),
+        None => (0, 0, 0),
+    };
+    Stats {
+        held_bytes,
+        held_blocks,
+        max_bytes,
+        reused: REUSED.load(Ordering::Relaxed),
+        allocated: ALLOCATED.load(Ordering::Relaxed),
+    }
+}
+
+/// What is wrong with the environment's bound, in words, if anything is; the default is used then.
+pub(crate) fn environment_error() -> Option<String> {
+    max_bytes_from(env::var_os(MAX_BYTES_VARIABLE)).err()
+}
+
+/// Pages for `bytes` bytes, if a block that fits is held: the smallest that is large enough and not too large.
+pub(super) fn take(bytes: usize) -> Option<Mapping> {
+    let taken = lock(HURRIED).and_then(|mut pool| pool.take(bytes));
+    let counter = if taken.is_some() { &REUSED } else { &ALLOCATED };
+    counter.fetch_add(1, Ordering::Relaxed);
+    taken
+}
+
+/// Takes pages back, to keep or to unmap.
+pub(super) fn give_back(mapping: Mapping) {
+    while let Some(mut pool) = lock(HURRIED) {
+        match pool.evict(mapping.size()) {
+            Some(oldest) => {
+                drop(pool);
+                drop(oldest);
+            }
+            None => {
+                let refused = pool.put(mapping);
+                drop(pool);
+                drop(refused);
+                return;
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn max_bytes(&mut self) -> usize {
+        *self.max_bytes.get_or_insert_with(|| {
+            max_bytes_from(env::var_os(MAX_BYTES_VARIABLE)).unwrap_or(DEFAULT_MAX_BYTES)
+        })
+    }
+
+    fn take(&mut self, bytes: usize) -> Option<Mapping> {
+        let sizes = self.held.iter().map(Mapping::size).enumerate();
+        let (index, _) = sizes
+            .filter(|&(_, size)| fits(size, bytes))
+            .min_by_key(|&(_, size)| size)?;
+        let mapping = self.held.remove(index)?;
+        self.held_bytes -= mapping.size();
+        Some(mapping)
+    }
+
+    /// The oldest block, if it must go before `bytes` more can be held.
+    fn evict(&mut self, bytes: usize) -> Option<Mapping> {
+        let max_bytes = self.max_bytes();
+        // What can never be held drives nothing out.
+        let over = bytes <= max_bytes && self.held_bytes > max_bytes - bytes;
+        if !over && self.held.len() < MAX_BLOCKS {
+            return None;
+        }
+        let oldest = self.held.pop_front()?;
+        self.held_bytes -= oldest.size();
+        Some(oldest)
+    }
+
+    /// Keeps the block, or hands it back when there is no room for it.
+    fn put(&mut self, mapping: Mapping) -> Option<Mapping> {
+        let room = self.max_bytes().saturating_sub(self.held_bytes);
+        if mapping.size() > room || self.held.try_reserve(1).is_err() {
+            return Some(mapping);
+        }
+        self.held_bytes += mapping.size();
+        self.held.push_back(mapping);
+        None
+    }
+}
+
+/// A result may sit in a block of one and a half times its size: lengths of one job's responses vary by less than that
+/// from one to the next, and at most a third of a result's memory lies idle.
+fn fits(size: usize, bytes: usize) -> bool {
+    size >= bytes && size - bytes <= bytes / 2
+}
+
+fn max_bytes_from(value: Option<std::ffi::OsString>) -> Result<usize, String> {
+    let Some(value) = value else {
+        return Ok(DEFAULT_MAX_BYTES);
+    };
+    let text = value.to_str().unwrap_or_default();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "{MAX_BYTES_VARIABLE}={} is not a number of bytes",
+            value.display()
+        ));
+    }
+    // More digits than an address has mean: no bound.
+    Ok(text.parse().unwrap_or(usize::MAX))
+}
+
+/// How long to try for the lock.
+struct Patience {
+    turns: u32,
+    pause: Option<Duration>,
+}
+
+/// For the decoder: a few microseconds, longer than the lock is held.
+const HURRIED: Patience = Patience {
+    turns: 100,
+    pause: None,
+};
+
+/// For what a user asks for once: a tenth of a second, longer than a thread that holds the lock is kept from running.
+const PATIENT: Patience = Patience {
+    turns: 1000,
+    pause: Some(Duration::from_micros(100)),
+};
+
+fn lock(patience: Patience) -> Option<MutexGuard<'static, Pool>> {
+    for _ in 0..patience.turns {
+        match POOL.try_lock() {
+            Ok(pool) => return Some(pool),
+            // Nothing here panics half way through a change.
+            Err(TryLockError::Poisoned(pool)) => return Some(pool.into_inner()),
+            Err(TryLockError::WouldBlock) => match patience.pause {
+                Some(pause) => thread::sleep(pause),
+                None => std::hint::spin_loop(),
+            },
+        }
+    }
+    None
+}
