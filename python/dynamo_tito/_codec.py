@@ -1,0 +1,27 @@
+"""The one module that imports the compiled core."""
+
+from __future__ import annotations
+
+from ._core import (
+    Body,
+    build_info,
+    configure_memory,
+    decode,
+    decode_choices,
+    encode_routed_experts,
+    encode_token_ids,
+    memory_stats,
+    trim_memory,
+)
+
+__all__ = [
+    "Body",
+    "build_info",
+    "configure_memory",
+    "decode",
+    "decode_choices",
+    "encode_routed_experts",
+    "encode_token_ids",
+    "memory_stats",
+    "trim_memory",
+]

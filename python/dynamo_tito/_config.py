@@ -1,0 +1,106 @@
+"""The clients' vocabulary, defaults and ceilings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+RendererTransport: TypeAlias = Literal[
+    "vllm_generate", "dynamo_chat", "dynamo_completions", "prime_chat_tokens", "sglang_generate"
+]
+"""Which route takes the token ids of a prompt, and in which body.
+
+``vllm_generate`` is ``/inference/v1/generate`` (vLLM, prime-rl's server, Dynamo), ``dynamo_chat`` and
+``dynamo_completions`` are Dynamo's OpenAI routes with ``nvext``, ``prime_chat_tokens`` is prime-rl's
+``/v1/chat/completions/tokens``, ``sglang_generate`` is SGLang's ``/generate``.
+"""
+
+Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
+"""Whose server it is; :func:`dynamo_tito.connect` picks the transport from it."""
+
+HttpLibrary: TypeAlias = Literal["httpx", "aiohttp"]
+"""Which library moves the bytes."""
+
+BACKEND_TRANSPORTS: dict[Backend, RendererTransport] = {
+    "vllm": "vllm_generate",
+    "prime": "vllm_generate",
+    "dynamo": "dynamo_chat",
+    "sglang": "sglang_generate",
+}
+
+DEFAULT_TIMEOUT = 3600.0
+"""Seconds from the call to its arrays. A rollout of 64k tokens takes minutes, a full queue before it as many."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for one TCP connection and its TLS handshake."""
+
+KEEPALIVE = 3.0
+"""Seconds that an idle connection is kept. Below the 5 s after which uvicorn, which serves vLLM and SGLang, closes
+it: a request sent into a closing connection fails without a sign whether it was read, so it is not sent again."""
+
+MAX_CONCURRENCY = 2048
+"""Requests in flight from one client."""
+
+POOL_SIZE = 64
+"""Connections of one httpx pool. It searches its connections for every request and every answer, so one pool of a
+thousand starves the event loop; many small ones do not."""
+
+PREFLIGHT_TIMEOUT = 10.0
+"""Seconds for the question of how long a prompt may be; without an answer the prompt is sent unchecked."""
+
+PREFLIGHT_AGAIN = 30.0
+"""Seconds after which a question that failed is asked again."""
+
+MAX_HEADER_BYTES = 65_536
+"""Bytes of one response header, where the HTTP library lets us say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings of one answer.
+
+    Attributes:
+        max_response_bytes: of the body as sent, and again of the body once decompressed.
+        max_error_bytes: read of an error's body; the rest is not waited for.
+        thread_from_bytes: bodies of this size and more are decoded in a thread; the hop costs more than it gives below.
+    """
+
+    max_response_bytes: int = 1 << 30
+    max_error_bytes: int = 64 << 10
+    thread_from_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("max_response_bytes", "max_error_bytes", "thread_from_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a request is sent again that certainly was not sampled.
+
+    That is: no connection came about, the server answered 429, or it answered 503 and said in the body that it did not
+    start. Waits grow from ``initial`` to ``maximum`` seconds with full jitter; a longer ``Retry-After`` is honoured.
+
+    Attributes:
+        attempts: how often a request is sent at most, the first time included; 1 means never again.
+        initial: seconds, upper bound of the first wait.
+        maximum: seconds, upper bound of every wait that the server did not ask for.
+        retry_after: seconds, the longest ``Retry-After`` that is honoured in full.
+        budget: seconds of waiting in one call; a wait beyond it is not begun.
+    """
+
+    attempts: int = 4
+    initial: float = 0.5
+    maximum: float = 8.0
+    retry_after: float = 30.0
+    budget: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError("attempts must be at least 1")
+        for name in ("initial", "maximum", "retry_after", "budget"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a finite number of seconds, at least 0")
