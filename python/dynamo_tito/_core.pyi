@@ -49,6 +49,7 @@ def encode_routed_experts(
 def encode_token_ids(
     prefix: bytes, ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int], suffix: bytes
 ) -> bytes: ...
+
 @final
 class Body:
     def __new__(cls, capacity: int = 0, /) -> Body: ...

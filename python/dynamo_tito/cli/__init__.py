@@ -1,0 +1,31 @@
+"""The ``dynamo-tito`` command. One file per subcommand; this one only puts them together.
+
+The commands use the library as anyone else does, through its public names.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from ._decode import decode
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dynamo-tito",
+    help="Token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(decode)
+
+
+@app.callback()
+def _group() -> None:
+    """Makes ``decode`` a subcommand even while it is the only one."""
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,29 @@
+"""Writes ``tests/data/made``: bodies in the dialects that no recorded server speaks.
+
+    python tests/data/make.py
+
+Same seed, same bytes: running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from support.made import BODIES  # noqa: E402  # after the path that makes it importable
+
+
+def main() -> None:
+    """Write every body."""
+    folder = HERE / "made"
+    folder.mkdir(exist_ok=True)
+    for made in BODIES:
+        (folder / made.name).write_bytes(made.write())
+        print(f"{made.name:36s} {made.path.stat().st_size:7,d} bytes")  # noqa: T201  # a script that says what it wrote
+
+
+if __name__ == "__main__":
+    main()
