@@ -1,0 +1,171 @@
+//! (d): the prompt's ids as the server echoes them, and its log-probabilities.
+
+use std::cmp::Ordering;
+
+use super::json::Node;
+use super::logprobs::{self, Sourced};
+use super::readers::{self, Position};
+use super::structure::{Choice, first};
+use super::{PromptLogprobs, Top};
+use crate::{Class, Error, MissingLogprob, Options, Result, Wire};
+
+/// The echo, which must be the prompt that the caller passed.
+pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced<Vec<i32>>> {
+    let Some((path, node)) = choice.prompt_token_ids.found() else {
+        return Ok(None);
+    };
+    let echo = readers::ids(node, path)?;
+    if let Some(passed) = options.prompt_token_ids {
+        let mismatch = |path: String, message: String| {
+            Err(logprobs::alignment(
+                "prompt_mismatch",
+                path,
+                node.start,
+                message,
+            ))
+        };
+        if passed.len() != echo.len() {
+            let message = format!(
+                "the prompt that was passed has {} tokens, the echo {}",
+                passed.len(),
+                echo.len()
+            );
+            return mismatch(path.to_owned(), message);
+        }
+        if let Some(i) = (0..echo.len()).find(|&i| passed[i] != echo[i]) {
+            let message = format!("token {} was passed, the echo says {}", passed[i], echo[i]);
+            return mismatch(format!("{path}[{i}]"), message);
+        }
+    }
+    Ok(Some((echo, path.to_owned())))
+}
+
+/// Where prompt logprobs are: read, or left out for want of ids.
+pub(super) enum Outcome {
+    Absent,
+    LeftOut,
+    Read(PromptLogprobs, String),
+}
+
+/// The log-probabilities of the prompt `ids`.
+pub(super) fn logprobs(
+    choice: &Choice<'_>,
+    ids: Option<&[i32]>,
+    options: &Options<'_>,
+) -> Result<Outcome> {
+    let sglang = options.wire == Wire::SglangGenerate;
+    let Some((path, node)) = first(&choice.prompt_logprobs) else {
+        return Ok(Outcome::Absent);
+    };
+    if sglang && node.as_array().is_some_and(<[Node]>::is_empty) {
+        return Ok(Outcome::Absent);
+    }
+    let Some(ids) = ids else {
+        return Ok(Outcome::LeftOut);
+    };
+    let read = match sglang {
+        true => from_triples(node, path, ids, options)?,
+        false => from_maps(node, path, ids, options)?,
+    };
+    Ok(Outcome::Read(read, path.to_owned()))
+}
+
+/// The engine cannot score the first token, so nothing is wrong if it has no value there.
+fn policy(position: usize, options: &Options<'_>) -> MissingLogprob {
+    match position {
+        0 => MissingLogprob::Nan,
+        _ => options.missing_logprob,
+    }
+}
+
+fn from_maps(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<PromptLogprobs> {
+    let positions = readers::maps(node, path)?;
+    logprobs::same_count(positions.len(), ids, path, node)?;
+    let mut values = Vec::new();
+    let mut top = Top::start();
+    for (i, (position, id)) in positions.iter().zip(ids).enumerate() {
+        values.push(actual(
+            position,
+            *id,
+            &format!("{path}[{i}]"),
+            policy(i, options),
+        )?);
+        let entries = position.entries.iter().flatten();
+        let mut entries: Vec<(i32, f64)> = entries
+            .map(|(id, logprob)| (*id, logprobs::or_nan(*logprob)))
+            .collect();
+        entries.sort_by(highest_first);
+        for (id, value) in entries {
+            top.push(id, value);
+        }
+        top.end_position();
+    }
+    Ok(PromptLogprobs {
+        logprobs: values,
+        top,
+    })
+}
+
+/// The log-probability of the token that is in the prompt.
+fn actual(position: &Position, id: i32, path: &str, missing: MissingLogprob) -> Result<f64> {
+    let Some(entries) = &position.entries else {
+        let null = readers::Logprob {
+            value: None,
+            offset: position.start,
+        };
+        return logprobs::evidence(null, path, missing);
+    };
+    let Some((_, logprob)) = entries.iter().find(|(entry, _)| *entry == id) else {
+        return Err(Error::new(
+            Class::Alignment,
+            "identity",
+            path,
+            position.start,
+            format!("there is no entry for the prompt's token {id}"),
+        ));
+    };
+    logprobs::evidence(*logprob, &format!("{path}.{id}.logprob"), missing)
+}
+
+/// By log-probability, then by id; NaN last.
+fn highest_first(a: &(i32, f64), b: &(i32, f64)) -> Ordering {
+    let by_value = match (a.1.is_nan(), b.1.is_nan()) {
+        (false, false) => b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal),
+        (a_is_nan, b_is_nan) => a_is_nan.cmp(&b_is_nan),
+    };
+    by_value.then(a.0.cmp(&b.0))
+}
+
+fn from_triples(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<PromptLogprobs> {
+    let triples = readers::triples(node, path)?;
+    logprobs::same_count(triples.len(), ids, path, node)?;
+    let mut values = Vec::new();
+    let mut top = Top::start();
+    for (i, (triple, id)) in triples.iter().zip(ids).enumerate() {
+        logprobs::same_id(triple.id, *id, format!("{path}[{i}][1]"), triple.id_offset)?;
+        let path = format!("{path}[{i}][0]");
+        values.push(logprobs::evidence(
+            triple.logprob,
+            &path,
+            policy(i, options),
+        )?);
+        if triple.logprob.value.is_some() {
+            top.push(triple.id, logprobs::or_nan(triple.logprob));
+        }
+        top.end_position();
+    }
+    Ok(PromptLogprobs {
+        logprobs: values,
+        top,
+    })
+}
