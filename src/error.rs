@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::memory::OutOfMemory;
+
 /// The exception that Python users will see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -18,6 +20,8 @@ pub enum Class {
     Server,
     /// The caller's own argument does not fit (a plain `ValueError`).
     Argument,
+    /// Memory that could not be had (a `MemoryError`).
+    Memory,
 }
 
 /// Why a body was refused, and where.
@@ -83,3 +87,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<OutOfMemory> for Error {
+    fn from(out: OutOfMemory) -> Self {
+        Self::new(Class::Memory, "memory", "", None, out.to_string())
+    }
+}

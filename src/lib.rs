@@ -3,10 +3,13 @@
 //! `docs/design.md` says how a body is judged; [`wire`] does it.
 
 mod error;
+mod experts;
+mod json;
 mod limits;
 mod memory;
-mod experts;
 mod wire;
+#[cfg(any(test, feature = "reference"))]
+pub mod agreement;
 #[cfg(any(test, feature = "reference"))]
 pub mod reference;
 

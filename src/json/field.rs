@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, Kind};
 use crate::error::{Class, Error, Result};
+use crate::memory::OutOfMemory;
 
 /// Why a typed reader gave up. Boxed: it is rare, and the readers' results stay small.
 #[derive(Debug)]
@@ -13,8 +14,16 @@ pub(crate) enum Stop {
 }
 
 impl From<Error> for Stop {
+    #[cold]
     fn from(error: Error) -> Self {
         Stop::Field(Box::new(error))
+    }
+}
+
+impl From<OutOfMemory> for Stop {
+    #[cold]
+    fn from(out: OutOfMemory) -> Self {
+        Error::from(out).into()
     }
 }
 

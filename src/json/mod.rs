@@ -15,4 +15,5 @@ mod vector;
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Stop, misfit};
 pub(crate) use metadata::{Metadata, Value};
+pub(crate) use number::canonical_id;
 pub(crate) use string::Text;

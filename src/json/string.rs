@@ -21,10 +21,18 @@ impl<'a> Text<'a> {
     /// What the string says; None where it has a lone surrogate and so is not Unicode.
     pub(crate) fn bytes(&self) -> Option<Cow<'a, [u8]>> {
         if self.escaped {
-            unescape(self.raw).map(Cow::Owned)
+            let mut out = Vec::with_capacity(self.raw.len());
+            unescape(self.raw, &mut out, |_| None).then_some(Cow::Owned(out))
         } else {
             Some(Cow::Borrowed(self.raw))
         }
+    }
+
+    /// What the string says, with U+FFFD for a lone surrogate.
+    pub(crate) fn lossy(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.raw.len());
+        unescape(self.raw, &mut out, |_| Some(char::REPLACEMENT_CHARACTER));
+        out
     }
 
     /// Whether the string says `other`.
@@ -118,9 +126,8 @@ fn escape_len(bytes: &[u8]) -> std::result::Result<usize, usize> {
     }
 }
 
-/// Resolves the escapes of validated text; None at a lone surrogate.
-fn unescape(raw: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(raw.len());
+/// Resolves the escapes of validated text. `lone` says what stands for a lone surrogate; with None the text is no text.
+fn unescape(raw: &[u8], out: &mut Vec<u8>, lone: impl Fn(u32) -> Option<char>) -> bool {
     let mut rest = raw;
     while let Some(&byte) = rest.first() {
         if byte != b'\\' {
@@ -135,7 +142,10 @@ fn unescape(raw: &[u8]) -> Option<Vec<u8>> {
             b'r' => b'\r',
             b't' => b'\t',
             b'u' => {
-                let (character, len) = unicode_escape(rest)?;
+                let (code, len) = unicode_escape(rest);
+                let Some(character) = char::from_u32(code).or_else(|| lone(code)) else {
+                    return false;
+                };
                 out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
                 rest = &rest[len..];
                 continue;
@@ -145,24 +155,23 @@ fn unescape(raw: &[u8]) -> Option<Vec<u8>> {
         out.push(simple);
         rest = &rest[2..];
     }
-    Some(out)
+    true
 }
 
-/// The character of a `\uXXXX` escape or surrogate pair, and the length of its text.
-fn unicode_escape(text: &[u8]) -> Option<(char, usize)> {
+/// The code of a `\uXXXX` escape or surrogate pair, and the length of its text. A lone surrogate is its own code.
+fn unicode_escape(text: &[u8]) -> (u32, usize) {
     let unit = |at: usize| -> Option<u32> {
-        let digits = std::str::from_utf8(text.get(at + 2..at + 6)?).ok()?;
-        (text.get(at..at + 2)? == b"\\u")
-            .then(|| u32::from_str_radix(digits, 16).ok())
-            .flatten()
+        let escape = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u32::from_str_radix(std::str::from_utf8(escape).ok()?, 16).ok()
     };
-    let first = unit(0)?;
-    if (0xd800..0xdc00).contains(&first) {
-        let second = unit(6).filter(|second| (0xdc00..0xe000).contains(second))?;
-        let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-        return char::from_u32(code).map(|c| (c, 12));
+    let first = unit(0).unwrap_or_default();
+    let second = unit(6).filter(|second| (0xdc00..0xe000).contains(second));
+    match second {
+        Some(second) if (0xd800..0xdc00).contains(&first) => {
+            (0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00), 12)
+        }
+        _ => (first, 6),
     }
-    char::from_u32(first).map(|c| (c, 6))
 }
 
 #[cfg(test)]

@@ -1,0 +1,234 @@
+//! Holding the decoder against its slow twin: on every body both give the same values, or the same refusal.
+
+use crate::error::Error;
+use crate::experts::{Target, Values};
+use crate::json::Value;
+use crate::memory::{Buffer, Plain};
+use crate::reference;
+use crate::wire::{self, Decoded, StopReason, TopLogprobs};
+use crate::{ExpertsMode, Options, Result};
+
+/// Decodes a body both ways, one choice and every choice.
+///
+/// # Errors
+/// What the two say, where it differs.
+pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    for several in [false, true] {
+        let twin = if several {
+            reference::decode_choices(body, options)
+        } else {
+            reference::decode(body, options).map(|completion| vec![completion])
+        };
+        same(wire::decode(body, options, several, Target::Own), twin)
+            .map_err(|difference| format!("{:?} (several: {several}): {difference}", options.wire))?;
+    }
+    Ok(())
+}
+
+fn same(
+    ours: Result<Vec<Decoded>>,
+    twin: Result<Vec<reference::Completion>>,
+) -> std::result::Result<(), String> {
+    match (ours, twin) {
+        (Err(ours), Err(twin)) => {
+            let key = |e: &Error| (e.class, e.kind, e.path.clone(), e.offset);
+            if key(&ours) == key(&twin) {
+                return Ok(());
+            }
+            Err(format!("{ours:?} and the twin's {twin:?}"))
+        }
+        (Ok(ours), Err(twin)) => Err(format!("{} completions and the twin's {twin:?}", ours.len())),
+        (Err(ours), Ok(twin)) => Err(format!("{ours:?} and the twin's {} completions", twin.len())),
+        (Ok(ours), Ok(twin)) => {
+            // NaN is written as itself here, so that it equals itself.
+            let ours: Vec<_> = ours.iter().map(plain).collect();
+            let (ours, twin) = (format!("{ours:?}"), format!("{twin:?}"));
+            if ours == twin {
+                return Ok(());
+            }
+            Err(format!("{ours}\nand the twin's\n{twin}"))
+        }
+    }
+}
+
+/// The decoder's result in the twin's words.
+fn plain(decoded: &Decoded) -> reference::Completion {
+    let prompt = &decoded.prompt;
+    let list = |buffer: &Buffer<f64>| buffer.as_slice().to_vec();
+    reference::Completion {
+        token_ids: decoded.token_ids.as_slice().to_vec(),
+        logprobs: decoded.logprobs.as_ref().map(list),
+        top_logprobs: decoded.top_logprobs.as_ref().map(top),
+        prompt_token_ids: prompt.token_ids.as_ref().map(|ids| ids.as_slice().to_vec()),
+        prompt_logprobs: prompt.logprobs.as_ref().map(|logprobs| reference::PromptLogprobs {
+            logprobs: list(&logprobs.logprobs),
+            top: top(&logprobs.top),
+        }),
+        routed_experts: decoded.routed_experts.as_ref().map(|routed| reference::RoutedExperts {
+            values: values(&routed.values),
+            shape: routed.shape.map(|size| size as u64),
+            start: routed.start,
+            dtype: routed.dtype.name(),
+            complete: routed.complete,
+        }),
+        sampling_mask: decoded.sampling_mask.as_ref().map(|mask| reference::Mask {
+            token_ids: mask.token_ids.as_slice().to_vec(),
+            offsets: mask.offsets.as_slice().to_vec(),
+        }),
+        finish_reason: decoded.finish.reason.clone(),
+        finish_reason_raw: decoded.finish.raw.clone(),
+        stop_reason: decoded.finish.stop_reason.as_ref().map(|reason| match reason {
+            StopReason::Text(text) => reference::StopReason::Text(text.clone()),
+            StopReason::Token(token) => reference::StopReason::Token(*token),
+        }),
+        aborted: decoded.finish.aborted,
+        request_id: decoded.request_id.clone(),
+        index: decoded.index,
+        usage: decoded.usage.as_ref().map(value),
+        weight_versions: decoded.weight_versions.as_ref().map(value),
+        sources: decoded.sources.clone(),
+    }
+}
+
+fn top(top: &TopLogprobs) -> reference::Top {
+    reference::Top {
+        token_ids: top.token_ids.as_slice().to_vec(),
+        logprobs: top.logprobs.as_slice().to_vec(),
+        offsets: top.offsets.as_slice().to_vec(),
+    }
+}
+
+fn values(values: &Values) -> Vec<i32> {
+    fn widened<T: Plain + Into<i32>>(buffer: &Buffer<T>) -> Vec<i32> {
+        buffer.as_slice().iter().map(|&value| value.into()).collect()
+    }
+    match values {
+        Values::U8(values) => widened(values),
+        Values::U16(values) => widened(values),
+        Values::I16(values) => widened(values),
+        Values::I32(values) => widened(values),
+        Values::Written => Vec::new(),
+    }
+}
+
+fn value(json: &Value) -> reference::Value {
+    match json {
+        Value::Null => reference::Value::Null,
+        Value::Bool(b) => reference::Value::Bool(*b),
+        Value::Int(i) => reference::Value::Int(*i),
+        Value::Uint(u) => reference::Value::Uint(*u),
+        Value::Float(f) => reference::Value::Float(*f),
+        Value::Text(text) => reference::Value::Text(text.clone()),
+        Value::List(list) => reference::Value::List(list.iter().map(value).collect()),
+        Value::Map(map) => {
+            reference::Value::Map(map.iter().map(|(key, member)| (key.clone(), value(member))).collect())
+        }
+    }
+}
+
+/// Options that differ in everything that a body can be held against, for tests and fuzzing.
+#[must_use]
+pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>> {
+    use crate::{FinalRow, MissingLogprob};
+    let shaped = Options { num_layers: Some(4), top_k: Some(2), ..base };
+    vec![
+        base,
+        shaped,
+        Options { require_logprobs: false, ..shaped },
+        Options { require_logprobs: false, missing_logprob: MissingLogprob::Nan, prompt_len: Some(5), ..shaped },
+        Options { require_logprobs: false, prompt_token_ids: Some(prompt), routed_experts_prompt_start: 3, ..shaped },
+        Options { require_logprobs: false, prompt_len: Some(5), routed_experts_prompt_start: 3, experts: ExpertsMode::Native, ..base },
+        Options { require_logprobs: false, routed_experts_prompt_start: 2, require_routed_experts: true, ..shaped },
+        Options { require_logprobs: false, experts: ExpertsMode::Skip, require_routed_experts: true, ..base },
+        Options { require_logprobs: false, prompt_len: Some(4), final_row: FinalRow::Present, ..shaped },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::Wire;
+
+    /// Every recorded body, with its name.
+    fn bodies() -> Vec<(String, Vec<u8>)> {
+        let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let mut bodies = Vec::new();
+        for folder in ["captures", "made"] {
+            for entry in std::fs::read_dir(data.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let large = ["index.json", "field_matrix.json", "system_metrics.txt"];
+                if !large.contains(&name.as_str()) {
+                    bodies.push((name, std::fs::read(path).unwrap()));
+                }
+            }
+        }
+        bodies.sort();
+        assert!(bodies.len() > 150, "only {} bodies", bodies.len());
+        bodies
+    }
+
+    fn check(name: &str, body: &[u8], options: &Options<'_>) {
+        if let Err(difference) = agree(body, options) {
+            panic!("{name}: {}\n{options:?}\n{difference}", String::from_utf8_lossy(body));
+        }
+    }
+
+    const PROMPT: [i32; 5] = [1, 2, 3, 4, 5];
+
+    #[test]
+    fn on_every_recorded_body() {
+        for (name, body) in bodies() {
+            for (_, wire) in Wire::ALL {
+                for options in every_option(Options::new(wire), &PROMPT) {
+                    check(&name, &body, &options);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn on_every_truncation() {
+        for (name, body) in bodies() {
+            for (_, wire) in Wire::ALL {
+                let options = Options { num_layers: Some(4), top_k: Some(2), ..Options::new(wire) };
+                for len in 0..body.len() {
+                    check(&name, &body[..len], &options);
+                }
+            }
+        }
+    }
+
+    /// A few changes of every byte: what JSON is made of, and what it is not.
+    #[test]
+    fn on_every_changed_byte() {
+        for (name, body) in bodies() {
+            let text = String::from_utf8_lossy(&body);
+            let wires: Vec<Wire> = match text.as_ref() {
+                t if t.contains("meta_info") => vec![Wire::SglangGenerate],
+                t if t.contains("text_completion") => vec![Wire::DynamoCompletions],
+                t if t.contains("\"chat.completion\"") => vec![Wire::DynamoChat, Wire::VllmChat],
+                _ => vec![Wire::VllmGenerate],
+            };
+            for wire in wires {
+                let options = Options {
+                    num_layers: Some(4),
+                    top_k: Some(2),
+                    require_logprobs: false,
+                    prompt_token_ids: Some(&PROMPT),
+                    ..Options::new(wire)
+                };
+                let mut changed = body.clone();
+                for at in 0..body.len() {
+                    for byte in [body[at] ^ 1, b'"', b'0', b',', b'}', b'\\', b'-', 0xe4] {
+                        changed[at] = byte;
+                        check(&name, &changed, &options);
+                    }
+                    changed[at] = body[at];
+                }
+            }
+        }
+    }
+}

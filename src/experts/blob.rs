@@ -1,0 +1,138 @@
+//! A base64 text where it lies in the body.
+
+use std::borrow::Cow;
+
+use super::base64::alphabet_len;
+use super::fill::raw;
+use crate::error::{Class, Error, Result};
+use crate::json::Cursor;
+
+/// A string that should be base64. Its letters were looked at once, in the pass that looked for the closing quote.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blob {
+    /// Offset of the opening quote.
+    pub(super) at: usize,
+    /// Offset of the closing quote.
+    end: usize,
+    /// Letters of the alphabet at the start; nothing but padding follows in a good text.
+    letters: usize,
+    escaped: bool,
+}
+
+impl Blob {
+    /// Reads the string at the cursor.
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
+        let at = cursor.pos;
+        let text = &cursor.bytes[at + 1..];
+        let letters = alphabet_len(text);
+        let padding = text[letters..].iter().take_while(|&&byte| byte == b'=').count();
+        let end = at + 1 + letters + padding;
+        if cursor.bytes.get(end) == Some(&b'"') {
+            cursor.pos = end + 1;
+            return Ok(Self {
+                at,
+                end,
+                letters,
+                escaped: false,
+            });
+        }
+        let text = cursor.string()?;
+        Ok(Self {
+            at,
+            end: cursor.pos - 1,
+            letters,
+            escaped: text.escaped,
+        })
+    }
+
+    /// The text as base64.
+    pub(super) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
+        let raw = &body[self.at + 1..self.end];
+        if self.escaped {
+            let text = Cursor::at(body, self.at)
+                .string()
+                .map(|text| text.lossy())
+                .unwrap_or_default();
+            let letters = alphabet_len(&text);
+            return Text {
+                blob: *self,
+                letters,
+                text: Cow::Owned(text),
+            };
+        }
+        Text {
+            blob: *self,
+            letters: self.letters,
+            text: Cow::Borrowed(raw),
+        }
+    }
+}
+
+/// A base64 text without its escapes.
+pub(super) struct Text<'a> {
+    blob: Blob,
+    letters: usize,
+    pub(super) text: Cow<'a, [u8]>,
+}
+
+impl Text<'_> {
+    /// The characters of padding: up to two `=` at the end.
+    fn padding(&self) -> usize {
+        let end = &self.text[self.text.len().saturating_sub(2)..];
+        end.iter().rev().take_while(|&&byte| byte == b'=').count()
+    }
+
+    /// How many bytes the text stands for, judged by its length and padding alone.
+    pub(super) fn decoded_len(&self) -> Result<usize> {
+        if !self.text.len().is_multiple_of(4) {
+            return Err(base64(
+                self.blob.end,
+                format!("base64 of {} characters, which is not a multiple of four", self.text.len()),
+            ));
+        }
+        Ok(self.text.len() / 4 * 3 - self.padding())
+    }
+
+    /// Nothing but letters in front of the padding, up to character `end`.
+    fn check_letters(&self, end: usize) -> Result<()> {
+        let end = end.min(self.text.len() - self.padding());
+        if self.letters >= end {
+            return Ok(());
+        }
+        let found = std::ascii::escape_default(self.text[self.letters]);
+        Err(base64(
+            self.place(self.letters),
+            format!("found '{found}', which is not of the standard base64 alphabet"),
+        ))
+    }
+
+    /// The whole text is canonical.
+    pub(super) fn check(&self) -> Result<()> {
+        self.check_letters(usize::MAX)?;
+        super::base64::decoded_len(&self.text)
+            .map(|_| ())
+            .map_err(|bad| base64(self.place(bad.at), "the last base64 letter has bits that belong to no byte"))
+    }
+
+    /// The first `len` decoded bytes.
+    pub(super) fn head(&self, len: usize) -> Result<Vec<u8>> {
+        self.check_letters(len.div_ceil(3) * 4)?;
+        let failed = |at| base64(self.place(at), "not base64");
+        Ok(raw::<u8>(&self.text, 0, len, failed)?.as_slice().to_vec())
+    }
+
+    /// The offset in the body of character `at`.
+    pub(super) fn place(&self, at: usize) -> usize {
+        if self.blob.escaped {
+            self.blob.at
+        } else {
+            self.blob.at + 1 + at
+        }
+    }
+}
+
+/// The error of a text that is not canonical base64.
+#[cold]
+fn base64(at: usize, message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(Class::RoutedExperts, "base64", "", at, message)
+}

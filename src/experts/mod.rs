@@ -1,0 +1,15 @@
+//! Routed experts: which experts every token went to, in every layer, as base64 of integers.
+//!
+//! Three containers are in use (an object with its shape beside it, an npy file, bare int32 rows); [`Container`] finds out which one
+//! is there, [`resolve`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
+
+mod base64;
+mod blob;
+mod container;
+mod fill;
+mod npy;
+mod rows;
+
+pub(crate) use base64::{Element, kernel_error, kernel_name};
+pub(crate) use container::Container;
+pub(crate) use rows::{Routed, Target, Values, resolve};

@@ -1,0 +1,295 @@
+//! Which rows there are, which are wanted, and their values.
+
+use std::mem::MaybeUninit;
+
+use super::base64::{Element, widen_into};
+use super::blob::Text;
+use super::container::Container;
+use super::fill::{raw, widened};
+use super::npy;
+use crate::error::{Class, Error, Result};
+use crate::memory::Buffer;
+use crate::wire::options::{ExpertsMode, FinalRow, Options};
+
+/// Where int32 rows go.
+#[derive(Debug)]
+pub(crate) enum Target<'o> {
+    /// Memory of our own.
+    Own,
+    /// The caller's array.
+    Into(&'o mut [MaybeUninit<i32>]),
+}
+
+/// Decoded rows.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) values: Values,
+    /// Rows, layers, top_k.
+    pub(crate) shape: [usize; 3],
+    /// Sequence position of row 0.
+    pub(crate) start: u64,
+    /// Integer type on the wire.
+    pub(crate) dtype: Element,
+    /// No row is missing.
+    pub(crate) complete: bool,
+}
+
+/// Expert ids in C order.
+#[derive(Debug)]
+pub(crate) enum Values {
+    U8(Buffer<u8>),
+    U16(Buffer<u16>),
+    I16(Buffer<i16>),
+    I32(Buffer<i32>),
+    /// At the start of the caller's array.
+    Written,
+}
+
+/// A blob with its geometry, before trimming.
+struct Rows<'a> {
+    text: Text<'a>,
+    dtype: Element,
+    shape: [u64; 3],
+    /// None for containers that do not say.
+    start: Option<u64>,
+    /// Decoded bytes in front of row 0.
+    header: usize,
+}
+
+/// Checks a container against the options and decodes the wanted rows. C is `completion`. Paths of errors are relative to the field.
+pub(crate) fn resolve(
+    container: &Container,
+    body: &[u8],
+    options: &Options<'_>,
+    completion: usize,
+    aborted: bool,
+    target: Target<'_>,
+) -> Result<Routed> {
+    let rows = Rows::measure(container, body, options)?;
+    let at = container.at();
+    let trimmed = rows.trim(at, options, completion, aborted)?;
+    rows.text.check().map_err(|error| error.under(rows.path()))?;
+    rows.decode(&trimmed, options.experts, target)
+}
+
+/// The outcome of trimming.
+struct Trimmed {
+    /// Rows in front that are not wanted.
+    drop: u64,
+    start: u64,
+    complete: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// The path of the blob, relative to the field.
+    fn path(&self) -> &'static str {
+        if self.start.is_some() { "data" } else { "" }
+    }
+
+    fn measure(container: &Container, body: &'a [u8], options: &Options<'_>) -> Result<Self> {
+        let (rows, shape_path, shape_at) = match container {
+            Container::Object { object, .. } => {
+                let object = object.as_ref().map_err(Clone::clone)?;
+                let rows = Rows {
+                    text: object.data.text(body),
+                    dtype: object.dtype,
+                    shape: object.shape,
+                    start: Some(object.start),
+                    header: 0,
+                };
+                rows.check_size(object.data.at, |rows| {
+                    rows.check_shape(options, "shape", object.shape_at)
+                })?;
+                return Ok(rows);
+            }
+            Container::Text { at, blob } => {
+                let text = blob.text(body);
+                if !text.text.starts_with(npy::SIGN) {
+                    return Self::bare(text, *at, options);
+                }
+                let decoded = text.decoded_len()?;
+                let header = npy::header(&text, decoded)?.map_err(|message| refused("npy", *at, message))?;
+                let rows = Rows {
+                    text,
+                    dtype: header.dtype,
+                    shape: header.shape,
+                    start: None,
+                    header: header.data,
+                };
+                (rows, "", *at)
+            }
+            Container::Other { at, kind } => return Err(wrong_type(*at, kind.name())),
+        };
+        rows.check_size(shape_at, |rows| rows.check_shape(options, shape_path, shape_at))?;
+        Ok(rows)
+    }
+
+    fn bare(text: Text<'a>, at: usize, options: &Options<'_>) -> Result<Self> {
+        let (Some(layers), Some(top_k)) = (options.num_layers, options.top_k) else {
+            return Err(Error::new(
+                Class::Argument,
+                "needs_num_layers",
+                "",
+                at,
+                "routed experts are bare int32 rows without a shape: pass num_layers= and top_k=",
+            ));
+        };
+        let decoded = text.decoded_len()? as u64;
+        let row = layers
+            .checked_mul(top_k)
+            .filter(|&values| values > 0 && values < MAX_ROW)
+            .map(|values| 4 * values);
+        match row {
+            Some(row) if decoded.is_multiple_of(row) => Ok(Rows {
+                text,
+                dtype: Element::I32,
+                shape: [decoded / row, layers, top_k],
+                start: None,
+                header: 0,
+            }),
+            _ => Err(refused(
+                "size",
+                at,
+                format!("{decoded} bytes of int32 are not whole rows of {layers} layers x {top_k} experts"),
+            )),
+        }
+    }
+
+    fn check_shape(&self, options: &Options<'_>, path: &'static str, at: usize) -> Result<()> {
+        let [_, layers, top_k] = self.shape;
+        for (name, given, found) in [("num_layers", options.num_layers, layers), ("top_k", options.top_k, top_k)] {
+            if given.is_some_and(|given| given != found) {
+                return Err(refused(
+                    "shape",
+                    at,
+                    format!("{name} is {found} in the response, {} was expected", given.unwrap_or_default()),
+                )
+                .under(path));
+            }
+        }
+        Ok(())
+    }
+
+    /// The text's length, then `between`, then that shape, width and text agree.
+    fn check_size(&self, at: usize, between: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let decoded = self.text.decoded_len().map_err(|error| error.under(self.path()))?;
+        between(self)?;
+        let [rows, layers, top_k] = self.shape;
+        let bytes = layers
+            .checked_mul(top_k)
+            .filter(|&values| values < MAX_ROW)
+            .and_then(|values| rows.checked_mul(values))
+            .and_then(|values| values.checked_mul(self.dtype.size() as u64))
+            .and_then(|bytes| bytes.checked_add(self.header as u64));
+        if bytes != Some(decoded as u64) {
+            let dtype = self.dtype.name();
+            return Err(refused(
+                "size",
+                at,
+                format!("[{rows}, {layers}, {top_k}] of {dtype} does not fit {decoded} bytes"),
+            )
+            .under(self.path()));
+        }
+        Ok(())
+    }
+
+    /// Rules 11 and 12.
+    fn trim(&self, at: usize, options: &Options<'_>, completion: usize, aborted: bool) -> Result<Trimmed> {
+        let rows = self.shape[0];
+        let n = options.routed_experts_prompt_start;
+        let expected = options.known_prompt_len().map(|prompt| {
+            let last = i128::from(options.final_row == FinalRow::Omitted);
+            i128::from(prompt) + completion as i128 - last
+        });
+        let trim = |message: String| refused("trim", at, message);
+        let (drop, start) = match (self.start, expected) {
+            (start, _) if n == 0 => (0, start.unwrap_or(0)),
+            (Some(0), _) if n <= rows => (n, n),
+            (Some(0), _) => return Err(trim(format!("cannot drop {n} of {rows} rows"))),
+            (Some(start), _) if start == n => (0, n),
+            (Some(start), _) => {
+                return Err(trim(format!("rows start at {start}, neither 0 nor the {n} that was asked for")));
+            }
+            (None, None) => {
+                return Err(Error::new(
+                    Class::Argument,
+                    "needs_prompt_len",
+                    "",
+                    at,
+                    "routed experts without a start cannot be trimmed blindly: pass prompt_len=",
+                ));
+            }
+            (None, Some(all)) if i128::from(rows) == all - i128::from(n) => (0, n),
+            (None, Some(all)) if i128::from(rows) == all && n <= rows => (n, n),
+            (None, Some(all)) => {
+                return Err(trim(format!(
+                    "found {rows} rows, neither the {all} of prompt and completion nor those from {n} on"
+                )));
+            }
+        };
+        let covered = i128::from(start) + i128::from(rows - drop);
+        let complete = match expected {
+            Some(all) if covered < all && aborted => false,
+            Some(all) if covered != all => {
+                return Err(refused(
+                    "rows",
+                    at,
+                    format!(
+                        "rows reach position {covered}, the prompt and {completion} completion tokens need {all}"
+                    ),
+                ));
+            }
+            _ => true,
+        };
+        Ok(Trimmed { drop, start, complete })
+    }
+
+    fn decode(&self, trimmed: &Trimmed, mode: ExpertsMode, target: Target<'_>) -> Result<Routed> {
+        // All of these fit: they are at most the decoded length, which was measured, except layers and top_k of no rows.
+        let [rows, layers, top_k] = self.shape.map(|size| size as usize);
+        let row = layers * top_k;
+        let count = (rows - trimmed.drop as usize) * row;
+        let skip = self.header + trimmed.drop as usize * row * self.dtype.size();
+        let text = &self.text.text;
+        let failed = |at| refused("base64", self.text.place(at), "not base64").under(self.path());
+        let values = match (mode, self.dtype, target) {
+            (ExpertsMode::Native, Element::U8, _) => Values::U8(raw(text, skip, count, failed)?),
+            (ExpertsMode::Native, Element::U16, _) => Values::U16(raw(text, skip, count, failed)?),
+            (ExpertsMode::Native, Element::I16, _) => Values::I16(raw(text, skip, count, failed)?),
+            (_, dtype, Target::Own) => Values::I32(widened(text, dtype, skip, count, failed)?),
+            (_, dtype, Target::Into(out)) => {
+                let Some(out) = out.get_mut(..count) else {
+                    return Err(Error::new(
+                        Class::Argument,
+                        "experts_out",
+                        "",
+                        None,
+                        format!("experts_out holds {} values, {count} are needed", out.len()),
+                    ));
+                };
+                widen_into(text, dtype, skip, out).map_err(failed)?;
+                Values::Written
+            }
+        };
+        Ok(Routed {
+            values,
+            shape: [rows - trimmed.drop as usize, layers, top_k],
+            start: trimmed.start,
+            dtype: self.dtype,
+            complete: trimmed.complete,
+        })
+    }
+}
+
+/// Values of a row that numpy could not address.
+const MAX_ROW: u64 = 1 << 61;
+
+#[cold]
+fn wrong_type(at: usize, found: &str) -> Error {
+    refused("type", at, format!("found {found} where routed experts were expected"))
+}
+
+#[cold]
+fn refused(kind: &'static str, at: usize, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(Class::RoutedExperts, kind, "", at, message)
+}

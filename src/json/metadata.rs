@@ -1,0 +1,132 @@
+//! Small values (usage, finish reasons, versions), read by simd-json from a copy.
+//!
+//! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes.
+
+use simd_json::{Node, StaticNode};
+
+/// A small JSON value. Maps keep the order of the wire; of a repeated key the last value stands at the first one's place.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// Above `i64::MAX`.
+    Uint(u64),
+    Float(f64),
+    Text(String),
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+}
+
+/// Spans of one body, gathered for one parse.
+#[derive(Debug, Default)]
+pub(crate) struct Metadata {
+    scratch: Vec<u8>,
+}
+
+impl Metadata {
+    /// Parses validated JSON texts. `Err(i)`: simd-json will not take text `i` (a number out of range, a lone surrogate).
+    pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, usize> {
+        let mut metadata = Metadata::default();
+        match metadata.parse_list(texts) {
+            Some(values) => Ok(values),
+            None => Err(texts
+                .iter()
+                .position(|text| metadata.parse_list(&[text]).is_none())
+                .unwrap_or(0)),
+        }
+    }
+
+    fn parse_list(&mut self, texts: &[&[u8]]) -> Option<Vec<Value>> {
+        self.scratch.clear();
+        self.scratch.push(b'[');
+        for (i, text) in texts.iter().enumerate() {
+            if i > 0 {
+                self.scratch.push(b',');
+            }
+            self.scratch.extend_from_slice(text);
+        }
+        self.scratch.push(b']');
+        let tape = simd_json::to_tape(&mut self.scratch).ok()?;
+        match value(&mut tape.0.iter())? {
+            Value::List(values) if values.len() == texts.len() => Some(values),
+            _ => None,
+        }
+    }
+}
+
+fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<Value> {
+    Some(match *nodes.next()? {
+        Node::String(text) => Value::Text(text.to_owned()),
+        Node::Static(StaticNode::Null) => Value::Null,
+        Node::Static(StaticNode::Bool(b)) => Value::Bool(b),
+        Node::Static(StaticNode::I64(i)) => Value::Int(i),
+        Node::Static(StaticNode::U64(u)) => i64::try_from(u).map_or(Value::Uint(u), Value::Int),
+        Node::Static(StaticNode::F64(f)) => Value::Float(f),
+        Node::Array { len, .. } => {
+            let mut list = Vec::with_capacity(len);
+            for _ in 0..len {
+                list.push(value(nodes)?);
+            }
+            Value::List(list)
+        }
+        Node::Object { len, .. } => {
+            let mut map: Vec<(String, Value)> = Vec::with_capacity(len);
+            for _ in 0..len {
+                let Node::String(key) = *nodes.next()? else {
+                    return None;
+                };
+                let member = value(nodes)?;
+                match map.iter_mut().find(|(k, _)| k == key) {
+                    Some((_, held)) => *held = member,
+                    None => map.push((key.to_owned(), member)),
+                }
+            }
+            Value::Map(map)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_their_kind_and_order() {
+        let values = Metadata::parse(&[
+            br#"{"b":1,"a":-2,"b":3}"#,
+            b"18446744073709551615",
+            b"-0",
+            b"-0.0",
+            b"1e3",
+            br#""\u00e9\n""#,
+            b" [null,true] ",
+        ])
+        .unwrap();
+        assert_eq!(
+            values,
+            [
+                Value::Map(vec![("b".into(), Value::Int(3)), ("a".into(), Value::Int(-2))]),
+                Value::Uint(u64::MAX),
+                Value::Int(0),
+                Value::Float(-0.0),
+                Value::Float(1000.0),
+                Value::Text("é\n".into()),
+                Value::List(vec![Value::Null, Value::Bool(true)]),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_held_is_named() {
+        for bad in [
+            &b"18446744073709551616"[..],
+            b"-9223372036854775809",
+            b"1e999",
+            br#""\ud800""#,
+            br#"{"\udc00":1}"#,
+        ] {
+            assert_eq!(Metadata::parse(&[b"1", bad, b"2"]), Err(1), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Step (e): small values, read together by simd-json.
+
+use crate::error::{Class, Error, Result};
+use crate::json::{Cursor, Metadata, Value};
+use crate::limits::MAX_METADATA;
+
+use super::answer::{Detail, Role};
+use super::decoded::{Finish, StopReason};
+use super::finish::finish;
+use super::resolve::Paths;
+
+/// What the small values say.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    pub(super) request_id: Option<String>,
+    pub(super) usage: Option<Value>,
+    pub(super) finish: Finish,
+    pub(super) weight_versions: Option<Value>,
+}
+
+/// Reads them; the order of `details` is the order of judgement.
+pub(super) fn resolve(details: &[Detail], body: &[u8], completion: usize, tells_abort: bool, paths: &Paths<'_>) -> Result<Details> {
+    let mut texts = Vec::with_capacity(details.len());
+    let mut size = 0;
+    let mut problem = None;
+    for detail in details {
+        let text = &body[detail.span.start..detail.span.end];
+        size += text.len();
+        let (kind, message) = if !detail.role.takes(text) {
+            ("type", format!("found {} where {} was expected", shown(text), detail.role.expects()))
+        } else if size > MAX_METADATA {
+            ("too_large", format!("more than {MAX_METADATA} bytes of metadata"))
+        } else {
+            texts.push(text);
+            continue;
+        };
+        problem = Some(error(kind, detail, paths, message));
+        break;
+    }
+    let values = Metadata::parse(&texts).map_err(|i| {
+        error("metadata", &details[i], paths, "a number or a string in it cannot be represented".into())
+    });
+    // An unrepresentable value in front of the first other problem comes first.
+    let values = match (values, problem) {
+        (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
+        (Ok(values), None) => values,
+    };
+    let mut found = Details::default();
+    let (mut plain, mut detailed, mut stop_reason) = (None, None, None);
+    let mut counts = Vec::new();
+    for (detail, value) in details.iter().zip(values) {
+        match (detail.role, value) {
+            (Role::RequestId, Value::Text(text)) => found.request_id = Some(text),
+            (Role::Usage, value) => found.usage = Some(value),
+            (Role::Count(name), value) => counts.push((name.to_owned(), value)),
+            (Role::FinishReason, Value::Text(text)) => plain = Some(text),
+            (Role::DetailedFinishReason, Value::Text(text)) => detailed = Some(text),
+            (Role::FinishObject, value) => {
+                check_finish_object(detail, body, paths)?;
+                let Value::Map(members) = value else { continue };
+                for (key, member) in members {
+                    match (key.as_str(), member) {
+                        ("type", Value::Text(text)) => plain = Some(text),
+                        ("matched", member) => stop_reason = stop(member),
+                        _ => {}
+                    }
+                }
+            }
+            (Role::StopReason, value) => {
+                let unfit = matches!(value, Value::Uint(_));
+                stop_reason = stop(value);
+                if unfit {
+                    return Err(error("metadata", detail, paths, "the stop reason does not fit 64 bits".into()));
+                }
+            }
+            (Role::WeightVersions, value) => found.weight_versions = Some(value),
+            (Role::WeightVersion, value) => {
+                found.weight_versions = Some(Value::List(vec![Value::Map(vec![
+                    ("version".into(), value),
+                    ("start".into(), Value::Int(0)),
+                    ("end".into(), Value::Int(completion as i64)),
+                ])]));
+            }
+            (Role::RequestId | Role::FinishReason | Role::DetailedFinishReason, _) => {}
+        }
+    }
+    if !counts.is_empty() {
+        found.usage = Some(Value::Map(counts));
+    }
+    found.finish = finish(plain, detailed, stop_reason, tells_abort);
+    Ok(found)
+}
+
+fn stop(value: Value) -> Option<StopReason> {
+    match value {
+        Value::Text(text) => Some(StopReason::Text(text)),
+        Value::Int(token) => Some(StopReason::Token(token)),
+        _ => None,
+    }
+}
+
+impl Role {
+    /// Whether a validated JSON text is of the type that the role takes.
+    fn takes(self, text: &[u8]) -> bool {
+        let first = text.first();
+        let string = first == Some(&b'"');
+        let integer = matches!(first, Some(b'-' | b'0'..=b'9')) && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'));
+        match self {
+            Role::Usage | Role::FinishObject => first == Some(&b'{'),
+            Role::RequestId | Role::FinishReason | Role::DetailedFinishReason | Role::WeightVersion => string,
+            Role::StopReason => string || integer,
+            Role::Count(_) => integer,
+            Role::WeightVersions => first == Some(&b'['),
+        }
+    }
+
+    fn expects(self) -> &'static str {
+        match self {
+            Role::Usage | Role::FinishObject => "an object",
+            Role::RequestId | Role::FinishReason | Role::DetailedFinishReason | Role::WeightVersion => "a string",
+            Role::StopReason => "a string or an integer",
+            Role::Count(_) => "an integer",
+            Role::WeightVersions => "an array",
+        }
+    }
+}
+
+/// SGLang's finish reason: `type` is a string, and neither it nor `matched` is there twice.
+fn check_finish_object(detail: &Detail, body: &[u8], paths: &Paths<'_>) -> Result<()> {
+    let (mut types, mut matched, mut typed) = (0, 0, false);
+    Cursor::at(body, detail.span.start).object(|cursor, key| {
+        if key.is(b"type") {
+            types += 1;
+            typed = cursor.byte() == Some(b'"');
+        }
+        matched += usize::from(key.is(b"matched"));
+        cursor.skip_value()
+    })?;
+    if types > 1 || matched > 1 {
+        return Err(error("duplicate_key", detail, paths, "a key stands there twice".into()));
+    }
+    if !typed {
+        return Err(error("type", detail, paths, "a finish reason needs a type, a string".into()));
+    }
+    Ok(())
+}
+
+/// The start of a JSON text, for messages.
+fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut shown: String = text.chars().take(24).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cold]
+fn error(kind: &'static str, detail: &Detail, paths: &Paths<'_>, message: String) -> Error {
+    Error::new(Class::Malformed, kind, paths.text(detail.place), detail.span.start, message)
+}

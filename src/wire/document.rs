@@ -1,0 +1,465 @@
+//! The scan: which fields every wire has, and where they stand.
+
+use crate::error::{Class, Error, Result};
+use crate::experts::Container;
+use crate::json::{Cursor, Kind};
+use crate::limits::MAX_CHOICES;
+use crate::memory::Buffer;
+
+use super::entries::{self, Content};
+use super::field::{Field, Span};
+use super::list::{self, IdLists, Triples};
+use super::options::Wire;
+use super::prompt::{self, PromptEntries};
+use super::top::TopRows;
+use super::walk::{Part, Walk, wrong_kind};
+
+/// Everything of a body that a role of the answer may come from.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub(super) verdict: Verdict,
+    /// vLLM and Dynamo.
+    pub(super) choices: Part<Choices>,
+    /// Dynamo.
+    pub(super) nvext: Part<Nvext>,
+    pub(super) prompt_token_ids: Field<Buffer<i32>>,
+    pub(super) prompt_logprobs: Field<PromptEntries>,
+    pub(super) usage: Option<Span>,
+    pub(super) request_id: Option<Span>,
+    /// SGLang: one, or as many as its array has.
+    pub(super) elements: Vec<Part<Element>>,
+}
+
+/// What the top level says about errors.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) error: Option<Span>,
+    pub(super) message: Option<Span>,
+    /// `object` or `status` is the string "error".
+    pub(super) says_error: bool,
+    /// How many of `message`, `type` and `code` are there.
+    pub(super) flat: u8,
+    /// The top level is an array: SGLang's answer to n > 1, its offset.
+    pub(super) array: Option<usize>,
+    /// The offset of its second element.
+    pub(super) second: Option<usize>,
+}
+
+/// The list of choices.
+#[derive(Debug, Default)]
+pub(super) struct Choices {
+    pub(super) list: Vec<Part<Choice>>,
+    /// Offsets of the choices.
+    pub(super) at: Vec<usize>,
+    pub(super) too_many: Option<Error>,
+}
+
+/// One of `choices`.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub(super) index: Option<Span>,
+    pub(super) token_ids: Field<Buffer<i32>>,
+    pub(super) logprobs: Part<Logprobs>,
+    pub(super) finish_reason: Option<Span>,
+    pub(super) stop_reason: Option<Span>,
+    pub(super) weight_versions: Option<Span>,
+    pub(super) sampling_mask: Field<IdLists>,
+    pub(super) routed_experts: Option<Container>,
+}
+
+/// `choices[i].logprobs`.
+#[derive(Debug, Default)]
+pub(super) struct Logprobs {
+    pub(super) content: Field<Content>,
+    pub(super) token_logprobs: Field<Buffer<f64>>,
+    pub(super) tokens: Option<Span>,
+}
+
+/// Dynamo's `nvext`.
+#[derive(Debug, Default)]
+pub(super) struct Nvext {
+    pub(super) engine_data: Part<EngineData>,
+    pub(super) completion_token_ids: Field<Buffer<i32>>,
+    pub(super) prompt_logprobs: Field<PromptEntries>,
+    pub(super) routed_experts: Option<Container>,
+    pub(super) stop_reason: Option<Span>,
+    pub(super) detailed_finish_reason: Option<Span>,
+}
+
+/// Dynamo's `nvext.engine_data`.
+#[derive(Debug, Default)]
+pub(super) struct EngineData {
+    pub(super) completion_token_ids: Field<Buffer<i32>>,
+    pub(super) completion_logprobs: Field<Buffer<f64>>,
+    pub(super) prompt_token_ids: Field<Buffer<i32>>,
+    pub(super) prompt_logprobs: Field<PromptEntries>,
+    pub(super) routed_experts: Option<Container>,
+    pub(super) sampling_mask: Field<IdLists>,
+    /// Offset of `finished` where it is false.
+    pub(super) unfinished: Option<usize>,
+}
+
+/// One answer of SGLang.
+#[derive(Debug, Default)]
+pub(super) struct Element {
+    pub(super) output_ids: Field<Buffer<i32>>,
+    pub(super) prompt_token_ids: Field<Buffer<i32>>,
+    pub(super) meta_info: Part<MetaInfo>,
+}
+
+/// SGLang's `meta_info`.
+#[derive(Debug, Default)]
+pub(super) struct MetaInfo {
+    pub(super) id: Option<Span>,
+    pub(super) finish_reason: Option<Span>,
+    /// In the order of [`USAGE`].
+    pub(super) usage: [Option<Span>; 4],
+    pub(super) weight_version: Option<Span>,
+    pub(super) weight_versions: Option<Span>,
+    pub(super) output_token_logprobs: Field<Triples>,
+    pub(super) output_top_logprobs: Field<TopRows>,
+    pub(super) input_token_logprobs: Field<Triples>,
+    pub(super) sampling_mask: Field<IdLists>,
+    pub(super) routed_experts: Option<Container>,
+}
+
+/// The counts that SGLang keeps in `meta_info`.
+pub(super) const USAGE: [&str; 4] = ["prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"];
+
+/// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver.
+pub(super) fn scan(body: &[u8], wire: Wire, skip_experts: bool) -> Result<Document> {
+    let mut walk = Walk {
+        body,
+        repeated: None,
+        skip_experts,
+    };
+    let mut cursor = Cursor::new(body);
+    let at = {
+        cursor.space();
+        cursor.pos
+    };
+    let mut document = Document::default();
+    let wrong = match (cursor.kind()?, wire) {
+        (Kind::Object, _) => {
+            walk.top(&mut cursor, wire, &mut document)?;
+            None
+        }
+        (Kind::Array, Wire::SglangGenerate) => {
+            document.verdict.array = Some(at);
+            walk.elements(&mut cursor, at, &mut document)?
+        }
+        (found, _) => {
+            cursor.skip_value()?;
+            Some(wrong_kind("", at, found, Kind::Object))
+        }
+    };
+    cursor.end()?;
+    match wrong.or(walk.repeated) {
+        Some(error) => Err(error),
+        None => Ok(document),
+    }
+}
+
+const VERDICT: [&str; 7] = ["error", "object", "status", "message", "type", "code", "choices"];
+
+/// The keys of the top level, by wire.
+fn top_names(wire: Wire) -> &'static [&'static str] {
+    macro_rules! names {
+        ($($name:literal),*) => {{
+            const NAMES: &[&str] = &[
+                VERDICT[0], VERDICT[1], VERDICT[2], VERDICT[3], VERDICT[4], VERDICT[5], VERDICT[6], $($name),*
+            ];
+            NAMES
+        }};
+    }
+    match wire {
+        Wire::DynamoChat | Wire::DynamoCompletions => names!("nvext", "prompt_logprobs", "usage", "id"),
+        Wire::VllmGenerate => names!("prompt_token_ids", "prompt_logprobs", "usage", "request_id"),
+        Wire::VllmChat => names!("prompt_token_ids", "prompt_logprobs", "usage", "id"),
+        Wire::SglangGenerate => names!("output_ids", "meta_info", "prompt_token_ids"),
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn top(&mut self, cursor: &mut Cursor<'a>, wire: Wire, document: &mut Document) -> Result<()> {
+        let mut element = Element::default();
+        self.object(cursor, "", top_names(wire), |walk, cursor, name| {
+            let verdict = &mut document.verdict;
+            match name {
+                "error" => verdict.error = Span::read(cursor)?,
+                "object" | "status" => verdict.says_error |= says_error(cursor)?,
+                "message" => {
+                    verdict.flat += 1;
+                    verdict.message = Span::read(cursor)?;
+                }
+                "type" | "code" => {
+                    verdict.flat += 1;
+                    cursor.skip_value()?;
+                }
+                "choices" if wire == Wire::SglangGenerate => {
+                    if Span::read(cursor)?.is_some() {
+                        document.choices = Part::Here(Choices::default());
+                    }
+                }
+                "choices" => {
+                    document.choices = walk.part(cursor, "choices", Kind::Array, |walk, cursor| walk.choices(cursor, wire))?;
+                }
+                "nvext" => document.nvext = walk.part(cursor, "nvext", Kind::Object, Self::nvext)?,
+                "prompt_token_ids" if wire == Wire::SglangGenerate => element.prompt_token_ids = Field::now(cursor, list::ids)?,
+                "prompt_token_ids" => document.prompt_token_ids = Field::now(cursor, list::ids)?,
+                "prompt_logprobs" if wire.is_dynamo() => document.prompt_logprobs = Field::later(cursor)?,
+                "prompt_logprobs" => document.prompt_logprobs = Field::now(cursor, prompt::entries)?,
+                "usage" => document.usage = Span::read(cursor)?,
+                "id" | "request_id" => document.request_id = Span::read(cursor)?,
+                "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
+                "meta_info" => element.meta_info = walk.meta_info(cursor, "meta_info")?,
+                _ => unreachable!("{name}"),
+            }
+            Ok(())
+        })?;
+        if wire == Wire::SglangGenerate {
+            document.elements.push(Part::Here(element));
+        }
+        Ok(())
+    }
+
+    /// SGLang's array; an element that is no object is the body's error.
+    fn elements(&mut self, cursor: &mut Cursor<'a>, at: usize, document: &mut Document) -> Result<Option<Error>> {
+        let mut wrong = None;
+        let mut count = 0;
+        cursor.array(|cursor, i| {
+            count = i + 1;
+            if i == 1 {
+                document.verdict.second = Some(cursor.pos);
+            }
+            let path = format!("[{i}]");
+            let element = self.element(cursor, &path)?;
+            match element {
+                Part::Here(element) if i < MAX_CHOICES => document.elements.push(Part::Here(element)),
+                Part::Here(_) => {}
+                Part::Wrong(error) => {
+                    wrong.get_or_insert(error);
+                }
+                Part::Absent => {
+                    wrong.get_or_insert(wrong_kind(&path, cursor.pos - 4, Kind::Null, Kind::Object));
+                }
+            }
+            Ok(())
+        })?;
+        if count == 0 {
+            wrong = Some(Error::new(Class::Missing, "missing", "[0]", None, "the array of answers is empty"));
+        } else if count > MAX_CHOICES {
+            wrong = Some(too_many("", at));
+        }
+        Ok(wrong)
+    }
+
+    fn element(&mut self, cursor: &mut Cursor<'a>, path: &str) -> Result<Part<Element>> {
+        const NAMES: &[&str] = &["output_ids", "meta_info", "prompt_token_ids"];
+        self.part(cursor, path, Kind::Object, |walk, cursor| {
+            let mut element = Element::default();
+            walk.object(cursor, path, NAMES, |walk, cursor, name| {
+                match name {
+                    "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
+                    "prompt_token_ids" => element.prompt_token_ids = Field::now(cursor, list::ids)?,
+                    _ => element.meta_info = walk.meta_info(cursor, &format!("{path}.meta_info"))?,
+                }
+                Ok(())
+            })?;
+            Ok(element)
+        })
+    }
+
+    fn meta_info(&mut self, cursor: &mut Cursor<'a>, path: &str) -> Result<Part<MetaInfo>> {
+        const NAMES: &[&str] = &[
+            USAGE[0],
+            USAGE[1],
+            USAGE[2],
+            USAGE[3],
+            "id",
+            "finish_reason",
+            "weight_version",
+            "weight_versions",
+            "output_token_logprobs",
+            "output_top_logprobs",
+            "input_token_logprobs",
+            "output_token_sampling_mask",
+            "routed_experts",
+        ];
+        self.part(cursor, path, Kind::Object, |walk, cursor| {
+            let mut meta = MetaInfo::default();
+            walk.object(cursor, path, NAMES, |walk, cursor, name| {
+                match name {
+                    "id" => meta.id = Span::read(cursor)?,
+                    "finish_reason" => meta.finish_reason = Span::read(cursor)?,
+                    "weight_version" => meta.weight_version = Span::read(cursor)?,
+                    "weight_versions" => meta.weight_versions = Span::read(cursor)?,
+                    "output_token_logprobs" => meta.output_token_logprobs = Field::now(cursor, list::triples)?,
+                    "output_top_logprobs" => meta.output_top_logprobs = Field::now(cursor, super::top::rows)?,
+                    "input_token_logprobs" => meta.input_token_logprobs = Field::now(cursor, list::triples)?,
+                    "output_token_sampling_mask" => meta.sampling_mask = Field::now(cursor, list::id_lists)?,
+                    "routed_experts" => meta.routed_experts = walk.experts(cursor)?,
+                    count => {
+                        let place = USAGE.iter().position(|name| *name == count);
+                        meta.usage[place.expect("one of the names above")] = Span::read(cursor)?;
+                    }
+                }
+                Ok(())
+            })?;
+            Ok(meta)
+        })
+    }
+
+    fn choices(&mut self, cursor: &mut Cursor<'a>, wire: Wire) -> Result<Choices> {
+        let mut choices = Choices::default();
+        let at = cursor.pos;
+        cursor.array(|cursor, i| {
+            let start = cursor.pos;
+            let choice = self.choice(cursor, wire, &format!("choices[{i}]"))?;
+            if i < MAX_CHOICES {
+                choices.list.push(choice);
+                choices.at.push(start);
+            } else if choices.too_many.is_none() {
+                choices.too_many = Some(too_many("choices", at));
+            }
+            Ok(())
+        })?;
+        Ok(choices)
+    }
+
+    fn choice(&mut self, cursor: &mut Cursor<'a>, wire: Wire, path: &str) -> Result<Part<Choice>> {
+        const ALL: &[&str] = &[
+            "index",
+            "token_ids",
+            "logprobs",
+            "finish_reason",
+            "stop_reason",
+            "weight_versions",
+            "sampling_mask",
+            "routed_experts",
+        ];
+        let names = if wire.is_dynamo() { &ALL[..6] } else { ALL };
+        self.part(cursor, path, Kind::Object, |walk, cursor| {
+            let mut choice = Choice::default();
+            walk.object(cursor, path, names, |walk, cursor, name| {
+                match name {
+                    "index" => choice.index = Span::read(cursor)?,
+                    "token_ids" if wire.is_dynamo() => choice.token_ids = Field::later(cursor)?,
+                    "token_ids" => choice.token_ids = Field::now(cursor, list::ids)?,
+                    "logprobs" => choice.logprobs = walk.logprobs(cursor, wire, path)?,
+                    "finish_reason" => choice.finish_reason = Span::read(cursor)?,
+                    "stop_reason" => choice.stop_reason = Span::read(cursor)?,
+                    "weight_versions" => choice.weight_versions = Span::read(cursor)?,
+                    "sampling_mask" => choice.sampling_mask = Field::now(cursor, list::id_lists)?,
+                    "routed_experts" => choice.routed_experts = walk.experts(cursor)?,
+                    _ => unreachable!("{name}"),
+                }
+                Ok(())
+            })?;
+            Ok(choice)
+        })
+    }
+
+    fn logprobs(&mut self, cursor: &mut Cursor<'a>, wire: Wire, choice: &str) -> Result<Part<Logprobs>> {
+        let names: &[&str] = match wire {
+            Wire::DynamoCompletions => &["token_logprobs", "tokens"],
+            _ => &["content"],
+        };
+        let path = format!("{choice}.logprobs");
+        self.part(cursor, &path, Kind::Object, |walk, cursor| {
+            let mut logprobs = Logprobs::default();
+            walk.object(cursor, &path, names, |_, cursor, name| {
+                match name {
+                    "content" => logprobs.content = Field::now(cursor, entries::content)?,
+                    "token_logprobs" => logprobs.token_logprobs = Field::now(cursor, list::numbers)?,
+                    _ => logprobs.tokens = Span::read(cursor)?,
+                }
+                Ok(())
+            })?;
+            Ok(logprobs)
+        })
+    }
+
+    fn nvext(&mut self, cursor: &mut Cursor<'a>) -> Result<Nvext> {
+        const NAMES: &[&str] = &[
+            "engine_data",
+            "completion_token_ids",
+            "prompt_logprobs",
+            "routed_experts",
+            "stop_reason",
+            "detailed_finish_reason",
+        ];
+        let mut nvext = Nvext::default();
+        self.object(cursor, "nvext", NAMES, |walk, cursor, name| {
+            match name {
+                "engine_data" => {
+                    nvext.engine_data = walk.part(cursor, "nvext.engine_data", Kind::Object, Self::engine_data)?;
+                }
+                "completion_token_ids" => nvext.completion_token_ids = Field::later(cursor)?,
+                "prompt_logprobs" => nvext.prompt_logprobs = Field::later(cursor)?,
+                "routed_experts" => nvext.routed_experts = walk.experts(cursor)?,
+                "stop_reason" => nvext.stop_reason = Span::read(cursor)?,
+                _ => nvext.detailed_finish_reason = Span::read(cursor)?,
+            }
+            Ok(())
+        })?;
+        Ok(nvext)
+    }
+
+    fn engine_data(&mut self, cursor: &mut Cursor<'a>) -> Result<EngineData> {
+        const NAMES: &[&str] = &[
+            "completion_token_ids",
+            "completion_logprobs",
+            "prompt_token_ids",
+            "prompt_logprobs",
+            "routed_experts",
+            "sampling_mask",
+            "finished",
+        ];
+        let mut data = EngineData::default();
+        self.object(cursor, "nvext.engine_data", NAMES, |walk, cursor, name| {
+            match name {
+                "completion_token_ids" => data.completion_token_ids = Field::now(cursor, list::ids)?,
+                "completion_logprobs" => data.completion_logprobs = Field::now(cursor, list::numbers)?,
+                "prompt_token_ids" => data.prompt_token_ids = Field::now(cursor, list::ids)?,
+                "prompt_logprobs" => data.prompt_logprobs = Field::now(cursor, prompt::entries)?,
+                "routed_experts" => data.routed_experts = walk.experts(cursor)?,
+                "sampling_mask" => data.sampling_mask = Field::now(cursor, list::id_lists)?,
+                _ => {
+                    let at = cursor.pos;
+                    cursor.skip_value()?;
+                    data.unfinished = (&walk.body[at..cursor.pos] == b"false").then_some(at);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    fn experts(&mut self, cursor: &mut Cursor<'a>) -> Result<Option<Container>> {
+        if cursor.null()? {
+            return Ok(None);
+        }
+        Container::read(cursor, self.skip_experts).map(Some)
+    }
+}
+
+/// Whether the value is the string "error".
+fn says_error(cursor: &mut Cursor<'_>) -> Result<bool> {
+    if cursor.kind()? == Kind::String {
+        return Ok(cursor.string()?.is(b"error"));
+    }
+    cursor.skip_value()?;
+    Ok(false)
+}
+
+#[cold]
+fn too_many(path: &str, at: usize) -> Error {
+    Error::new(
+        Class::Malformed,
+        "too_many",
+        path,
+        at,
+        format!("more than {MAX_CHOICES} choices"),
+    )
+}

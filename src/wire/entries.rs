@@ -1,0 +1,320 @@
+//! The logprob entries of OpenAI-shaped answers, in every dialect.
+//!
+//! vLLM 0.31 and prime-rl: `{"token":"token_id:7","logprob":-0.1,"bytes":null,"top_logprobs":[…]}`; Dynamo's generate the same with the
+//! bytes of that very string; vLLM >= 0.32: `{"token_id":7,"logprob":-0.1,"rank":1,"top_logprobs":[…]}`; Dynamo's chat:
+//! `{"token":" a","logprob":-0.1,"token_id":7,"bytes":[32,97],"top_logprobs":[{"token":" a","logprob":-0.1,"bytes":[32,97]}]}`.
+
+use crate::error::{Class, Error};
+use crate::json::{Cursor, Stop, canonical_id, misfit};
+use crate::memory::Buffer;
+
+use super::evidence::is_sentinel;
+use super::list::{Read, elements, id, number};
+
+/// In [`Content::names`]: the entry names no token.
+pub(super) const UNNAMED: i32 = -1;
+/// In [`Content::names`]: `token` and `token_id` name different tokens.
+pub(super) const CONFLICT: i32 = -2;
+
+/// The columns of a `content` list.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// Log-probabilities as written, sentinels included.
+    pub(super) logprobs: Buffer<f64>,
+    /// The id that each entry names, or [`UNNAMED`], or [`CONFLICT`].
+    pub(super) names: Buffer<i32>,
+    /// Alternatives.
+    pub(super) top: Top,
+}
+
+/// Alternatives of every position, end to end.
+#[derive(Debug, Default)]
+pub(super) struct Top {
+    pub(super) ids: Buffer<i32>,
+    /// NaN where the engine has none.
+    pub(super) logprobs: Buffer<f64>,
+    /// Where each position begins; empty while there is no alternative at all.
+    pub(super) offsets: Buffer<i64>,
+    /// An entry names no token.
+    pub(super) text_only: bool,
+}
+
+impl Top {
+    /// Ends position `position`.
+    #[inline]
+    fn end(&mut self, position: usize) -> Read<()> {
+        if self.offsets.is_empty() {
+            if self.ids.is_empty() {
+                return Ok(());
+            }
+            for _ in 0..=position {
+                self.offsets.push(0)?;
+            }
+        }
+        self.offsets.push(self.ids.len() as i64)?;
+        Ok(())
+    }
+}
+
+/// Reads a `content` list.
+pub(super) fn content(cursor: &mut Cursor<'_>) -> Read<Content> {
+    let mut content = Content::default();
+    elements(cursor, String::new, |cursor| {
+        let position = content.names.len();
+        let top = &mut content.top;
+        let entry = entry::<false>(
+            cursor,
+            |key| path(position, None, key),
+            |cursor| {
+                elements(
+                    cursor,
+                    || path(position, None, "top_logprobs"),
+                    |cursor| {
+                        let first = top.offsets.as_slice().last().map_or(0, |&at| at as usize);
+                        let index = top.ids.len() - first;
+                        let entry = entry::<true>(cursor, |key| path(position, Some(index), key), |_| Err(Stop::Syntax))?;
+                        top.text_only |= entry.name < 0;
+                        top.ids.push(entry.name)?;
+                        top.logprobs.push(entry.logprob)?;
+                        Ok(())
+                    },
+                )
+            },
+        )?;
+        top.end(position)?;
+        content.names.push(entry.name)?;
+        content.logprobs.push(entry.logprob)?;
+        Ok(())
+    })?;
+    Ok(content)
+}
+
+/// The path of a key of an entry (or of the entry, for ""), relative to the list.
+#[cold]
+fn path(position: usize, alternative: Option<usize>, key: &str) -> String {
+    let mut path = format!("[{position}]");
+    if let Some(index) = alternative {
+        path.push_str(&format!(".top_logprobs[{index}]"));
+    }
+    if !key.is_empty() {
+        path.push('.');
+        path.push_str(key);
+    }
+    path
+}
+
+/// One entry, or one alternative.
+struct Entry {
+    name: i32,
+    logprob: f64,
+}
+
+/// Reads an entry. `alternatives` reads its `top_logprobs`; an alternative (`TOP`) has none, and may have null for a logprob.
+#[inline(always)]
+fn entry<'a, const TOP: bool>(
+    cursor: &mut Cursor<'a>,
+    path: impl Fn(&str) -> String,
+    mut alternatives: impl FnMut(&mut Cursor<'a>) -> Read<()>,
+) -> Read<Entry> {
+    let at = cursor.pos;
+    if cursor.byte() != Some(b'{') {
+        return Err(misfit(cursor, path(""), "an object"));
+    }
+    cursor.open()?;
+    let (mut token, mut token_id, mut logprob) = (UNNAMED, UNNAMED, None);
+    let mut seen = 0u8;
+    let mut first = true;
+    loop {
+        let key_at = match cursor.peek() {
+            Some(b'"') => cursor.pos,
+            Some(b'}') if first => break,
+            _ => return Err(Stop::Syntax),
+        };
+        first = false;
+        let key = Key::read::<TOP>(cursor)?;
+        if let Some(bit) = key.bit() {
+            if seen & bit != 0 {
+                return Err(repeated(path(key.name()), key_at));
+            }
+            seen |= bit;
+        }
+        match key {
+            Key::Token => token = token_name(cursor, &path)?,
+            Key::TokenId if cursor.eat(b"null") => {}
+            Key::TokenId => token_id = id(cursor, || path("token_id"))?,
+            Key::Logprob if TOP && cursor.eat(b"null") => logprob = Some(f64::NAN),
+            Key::Logprob => logprob = Some(number(cursor, || path("logprob"))?),
+            Key::TopLogprobs if cursor.eat(b"null") => {}
+            Key::TopLogprobs => alternatives(cursor)?,
+            Key::Other if cursor.eat(b"null") => {}
+            Key::Other => cursor.skip_value()?,
+        }
+        let mut next = cursor.byte();
+        if !matches!(next, Some(b',' | b'}')) {
+            next = cursor.peek();
+        }
+        match next {
+            Some(b',') => cursor.pos += 1,
+            Some(b'}') => break,
+            _ => return Err(Stop::Syntax),
+        }
+    }
+    cursor.close();
+    let Some(mut logprob) = logprob else {
+        return Err(without_logprob(path("logprob"), at));
+    };
+    if TOP && is_sentinel(logprob) {
+        logprob = f64::NAN;
+    }
+    let name = match (token, token_id) {
+        (UNNAMED, other) | (other, UNNAMED) => other,
+        (one, other) if one == other => one,
+        _ => CONFLICT,
+    };
+    Ok(Entry { name, logprob })
+}
+
+#[cold]
+pub(super) fn repeated(path: String, at: usize) -> Stop {
+    Error::new(Class::Malformed, "duplicate_key", path, at, "the key stands there twice").into()
+}
+
+#[cold]
+pub(super) fn without_logprob(path: String, at: usize) -> Stop {
+    Error::new(Class::Missing, "missing", path, at, "the entry has no logprob").into()
+}
+
+/// Reads the value of `token`: the id that `token_id:N` names, or [`UNNAMED`] for other text and null.
+#[inline(always)]
+fn token_name(cursor: &mut Cursor<'_>, path: impl Fn(&str) -> String) -> Read<i32> {
+    let start = cursor.pos;
+    if cursor.eat(b"\"token_id:") {
+        if let Some(id) = cursor.short_id() {
+            if cursor.byte() == Some(b'"') {
+                cursor.pos += 1;
+                return Ok(id);
+            }
+        }
+        cursor.pos = start;
+    }
+    if cursor.eat(b"null") {
+        return Ok(UNNAMED);
+    }
+    if cursor.byte() != Some(b'"') {
+        return Err(misfit(cursor, path("token"), "a string"));
+    }
+    let text = cursor.string()?;
+    Ok(named_by(&text))
+}
+
+/// The id that a `token` text names, or [`UNNAMED`].
+pub(super) fn named_by(text: &crate::json::Text<'_>) -> i32 {
+    text.bytes()
+        .and_then(|bytes| canonical_id(bytes.strip_prefix(b"token_id:")?))
+        .unwrap_or(UNNAMED)
+}
+
+/// A key of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Token,
+    TokenId,
+    Logprob,
+    TopLogprobs,
+    Other,
+}
+
+/// A key with its quotes and colon, compared as one integer.
+struct Literal {
+    word: u128,
+    mask: u128,
+    len: usize,
+}
+
+impl Literal {
+    const fn new(text: &[u8]) -> Self {
+        let mut word = 0u128;
+        let mut i = 0;
+        while i < text.len() {
+            word |= (text[i] as u128) << (8 * i);
+            i += 1;
+        }
+        let mask = if text.len() == 16 { u128::MAX } else { (1 << (8 * text.len())) - 1 };
+        Self { word, mask, len: text.len() }
+    }
+
+    #[inline(always)]
+    fn starts(&self, word: u128) -> bool {
+        word & self.mask == self.word
+    }
+}
+
+const TOKEN: Literal = Literal::new(b"\"token\":");
+const TOKEN_ID: Literal = Literal::new(b"\"token_id\":");
+const LOGPROB: Literal = Literal::new(b"\"logprob\":");
+const TOP_LOGPROBS: Literal = Literal::new(b"\"top_logprobs\":");
+const BYTES: Literal = Literal::new(b"\"bytes\":");
+const RANK: Literal = Literal::new(b"\"rank\":");
+
+impl Key {
+    /// Reads a key, its colon and the white space behind it.
+    #[inline(always)]
+    fn read<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
+        if let Some(chunk) = cursor.chunk::<16>() {
+            let word = u128::from_le_bytes(*chunk);
+            let known = if LOGPROB.starts(word) {
+                Some((Key::Logprob, &LOGPROB))
+            } else if TOKEN.starts(word) {
+                Some((Key::Token, &TOKEN))
+            } else if BYTES.starts(word) {
+                Some((Key::Other, &BYTES))
+            } else if TOKEN_ID.starts(word) {
+                Some((Key::TokenId, &TOKEN_ID))
+            } else if RANK.starts(word) {
+                Some((Key::Other, &RANK))
+            } else if !TOP && TOP_LOGPROBS.starts(word) {
+                Some((Key::TopLogprobs, &TOP_LOGPROBS))
+            } else {
+                None
+            };
+            if let Some((key, literal)) = known {
+                cursor.pos += literal.len;
+                cursor.space();
+                return Ok(key);
+            }
+        }
+        Self::read_any::<TOP>(cursor)
+    }
+
+    /// The same for any spelling: escapes, white space, other keys, the end of the body.
+    #[cold]
+    fn read_any<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let text = cursor.string()?;
+        if cursor.peek() != Some(b':') {
+            return Err(Stop::Syntax);
+        }
+        cursor.pos += 1;
+        cursor.space();
+        Ok(match text.bytes().as_deref() {
+            Some(b"token") => Key::Token,
+            Some(b"token_id") => Key::TokenId,
+            Some(b"logprob") => Key::Logprob,
+            Some(b"top_logprobs") if !TOP => Key::TopLogprobs,
+            _ => Key::Other,
+        })
+    }
+
+    fn bit(self) -> Option<u8> {
+        (self != Key::Other).then_some(1 << self as u8)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Key::Token => "token",
+            Key::TokenId => "token_id",
+            Key::Logprob => "logprob",
+            Key::TopLogprobs => "top_logprobs",
+            Key::Other => "",
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! "No logprob", in every spelling.
+
+use crate::error::{Class, Error, Result};
+
+use super::options::MissingLogprob;
+
+/// vLLM writes -9999.0 for a token it has no entry for (and for -inf).
+const VLLM: f64 = -9999.0;
+/// Dynamo writes -1e30 for what is not finite.
+const DYNAMO: f64 = -1e30;
+/// The same through an f32.
+const DYNAMO_F32: f64 = -1e30f32 as f64;
+
+/// Whether a written value means "no logprob".
+#[inline(always)]
+pub(super) fn is_sentinel(value: f64) -> bool {
+    value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
+}
+
+/// Writes NaN for "no logprob", or refuses the first one. `locate` finds the path and offset of a position's value.
+pub(super) fn settle(
+    values: &mut [f64],
+    missing: MissingLogprob,
+    locate: impl FnOnce(usize) -> (String, Option<usize>),
+) -> Result<()> {
+    for position in 0..values.len() {
+        let value = values[position];
+        if value.is_nan() || is_sentinel(value) {
+            match missing {
+                MissingLogprob::Nan => values[position] = f64::NAN,
+                MissingLogprob::Raise => {
+                    let (path, offset) = locate(position);
+                    return Err(no_logprob(value, path, offset));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The error of a token without a logprob.
+#[cold]
+pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
+    let found = if value.is_nan() { "null".to_owned() } else { format!("{value:e}") };
+    Error::new(
+        Class::Missing,
+        "no_logprob",
+        path,
+        offset,
+        format!("found {found}, which says that the engine has no logprob here; missing_logprob=\"nan\" accepts it"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentinels() {
+        assert_eq!(DYNAMO_F32, -1.0000000150474662e30);
+        for value in [-9999.0, -1e30, -1.0000000150474662e30] {
+            assert!(is_sentinel(value));
+        }
+        for value in [0.0, -9998.9, -9999.1, -1e29, f64::NAN, f64::NEG_INFINITY, 9999.0] {
+            assert!(!is_sentinel(value));
+        }
+    }
+}

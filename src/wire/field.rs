@@ -1,0 +1,94 @@
+//! A value of the document that one role of the answer may come from.
+
+use crate::error::Result;
+use crate::json::{Cursor, Stop};
+
+/// A channel as the scan left it. null counts as absent.
+#[derive(Debug, Default)]
+pub(super) enum Field<T> {
+    /// Not there, or null.
+    #[default]
+    Absent,
+    /// Read by its typed reader.
+    Read {
+        /// Offset of the value.
+        at: usize,
+        /// What the reader made of it; the path of an error is relative to the field.
+        value: Result<T>,
+    },
+    /// There and validated, but read only if nothing better is: most answers carry one channel, some the same data three times.
+    Later {
+        /// Offset of the value.
+        at: usize,
+    },
+}
+
+impl<T> Field<T> {
+    /// Reads the value at the cursor now.
+    pub(super) fn now<'a>(
+        cursor: &mut Cursor<'a>,
+        reader: impl FnOnce(&mut Cursor<'a>) -> std::result::Result<T, Stop>,
+    ) -> Result<Self> {
+        if cursor.null()? {
+            return Ok(Field::Absent);
+        }
+        let at = cursor.pos;
+        let value = cursor.field(reader)?;
+        Ok(Field::Read { at, value })
+    }
+
+    /// Validates the value at the cursor and remembers where it is.
+    pub(super) fn later(cursor: &mut Cursor<'_>) -> Result<Self> {
+        if cursor.null()? {
+            return Ok(Field::Absent);
+        }
+        let at = cursor.pos;
+        cursor.skip_value()?;
+        Ok(Field::Later { at })
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn is_present(&self) -> bool {
+        !matches!(self, Field::Absent)
+    }
+
+    /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
+    pub(super) fn take<'a>(
+        self,
+        body: &'a [u8],
+        reader: impl FnOnce(&mut Cursor<'a>) -> std::result::Result<T, Stop>,
+    ) -> Option<(usize, Result<T>)> {
+        match self {
+            Field::Absent => None,
+            Field::Read { at, value } => Some((at, value)),
+            Field::Later { at } => {
+                let value = Cursor::at(body, at)
+                    .field(reader)
+                    .unwrap_or_else(Err);
+                Some((at, value))
+            }
+        }
+    }
+}
+
+/// The text of a small value, for simd-json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Span {
+    /// Validates the value at the cursor; None for null.
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Option<Self>> {
+        if cursor.null()? {
+            return Ok(None);
+        }
+        let start = cursor.pos;
+        cursor.skip_value()?;
+        Ok(Some(Span {
+            start,
+            end: cursor.pos,
+        }))
+    }
+}

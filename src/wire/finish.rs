@@ -1,0 +1,58 @@
+//! Finish reasons in one vocabulary.
+
+use super::decoded::{Finish, StopReason};
+
+/// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
+pub(super) fn finish(
+    plain: Option<String>,
+    detailed: Option<String>,
+    stop_reason: Option<StopReason>,
+    tells: bool,
+) -> Finish {
+    let aborted = match (&plain, &detailed) {
+        (Some(reason), _) if is_abort(reason) => Some(true),
+        (_, Some(reason)) if is_abort(reason) => Some(true),
+        (None, None) => None,
+        (_, None) if !tells => None,
+        _ => Some(false),
+    };
+    let raw = detailed.or(plain);
+    let reason = raw.as_deref().map(|raw| match raw {
+        "eos" => "stop".to_owned(),
+        raw if is_abort(raw) => "abort".to_owned(),
+        raw => raw.to_owned(),
+    });
+    Finish {
+        reason,
+        raw,
+        stop_reason,
+        aborted,
+    }
+}
+
+/// Every spelling of a completion that did not end by itself (vLLM and SGLang `abort`, Dynamo `cancelled`).
+fn is_abort(reason: &str) -> bool {
+    matches!(reason, "abort" | "aborted" | "cancelled" | "canceled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons() {
+        let case = |plain: Option<&str>, detailed: Option<&str>, tells| {
+            let f = finish(plain.map(Into::into), detailed.map(Into::into), None, tells);
+            (f.reason, f.raw, f.aborted)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(case(Some("stop"), None, false), (some("stop"), some("stop"), None));
+        assert_eq!(case(Some("stop"), None, true), (some("stop"), some("stop"), Some(false)));
+        assert_eq!(case(Some("stop"), Some("eos"), false), (some("stop"), some("eos"), Some(false)));
+        assert_eq!(case(Some("stop"), Some("cancelled"), false), (some("abort"), some("cancelled"), Some(true)));
+        assert_eq!(case(Some("abort"), None, false), (some("abort"), some("abort"), Some(true)));
+        assert_eq!(case(Some("abort"), Some("stop"), false), (some("stop"), some("stop"), Some(true)));
+        assert_eq!(case(None, None, true), (None, None, None));
+        assert_eq!(case(None, Some("length"), false), (some("length"), some("length"), Some(false)));
+    }
+}

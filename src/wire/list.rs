@@ -1,0 +1,198 @@
+//! Typed readers of lists: ids, numbers, triples.
+
+use crate::error::{Class, Error};
+use crate::json::{Cursor, Stop, misfit};
+use crate::limits::MAX_TOKEN_ID;
+use crate::memory::Buffer;
+
+/// What a typed reader returns.
+pub(super) type Read<T> = std::result::Result<T, Stop>;
+
+/// Reads an array, one call of `element` each. Stops at anything that is not one.
+#[inline(always)]
+pub(super) fn elements<'a>(
+    cursor: &mut Cursor<'a>,
+    path: impl FnOnce() -> String,
+    mut element: impl FnMut(&mut Cursor<'a>) -> Read<()>,
+) -> Read<()> {
+    if cursor.peek() != Some(b'[') {
+        return Err(misfit(cursor, path(), "an array"));
+    }
+    cursor.open()?;
+    if cursor.peek() == Some(b']') {
+        cursor.close();
+        return Ok(());
+    }
+    loop {
+        cursor.space();
+        element(cursor)?;
+        // Compact documents have no white space here.
+        let mut next = cursor.byte();
+        if !matches!(next, Some(b',' | b']')) {
+            next = cursor.peek();
+        }
+        match next {
+            Some(b',') => cursor.pos += 1,
+            Some(b']') => {
+                cursor.close();
+                return Ok(());
+            }
+            _ => return Err(Stop::Syntax),
+        }
+    }
+}
+
+/// A token id at the cursor: a JSON integer without sign, fraction or exponent, at most 2^31-1.
+#[inline(always)]
+pub(super) fn id(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<i32> {
+    let start = cursor.pos;
+    if let Some(id) = cursor.short_id() {
+        // A fraction or an exponent makes it a number that is no id.
+        if !matches!(cursor.byte(), Some(b'.' | b'e' | b'E')) {
+            return Ok(id);
+        }
+        cursor.pos = start;
+    }
+    long_id(cursor, path())
+}
+
+#[cold]
+fn long_id(cursor: &mut Cursor<'_>, path: String) -> Read<i32> {
+    let at = cursor.pos;
+    match cursor.integer(u64::from(MAX_TOKEN_ID) + 1) {
+        Some(id) if id <= u64::from(MAX_TOKEN_ID) => Ok(id as i32),
+        Some(_) => Err(Error::new(
+            Class::Malformed,
+            "range",
+            path,
+            at,
+            format!("a token id is at most {MAX_TOKEN_ID}"),
+        )
+        .into()),
+        None => Err(misfit(cursor, path, "a token id (an integer of 0 or more)")),
+    }
+}
+
+/// A finite number at the cursor.
+#[inline(always)]
+pub(super) fn number(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<f64> {
+    let at = cursor.pos;
+    match cursor.double() {
+        Some(value) if value.is_finite() => Ok(value),
+        Some(_) => Err(Error::new(
+            Class::Malformed,
+            "range",
+            path(),
+            at,
+            "the number does not fit a float64",
+        )
+        .into()),
+        None => Err(misfit(cursor, path(), "a number")),
+    }
+}
+
+/// Reads a list of token ids.
+pub(super) fn ids(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
+    let mut ids = Buffer::new();
+    elements(cursor, String::new, |cursor| {
+        let id = id(cursor, || format!("[{}]", ids.len()))?;
+        ids.push(id)?;
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// Reads a flat list of numbers.
+pub(super) fn numbers(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
+    let mut numbers = Buffer::new();
+    elements(cursor, String::new, |cursor| {
+        let number = number(cursor, || format!("[{}]", numbers.len()))?;
+        numbers.push(number)?;
+        Ok(())
+    })?;
+    Ok(numbers)
+}
+
+/// Lists of token ids, end to end.
+#[derive(Debug)]
+pub(super) struct IdLists {
+    pub(super) ids: Buffer<i32>,
+    /// Where each list begins; one more than there are lists.
+    pub(super) offsets: Buffer<i64>,
+}
+
+/// Reads a list of lists of token ids.
+pub(super) fn id_lists(cursor: &mut Cursor<'_>) -> Read<IdLists> {
+    let mut lists = IdLists {
+        ids: Buffer::new(),
+        offsets: Buffer::new(),
+    };
+    lists.offsets.push(0)?;
+    elements(cursor, String::new, |cursor| {
+        let row = lists.offsets.len() - 1;
+        let first = lists.ids.len();
+        elements(
+            cursor,
+            || format!("[{row}]"),
+            |cursor| {
+                let id = id(cursor, || format!("[{row}][{}]", lists.ids.len() - first))?;
+                lists.ids.push(id)?;
+                Ok(())
+            },
+        )?;
+        lists.offsets.push(lists.ids.len() as i64)?;
+        Ok(())
+    })?;
+    Ok(lists)
+}
+
+/// Reads SGLang's `[logprob, id, text, …]`; null as a logprob is NaN.
+pub(super) fn triple(cursor: &mut Cursor<'_>, path: impl Fn() -> String) -> Read<(f64, i32)> {
+    let at = cursor.pos;
+    let mut place = 0;
+    let (mut logprob, mut token) = (f64::NAN, 0);
+    elements(cursor, &path, |cursor| {
+        match place {
+            0 if cursor.eat(b"null") => {}
+            0 => logprob = number(cursor, || format!("{}[0]", path()))?,
+            1 => token = id(cursor, || format!("{}[1]", path()))?,
+            _ => cursor.skip_value()?,
+        }
+        place += 1;
+        Ok(())
+    })?;
+    if place < 2 {
+        return Err(Error::new(
+            Class::Malformed,
+            "type",
+            path(),
+            at,
+            "found fewer than two elements where [logprob, id, text] was expected",
+        )
+        .into());
+    }
+    Ok((logprob, token))
+}
+
+/// SGLang's triples in columns.
+#[derive(Debug)]
+pub(super) struct Triples {
+    pub(super) logprobs: Buffer<f64>,
+    pub(super) ids: Buffer<i32>,
+}
+
+/// Reads a list of triples.
+pub(super) fn triples(cursor: &mut Cursor<'_>) -> Read<Triples> {
+    let mut columns = Triples {
+        logprobs: Buffer::new(),
+        ids: Buffer::new(),
+    };
+    elements(cursor, String::new, |cursor| {
+        let row = columns.ids.len();
+        let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
+        columns.logprobs.push(logprob)?;
+        columns.ids.push(id)?;
+        Ok(())
+    })?;
+    Ok(columns)
+}

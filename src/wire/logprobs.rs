@@ -1,0 +1,315 @@
+//! Steps (b) and (c): log-probabilities of the sampled tokens, and the alternatives.
+
+use crate::error::{Class, Error, Result};
+use crate::json::Cursor;
+use crate::memory::Buffer;
+
+use super::answer::{Channels, Place};
+use super::decoded::TopLogprobs;
+use super::entries::{CONFLICT, Content, Top, UNNAMED, content, named_by};
+use super::evidence::{is_sentinel, no_logprob};
+use super::field::{Field, Span};
+use super::list;
+use super::locate::{Step, locate};
+use super::options::{MissingLogprob, Options};
+use super::resolve::Paths;
+
+/// What steps (b) and (c) find.
+#[derive(Debug, Default)]
+pub(super) struct Logprobs {
+    pub(super) values: Option<Buffer<f64>>,
+    pub(super) source: Option<Place>,
+    pub(super) top: Option<TopLogprobs>,
+    pub(super) top_source: Option<String>,
+}
+
+/// Judges the channels against the sampled ids.
+pub(super) fn resolve(channels: Channels, ids: &[i32], body: &[u8], options: &Options<'_>, paths: &Paths<'_>) -> Result<Logprobs> {
+    let mut found = Logprobs::default();
+    let judge = Judge { ids, body, missing: options.missing_logprob };
+    let flat = channels.flat.into_iter().find(|channel| channel.field.is_present());
+    let content_place = channels.content.place;
+    let mut held = None;
+    if let Some(channel) = flat {
+        let path = paths.text(channel.place);
+        if let Some((at, values)) = channel.field.take(body, list::numbers) {
+            let mut values = values.map_err(|error| error.under(&path))?;
+            judge.count(values.len(), &path, at, "logprobs")?;
+            judge.flat(&mut values, &path, at)?;
+            found.values = Some(values);
+            found.source = Some(channel.place);
+        }
+        held = channels.content.field.take(body, content);
+        if let Some((at, entries)) = &mut held {
+            let path = paths.text(content_place);
+            let entries = std::mem::replace(entries, Ok(Content::default())).map_err(|error| error.under(&path))?;
+            if entries.names.len() > ids.len() {
+                return Err(judge.miscount(entries.names.len(), &path, *at, "logprob entries"));
+            }
+            judge.content_names(&entries, &path, *at, false, |_| Ok(()))?;
+            held = Some((*at, Ok(entries)));
+        }
+    } else if let Some((at, entries)) = channels.content.field.take(body, content) {
+        let path = paths.text(content_place);
+        let mut entries = entries.map_err(|error| error.under(&path))?;
+        judge.count(entries.names.len(), &path, at, "logprob entries")?;
+        judge.content(&mut entries, &path, at, channels.must_name)?;
+        found.values = Some(std::mem::take(&mut entries.logprobs));
+        found.source = Some(content_place);
+        held = Some((at, Ok(entries)));
+    } else if let Some((at, triples)) = channels.triples.field.take(body, list::triples) {
+        let path = paths.text(channels.triples.place);
+        let mut triples = triples.map_err(|error| error.under(&path))?;
+        judge.count(triples.ids.len(), &path, at, "logprob entries")?;
+        judge.triples(&mut triples, &path, at)?;
+        found.values = Some(triples.logprobs);
+        found.source = Some(channels.triples.place);
+    }
+    if let (place, Some(span)) = channels.tokens {
+        judge.tokens(span, &paths.text(place))?;
+    }
+    if found.values.is_none() {
+        if ids.is_empty() {
+            found.values = Some(Buffer::new());
+        } else if options.require_logprobs {
+            return Err(Error::new(
+                Class::Missing,
+                "missing",
+                paths.text(channels.none),
+                None,
+                "the response has no logprobs; ask the server for them, or pass require_logprobs=False",
+            ));
+        }
+    }
+    if let Some((at, Ok(entries))) = held {
+        let path = paths.text(content_place);
+        found.top = judge.top(entries, &path, at)?;
+        if found.top.is_some() {
+            found.top_source = Some(format!("{path}[].top_logprobs"));
+        }
+    }
+    if let Some(path) = top_rows(&mut found, channels.top_rows.field, &judge, &paths.text(channels.top_rows.place))? {
+        found.top_source = Some(path);
+    }
+    Ok(found)
+}
+
+/// SGLang's alternatives; returns their path.
+fn top_rows(found: &mut Logprobs, field: Field<super::top::TopRows>, judge: &Judge<'_>, path: &str) -> Result<Option<String>> {
+    let Some((at, rows)) = field.take(judge.body, super::top::rows) else {
+        return Ok(None);
+    };
+    let rows = rows.map_err(|error| error.under(path))?;
+    judge.count(rows.offsets.len() - 1, path, at, "rows of alternatives")?;
+    if rows.ids.is_empty() {
+        return Ok(None);
+    }
+    found.top = Some(TopLogprobs {
+        token_ids: rows.ids,
+        logprobs: rows.logprobs,
+        offsets: rows.offsets,
+    });
+    Ok(Some(path.to_owned()))
+}
+
+/// The sampled ids that everything is held against.
+struct Judge<'a> {
+    ids: &'a [i32],
+    body: &'a [u8],
+    missing: MissingLogprob,
+}
+
+impl Judge<'_> {
+    fn count(&self, found: usize, path: &str, at: usize, what: &str) -> Result<()> {
+        if found == self.ids.len() {
+            return Ok(());
+        }
+        Err(self.miscount(found, path, at, what))
+    }
+
+    #[cold]
+    fn miscount(&self, found: usize, path: &str, at: usize, what: &str) -> Error {
+        Error::new(
+            Class::Alignment,
+            "count",
+            path,
+            at,
+            format!("{found} {what} for {} token ids", self.ids.len()),
+        )
+    }
+
+    #[cold]
+    fn identity(&self, position: usize, found: &str, path: String, at: Option<usize>) -> Error {
+        Error::new(
+            Class::Alignment,
+            "identity",
+            path,
+            at,
+            format!("the entry names {found}, the token id at its position is {}", self.ids[position]),
+        )
+    }
+
+    /// Evidence of one value: NaN, or the refusal.
+    fn evidence(&self, value: &mut f64, path: impl FnOnce() -> (String, Option<usize>)) -> Result<()> {
+        if value.is_nan() || is_sentinel(*value) {
+            if self.missing == MissingLogprob::Raise {
+                let (path, at) = path();
+                return Err(no_logprob(*value, path, at));
+            }
+            *value = f64::NAN;
+        }
+        Ok(())
+    }
+
+    fn flat(&self, values: &mut Buffer<f64>, path: &str, at: usize) -> Result<()> {
+        for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
+            self.evidence(value, || {
+                (format!("{path}[{i}]"), locate(self.body, at, &[Step::Index(i)]))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn triples(&self, triples: &mut list::Triples, path: &str, at: usize) -> Result<()> {
+        let values = triples.logprobs.as_mut_slice();
+        for (i, (value, &name)) in values.iter_mut().zip(triples.ids.as_slice()).enumerate() {
+            let place = |j| {
+                let at = locate(self.body, at, &[Step::Index(i), Step::Index(j)]);
+                (format!("{path}[{i}][{j}]"), at)
+            };
+            if name != self.ids[i] {
+                let (path, at) = place(1);
+                return Err(self.identity(i, &name.to_string(), path, at));
+            }
+            self.evidence(value, || place(0))?;
+        }
+        Ok(())
+    }
+
+    /// Names and values of a list that is the channel of the values.
+    fn content(&self, entries: &mut Content, path: &str, at: usize, must_name: bool) -> Result<()> {
+        let mut values = std::mem::take(&mut entries.logprobs);
+        let settle = values.as_mut_slice();
+        self.content_names(entries, path, at, must_name, |i| {
+            self.evidence(&mut settle[i], || {
+                let at = locate(self.body, at, &[Step::Index(i), Step::Key("logprob")]);
+                (format!("{path}[{i}].logprob"), at)
+            })
+        })?;
+        entries.logprobs = values;
+        Ok(())
+    }
+
+    /// Every entry that names a token names the right one; `then` is called for each position in turn.
+    #[inline(always)]
+    fn content_names(
+        &self,
+        entries: &Content,
+        path: &str,
+        at: usize,
+        must_name: bool,
+        mut then: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        for (i, &name) in entries.names.as_slice().iter().enumerate() {
+            if name != self.ids[i] && (name != UNNAMED || must_name) {
+                return Err(self.misnamed(i, path, at));
+            }
+            then(i)?;
+        }
+        Ok(())
+    }
+
+    /// The error of an entry that names another token, or none where it must.
+    #[cold]
+    fn misnamed(&self, i: usize, path: &str, at: usize) -> Error {
+        let find = |key| locate(self.body, at, &[Step::Index(i), Step::Key(key)]);
+        let token = find("token").and_then(|at| {
+            let text = Cursor::at(self.body, at).string().ok()?;
+            let name = named_by(&text);
+            (name != UNNAMED).then_some((name, at))
+        });
+        match token {
+            Some((name, at)) if name != self.ids[i] => {
+                self.identity(i, &name.to_string(), format!("{path}[{i}].token"), Some(at))
+            }
+            _ => match find("token_id").filter(|&at| !self.body[at..].starts_with(b"null")) {
+                Some(at) => {
+                    let name = Cursor::at(self.body, at).integer(u64::MAX).unwrap_or_default();
+                    self.identity(i, &name.to_string(), format!("{path}[{i}].token_id"), Some(at))
+                }
+                None => {
+                    let at = locate(self.body, at, &[Step::Index(i)]);
+                    self.identity(i, "no token", format!("{path}[{i}]"), at)
+                }
+            },
+        }
+    }
+
+    /// Completions: texts that name a token.
+    fn tokens(&self, span: Span, path: &str) -> Result<()> {
+        let mut cursor = Cursor::at(self.body, span.start);
+        if cursor.byte() != Some(b'[') {
+            return Ok(());
+        }
+        let mut wrong = None;
+        cursor.array(|cursor, i| {
+            let at = cursor.pos;
+            if cursor.byte() != Some(b'"') {
+                return cursor.skip_value();
+            }
+            let name = named_by(&cursor.string()?);
+            if name != UNNAMED && self.ids.get(i) != Some(&name) && wrong.is_none() {
+                wrong = Some((i, name, at));
+            }
+            Ok(())
+        })?;
+        match wrong {
+            Some((i, _, _)) if i >= self.ids.len() => Err(self.miscount(i + 1, path, span.start, "named tokens")),
+            Some((i, name, at)) => Err(self.identity(i, &name.to_string(), format!("{path}[{i}]"), Some(at))),
+            None => Ok(()),
+        }
+    }
+
+    /// Alternatives of content entries, where every one of them names its token.
+    fn top(&self, entries: Content, path: &str, at: usize) -> Result<Option<TopLogprobs>> {
+        let Top {
+            ids: token_ids,
+            logprobs,
+            offsets,
+            text_only,
+        } = entries.top;
+        if text_only {
+            if let Some(i) = token_ids.as_slice().iter().position(|&name| name == CONFLICT) {
+                return Err(self.conflict(i, offsets.as_slice(), path, at));
+            }
+        }
+        if text_only || token_ids.is_empty() || entries.names.len() != self.ids.len() {
+            return Ok(None);
+        }
+        Ok(Some(TopLogprobs {
+            token_ids,
+            logprobs,
+            offsets,
+        }))
+    }
+
+    /// The error of an alternative whose `token` and `token_id` name different tokens.
+    #[cold]
+    fn conflict(&self, index: usize, offsets: &[i64], path: &str, at: usize) -> Error {
+        let position = offsets.partition_point(|&offset| offset as usize <= index) - 1;
+        let j = index - offsets[position] as usize;
+        let steps = [
+            Step::Index(position),
+            Step::Key("top_logprobs"),
+            Step::Index(j),
+            Step::Key("token_id"),
+        ];
+        Error::new(
+            Class::Alignment,
+            "identity",
+            format!("{path}[{position}].top_logprobs[{j}].token_id"),
+            locate(self.body, at, &steps),
+            "token and token_id name different tokens",
+        )
+    }
+}

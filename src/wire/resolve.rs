@@ -1,0 +1,254 @@
+//! From channels to completions, in the order that `docs/design.md` sets.
+
+use std::sync::Arc;
+
+use crate::error::{Class, Error, Result};
+use crate::experts::{self, Routed, Target};
+use crate::json::{Cursor, Kind, Metadata, Value};
+use crate::limits::MAX_METADATA;
+use crate::memory::Buffer;
+
+use super::answer::{Answer, Place, PromptChannels, answers};
+use super::decoded::{Decoded, Prompt, SamplingMask};
+use super::details;
+use super::document::{Document, Verdict, scan};
+use super::field::Span;
+use super::list;
+use super::logprobs;
+use super::options::{ExpertsMode, Options};
+use super::prompt_logprobs;
+use super::walk::Part;
+
+/// Writes the paths of one answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paths<'a> {
+    prefix: &'a str,
+}
+
+impl Paths<'_> {
+    /// The whole path of a place.
+    pub(super) fn text(&self, place: Place) -> String {
+        if place.local && !self.prefix.is_empty() {
+            format!("{}.{}", self.prefix, place.name)
+        } else {
+            place.name.to_owned()
+        }
+    }
+}
+
+/// Decodes a body: every choice by index with `several`, else the only one.
+pub(crate) fn decode(body: &[u8], options: &Options<'_>, several: bool, target: Target<'_>) -> Result<Vec<Decoded>> {
+    let document = scan(body, options.wire, options.experts == ExpertsMode::Skip)?;
+    if let Some(error) = server_error(&document, body) {
+        return Err(error);
+    }
+    let (mut list, prompts) = answers(document, body, options.wire, several)?;
+    if list.len() > 1 && matches!(target, Target::Into(_)) {
+        return Err(Error::new(
+            Class::Argument,
+            "experts_out",
+            "",
+            None,
+            format!("experts_out is one array, the response has {} choices", list.len()),
+        ));
+    }
+    list.sort_by_key(|answer| answer.index);
+    let mut target = Some(target);
+    let mut prompts = Prompts::new(prompts);
+    list.into_iter()
+        .enumerate()
+        .map(|(i, answer)| {
+            let target = target.take().unwrap_or(Target::Own);
+            let prompt = |paths: &Paths<'_>| prompts.resolve(i, body, options, paths);
+            decode_answer(answer, prompt, body, options, target)
+        })
+        .collect()
+}
+
+/// The prompts of a body's answers: one that all share (vLLM's choices), or one for each (SGLang's array).
+struct Prompts {
+    channels: Vec<Option<PromptChannels>>,
+    /// What the last resolved channels said.
+    shared: Option<Arc<Prompt>>,
+}
+
+impl Prompts {
+    fn new(channels: Vec<PromptChannels>) -> Self {
+        Self {
+            channels: channels.into_iter().map(Some).collect(),
+            shared: None,
+        }
+    }
+
+    fn resolve(&mut self, position: usize, body: &[u8], options: &Options<'_>, paths: &Paths<'_>) -> Result<Arc<Prompt>> {
+        if let Some(channels) = self.channels.get_mut(position).and_then(Option::take) {
+            self.shared = Some(Arc::new(prompt_logprobs::resolve(channels, body, options, paths)?));
+        }
+        Ok(self.shared.clone().unwrap_or_default())
+    }
+}
+
+/// Steps (a) to (g) of one answer.
+fn decode_answer(
+    answer: Answer,
+    prompt: impl FnOnce(&Paths<'_>) -> Result<Arc<Prompt>>,
+    body: &[u8],
+    options: &Options<'_>,
+    target: Target<'_>,
+) -> Result<Decoded> {
+    let paths = Paths { prefix: &answer.prefix };
+    let mut sources = Vec::with_capacity(6);
+    // (a) Token ids.
+    let none = answer.token_ids[0].place;
+    let ids = answer.token_ids.into_iter().find(|channel| channel.field.is_present());
+    let (place, ids) = match ids {
+        Some(channel) => (channel.place, channel.field.take(body, list::ids)),
+        None => (none, None),
+    };
+    let path = paths.text(place);
+    let Some((_, ids)) = ids else {
+        return Err(Error::new(
+            Class::Missing,
+            "missing",
+            path,
+            None,
+            "the response has no token ids; ask the server for them",
+        ));
+    };
+    let token_ids: Buffer<i32> = ids.map_err(|error| error.under(&path))?;
+    sources.push(("token_ids", path));
+    // (b), (c) Log-probabilities.
+    let found = logprobs::resolve(answer.logprobs, token_ids.as_slice(), body, options, &paths)?;
+    sources.extend(found.source.map(|place| ("logprobs", paths.text(place))));
+    sources.extend(found.top_source.map(|path| ("top_logprobs", path)));
+    // (d) The prompt.
+    let prompt = prompt(&paths)?;
+    sources.extend(prompt.sources.iter().cloned());
+    // (e) Metadata.
+    let details = details::resolve(&answer.metadata, body, token_ids.len(), answer.tells_abort, &paths)?;
+    // (f) Sampling mask.
+    let path = paths.text(answer.sampling_mask.place);
+    let mut sampling_mask = None;
+    if let Some((at, lists)) = answer.sampling_mask.field.take(body, list::id_lists) {
+        let lists = lists.map_err(|error| error.under(&path))?;
+        let rows = lists.offsets.len() - 1;
+        if rows != token_ids.len() {
+            let message = format!("a sampling mask of {rows} rows for {} token ids", token_ids.len());
+            return Err(Error::new(Class::Alignment, "count", path, at, message));
+        }
+        sampling_mask = Some(SamplingMask {
+            token_ids: lists.ids,
+            offsets: lists.offsets,
+        });
+    }
+    // (g) Routed experts.
+    let routed = Experts {
+        candidates: answer.routed_experts,
+        none: answer.no_routed_experts,
+        completion: token_ids.len(),
+        aborted: details.finish.aborted == Some(true),
+    };
+    let (routed_experts, source) = routed.resolve(body, options, target, &paths)?;
+    sources.extend(source.map(|source| ("routed_experts", source)));
+    sources.extend(sampling_mask.is_some().then_some(("sampling_mask", path)));
+    Ok(Decoded {
+        token_ids,
+        logprobs: found.values,
+        top_logprobs: found.top,
+        prompt,
+        routed_experts,
+        sampling_mask,
+        finish: details.finish,
+        request_id: details.request_id,
+        index: answer.index,
+        usage: details.usage,
+        weight_versions: details.weight_versions,
+        sources,
+    })
+}
+
+/// Routed experts, with what they are held against.
+struct Experts {
+    candidates: Vec<(Place, experts::Container)>,
+    none: Place,
+    completion: usize,
+    aborted: bool,
+}
+
+impl Experts {
+    fn resolve(
+        self,
+        body: &[u8],
+        options: &Options<'_>,
+        target: Target<'_>,
+        paths: &Paths<'_>,
+    ) -> Result<(Option<Routed>, Option<String>)> {
+        let Some((place, container)) = self.candidates.into_iter().next() else {
+            if options.require_routed_experts {
+                return Err(Error::new(
+                    Class::Missing,
+                    "missing",
+                    paths.text(self.none),
+                    None,
+                    "the response has no routed experts; ask the server for them, and see that it captures them",
+                ));
+            }
+            return Ok((None, None));
+        };
+        if options.experts == ExpertsMode::Skip {
+            return Ok((None, Some("left out: experts=\"skip\"".into())));
+        }
+        let path = paths.text(place);
+        let routed = experts::resolve(&container, body, options, self.completion, self.aborted, target)
+            .map_err(|error| error.under(&path))?;
+        Ok((Some(routed), Some(path)))
+    }
+}
+
+/// Step 4: whether the body is a server's way of saying no.
+fn server_error(document: &Document, body: &[u8]) -> Option<Error> {
+    let Verdict {
+        error,
+        message,
+        says_error,
+        flat,
+        ..
+    } = document.verdict;
+    let flat = flat == 3 && matches!(document.choices, Part::Absent);
+    if error.is_none() && !says_error && !flat {
+        return None;
+    }
+    let message = error
+        .and_then(|span| error_text(span, body))
+        .or_else(|| text(message?, body))
+        .unwrap_or_else(|| "the server answered with an error".into());
+    Some(Error::new(Class::Server, "server", "", None, message))
+}
+
+/// The message of an `error` member: its `message`, or itself.
+fn error_text(span: Span, body: &[u8]) -> Option<String> {
+    let mut cursor = Cursor::at(body, span.start);
+    let mut message = Some(span);
+    if cursor.kind().ok()? == Kind::Object {
+        message = None;
+        cursor
+            .object(|cursor, key| {
+                let found = Span::read(cursor)?;
+                if message.is_none() && key.is(b"message") {
+                    message = found;
+                }
+                Ok(())
+            })
+            .ok()?;
+    }
+    text(message?, body)
+}
+
+/// A string, if it is one.
+fn text(span: Span, body: &[u8]) -> Option<String> {
+    let json = body.get(span.start..span.end).filter(|json| json.len() <= MAX_METADATA)?;
+    match Metadata::parse(&[json]).ok()?.pop() {
+        Some(Value::Text(text)) => Some(text),
+        _ => None,
+    }
+}

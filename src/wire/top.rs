@@ -1,0 +1,46 @@
+//! SGLang's alternatives: a row of triples per position.
+
+use crate::memory::Buffer;
+
+use super::evidence::is_sentinel;
+use super::list::{Read, elements, triple};
+
+/// Alternatives of every position, end to end.
+#[derive(Debug)]
+pub(super) struct TopRows {
+    pub(super) ids: Buffer<i32>,
+    /// NaN where the engine has none.
+    pub(super) logprobs: Buffer<f64>,
+    /// Where each position begins; one more than there are positions.
+    pub(super) offsets: Buffer<i64>,
+}
+
+/// Reads `[[[logprob, id, text], …] | null, …]`.
+pub(super) fn rows(cursor: &mut crate::json::Cursor<'_>) -> Read<TopRows> {
+    let mut top = TopRows {
+        ids: Buffer::new(),
+        logprobs: Buffer::new(),
+        offsets: Buffer::new(),
+    };
+    top.offsets.push(0)?;
+    elements(cursor, String::new, |cursor| {
+        let row = top.offsets.len() - 1;
+        let first = top.ids.len();
+        if !cursor.eat(b"null") {
+            elements(
+                cursor,
+                || format!("[{row}]"),
+                |cursor| {
+                    let index = top.ids.len() - first;
+                    let (logprob, id) = triple(cursor, || format!("[{row}][{index}]"))?;
+                    top.ids.push(id)?;
+                    top.logprobs.push(if is_sentinel(logprob) { f64::NAN } else { logprob })?;
+                    Ok(())
+                },
+            )?;
+        }
+        top.offsets.push(top.ids.len() as i64)?;
+        Ok(())
+    })?;
+    Ok(top)
+}
