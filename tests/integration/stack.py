@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-HERE = Path(__file__).resolve().parent
-ENGINE_MODEL = HERE.parent.parent / "python" / "dynamo_tito" / "simulator" / "model.py"
+CHECKOUT = Path(__file__).resolve().parents[2]
+WORKER = CHECKOUT / "tools" / "dynamo" / "worker.py"
+ENGINE_MODEL = CHECKOUT / "python" / "dynamo_tito" / "simulator" / "model.py"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 
@@ -101,7 +102,9 @@ class DynamoStack:
             self._exit = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._exit.close()
 
     def _environment(self, **more: str) -> dict[str, str]:
@@ -150,7 +153,7 @@ class DynamoStack:
         record.touch()
         process = self._spawn(
             f"worker{number}",
-            [str(HERE / "worker.py"), "--model-dir", str(self.directory / "model"), "--model-name", self.model,
+            [str(WORKER), "--model-dir", str(self.directory / "model"), "--model-name", self.model,
              "--engine-model", str(ENGINE_MODEL), "--control", str(control), "--record", str(record)],
             self._environment(DYN_SYSTEM_PORT=str(port)),
         )  # fmt: skip
@@ -168,7 +171,10 @@ class DynamoStack:
 
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            for name, process in [("frontend", self._frontend), *((f"worker{n}", w.process) for n, w in enumerate(self.workers))]:
+            for name, process in [
+                ("frontend", self._frontend),
+                *((f"worker{n}", w.process) for n, w in enumerate(self.workers)),
+            ]:
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} exited with {process.returncode}; see {self._run / name}.log")
             try:
@@ -177,7 +183,9 @@ class DynamoStack:
             except OSError:
                 pass  # not listening yet
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the Dynamo stack is not ready after {START_TIMEOUT:.0f} s; logs are in {self._run}")
+                raise TimeoutError(
+                    f"the Dynamo stack is not ready after {START_TIMEOUT:.0f} s; logs are in {self._run}"
+                )
             time.sleep(0.1)
 
 

@@ -1,6 +1,7 @@
 """Write a model directory without weights that the Dynamo frontend can serve: `python tokenizer.py DIR`.
 
-A byte-level vocabulary of 32,000: 256 bytes, then words `w<n>` so that every id has a text, then four special tokens.
+A byte-level vocabulary of 32,000: 256 bytes, words `w<id>` so that every id has a text, four special tokens at the end.
+It is the vocabulary of the embedded engine (dynamo_tito/simulator/tokenizer.py).
 """
 
 from __future__ import annotations
@@ -21,11 +22,22 @@ CHAT_TEMPLATE = (
 )
 
 
+def byte_pieces() -> list[str]:
+    """The 256 symbols that stand for bytes in a byte-level vocabulary, by byte value."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    symbol = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+    pieces = [symbol[byte] for byte in range(256)]
+    if set(pieces) != set(pre_tokenizers.ByteLevel.alphabet()):
+        raise RuntimeError("this version of tokenizers has another byte alphabet")
+    return pieces
+
+
 def build(directory: Path) -> None:
     """Create `directory` with tokenizer.json, tokenizer_config.json, config.json and generation_config.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces += [f"w{n}" for n in range(VOCAB_SIZE - len(SPECIAL) - len(pieces))]
+    pieces = byte_pieces()
+    pieces += [f"w{token}" for token in range(len(pieces), VOCAB_SIZE - len(SPECIAL))]
     tokenizer = Tokenizer(models.BPE(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -130,7 +130,7 @@ class Engine:
             raise error(*control["raise"].get("args", ["raised on purpose"]))
         call = Call(request, control, self._helpers)
         model = self._models.Model(
-            **{key: control[key] for key in ("num_layers", "top_k", "num_experts")}, first_token=256, eos_token_id=31_997
+            **{key: control[key] for key in ("num_layers", "top_k", "num_experts")}
         )
         samples = [
             model.sample(
@@ -299,15 +299,15 @@ class Call:
             values[0] = -1e30
         chunk["log_probs"] = values
         scores = type(sample.scores)(*(getattr(sample.scores, name)[begin:end] for name in sample.scores.__slots__))
-        ids, logprobs = model.ranking(scores, max(1, self.logprobs or 0))
         chunk["top_logprobs"] = [
             [
-                {"rank": rank, "token_id": token, "token": f"w{token - 256}", "logprob": value,
-                 "bytes": list(f"w{token - 256}".encode())}
-                for token, value, rank in _sampled_first(sampled, values[at], int(scores.ranks[at]), row, row_values)
+                {"rank": rank, "token_id": token, "token": f"w{token}", "logprob": value, "bytes": list(f"w{token}".encode())}
+                for token, value, rank in entries
             ]
-            for at, (sampled, row, row_values) in enumerate(zip(chunk["token_ids"], ids.tolist(), logprobs.tolist(), strict=True))
-        ]  # fmt: skip
+            for entries in _given_first(model, scores, self.logprobs or 0)
+        ]
+        for entries, value in zip(chunk["top_logprobs"], values, strict=True):
+            entries[0]["logprob"] = value
 
     def _add_last(self, chunk: dict[str, Any], sample: Any, model: Any) -> None:
         control, helpers = self._control, self._helpers
@@ -343,13 +343,9 @@ class Call:
 
     def _score_prompt(self, model: Any, version: str) -> Any:
         scores = model.score(np.asarray(self.prompt, dtype=np.int64), version=version)
-        ids, logprobs = model.ranking(scores, self.prompt_logprobs or 0)
+        entries = _given_first(model, scores, self.prompt_logprobs or 0)
         positions: list[dict[int, Entry] | None] = [None]
-        for at in range(1, len(self.prompt)):
-            row = _sampled_first(
-                self.prompt[at], float(scores.logprobs[at]), int(scores.ranks[at]), ids[at].tolist(), logprobs[at].tolist()
-            )
-            positions.append({token: Entry(value, rank) for token, value, rank in row})
+        positions += [{token: Entry(value, rank) for token, value, rank in position} for position in entries[1:]]
         return self._helpers["_serialize_prompt_logprobs"](positions)
 
 
@@ -358,12 +354,14 @@ def _count(value: int | None) -> int | None:
     return 8 if value == WHOLE_VOCABULARY else value
 
 
-def _sampled_first(
-    token: int, logprob: float, rank: int, ids: list[int], logprobs: list[float]
-) -> list[tuple[int, float, int]]:
-    """(token, logprob, rank), the sampled one first and the best after it, as vLLM orders them."""
-    best = [(i, v, at) for at, (i, v) in enumerate(zip(ids, logprobs, strict=True), start=1) if i != token]
-    return [(token, logprob, rank), *best]
+def _given_first(model: Any, scores: Any, k: int) -> list[list[tuple[int, float, int]]]:
+    """Per position (token, logprob, rank): the given token, then the rest of the best k, as vLLM orders them."""
+    given = zip(scores.token_ids.tolist(), scores.logprobs.tolist(), scores.ranks.tolist(), strict=True)
+    ids, logprobs, ranks, counts = (values.tolist() for values in model.alternatives(scores, k))
+    return [
+        [first, *zip(ids[at][:count], logprobs[at][:count], ranks[at][:count], strict=True)]
+        for at, (first, count) in enumerate(zip(given, counts, strict=True))
+    ]
 
 
 async def main() -> None:

@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Model", "Sample", "Scores"]
+__all__ = ["NUM_BYTES", "NUM_SPECIAL", "Model", "Sample", "Scores"]
+
+NUM_BYTES = 256
+NUM_SPECIAL = 4
 
 _MASK = (1 << 64) - 1
 _MUL_A = 0xBF58476D1CE4E5B9
@@ -100,8 +103,8 @@ class Sample:
 class Model:
     """The hash function with the shape of a mixture-of-experts model.
 
-    Sampled ids lie in `[first_token, vocab_size)`; ids below `first_token` (bytes and special tokens of the tokenizer)
-    are accepted in prompts and never sampled, except `eos_token_id` with probability `eos_rate` per token.
+    The vocabulary is 256 bytes, words, and four special tokens at its end, the second of which ends a message. Only words are
+    sampled, and that token with probability `eos_rate` at each position.
     """
 
     def __init__(
@@ -112,8 +115,6 @@ class Model:
         num_layers: int = 4,
         top_k: int = 2,
         num_experts: int = 128,
-        first_token: int = 259,
-        eos_token_id: int = 257,
         eos_rate: float = 0.0,
     ) -> None:
         if not 1 <= top_k <= num_experts:
@@ -122,11 +123,10 @@ class Model:
             raise ValueError(f"num_experts must be at most 65536, got {num_experts}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        if not 0 <= first_token < vocab_size:
-            raise ValueError(f"first_token must be below vocab_size ({vocab_size}), got {first_token}")
-        self.seed, self.vocab_size, self.eos_token_id = seed, vocab_size, eos_token_id
+        if vocab_size <= NUM_BYTES + NUM_SPECIAL:
+            raise ValueError(f"vocab_size must be above {NUM_BYTES + NUM_SPECIAL}, got {vocab_size}")
+        self.seed, self.vocab_size, self.eos_token_id = seed, vocab_size, vocab_size - NUM_SPECIAL + 1
         self.num_layers, self.top_k, self.num_experts = num_layers, top_k, num_experts
-        self.first_token = first_token
         self._eos_below = int(eos_rate * 2.0**64)
         self._routes = self._draw_routes()
         self._layer_keys = np.array([_mix(layer + 1) | 1 for layer in range(num_layers)], dtype=np.uint64)
@@ -174,7 +174,7 @@ class Model:
         key = self._key(version)
         prefix = int(self._prefixes(prompt, key)[-1]) if len(prompt) else key
         salt = _mix(index * _TOKEN + (0 if request_seed is None else _mix(request_seed + 1)))
-        first, span = self.first_token, self.vocab_size - self.first_token
+        first, span = NUM_BYTES, self.vocab_size - NUM_BYTES - NUM_SPECIAL
         stops = frozenset(stop_token_ids)
         eos_below = 0 if ignore_eos else self._eos_below
         sampled: list[int] = []
@@ -212,7 +212,7 @@ class Model:
         return Sample(prompt, tokens, scores, finish_reason, stop_token, index, version, self)
 
     def score(self, ids: NDArray[np.int64], *, version: str = "", start: int = 0) -> Scores:
-        """The log-probability of each token from `start` on, given those before it; nothing scores position 0: its value is NaN."""
+        """The log-probability of each token from `start` on, given those before it."""
         key = self._key(version)
         prefixes = self._prefixes(ids, key)
         before = np.concatenate([np.array([key], dtype=np.uint64), prefixes[:-1]])[start:]
@@ -221,18 +221,20 @@ class Model:
         gaps = 0.0625 + _unit(_mix_array(drawn + np.uint64(1)))
         ranks = 1 + (drawn % np.uint64(3)).astype(np.int64)
         logprobs = -(_unit(drawn) + 2.0**-10 + gaps * (ranks - 1))
-        if start == 0 and len(tokens):
-            logprobs[0] = np.nan
         return Scores(tokens, logprobs, ranks, gaps)
 
-    def ranking(self, scores: Scores, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """([N, k] ids, [N, k] log-probabilities) of the best k tokens of each position, best first."""
-        rank = np.arange(1, k + 1, dtype=np.int64)
-        # The given token sits at its rank; its alternatives fill the other places in order.
-        offset = np.where(rank < scores.ranks[:, None], rank, np.where(rank == scores.ranks[:, None], 0, rank - 1))
-        ids = (scores.token_ids[:, None] + offset) % self.vocab_size
-        top = (scores.logprobs + scores.gaps * (scores.ranks - 1))[:, None] - scores.gaps[:, None] * (rank - 1)
-        return ids, np.where(offset == 0, scores.logprobs[:, None], top)
+    def alternatives(
+        self, scores: Scores, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """The best k tokens of each position but for the given one: ids, log-probabilities and ranks [N, k], best first, and how many
+        of them [N] belong: k, or k - 1 where the given token is among the best k itself.
+        """
+        number = np.arange(1, k + 1, dtype=np.int64)
+        ranks = number + (number >= scores.ranks[:, None])
+        ids = (scores.token_ids[:, None] + number) % self.vocab_size
+        best = scores.logprobs + scores.gaps * (scores.ranks - 1)
+        logprobs = best[:, None] - scores.gaps[:, None] * (ranks - 1)
+        return ids, logprobs, ranks, k - (scores.ranks <= k).astype(np.int64)
 
     def routing(
         self, ids: NDArray[np.int64], *, version: str = "", start: int = 0, stop: int | None = None

@@ -1,0 +1,35 @@
+"""An inference server without a model, for development and tests: `with simulator.running(backend="vllm") as engine: engine.url`.
+
+It speaks every wire that `decode` reads, in the dialects and with the quirks of the servers, answers discovery and administration, and
+can be told to fail. It is deterministic: tokens, log-probabilities and routing are a function of the seed, the weight version and the
+tokens before them, and what was sampled is remembered, so that a test can compare token by token:
+
+    with simulator.running(backend="dynamo", prompt_start="trim") as engine:
+        ...
+        truth = engine.last.samples[0]
+        truth.token_ids, truth.logprobs, truth.routed_experts
+
+It does not stream.
+"""
+
+from __future__ import annotations
+
+from .calls import Record
+from .config import Backend, EngineConfig, PromptStart
+from .engine import Engine, running, serve
+from .faults import Fault, FaultKind, Phase
+from .model import Sample
+
+__all__ = [
+    "Backend",
+    "Engine",
+    "EngineConfig",
+    "Fault",
+    "FaultKind",
+    "Phase",
+    "PromptStart",
+    "Record",
+    "Sample",
+    "running",
+    "serve",
+]

@@ -1,0 +1,75 @@
+"""How an embedded engine is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from .faults import Fault
+
+__all__ = ["Backend", "EngineConfig", "PromptStart"]
+
+Backend: TypeAlias = Literal["dynamo", "vllm", "prime", "sglang"]
+PromptStart: TypeAlias = Literal["refuse", "ignore", "trim"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """All settings of an embedded engine; every one has a default that serves."""
+
+    #: Whose server to be: NVIDIA Dynamo 1.6.1, vLLM, prime-rl's server, SGLang 0.5.23.
+    backend: Backend = "dynamo"
+    #: The dialect of vLLM: "0.31" (tokens as text), "0.32" (integer token ids; stands for everything newer).
+    vllm_version: Literal["0.31", "0.32"] = "0.32"
+    #: Name under which the model is served.
+    model: str = "tito-model"
+    #: The loopback interface; anything else is the caller's decision.
+    host: str = "127.0.0.1"
+    #: Port of the main listener; 0 takes a free one.
+    port: int = 0
+    #: Same seed, same requests: same answers.
+    seed: int = 0
+
+    #: Shape of the mixture of experts.
+    num_layers: int = 4
+    top_k: int = 2
+    num_experts: int = 128
+    vocab_size: int = 32_000
+    #: Context length, as `/v1/models` reports it: prompts that are longer are refused.
+    max_model_len: int = 262_144
+    #: Completion length of requests that name none.
+    default_max_tokens: int = 16
+    #: Probability per token that the engine ends the message.
+    eos_rate: float = 0.0
+    #: Whether answers carry routed experts at all.
+    routed_experts: bool = True
+    #: How Dynamo's chat and completions wrap them: as vLLM's worker does (object) or SGLang's (bare base64 of int32).
+    routed_experts_container: Literal["object", "bare"] = "object"
+    #: What Dynamo's chat and completions do with `nvext.routed_experts_prompt_start`: 400 naming the field (1.6.1), full rows, or trimmed
+    #: rows with `start` stamped. `/inference/v1/generate` and the other backends always trim.
+    prompt_start: PromptStart = "refuse"
+    #: DYN_IGNORE_OPENAI_FE_UNSUPPORTED_FIELDS: Dynamo drops unknown top-level fields silently instead of answering 400.
+    ignore_unsupported_fields: bool = False
+
+    #: Seconds before an answer, and per sampled token.
+    latency: float = 0.0
+    token_latency: float = 0.0
+    #: Compress bodies with gzip for clients that accept it.
+    gzip: bool = False
+    #: Share of requests that meet one of `random_faults`, chosen from the seed.
+    fault_rate: float = 0.0
+    random_faults: tuple[Fault, ...] = ()
+    #: How many requests the engine remembers, the newest; their bodies and samples stay in memory.
+    keep_records: int = 10_000
+    #: Tensor- and data-parallel ranks of this worker, as discovery reports them.
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}")
+        if self.prompt_start not in get_args(PromptStart):
+            raise ValueError(
+                f"prompt_start must be one of {', '.join(get_args(PromptStart))}, got {self.prompt_start!r}"
+            )
+        if self.latency < 0 or self.token_latency < 0:
+            raise ValueError("latency and token_latency must not be negative")

@@ -1,0 +1,164 @@
+"""What the embedded engine can be told to do wrong, and when."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Literal, TypeAlias, get_args
+
+__all__ = ["Fault", "FaultKind", "FaultPlan", "Phase"]
+
+FaultKind: TypeAlias = Literal[
+    "status",
+    "not_ready",
+    "error_body",
+    "reset",
+    "stall",
+    "truncate",
+    "trickle",
+    "length",
+    "delay",
+    "abort",
+    "finish",
+    "wrong_rows",
+]
+Phase: TypeAlias = Literal["accept", "request", "sampled", "headers", "body"]
+
+_DEFAULT_PHASE: Mapping[FaultKind, Phase] = {
+    "status": "request",
+    "not_ready": "request",
+    "error_body": "sampled",
+    "reset": "body",
+    "stall": "body",
+    "truncate": "body",
+    "trickle": "body",
+    "length": "headers",
+    "delay": "request",
+    "abort": "sampled",
+    "finish": "sampled",
+    "wrong_rows": "sampled",
+}
+_PHASES: Mapping[FaultKind, frozenset[Phase]] = {
+    "status": frozenset(("request", "sampled")),
+    "reset": frozenset(get_args(Phase)),
+    "stall": frozenset(get_args(Phase)),
+    "truncate": frozenset(("headers", "body")),
+    "delay": frozenset(("request", "sampled")),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that goes wrong with one request.
+
+    | kind | what happens | phases (first: default) |
+    |---|---|---|
+    | `status` | an error answer with `status`, `message` and `headers`, in the backend's envelope | request, sampled |
+    | `not_ready` | the backend's 503 that says that sampling did not start | request |
+    | `error_body` | 200 with an error in the body (`body`, or the backend's envelope) | sampled |
+    | `reset` | the connection is reset (RST) | body, accept, request, sampled, headers |
+    | `stall` | nothing more is sent for `seconds` (None: until the client leaves) | body, accept, request, sampled, headers |
+    | `truncate` | the connection is closed (FIN) after `at` bytes | body, headers |
+    | `trickle` | the body comes in pieces of `chunk` bytes, `seconds` apart, from byte `at` on | body |
+    | `length` | Content-Length is off by `by` | headers |
+    | `delay` | the answer is `seconds` late | request, sampled |
+    | `abort` | the engine aborts after `at` tokens; finish reason abort, in the backend's spelling | sampled |
+    | `finish` | another finish reason: `message` | sampled |
+    | `wrong_rows` | `by` rows of routed experts too many (or, negative, too few) | sampled |
+
+    Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled; `sampled`: the
+    engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a number of bytes (negative: from
+    the end), or a share of them when it is a float.
+    """
+
+    kind: FaultKind
+    phase: Phase | None = None
+    #: Only requests whose path ends with this. None: requests that sample.
+    path: str | None = None
+    at: int | float = 0
+    by: int = 1
+    status: int = 500
+    message: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    seconds: float | None = None
+    chunk: int = 1
+    #: How the end of the body is known: by Content-Length, by chunks, or by the end of the connection. None: as the backend does.
+    framing: Literal["length", "chunked", "close"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _DEFAULT_PHASE:
+            raise ValueError(f"kind must be one of {', '.join(_DEFAULT_PHASE)}, got {self.kind!r}")
+        allowed = _PHASES.get(self.kind, frozenset((_DEFAULT_PHASE[self.kind],)))
+        if self.phase is not None and self.phase not in allowed:
+            raise ValueError(f"{self.kind} happens in phase {' or '.join(sorted(allowed))}, got {self.phase!r}")
+
+    @property
+    def when(self) -> Phase:
+        """The phase in which it happens."""
+        return self.phase or _DEFAULT_PHASE[self.kind]
+
+    def happens(self, kind: FaultKind, phase: Phase | None = None) -> bool:
+        """Whether it is of this kind, in this phase if one is given."""
+        return self.kind == kind and phase in (None, self.when)
+
+    def position(self, total: int) -> int:
+        """`at` as a number of bytes of `total`."""
+        at = int(self.at * total) if isinstance(self.at, float) else self.at
+        return max(0, min(total, at + total if at < 0 else at))
+
+
+class FaultPlan:
+    """Faults in the order in which they are to happen, and random ones at a rate."""
+
+    def __init__(self, *, seed: int, rate: float, random_faults: tuple[Fault, ...]) -> None:
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError(f"fault_rate must be between 0 and 1, got {rate}")
+        if rate and not random_faults:
+            raise ValueError("fault_rate needs random_faults to choose from")
+        self._scripted: deque[Fault] = deque()
+        self._rate, self._faults = rate, random_faults
+        self._random = random.Random(seed)  # noqa: S311 - repeatable by design
+        self._lock = Lock()
+
+    def script(self, *faults: Fault) -> None:
+        """Append to the script: each fault happens once, to the first request that it fits."""
+        with self._lock:
+            self._scripted.extend(faults)
+
+    def clear(self) -> None:
+        """Forget what has not happened yet."""
+        with self._lock:
+            self._scripted.clear()
+
+    def pending(self) -> tuple[Fault, ...]:
+        """What has not happened yet."""
+        with self._lock:
+            return tuple(self._scripted)
+
+    def on_accept(self) -> Fault | None:
+        """The fault of a new connection."""
+        return self._take(lambda fault: fault.when == "accept")
+
+    def on_request(self, path: str, *, samples: bool) -> Fault | None:
+        """The fault of a request; random ones hit only requests that sample."""
+
+        def fits(fault: Fault) -> bool:
+            return fault.when != "accept" and (samples if fault.path is None else path.endswith(fault.path))
+
+        scripted = self._take(fits)
+        if scripted is not None or not samples:
+            return scripted
+        with self._lock:
+            return self._random.choice(self._faults) if self._random.random() < self._rate else None
+
+    def _take(self, fits: Callable[[Fault], bool]) -> Fault | None:
+        with self._lock:
+            for number, fault in enumerate(self._scripted):
+                if fits(fault):
+                    del self._scripted[number]
+                    return fault
+        return None

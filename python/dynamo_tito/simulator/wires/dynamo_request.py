@@ -1,0 +1,298 @@
+"""What Dynamo 1.6.1's frontend accepts, refuses and says, as recorded from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..calls import Ask, EngineError
+from ..config import EngineConfig
+from ..tokenizer import Tokenizer
+from .serde import Kind, check, check_known, deserialize_error, end_of, parse
+
+__all__ = ["Wanted", "read_chat", "read_completions", "read_generate"]
+
+PROMPT_START = "routed_experts_prompt_start"
+
+NVEXT = (
+    "greed_sampling", "use_raw_prompt", "annotations", "backend_instance_id", "token_data", "max_thinking_tokens", "cache_salt",
+    "extra_fields", "metadata_upload", "prefill_worker_id", "decode_worker_id", "dp_rank", "prefill_dp_rank", "agent_hints",
+    "request_timestamp_ms", "routing_constraints", "router",
+)  # fmt: skip
+AGENT_HINTS = ("priority", "strict_priority", "osl", "speculative_prefill", "latency_sensitivity")
+# Asking for a worker that does not exist.
+PINNING = ("backend_instance_id", "decode_worker_id", "dp_rank")
+
+_SHARED: dict[str, Kind | None] = {
+    "model": "a string", "max_tokens": "u32", "stream": "a boolean", "stream_options": "a map", "temperature": "f32", "top_p": "f32",
+    "top_k": "i32", "min_p": "f32", "n": "u8", "seed": "i64", "repetition_penalty": "f32", "presence_penalty": "f32",
+    "frequency_penalty": "f32", "stop": None, "stop_token_ids": "a sequence", "min_tokens": "u32", "ignore_eos": "a boolean",
+    "skip_special_tokens": "a boolean", "include_stop_str_in_output": "a boolean", "logit_bias": "a map",
+    "return_tokens_as_token_ids": "a boolean", "allowed_token_ids": "a sequence", "bad_words_token_ids": "a sequence",
+    "logprob_token_ids": "a sequence", "detokenize": "a boolean", "cache_salt": "a string", "prompt_logprobs": "u32", "user": "a string",
+    "metadata": None, "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None, "nvext": None,
+}  # fmt: skip
+CHAT = _SHARED | {
+    "messages": "a sequence", "max_completion_tokens": "u32", "logprobs": "a boolean", "top_logprobs": "u8", "store": "a boolean",
+    "chat_template_kwargs": "a map", "chat_template_args": "a map", "add_generation_prompt": "a boolean",
+    "continue_final_message": "a boolean", "response_format": None, "thinking_token_budget": "u32", "service_tier": None,
+    "parallel_tool_calls": "a boolean", "tools": "a sequence", "tool_choice": None, "reasoning_effort": None, "mm_processor_kwargs": None,
+    "media_io_kwargs": None,
+}  # fmt: skip
+COMPLETIONS = _SHARED | {"prompt": None, "logprobs": "u8", "best_of": "u8", "echo": "a boolean", "suffix": None, "prompt_embeds": None}
+_SAMPLING: dict[str, Kind] = {"max_tokens": "u32", "logprobs": "i32", "prompt_logprobs": "i32", "min_tokens": "u32", "seed": "i64", "n": "u32"}
+_GENERATE: dict[str, Kind] = {"model": "a string", "cache_salt": "a string", "priority": "i32", "request_id": "a string", "stream": "a boolean"}
+# Where null is not the same as absent.
+_NOT_NULL = frozenset(("stream", "model", "messages"))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request that the frontend has accepted."""
+
+    asks: list[Ask]
+    extra_fields: frozenset[str]
+    #: Alternatives per sampled token; None: no log-probabilities.
+    logprobs: int | None
+    prompt_logprobs: int | None
+    start: int
+    #: Chat's `top_logprobs` of 0: entries without alternatives.
+    hide_alternatives: bool = False
+
+
+def read_chat(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted:
+    """A chat request.
+
+    Raises:
+        EngineError: as the frontend refuses it.
+    """
+    document = _document(body, "NvCreateChatCompletionRequest")
+    nvext, start = _nvext(document, body, config)
+    _types(document, CHAT, body, required=("messages", "model"))
+    _unsupported(document, CHAT, config)
+    if not document["messages"]:
+        raise _invalid("The 'messages' field cannot be empty. At least one message is required.")
+    if document.get("tools") == []:
+        raise _invalid("tools array cannot be empty; omit the field entirely to disable tool use")
+    top = document.get("top_logprobs")
+    if top is not None and top > 20:
+        raise _invalid(f"Top_logprobs must be between 0 and 20, got {top}")
+    _ranges(document, config)
+    prompt = nvext.get("token_data")
+    if prompt is None:
+        prompt = tokenizer.apply_chat_template(document["messages"])
+    limit = document.get("max_completion_tokens")
+    ask = _ask(document, prompt, document.get("max_tokens") if limit is None else limit, config)
+    wants = bool(document.get("logprobs"))
+    return Wanted(
+        [ask],
+        frozenset(nvext.get("extra_fields") or ()),
+        max(1, 1 if top is None else top) if wants else None,
+        document.get("prompt_logprobs"),
+        start,
+        hide_alternatives=top == 0,
+    )
+
+
+def read_completions(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted:
+    """A completions request; several prompts are as many asks.
+
+    Raises:
+        EngineError: as the frontend refuses it.
+    """
+    document = _document(body, "NvCreateCompletionRequest")
+    nvext, start = _nvext(document, body, config)
+    _types(document, COMPLETIONS, body, required=("prompt", "model"))
+    for name in ("add_generation_prompt", "continue_final_message"):
+        if name in document:
+            both = "`add_generation_prompt` and `continue_final_message`"
+            raise _invalid(f"{both} are only supported on /v1/chat/completions")
+    _unsupported(document, COMPLETIONS, config)
+    prompts = _prompts(document["prompt"], body, tokenizer)
+    fields = frozenset(nvext.get("extra_fields") or ())
+    if "completion_token_ids" in fields and (len(prompts) > 1 or (document.get("n") or 1) > 1):
+        raise _invalid('`nvext.extra_fields=["completion_token_ids"]` requires exactly one generated choice')
+    _ranges(document, config)
+    asks = [_ask(document, prompt, document.get("max_tokens"), config) for prompt in prompts]
+    prompt_logprobs = document.get("prompt_logprobs")
+    if document.get("echo") and prompt_logprobs is None:
+        prompt_logprobs = document.get("logprobs")
+    return Wanted(asks, fields, document.get("logprobs"), prompt_logprobs, start)
+
+
+def read_generate(body: bytes, config: EngineConfig) -> Wanted:
+    """A request of /inference/v1/generate.
+
+    Raises:
+        EngineError: as the frontend refuses it, or the worker behind it.
+    """
+    document = _document(body, "GenerateRequest")
+    for name in document:
+        problem = None
+        if name == "token_ids":
+            _token_ids(document[name], body)
+        elif name in _GENERATE and (document[name] is not None or name in ("stream", "priority")):
+            problem = check(document[name], _GENERATE[name])
+        if problem:
+            raise deserialize_error(f"{name}: {problem}", end_of(body, name))
+    for name in ("token_ids", "sampling_params"):
+        if name not in document:
+            raise deserialize_error(f"missing field `{name}`", len(body))
+    params = document["sampling_params"]
+    if not isinstance(params, dict):
+        raise deserialize_error("sampling_params: expected a map", len(body))
+    for name, kind in _SAMPLING.items():
+        if params.get(name) is not None and (problem := check(params[name], kind)):
+            raise deserialize_error(f"sampling_params: sampling_params.{name}: {problem}", len(body))
+    if not document["token_ids"]:
+        raise EngineError(400, "token_ids must contain at least one token ID.")
+    if document.get("stream"):
+        message = "streaming (stream=true) is not implemented for /inference/v1/generate yet"
+        raise EngineError(501, message)
+    if params.get("max_tokens") == 0:
+        raise EngineError(400, "sampling_params.max_tokens must be greater than 0.")
+    if document.get("model") not in (None, config.model):
+        raise EngineError(404, f"Model not found: {document['model']}")
+    # From here on it is the worker that refuses; the frontend redacts what it says.
+    start = params.get(PROMPT_START, 0)
+    if type(start) is not int or not 0 <= start < len(document["token_ids"]):
+        raise EngineError(400, "")
+    n = params.get("n") or 1
+    ask = Ask(
+        document["token_ids"],
+        params.get("max_tokens"),
+        n=n,
+        seed=params.get("seed"),
+        stop_token_ids=params.get("stop_token_ids") or (),
+        ignore_eos=bool(params.get("ignore_eos")),
+        min_tokens=params.get("min_tokens") or 0,
+    )
+    return Wanted([ask], frozenset(), _count(params.get("logprobs")), _count(params.get("prompt_logprobs")), start)
+
+
+def _count(value: int | None) -> int | None:
+    """-1 is the whole vocabulary, which this engine cuts to eight."""
+    return 8 if value is not None and value < 0 else value
+
+
+def _document(body: bytes, struct: str) -> dict[str, Any]:
+    document = parse(body)
+    if not isinstance(document, dict):
+        kind = "sequence" if isinstance(document, list) else "scalar"
+        raise deserialize_error(f"invalid type: {kind}, expected struct {struct}", 0)
+    return document
+
+
+def _nvext(document: dict[str, Any], body: bytes, config: EngineConfig) -> tuple[dict[str, Any], int]:
+    """The extension and the start that trims routed experts."""
+    nvext = document.get("nvext")
+    if nvext is None:
+        return {}, 0
+    known = NVEXT if config.prompt_start == "refuse" else (*NVEXT, PROMPT_START)
+    if unknown := check_known(nvext, known):
+        raise deserialize_error(unknown[1], end_of(body, "nvext", unknown[0], key=True))
+    for name, kind in (("token_data", "a sequence"), ("extra_fields", "a sequence"), ("cache_salt", "a string")):
+        if nvext.get(name) is not None and (problem := check(nvext[name], kind)):
+            raise deserialize_error(problem, end_of(body, "nvext", name))
+    _each(nvext.get("token_data"), "u32", body, "nvext", "token_data")
+    _each(nvext.get("extra_fields"), "a string", body, "nvext", "extra_fields")
+    hints = nvext.get("agent_hints") or {}
+    if unknown := check_known(hints, AGENT_HINTS):
+        raise deserialize_error(unknown[1], end_of(body, "nvext", "agent_hints", unknown[0], key=True))
+    if hints.get("priority") is not None and (problem := check(hints["priority"], "i32")):
+        raise deserialize_error(problem, end_of(body, "nvext", "agent_hints", "priority"))
+    if any(nvext.get(name) is not None for name in PINNING):
+        raise EngineError(400, "")
+    start = nvext.get(PROMPT_START)
+    # The worker resets what it cannot use.
+    trims = config.prompt_start == "trim" and type(start) is int and start >= 0
+    return nvext, start if trims else 0
+
+
+def _each(values: list[Any] | None, kind: Kind, body: bytes, *path: str) -> None:
+    if values is None or (kind == "u32" and all(type(value) is int for value in values) and min(values, default=0) >= 0):
+        return
+    for number, value in enumerate(values):
+        if problem := check(value, kind):
+            raise deserialize_error(problem, end_of(body, *path, number))
+
+
+def _token_ids(values: Any, body: bytes) -> None:
+    if problem := check(values, "a sequence"):
+        raise deserialize_error(f"token_ids: {problem}", end_of(body, "token_ids"))
+    if all(type(value) is int for value in values) and max(values, default=0) < 2**32 and min(values, default=0) >= 0:
+        return
+    for number, value in enumerate(values):
+        if problem := check(value, "u32"):
+            raise deserialize_error(f"token_ids[{number}]: {problem}", end_of(body, "token_ids", number))
+
+
+def _types(document: dict[str, Any], fields: dict[str, Kind | None], body: bytes, *, required: tuple[str, ...]) -> None:
+    # The frontend reads these from a flattened struct: serde reports the end of the body.
+    for name, value in document.items():
+        kind = fields.get(name)
+        if kind is not None and (value is not None or name in _NOT_NULL) and (problem := check(value, kind)):
+            raise deserialize_error(problem, len(body))
+    for name in required:
+        if name not in document:
+            raise deserialize_error(f"missing field `{name}`", len(body))
+
+
+def _unsupported(document: dict[str, Any], fields: dict[str, Kind | None], config: EngineConfig) -> None:
+    unknown = sorted(name for name in document if name not in fields)
+    if unknown and not config.ignore_unsupported_fields:
+        raise _invalid(f"Unsupported parameter(s): {', '.join(f'`{name}`' for name in unknown)}")
+
+
+def _ranges(document: dict[str, Any], config: EngineConfig) -> None:
+    n, temperature = document.get("n"), document.get("temperature")
+    if n is not None and not 1 <= n <= 128:
+        raise _invalid(f"n must be between 1 and 128, got {n}")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise _invalid(f"Temperature must be between 0 and 2, got {temperature:g}")
+    for name in ("max_completion_tokens", "max_tokens"):
+        if document.get(name) == 0:
+            raise _invalid(f"Max tokens must be greater than 0, got {document[name]}")
+    if document.get("stream_options") is not None and not document.get("stream"):
+        raise _invalid("The 'stream_options' field is only allowed when 'stream' is set to true.")
+    if document.get("stream"):
+        raise EngineError(501, "the embedded engine does not stream")
+    if document["model"] != config.model:
+        raise EngineError(404, "Model not found")
+
+
+def _prompts(prompt: Any, body: bytes, tokenizer: Tokenizer) -> list[list[int]]:
+    if isinstance(prompt, str):
+        return [tokenizer.encode(prompt)]
+    if prompt == []:
+        raise _invalid("Prompt string array cannot be empty")
+    if isinstance(prompt, list):
+        if all(isinstance(part, str) for part in prompt):
+            return [tokenizer.encode(part) for part in prompt]
+        if _all_ids(prompt):
+            return [prompt]
+        if all(isinstance(part, list) and _all_ids(part) for part in prompt):
+            return prompt
+    raise deserialize_error("data did not match any variant of untagged enum Prompt", len(body))
+
+
+def _all_ids(values: list[Any]) -> bool:
+    return all(type(value) is int for value in values) and min(values, default=0) >= 0
+
+
+def _ask(document: dict[str, Any], prompt: list[int], limit: int | None, config: EngineConfig) -> Ask:
+    if max(prompt, default=0) >= config.vocab_size:
+        raise EngineError(400, "")
+    return Ask(
+        prompt,
+        limit,
+        n=document.get("n") or 1,
+        seed=document.get("seed"),
+        stop_token_ids=document.get("stop_token_ids") or (),
+        ignore_eos=bool(document.get("ignore_eos")),
+        min_tokens=document.get("min_tokens") or 0,
+    )
+
+
+def _invalid(message: str) -> EngineError:
+    return EngineError(400, f"Validation: {message}")
