@@ -1,0 +1,257 @@
+"""What a call does, step by step, without doing any of it.
+
+A call is a generator: it yields a step (send this, wait that long, decode this) and is sent back what came of it, or
+has the error raised where it stands. The clients drive it, one on an event loop, one on the calling thread; that is all
+in which they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ._codec import decode
+from ._config import PREFLIGHT_TIMEOUT, RetryPolicy
+from ._endpoint import Endpoint, checked_headers
+from ._errors import ServerError, TitoError
+from ._preflight import PATH as MODELS_PATH
+from ._preflight import PromptLimits
+from ._requests import Call, Dialect, Draft, PromptIds, dialect, encode, make_call
+from ._requests.call import wire_start
+from ._requests.dynamo import names_prompt_start
+from ._responses import error_of
+from ._retry import Patience, Steps, retried, retry_after
+from ._transports.base import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from ._codec import Body
+    from ._config import RendererTransport
+    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send once, and come back with the :class:`HttpResponse`, whatever its status."""
+
+    request: HttpRequest
+    into_body: bool
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Take these steps while no other call of the client takes such steps."""
+
+    steps: Callable[[], Steps[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Decode, and come back with the :class:`Completion`."""
+
+    content: Body | bytes = field(repr=False)
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a client wants its answers decoded; the arguments of :func:`dynamo_tito.decode`."""
+
+    num_layers: int | None = None
+    top_k: int | None = None
+    experts: ExpertsMode = "int32"
+    missing_logprob: MissingLogprob = "raise"
+    require_routed_experts: bool = False
+    final_row: FinalRow = "omitted"
+
+    @property
+    def bare_experts(self) -> bool:
+        """Whether routed experts without a shape (SGLang's) can be read."""
+        return self.num_layers is not None and self.top_k is not None and self.experts != "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one answer is decoded.
+
+    Attributes:
+        wire: what answered.
+        call: what was asked.
+        draft: how it was asked.
+        decoding: what the client wants.
+    """
+
+    wire: Wire
+    call: Call = field(repr=False)
+    draft: Draft = field(repr=False)
+    decoding: Decoding
+
+    def __call__(self, content: Body | bytes) -> Completion:
+        """Decode. The server was asked to trim up to the prompt's last position at most; a row more goes here."""
+        sent = wire_start(self.call, self.draft.prompt_start)
+        want = self.decoding
+        completion = decode(
+            content,
+            wire=self.wire,
+            prompt_len=self.call.prompt_len,
+            prompt_token_ids=self.call.prompt,
+            routed_experts_prompt_start=sent or None,
+            num_layers=want.num_layers,
+            top_k=want.top_k,
+            experts=want.experts,
+            require_logprobs=bool(self.draft.logprobs),
+            require_routed_experts=want.require_routed_experts,
+            missing_logprob=want.missing_logprob,
+            final_row=want.final_row,
+        )
+        surplus = self.draft.prompt_start - sent
+        experts = completion.routed_experts
+        if not surplus or experts is None:
+            return completion
+        rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
+        return dataclasses.replace(completion, routed_experts=rest)
+
+
+class Caller:
+    """One server as a client sees it: where it is, and what has been learnt about it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        model: str | None,
+        transport: RendererTransport,
+        retries: RetryPolicy,
+        preflight: bool,
+        decoding: Decoding,
+    ) -> None:
+        dialect(transport)
+        self.endpoint = endpoint
+        self.model = model
+        self.transport = transport
+        self._retries = retries
+        self._prompt_limits = PromptLimits() if preflight else None
+        self._decoding = decoding
+        self._start_refused = False
+
+    def generate(
+        self,
+        prompt_ids: PromptIds,
+        *,
+        sampling_params: Mapping[str, Any] | None,
+        stop_token_ids: Sequence[int],
+        cache_salt: str | None,
+        priority: int | None,
+        routed_experts_prompt_start: int | None,
+        features: Mapping[str, Any] | None,
+        extra_body: Mapping[str, Any] | None,
+        session_id: str | None,
+        data_parallel_rank: int | None,
+        request_id: str | None,
+        extra_headers: Mapping[str, str] | None,
+        transport: RendererTransport | None,
+        deadline: float | None,
+    ) -> Steps[Completion]:
+        """Check, ask how long a prompt may be, send, decode."""
+        spec = dialect(transport or self.transport)
+        call = make_call(
+            prompt_ids,
+            model=self.model,
+            sampling_params=sampling_params,
+            stop_token_ids=stop_token_ids,
+            cache_salt=cache_salt,
+            priority=priority,
+            prompt_start=routed_experts_prompt_start,
+            features=features,
+            extra_body=extra_body,
+            session_id=session_id,
+            data_parallel_rank=data_parallel_rank,
+            request_id=request_id,
+            routed_experts=self._decoding.bare_experts,
+        )
+        headers = {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra_headers)}
+        draft = spec.draft(call, send_start=not (spec.may_refuse_start and self._start_refused))
+        self._check_answerable(draft)
+        body = encode(draft, call)
+
+        if self._prompt_limits is not None:
+            yield from self._check_length(self._prompt_limits, draft.members.get("model"), call.prompt_len)
+        patience = Patience(self._retries, deadline=deadline)
+        response = yield from self._ask(spec, call, draft, headers, body, patience)
+        reading = Reading(spec.wire, call, draft, self._decoding)
+        completion: Completion = yield Read(response.content, reading)
+        return completion
+
+    def _ask(
+        self, spec: Dialect, call: Call, draft: Draft, headers: Mapping[str, str], body: bytes, patience: Patience
+    ) -> Steps[HttpResponse]:
+        """Send; once more without ``routed_experts_prompt_start`` if the server does not know it.
+
+        Nothing was sampled then, and the rows are dropped when the answer is read.
+        """
+        url = self.endpoint.root + spec.path
+        refused = False
+        try:
+            return (yield from self._send(HttpRequest("POST", url, headers, body), call.request_id, patience))
+        except ServerError as error:
+            refused = error.status == 400 and names_prompt_start(error.body)
+            if not (refused and draft.prompt_start and spec.may_refuse_start):
+                raise
+        self._start_refused = True
+        body = encode(spec.draft(call, send_start=False), call)
+        return (yield from self._send(HttpRequest("POST", url, headers, body), call.request_id, patience))
+
+    def _send(self, request: HttpRequest, request_id: str | None, patience: Patience) -> Steps[HttpResponse]:
+        """A good answer, or the error that the answer is."""
+
+        def attempt() -> Steps[HttpResponse]:
+            response: HttpResponse = yield Send(request, into_body=True)
+            if 200 <= response.status < 300:
+                return response
+            patience.server_asks = retry_after(response.headers)
+            raise error_of(
+                response.status,
+                response.headers,
+                bytes(response.content),
+                request_id=request_id,
+                secrets=self.endpoint.secrets,
+            )
+
+        return retried(self._retries, patience, attempt, Sleep)
+
+    def _check_length(self, limits: PromptLimits, model: str | None, prompt_len: int) -> Steps[None]:
+        if limits.must_ask(model):
+            yield Alone(lambda: self._ask_length(limits, model))
+        limits.check(model, prompt_len)
+
+    def _ask_length(self, limits: PromptLimits, model: str | None) -> Steps[None]:
+        if not limits.must_ask(model):
+            return  # the call before us has asked
+        headers = {name: value for name, value in self.endpoint.headers.items() if name != "content-type"}
+        request = HttpRequest("GET", self.endpoint.root + MODELS_PATH, headers)
+        try:
+            response: HttpResponse = yield Send(request, into_body=False, timeout=PREFLIGHT_TIMEOUT)
+        except TitoError:
+            limits.failed(model)
+            return
+        if response.status == 200:
+            limits.learn(model, bytes(response.content))
+        else:
+            limits.failed(model)
+
+    def _check_answerable(self, draft: Draft) -> None:
+        if draft.choices != 1:
+            raise ValueError(f"n is {draft.choices}; a call returns one completion")
+        if draft.members.get("return_routed_experts") and not self._decoding.bare_experts:
+            raise ValueError(
+                "SGLang sends routed experts without their shape: give the client num_layers and top_k to read them"
+            )

@@ -1,0 +1,540 @@
+"""The clients: two drivers of the same steps (:mod:`._calls`), one on an event loop, one on the calling thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import resource
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from ._calls import Alone, Caller, Decoding, Read, Send, Sleep
+from ._config import (
+    BACKEND_TRANSPORTS,
+    CONNECT_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    MAX_CONCURRENCY,
+    Backend,
+    HttpLibrary,
+    Limits,
+    RendererTransport,
+    RetryPolicy,
+)
+from ._endpoint import make_endpoint
+from ._errors import TitoError, TransportError
+from ._transports import open_async, open_sync
+from ._transports.base import Exchange, Wiring
+from ._transports.environment import Tls, proxy_for, tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from ._requests import PromptIds
+    from ._retry import Steps
+    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob
+
+T = TypeVar("T")
+
+_SPARE_DESCRIPTORS = 128
+"""File descriptors that are left to the rest of the process."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """The keywords of both clients, but for ``transport``; see :class:`AsyncTitoClient`."""
+
+    http: HttpLibrary
+    http_client: Any
+    timeout: float | None
+    connect_timeout: float
+    max_concurrency: int
+    api_key: str | None
+    headers: Mapping[str, str] | None
+    retries: RetryPolicy | None
+    preflight: bool
+    num_layers: int | None
+    top_k: int | None
+    experts: ExpertsMode
+    missing_logprob: MissingLogprob
+    require_routed_experts: bool
+    final_row: FinalRow
+    max_response_bytes: int
+    thread_from_bytes: int
+    compression: bool
+    tls: Tls
+    trust_env: bool
+
+
+class _Client:
+    """What both clients are made of."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None,
+        transport: RendererTransport = "vllm_generate",
+        http: HttpLibrary = "httpx",
+        http_client: Any = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_concurrency: int = MAX_CONCURRENCY,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retries: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+        preflight: bool = True,
+        num_layers: int | None = None,
+        top_k: int | None = None,
+        experts: ExpertsMode = "int32",
+        missing_logprob: MissingLogprob = "raise",
+        require_routed_experts: bool = False,
+        final_row: FinalRow = "omitted",
+        max_response_bytes: int = Limits().max_response_bytes,
+        thread_from_bytes: int = Limits().thread_from_bytes,
+        compression: bool = False,
+        tls: Tls = "verify",
+        trust_env: bool = True,
+    ) -> None:
+        endpoint = make_endpoint(base_url, api_key=api_key, headers=headers, compression=compression)
+        self._caller = Caller(
+            endpoint,
+            model=model,
+            transport=transport,
+            retries=RetryPolicy(attempts=1) if retries is None else retries,
+            preflight=preflight,
+            decoding=Decoding(num_layers, top_k, experts, missing_logprob, require_routed_experts, final_row),
+        )
+        self._timeout = _seconds("timeout", timeout)
+        connect = _seconds("connect_timeout", connect_timeout)
+        if max_concurrency < 1:
+            raise ValueError("max_concurrency must be at least 1")
+        self._concurrency = min(max_concurrency, _free_descriptors())
+        self._limits = Limits(max_response_bytes=max_response_bytes, thread_from_bytes=thread_from_bytes)
+        self._process = os.getpid()
+        self._closed = False
+        self._open(
+            http,
+            http_client,
+            lambda: Wiring(
+                limits=self._limits,
+                connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
+                tls=tls_context(tls),
+                proxy=proxy_for(endpoint.root) if trust_env else None,
+            ),
+        )
+
+    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def base_url(self) -> str:
+        """The server's root, without credentials and without ``/v1``."""
+        return self._caller.endpoint.root
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for."""
+        return self._caller.model
+
+    @property
+    def transport(self) -> RendererTransport:
+        """The transport of calls that name none."""
+        return self._caller.transport
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r}, model={self.model!r}, transport={self.transport!r})"
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if os.getpid() != self._process:
+            # Two processes on one connection would read each other's answers.
+            raise RuntimeError("the client was made in another process; make one after the fork")
+
+    def _allowed(self, deadline: float | None) -> float | None:
+        return self._timeout if deadline is None else _seconds("deadline", deadline)
+
+
+class AsyncTitoClient(_Client):
+    """Token ids in, arrays out, on an event loop.
+
+    One client serves one server from one event loop, with up to ``max_concurrency`` calls in flight. Use it as a
+    context manager or call :meth:`aclose`.
+
+    Args:
+        base_url: the server, with or without ``/v1``; credentials in it are sent as a header and shown nowhere.
+        model: the model's name; None where the server needs none.
+        transport: which route takes the ids; a call may choose another.
+        http: ``"httpx"``, or ``"aiohttp"`` (extra ``dynamo-tito[aiohttp]``), which moves large bodies and many requests
+            in a fraction of the time.
+        http_client: a client of one's own instead: an ``httpx.AsyncClient`` or ``aiohttp.ClientSession``, which stays
+            open when this one closes, or an object with the methods of
+            :class:`dynamo_tito._transports.base.AsyncTransport`.
+        timeout: seconds that a call may take in all, waiting for a free connection included; None for no limit.
+        connect_timeout: seconds for one connection and its TLS handshake.
+        max_concurrency: requests in flight; further calls wait. Never more than the process may open files.
+        api_key: sent as a bearer token, shown nowhere.
+        headers: sent with every request.
+        retries: when a request that was certainly not sampled is sent again; None for never.
+        preflight: ask the server once how long a prompt may be, and refuse longer ones unsent.
+        num_layers: decoder layers, to read SGLang's routed experts and to check those of others.
+        top_k: experts per token, likewise.
+        experts: ``"int32"``, ``"native"`` or ``"skip"``, as in :func:`dynamo_tito.decode`.
+        missing_logprob: ``"raise"`` or ``"nan"``, likewise.
+        require_routed_experts: their absence is an error.
+        final_row: ``"omitted"`` or ``"present"``, likewise.
+        max_response_bytes: largest body taken, as sent and as decompressed.
+        thread_from_bytes: bodies from this size on are decoded in a thread, so that the loop keeps running.
+        compression: let the server compress; off, because routed experts hardly compress and it costs both ends time.
+        tls: ``"verify"``, ``"insecure"``, or an :class:`ssl.SSLContext`.
+        trust_env: use the proxies that the environment names.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument that makes no sense.
+    """
+
+    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+        self._transport = open_async(http, client, wiring)
+        self._slots = asyncio.Semaphore(self._concurrency)
+        self._alone = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def generate(
+        self,
+        prompt_ids: PromptIds,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        stop_token_ids: Sequence[int] = (),
+        cache_salt: str | None = None,
+        priority: int | None = None,
+        routed_experts_prompt_start: int | None = None,
+        features: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+        data_parallel_rank: int | None = None,
+        request_id: str | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+        transport: RendererTransport | None = None,
+    ) -> Completion:
+        r"""Sample one completion of a prompt.
+
+        A request is sampled at most once: it is sent again only where the first one certainly reached no engine.
+        Cancelling the call closes its connection, which is how engines are told to stop.
+
+        Args:
+            prompt_ids: token ids [P]: a list, or an integer array; each in [0, 2^31-1].
+            sampling_params: as for vLLM or OpenAI; names are translated for the server. Without ``logprobs`` one per
+                token is asked for; with ``logprobs`` 0 or None none is, and ``completion.logprobs`` is None.
+            stop_token_ids: added to those of ``sampling_params``.
+            cache_salt: separates prefix caches; 1 to 128 characters without ``@ / \\ NUL``.
+            priority: in the backend's own sense: on ``dynamo_chat`` and ``dynamo_completions`` higher is sooner, on
+                ``vllm_generate`` (Dynamo's too) and ``prime_chat_tokens`` lower is sooner, SGLang's depends on the
+                server's settings.
+            routed_experts_prompt_start: the first position whose routed experts are wanted, 0 to P. Whether the server
+                trims, ignores the wish or refuses it, the result is the same.
+            features: multimodal features; ``vllm_generate`` only.
+            extra_body: further members of the request's body; they win over the sampling parameters. On Dynamo an
+                ``nvext`` in it is merged with ours.
+            session_id: keeps the requests of one conversation together.
+            data_parallel_rank: the rank that shall serve it.
+            request_id: what the server's logs shall call it.
+            extra_headers: for this request.
+            deadline: seconds for this call, instead of the client's ``timeout``; ``math.inf`` for no limit.
+            transport: for this call, instead of the client's.
+
+        Returns:
+            The completion, decoded with every check of :func:`dynamo_tito.decode`.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: the request would be refused, or worse, misunderstood; nothing
+                was sent.
+            OverlongPromptError: the prompt does not fit; nothing was sent.
+            ServerError: the server answered with an error.
+            TransportError: no complete answer came back in time.
+            DecodeError: the answer cannot be trusted.
+        """
+        seconds = self._allowed(deadline)
+        steps = self._caller.generate(
+            prompt_ids,
+            sampling_params=sampling_params,
+            stop_token_ids=stop_token_ids,
+            cache_salt=cache_salt,
+            priority=priority,
+            routed_experts_prompt_start=routed_experts_prompt_start,
+            features=features,
+            extra_body=extra_body,
+            session_id=session_id,
+            data_parallel_rank=data_parallel_rank,
+            request_id=request_id,
+            extra_headers=extra_headers,
+            transport=transport,
+            deadline=_ends(seconds),
+        )
+        return await self._run(steps, seconds)
+
+    async def aclose(self) -> None:
+        """Close the connections. Calls in flight fail."""
+        self._closed = True
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self, steps: Steps[T], seconds: float | None) -> T:
+        self._check_usable()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("the client is in use on another event loop; make one per loop")
+        watch = _Watch()
+        async with _limited(seconds, watch):
+            return await self._drive(steps, watch)
+
+    async def _drive(self, steps: Steps[T], watch: _Watch) -> T:
+        answer: Any = None
+        failure: TitoError | None = None
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    step = steps.send(answer) if failure is None else steps.throw(failure)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                finally:
+                    answer = failure = None
+                try:
+                    answer = await self._perform(step, watch)
+                except TitoError as error:
+                    failure = error  # for the steps to judge
+
+    async def _perform(self, step: object, watch: _Watch) -> object:
+        match step:
+            case Send():
+                async with _limited(step.timeout, watch), self._slots:
+                    watch.exchange = exchange = Exchange(step.request, step.into_body)
+                    return await self._transport.asend(exchange)
+            case Read():
+                if len(step.content) < self._limits.thread_from_bytes:
+                    return step.reading(step.content)
+                return await asyncio.to_thread(step.reading, step.content)
+            case Sleep():
+                await asyncio.sleep(step.seconds)
+                return None
+            case Alone():
+                async with self._alone:
+                    return await self._drive(step.steps(), watch)
+            case _:
+                raise TypeError(f"no step: {step!r}")
+
+
+class TitoClient(_Client):
+    """Token ids in, arrays out, on the calling thread. It may be shared by threads.
+
+    The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"``, and ``http_client`` an
+    ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._transports.base.SyncTransport`.
+    """
+
+    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+        self._transport = open_sync(http, client, wiring)
+        self._slots = threading.Semaphore(self._concurrency)
+        self._alone = threading.Lock()
+
+    def generate(
+        self,
+        prompt_ids: PromptIds,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        stop_token_ids: Sequence[int] = (),
+        cache_salt: str | None = None,
+        priority: int | None = None,
+        routed_experts_prompt_start: int | None = None,
+        features: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+        data_parallel_rank: int | None = None,
+        request_id: str | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+        transport: RendererTransport | None = None,
+    ) -> Completion:
+        """Sample one completion of a prompt; see :meth:`AsyncTitoClient.generate`."""
+        ends = _ends(self._allowed(deadline))
+        steps = self._caller.generate(
+            prompt_ids,
+            sampling_params=sampling_params,
+            stop_token_ids=stop_token_ids,
+            cache_salt=cache_salt,
+            priority=priority,
+            routed_experts_prompt_start=routed_experts_prompt_start,
+            features=features,
+            extra_body=extra_body,
+            session_id=session_id,
+            data_parallel_rank=data_parallel_rank,
+            request_id=request_id,
+            extra_headers=extra_headers,
+            transport=transport,
+            deadline=ends,
+        )
+        self._check_usable()
+        return self._drive(steps, ends)
+
+    def close(self) -> None:
+        """Close the connections. Calls in flight on other threads fail."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drive(self, steps: Steps[T], ends: float | None) -> T:
+        answer: Any = None
+        failure: TitoError | None = None
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    step = steps.send(answer) if failure is None else steps.throw(failure)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                finally:
+                    answer = failure = None
+                try:
+                    answer = self._perform(step, ends)
+                except TitoError as error:
+                    failure = error  # for the steps to judge
+
+    def _perform(self, step: object, ends: float | None) -> object:
+        match step:
+            case Send():
+                return self._send(step, ends)
+            case Read():
+                return step.reading(step.content)
+            case Sleep():
+                time.sleep(step.seconds)
+                return None
+            case Alone():
+                with _held(self._alone, ends):
+                    return self._drive(step.steps(), ends)
+            case _:
+                raise TypeError(f"no step: {step!r}")
+
+    def _send(self, step: Send, ends: float | None) -> object:
+        own = _ends(step.timeout)
+        ends = own if ends is None else ends if own is None else min(own, ends)
+        exchange = Exchange(step.request, step.into_body, ends)
+        with _held(self._slots, ends):
+            try:
+                return self._transport.send(exchange)
+            except TransportError:
+                if ends is None or time.monotonic() < ends:
+                    raise
+        raise _late(exchange)
+
+
+def connect(base_url: str, *, backend: Backend, model: str | None, **options: Unpack[ClientOptions]) -> AsyncTitoClient:
+    """A client for a server of this kind.
+
+    Args:
+        base_url: the server.
+        backend: ``"vllm"`` and ``"prime"`` choose the transport ``vllm_generate``, ``"dynamo"`` ``dynamo_chat``,
+            ``"sglang"`` ``sglang_generate``.
+        model: the model's name; None where the server needs none.
+        **options: as for :class:`AsyncTitoClient`.
+    """
+    try:
+        transport = BACKEND_TRANSPORTS[backend]
+    except (KeyError, TypeError):
+        raise ValueError(f"backend must be one of {', '.join(BACKEND_TRANSPORTS)}, not {backend!r}") from None
+    return AsyncTitoClient(base_url, model=model, transport=transport, **options)
+
+
+class _Watch:
+    """The exchange that a call is at, to say how far it got."""
+
+    __slots__ = ("exchange",)
+
+    def __init__(self) -> None:
+        self.exchange: Exchange | None = None
+
+
+class _limited:  # noqa: N801 - reads as the statement it is used in
+    """``asyncio.timeout`` that raises our error."""
+
+    __slots__ = ("_timeout", "_watch")
+
+    def __init__(self, seconds: float | None, watch: _Watch) -> None:
+        self._timeout = asyncio.timeout(seconds)
+        self._watch = watch
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            late = _late(self._watch.exchange)
+        else:
+            return
+        raise late from None
+
+
+@contextlib.contextmanager
+def _held(lock: threading.Lock | threading.Semaphore, ends: float | None) -> Iterator[None]:
+    """``with lock``, but not beyond the deadline."""
+    wait = -1 if ends is None else max(ends - time.monotonic(), 0.0)
+    acquired = lock.acquire() if ends is None else lock.acquire(timeout=wait)
+    if not acquired:
+        raise _late(None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _late(exchange: Exchange | None) -> TransportError:
+    phase = "connect" if exchange is None else exchange.phase
+    doing = {
+        "connect": "waiting for a connection",
+        "send": "sending the request",
+        "headers": "waiting for the answer",
+        "body": "reading the answer",
+    }[phase]
+    return TransportError(f"the deadline passed while {doing}", phase=phase)
+
+
+def _ends(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def _seconds(name: str, value: float | None) -> float | None:
+    if value is None or value == math.inf:
+        return None
+    if not value > 0:
+        raise ValueError(f"{name} must be a positive number of seconds, or None")
+    return float(value)
+
+
+def _free_descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONCURRENCY**2 if soft == resource.RLIM_INFINITY else max(soft - _SPARE_DESCRIPTORS, 1)

@@ -1,0 +1,123 @@
+"""Request bodies, as pure functions: a call in, the bytes that a server wants out. One file per server's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import dynamo, prime_chat, sglang, vllm_generate
+from .call import Call, Draft, PromptIds, make_call
+from .encode import encode
+
+if TYPE_CHECKING:
+    from dynamo_tito._config import RendererTransport
+    from dynamo_tito._types import Wire
+
+__all__ = ["DIALECTS", "Call", "Dialect", "Draft", "PromptIds", "dialect", "encode", "encode_request", "make_call"]
+
+
+class DraftFunction(Protocol):
+    """Makes a body of a call; without ``send_start`` the server is not asked to trim routed experts."""
+
+    def __call__(self, call: Call, *, send_start: bool = True) -> Draft: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one transport asks.
+
+    Attributes:
+        path: below the server's root.
+        wire: what its answers are decoded as.
+        draft: the body.
+        headers: session, data-parallel rank and request id, where they travel in headers.
+        may_refuse_start: whether servers are known that answer ``routed_experts_prompt_start`` with a 400.
+    """
+
+    path: str
+    wire: Wire
+    draft: DraftFunction
+    headers: Callable[[Call], dict[str, str]]
+    may_refuse_start: bool = False
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "vllm_generate": Dialect(vllm_generate.PATH, "vllm_generate", vllm_generate.draft, vllm_generate.headers),
+    "dynamo_chat": Dialect(dynamo.CHAT_PATH, "dynamo_chat", dynamo.draft_chat, dynamo.headers, may_refuse_start=True),
+    "dynamo_completions": Dialect(
+        dynamo.COMPLETIONS_PATH, "dynamo_completions", dynamo.draft_completions, dynamo.headers, may_refuse_start=True
+    ),
+    "prime_chat_tokens": Dialect(prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers),
+    "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers),
+}
+
+
+def dialect(transport: str) -> Dialect:
+    """The dialect of a transport, or a ValueError that lists them."""
+    try:
+        return DIALECTS[transport]
+    except (KeyError, TypeError):
+        hint = "; vllm_chat takes no token ids, it can only be decoded" if transport == "vllm_chat" else ""
+        raise ValueError(f"transport must be one of {', '.join(DIALECTS)}, not {transport!r}{hint}") from None
+
+
+def encode_request(
+    transport: RendererTransport,
+    *,
+    model: str | None,
+    prompt_ids: PromptIds,
+    sampling_params: Mapping[str, Any] | None = None,
+    stop_token_ids: Sequence[int] = (),
+    cache_salt: str | None = None,
+    priority: int | None = None,
+    routed_experts_prompt_start: int | None = None,
+    features: Mapping[str, Any] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    session_id: str | None = None,
+    data_parallel_rank: int | None = None,
+    request_id: str | None = None,
+    return_routed_experts: bool = False,
+) -> bytes:
+    r"""The request body that the clients send: compact JSON in UTF-8.
+
+    The arguments are those of :meth:`dynamo_tito.AsyncTitoClient.generate`. Session, data-parallel rank and request id
+    are part of the body on ``sglang_generate`` only; elsewhere they are headers.
+
+    Args:
+        transport: whose dialect.
+        model: the model's name; None where the server needs none.
+        prompt_ids: token ids [P], a list or an int32 or int64 array, each in [0, 2^31-1].
+        sampling_params: as the caller would give them to vLLM or OpenAI; names are translated for the server.
+        stop_token_ids: added to those of ``sampling_params``.
+        cache_salt: separates prefix caches; 1 to 128 characters without ``@ / \\ NUL``.
+        priority: in the backend's own sense.
+        routed_experts_prompt_start: the first position whose routed experts are wanted, at most P.
+        features: multimodal features of ``vllm_generate``.
+        extra_body: further members of the body; they win over the sampling parameters.
+        session_id: see above.
+        data_parallel_rank: see above.
+        request_id: see above.
+        return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument that the server would refuse, or take and ignore.
+        NotImplementedError: features on a transport that carries none.
+    """
+    call = make_call(
+        prompt_ids,
+        model=model,
+        sampling_params=sampling_params,
+        stop_token_ids=stop_token_ids,
+        cache_salt=cache_salt,
+        priority=priority,
+        prompt_start=routed_experts_prompt_start,
+        features=features,
+        extra_body=extra_body,
+        session_id=session_id,
+        data_parallel_rank=data_parallel_rank,
+        request_id=request_id,
+        routed_experts=return_routed_experts,
+    )
+    return encode(dialect(transport).draft(call), call)

@@ -1,0 +1,226 @@
+"""One call as the caller meant it, checked; and what a transport makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+PromptIds: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
+"""Token ids of a prompt: a list, or an array of integers [P]."""
+
+_SALT_LENGTH = 128
+_SALT_FORBIDDEN = "@/\\\0"
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What :meth:`AsyncTitoClient.generate` was asked for. Nothing in it belongs to one transport.
+
+    Attributes:
+        prompt: the ids, as the core encodes them: a list, or a contiguous int32 or int64 array [P].
+    """
+
+    model: str | None
+    prompt: list[int] | NDArray[np.int32] | NDArray[np.int64]
+    sampling_params: Mapping[str, Any]
+    stop_token_ids: tuple[int, ...] = ()
+    cache_salt: str | None = None
+    priority: int | None = None
+    prompt_start: int | None = None
+    features: Mapping[str, Any] | None = None
+    extra_body: Mapping[str, Any] | None = None
+    session_id: str | None = None
+    data_parallel_rank: int | None = None
+    request_id: str | None = None
+    routed_experts: bool = False
+
+    @property
+    def prompt_len(self) -> int:
+        """P, the tokens of the prompt."""
+        return len(self.prompt)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A request body before the ids are written into it, and what its answer must be read with.
+
+    Attributes:
+        members: the body without the ids.
+        ids_at: where the ids belong, from the outermost key to the innermost.
+        logprobs: how many log-probabilities per token were asked for; 0 for none.
+        prompt_start: the first position whose routed experts are wanted; 0 for all.
+        choices: how many samples were asked for.
+    """
+
+    members: dict[str, Any]
+    ids_at: tuple[str, ...]
+    logprobs: int
+    prompt_start: int
+    choices: int = 1
+
+
+def make_call(
+    prompt_ids: PromptIds,
+    *,
+    model: str | None,
+    sampling_params: Mapping[str, Any] | None,
+    stop_token_ids: Sequence[int],
+    cache_salt: str | None,
+    priority: int | None,
+    prompt_start: int | None,
+    features: Mapping[str, Any] | None,
+    extra_body: Mapping[str, Any] | None,
+    session_id: str | None,
+    data_parallel_rank: int | None,
+    request_id: str | None,
+    routed_experts: bool,
+) -> Call:
+    """Check the arguments that no transport has a say in."""
+    for name, value in (("sampling_params", sampling_params), ("extra_body", extra_body), ("features", features)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+    if data_parallel_rank is not None and checked_integer("data_parallel_rank", data_parallel_rank) < 0:
+        raise ValueError("data_parallel_rank must be at least 0")
+    return Call(
+        model=model,
+        prompt=_prompt(prompt_ids),
+        sampling_params=sampling_params or {},
+        stop_token_ids=tuple(_token_id("stop_token_ids", token) for token in stop_token_ids),
+        cache_salt=cache_salt,
+        priority=priority,
+        prompt_start=prompt_start,
+        features=features,
+        extra_body=extra_body,
+        session_id=session_id,
+        data_parallel_rank=data_parallel_rank,
+        request_id=request_id,
+        routed_experts=routed_experts,
+    )
+
+
+def checked_integer(name: str, value: Any) -> int:
+    """``value`` as an int; bools and floats are not integers here, they are mistakes."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    return int(value)
+
+
+def checked_salt(salt: Any) -> str:
+    r"""A cache salt that every server takes.
+
+    vLLM refuses the empty one, more than 128 characters, and any of ``@ / \\ NUL``.
+    """
+    if not isinstance(salt, str):
+        raise TypeError(f"cache_salt must be a string, not {type(salt).__name__}")
+    if not 1 <= len(salt) <= _SALT_LENGTH:
+        raise ValueError(f"cache_salt must have 1 to {_SALT_LENGTH} characters, this one has {len(salt)}")
+    for character in _SALT_FORBIDDEN:
+        if character in salt:
+            raise ValueError(f"cache_salt must not contain {character!r}")
+    return salt
+
+
+def checked_start(start: Any, prompt_len: int) -> int:
+    """The first position whose routed experts are wanted, within the prompt or right behind it; None is 0."""
+    if start is None:
+        return 0
+    position = checked_integer("routed_experts_prompt_start", start)
+    if not 0 <= position <= prompt_len:
+        raise ValueError(f"routed_experts_prompt_start is {position}, the prompt has {prompt_len} tokens")
+    return position
+
+
+def wire_start(call: Call, start: int) -> int:
+    """The start that is sent for ``start``: at most the prompt's last position.
+
+    vLLM allows a start right behind the prompt, Dynamo refuses it on its generate route, and refuses an answer without
+    rows on the others. The one row more is dropped when the answer is read.
+    """
+    return min(start, max(call.prompt_len - 1, 0))
+
+
+def stop_ids(call: Call, listed: Any) -> list[int]:
+    """The stop ids of the sampling parameters, then those of the argument, each once."""
+    return list(dict.fromkeys([*(listed or ()), *call.stop_token_ids]))
+
+
+def take_logprobs(fields: dict[str, Any]) -> int:
+    """Remove ``logprobs`` (and OpenAI's ``top_logprobs``) and say how many per token are wanted.
+
+    Absent asks for the sampled token's (1): without it the answer cannot be trained on. 0, None and False ask for none.
+    """
+    wanted = fields.pop("logprobs", 1)
+    top = fields.pop("top_logprobs", None)
+    if wanted is None or wanted is False:
+        return 0
+    if wanted is True:
+        return max(1, checked_integer("top_logprobs", top)) if top is not None else 1
+    count = checked_integer("logprobs", wanted)
+    if top is not None and count:
+        count = max(count, checked_integer("top_logprobs", top))
+    return count
+
+
+def take(*sources: dict[str, Any], key: str) -> Any:
+    """Remove ``key`` from every source; the first value that is not None."""
+    values = [source.pop(key, None) for source in sources]
+    return next((value for value in values if value is not None), None)
+
+
+def refuse(fields: Mapping[str, Any], *keys: str, why: str) -> None:
+    """Raise a ValueError if one of ``keys`` is given."""
+    for key in keys:
+        if fields.get(key) is not None:
+            raise ValueError(f"{key} cannot be given: {why}")
+
+
+def refuse_stream(fields: Mapping[str, Any]) -> None:
+    """Streams are not what these clients read."""
+    if fields.get("stream"):
+        raise ValueError("stream cannot be true: the answer is read as one document")
+
+
+def refuse_features(call: Call, transport: str) -> None:
+    """Multimodal features travel on one route only."""
+    if call.features is not None:
+        raise NotImplementedError(
+            f"{transport} carries no multimodal features; use transport='vllm_generate', which does"
+        )
+
+
+def _prompt(ids: Any) -> list[int] | NDArray[np.int32] | NDArray[np.int64]:
+    if isinstance(ids, list):
+        prompt: list[int] | NDArray[Any] = ids
+    elif hasattr(ids, "__array__"):
+        prompt = _array(np.asarray(ids))
+    elif isinstance(ids, Sequence) and not isinstance(ids, (str, bytes, bytearray, memoryview)):
+        prompt = list(ids)
+    else:
+        raise TypeError(f"prompt_ids must be a list or an integer array, not {type(ids).__name__}")
+    if not prompt:
+        raise ValueError("prompt_ids is empty")
+    return prompt
+
+
+def _array(ids: NDArray[Any]) -> NDArray[Any]:
+    if ids.ndim != 1:
+        raise ValueError(f"prompt_ids must have one dimension, not {ids.ndim}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"prompt_ids must hold integers, not {ids.dtype}")
+    if ids.dtype in (np.dtype(np.int32), np.dtype(np.int64)):
+        return np.ascontiguousarray(ids)
+    if ids.dtype == np.uint64 and ids.size and ids.max() > _INT32_MAX:
+        raise ValueError(f"prompt_ids: {ids.max()} is not a token id, the largest is {_INT32_MAX}")
+    return ids.astype(np.int64)
+
+
+def _token_id(name: str, value: Any) -> int:
+    token = checked_integer(name, value)
+    if not 0 <= token <= _INT32_MAX:
+        raise ValueError(f"{name}: {token} is not a token id")
+    return token

@@ -1,0 +1,86 @@
+"""``POST /generate``: SGLang. Sampling parameters carry its own names, and everything else is top level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .call import (
+    Draft,
+    checked_integer,
+    checked_salt,
+    checked_start,
+    refuse,
+    refuse_features,
+    refuse_stream,
+    stop_ids,
+    take,
+    take_logprobs,
+    wire_start,
+)
+
+if TYPE_CHECKING:
+    from .call import Call
+
+PATH = "/generate"
+
+_START = "routed_experts_prompt_start"
+_RENAMED = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "seed": "sampling_seed",
+}
+
+
+def draft(call: Call, *, send_start: bool = True) -> Draft:
+    """Log-probabilities as triples without text, routed experts on request.
+
+    Without ``max_new_tokens`` the server stops after 128 tokens.
+    """
+    refuse_features(call, "sglang_generate")
+    extra = dict(call.extra_body or {})
+    refuse(extra, "input_ids", "text", "input_embeds", why="the prompt is prompt_ids")
+    refuse_stream(extra)
+    params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
+    salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
+    priority = take({"priority": call.priority}, params, extra, key="priority")
+    asked = take({_START: call.prompt_start}, params, extra, key=_START)
+    own = extra.pop("routed_experts_start_len", None)
+    start = checked_start(asked if asked is not None else own, call.prompt_len)
+    logprobs = take_logprobs(params)
+    if logprobs < 0:
+        raise ValueError(f"logprobs is {logprobs}; it must be at least 0")
+
+    for name, sglang_name in _RENAMED.items():
+        if (value := params.pop(name, None)) is not None:
+            params.setdefault(sglang_name, value)
+    params = {key: value for key, value in params.items() if value is not None}
+    if ids := stop_ids(call, params.get("stop_token_ids")):
+        params["stop_token_ids"] = ids
+
+    members: dict[str, Any] = {
+        "sampling_params": params,
+        "return_logprob": bool(logprobs),
+        "top_logprobs_num": logprobs if logprobs > 1 else 0,
+        "return_text_in_logprobs": False,
+        "stream": False,
+    }
+    if call.routed_experts or start:
+        members["return_routed_experts"] = True
+    if start and send_start:
+        members["routed_experts_start_len"] = wire_start(call, start)
+    named = {
+        "cache_salt": None if salt is None else checked_salt(salt),
+        "priority": None if priority is None else checked_integer("priority", priority),
+        "session_id": call.session_id,
+        "routed_dp_rank": call.data_parallel_rank,
+        "rid": call.request_id,
+    }
+    members.update({key: value for key, value in named.items() if value is not None})
+    members.update(extra)
+    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1))
+
+
+def headers(_call: Call) -> dict[str, str]:
+    """None: session, rank and request id are part of the body."""
+    return {}

@@ -1,0 +1,150 @@
+"""What a server says when it says no: every envelope to one class of error.
+
+Seen on the wire: Dynamo's flat ``{message, type, code}``, the nested ``{"error": {...}}`` of vLLM, SGLang and Dynamo's
+generate route, ``{"error": "text"}`` from authentication and system servers, plain text, empty bodies, and the HTML of
+proxies.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from ._errors import (
+    BadRequestError,
+    EngineError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnauthorizedError,
+    UnsupportedParameterError,
+)
+
+_MESSAGE_CHARACTERS = 500
+
+# These bodies say that the request never reached an engine.
+_NOT_STARTED = (
+    "generation is paused",  # vLLM, between pause and resume
+    "not ready to serve requests yet",  # Dynamo, no worker in rotation
+)
+
+# These name a field, which is what tells an unknown parameter from a wrong value.
+_UNSUPPORTED = re.compile(
+    r"unsupported parameter|unknown field `|extra inputs are not permitted|extra_forbidden|unknown keys? ",
+    re.IGNORECASE,
+)
+_HTML = re.compile(r"\s*<(!doctype|html)", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+
+_CLASSES: dict[int, type[ServerError]] = {
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    404: NotFoundError,
+    405: NotFoundError,
+    407: UnauthorizedError,
+    408: OverloadedError,
+    429: OverloadedError,
+    499: EngineError,
+    501: BadRequestError,
+    503: OverloadedError,
+}
+
+
+def error_of(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    request_id: str | None = None,
+    secrets: tuple[str, ...] = (),
+) -> ServerError:
+    """The error that an answer with this status is.
+
+    Args:
+        status: the HTTP status.
+        headers: the answer's headers, names in lower case.
+        body: what of the body was read.
+        request_id: the id the request was sent with.
+        secrets: what must not appear in the error, should the server repeat it.
+    """
+    for secret in secrets:
+        body = body.replace(secret.encode(), b"***")
+    document = _document(body)
+    message = message_of(body, document)
+    kind = _class(status, message)
+    said = message or _reason(status)
+    if status == 499:
+        said = f"the engine cancelled the request: {said}"
+    elif 300 <= status < 400:
+        said = f"{said}; redirects are not followed"
+    known_id = headers.get("x-request-id") or _text(document, "request_id") or request_id
+    return kind(
+        f"HTTP {status}: {said}",
+        status=status,
+        body=body,
+        request_id=known_id,
+        retryable=was_not_started(status, message),
+    )
+
+
+def was_not_started(status: int, message: str) -> bool:
+    """Whether this answer vouches that nothing was sampled, and that the same request may be taken later."""
+    return status == 429 or (status == 503 and any(marker in message.lower() for marker in _NOT_STARTED))
+
+
+def message_of(body: bytes, document: Any = None) -> str:
+    """One line out of any envelope; empty if the body says nothing."""
+    said = _said(document if document is not None else _document(body))
+    if not said:
+        text = body.decode("utf-8", "replace")
+        if _HTML.match(text):
+            title = _TITLE.search(text)
+            said = f"an HTML page, probably of a proxy: {title.group(1) if title else 'untitled'}"
+        else:
+            said = text
+    line = " ".join(said.split())
+    return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
+
+
+def _class(status: int, message: str) -> type[ServerError]:
+    if status == 403 and "endpoints are disabled" in message:
+        return NotFoundError  # vLLM >= 0.32 without --enable-scale-out; older ones answer 404
+    if status in _CLASSES:
+        return _CLASSES[status]
+    if 400 <= status < 500:
+        return UnsupportedParameterError if _UNSUPPORTED.search(message) else BadRequestError
+    return EngineError if status >= 500 else ServerError
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(document: Any) -> str:
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, Mapping):
+        return ""
+    error = document.get("error")
+    if isinstance(error, Mapping):
+        return _said(error)
+    parts = [error, document.get("message"), document.get("detail")]
+    return ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+
+
+def _text(document: Any, key: str) -> str | None:
+    value = document.get(key) if isinstance(document, Mapping) else None
+    return value if isinstance(value, str) else None
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no explanation"

@@ -1,0 +1,247 @@
+"""What every transport has in common: bytes in, bytes out, our own errors.
+
+A transport carries one request and brings one whole answer. It never sends twice, follows no redirect, and hands the
+body over as it was sent; whether it is complete and how large it may be is judged here, once for all HTTP libraries.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from dynamo_tito._codec import Body
+from dynamo_tito._endpoint import masked
+from dynamo_tito._errors import TransportError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from dynamo_tito._config import Limits
+    from dynamo_tito._errors import TransportPhase
+
+_INFLATE_STEP = 1 << 20
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_LENGTH_DIGITS = 18
+# A larger body grows as it arrives; an announcement alone costs no more than this.
+_RESERVED = 256 << 20
+_LIMIT = " (max_response_bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request, ready to be sent.
+
+    Attributes:
+        method: ``"POST"`` or ``"GET"``.
+        url: absolute, without credentials.
+        headers: names in lower case.
+        content: the body.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An answer, complete.
+
+    Attributes:
+        status: the HTTP status.
+        headers: names in lower case.
+        content: the body, decompressed: a :class:`dynamo_tito.Body` where the request's answer is to be decoded, else
+            bytes; of an error the first part only.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: Body | bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way. The transport keeps ``phase`` up to date.
+
+    Attributes:
+        request: what is sent.
+        into_body: whether a good answer belongs into a :class:`dynamo_tito.Body`.
+        deadline: on the monotonic clock; a blocking transport must not wait beyond it.
+        phase: how far it got.
+    """
+
+    request: HttpRequest
+    into_body: bool = False
+    deadline: float | None = None
+    phase: TransportPhase = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """How a transport opens its connections.
+
+    Attributes:
+        limits: ceilings of one answer.
+        connect_timeout: seconds for one connection and its TLS handshake.
+        tls: for https.
+        proxy: URL of the proxy, or None.
+    """
+
+    limits: Limits
+    connect_timeout: float
+    tls: ssl.SSLContext = field(repr=False)
+    proxy: str | None = field(repr=False)
+
+
+@runtime_checkable
+class AsyncTransport(Protocol):
+    """Carries requests on an event loop. Cancelling :meth:`asend` closes the request's connection."""
+
+    async def asend(self, exchange: Exchange) -> HttpResponse:
+        """Send once and receive the whole answer, whatever its status; TransportError if there is none."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+
+@runtime_checkable
+class SyncTransport(Protocol):
+    """Carries requests on the calling thread, from any number of threads."""
+
+    def send(self, exchange: Exchange) -> HttpResponse:
+        """Send once and receive the whole answer, whatever its status; TransportError if there is none."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+class Receiver:
+    """The body of one answer, as it arrives.
+
+    Raises:
+        TransportError: (phase ``"body"``) more bytes than allowed, fewer than announced, or broken compression.
+    """
+
+    __slots__ = ("_announced", "_good", "_inflater", "_limit", "_received", "_sink", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], *, exchange: Exchange, limits: Limits) -> None:
+        self.status = status
+        self.headers = headers
+        self._good = 200 <= status < 300
+        self._limit = limits.max_response_bytes if self._good else limits.max_error_bytes
+        self._received = 0
+        self._announced = _content_length(headers)
+        if self._good:
+            self._check(self._announced or 0)
+        self._inflater = _inflater(headers, self._limit)
+        self._sink: Body | bytearray = bytearray()
+        if self._good and exchange.into_body:
+            self._sink = Body(min(self._announced or 0, _RESERVED))
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take a chunk as sent. False if the rest need not be read: of an error, enough is known."""
+        self._received += len(chunk)
+        if self._good:
+            self._check(self._received)
+        if self._inflater is None:
+            _add(self._sink, chunk)
+        elif not self._inflater.feed(chunk, self._sink) and self._good:
+            raise TransportError(f"decompressed, the body has more than {self._limit} bytes{_LIMIT}", phase="body")
+        return self._good or len(self._sink) < self._limit
+
+    def finish(self) -> HttpResponse:
+        """The answer, if it is whole. Of an error the part that came is enough."""
+        if self._good and self._announced is not None and self._received < self._announced:
+            raise TransportError(f"the body ended after {self._received} of {self._announced} bytes", phase="body")
+        if self._good and self._inflater is not None:
+            self._inflater.finish()
+        sink = self._sink
+        return HttpResponse(self.status, self.headers, bytes(sink) if isinstance(sink, bytearray) else sink)
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise TransportError(f"the body has at least {size} bytes, more than {self._limit}{_LIMIT}", phase="body")
+
+
+def failure_of(error: Exception, exchange: Exchange, before_sending: tuple[type[Exception], ...]) -> TransportError:
+    """Our error for a library's.
+
+    It does not carry theirs along: that one holds the request, and with it the credentials.
+
+    Args:
+        error: theirs.
+        exchange: whose phase says how far it got.
+        before_sending: classes of theirs that are raised only while nothing of the request was written.
+    """
+    if isinstance(error, before_sending):
+        exchange.phase = "connect"
+    elif exchange.phase == "connect":
+        exchange.phase = "headers"  # not known any better: assume that it was sent
+    said = masked(str(error))
+    return TransportError(f"{type(error).__name__}: {said}" if said else type(error).__name__, phase=exchange.phase)
+
+
+class _Inflater:
+    """gzip or zlib, one member after the other, never more than ``limit`` bytes of output."""
+
+    __slots__ = ("_limit", "_member", "_written")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._written = 0
+        self._member = zlib.decompressobj(_GZIP_OR_ZLIB)
+
+    def feed(self, chunk: bytes, sink: Body | bytearray) -> bool:
+        """Decompress into ``sink``; False once the limit is passed."""
+        pending = chunk
+        while True:
+            if self._member.eof:
+                if not pending:
+                    return True
+                self._member = zlib.decompressobj(_GZIP_OR_ZLIB)
+            try:
+                plain = self._member.decompress(pending, _INFLATE_STEP)
+            except zlib.error as error:
+                raise TransportError(f"the body is not what its content-encoding says: {error}", phase="body") from None
+            self._written += len(plain)
+            if self._written > self._limit:
+                return False
+            _add(sink, plain)
+            pending = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            # A full step may leave output behind although the input is used up.
+            if not pending and len(plain) < _INFLATE_STEP:
+                return True
+
+    def finish(self) -> None:
+        """Raise unless the last member is complete."""
+        if not self._member.eof:
+            raise TransportError("the compressed body was cut short", phase="body")
+
+
+def _inflater(headers: Mapping[str, str], limit: int) -> _Inflater | None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return None
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        return _Inflater(limit)
+    raise TransportError(f"the body has content-encoding {encoding!r}, which was not asked for", phase="body")
+
+
+def _content_length(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("content-length", "")
+    # With chunks the length is in them, and the header, if any, means nothing.
+    if not (value.isascii() and value.isdigit()) or "transfer-encoding" in headers:
+        return None
+    if len(value) > _LENGTH_DIGITS:
+        raise TransportError("the content-length has too many digits", phase="body")
+    return int(value)
+
+
+def _add(sink: Body | bytearray, chunk: bytes) -> None:
+    if isinstance(sink, bytearray):
+        sink += chunk
+    else:
+        sink.append(chunk)

@@ -1,0 +1,45 @@
+"""What the machine says about the way out: certificates to trust, proxies to use. The same for every HTTP library."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.request
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import certifi
+
+Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
+"""A context of one's own, or whether a server must prove who it is. It must, unless told otherwise in words."""
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """The context for https.
+
+    ``"verify"`` trusts what the system trusts and, unless ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` say what to trust,
+    Mozilla's roots too: slim images come without any.
+    """
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if tls not in ("verify", "insecure"):
+        raise ValueError(f"tls must be 'verify', 'insecure' or an ssl.SSLContext, not {tls!r}")
+    context = ssl.create_default_context()
+    if tls == "insecure":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name for ``url``, or None."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies_environment()
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return proxy or None
