@@ -1,0 +1,177 @@
+"""Cut bodies, threads, processes, and memory that outlives what it was made from."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dynamo_tito as tito
+from dynamo_tito import MalformedBodyError
+from support.bodies import DIALECTS, Dialect
+from support.samples import invent
+from support.small import refused
+from support.truth import check
+from support.writing import compact
+
+EVERY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+ROW: dict[str, Any] = {"num_layers": 4, "top_k": 2}
+
+
+@EVERY_DIALECT
+def test_a_body_cut_at_any_byte_is_refused(dialect: Dialect) -> None:
+    sample = invent(21, prompt=4, completion=3, top=1, prompt_logprobs=True, mask=True)
+    body = compact(dialect.build([sample], dialect.container))
+    for length in range(len(body)):
+        cut = body[:length]
+        refused(cut, MalformedBodyError, kind="truncated", path="", at=b"", wire=dialect.wire, **ROW)
+
+
+@EVERY_DIALECT
+def test_a_body_with_any_byte_missing_is_refused_or_another_answer(dialect: Dialect) -> None:
+    sample = invent(22, prompt=4, completion=2, top=1, mask=True)
+    body = compact(dialect.build([sample], dialect.container))
+    options = ROW | {"prompt_len": 4}
+    whole = tito.decode(body, wire=dialect.wire, **options)
+    refusals = 0
+    for position in range(len(body)):
+        try:
+            completion = tito.decode(body[:position] + body[position + 1 :], wire=dialect.wire, **options)
+        except tito.TitoError:
+            refusals += 1
+        else:
+            assert completion.token_ids.shape == whole.token_ids.shape
+    assert refusals > len(body) / 4
+
+
+def large(seed: int) -> tuple[bytes, Any]:
+    sample = invent(seed, prompt=1024, completion=1024, layers=24, top_k=8, top=1)
+    return compact(DIALECTS["prime_generate"].build([sample], "object")), sample
+
+
+def test_threads_do_not_mix() -> None:
+    cases = [large(seed) for seed in range(3)]
+
+    def work(turn: int) -> None:
+        body, sample = cases[turn % len(cases)]
+        completion = tito.decode(body, wire="vllm_generate", prompt_len=1024)
+        check(completion, sample, DIALECTS["prime_generate"], "object")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len([*pool.map(work, range(60))]) == 60
+
+
+def test_other_threads_run_while_one_decodes() -> None:
+    body, _ = large(5)
+    turns = 0
+    stop = threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not stop.is_set():
+            turns += 1
+
+    interval = sys.getswitchinterval()
+    counter = threading.Thread(target=count)
+    try:
+        counter.start()
+        # From here on a thread runs only while another lets go of the interpreter by itself.
+        sys.setswitchinterval(1000)
+        progressed = False
+        for _ in range(200):
+            before = turns
+            tito.decode(body, wire="vllm_generate")
+            progressed = turns > before
+            if progressed:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        counter.join()
+    assert progressed
+
+
+def test_results_outlive_the_body() -> None:
+    body, sample = large(6)
+    completion = tito.decode(bytearray(body), wire="vllm_generate")
+    for array in (completion.token_ids, completion.logprobs):
+        assert array is not None
+        assert not np.shares_memory(array, np.frombuffer(body, np.uint8))
+    del body
+    gc.collect()
+    tito.trim_memory()
+    check(completion, sample, DIALECTS["prime_generate"], "object")
+
+
+def test_recycled_memory_is_never_still_in_use() -> None:
+    cases = [large(seed) for seed in (7, 8)]
+    kept = []
+    for turn in range(12):
+        body, sample = cases[turn % 2]
+        completion = tito.decode(body, wire="vllm_generate")
+        if turn % 3:
+            kept.append((completion, sample))
+        del completion
+        gc.collect()
+    for completion, sample in kept:
+        check(completion, sample, DIALECTS["prime_generate"], "object")
+
+
+def test_a_view_keeps_its_memory() -> None:
+    body, sample = large(9)
+    completion = tito.decode(body, wire="vllm_generate")
+    assert completion.routed_experts is not None
+    view = completion.routed_experts.array[100:102, 3]
+    del completion
+    gc.collect()
+    for seed in range(3):
+        tito.decode(large(10 + seed)[0], wire="vllm_generate")
+    assert np.array_equal(view, sample.experts[100:102, 3])
+
+
+def test_results_are_writable_and_apart() -> None:
+    body, sample = large(13)
+    first = tito.decode(body, wire="vllm_generate")
+    second = tito.decode(body, wire="vllm_generate")
+    assert first.routed_experts is not None
+    for array in (first.token_ids, first.logprobs, first.routed_experts.array):
+        assert array is not None
+        array[...] = 0
+    check(second, sample, DIALECTS["prime_generate"], "object")
+
+
+def test_memory_is_given_back_on_request() -> None:
+    body, _ = large(14)
+    tito.decode(body, wire="vllm_generate")
+    gc.collect()
+    tito.trim_memory()
+    assert tito.trim_memory() == 0
+    assert all(isinstance(value, int) for value in tito.memory_stats().values())
+
+
+def test_a_forked_process_decodes() -> None:
+    # In a process of its own: forking one with threads is deprecated, and pytest may have some.
+    spawned = multiprocessing.get_context("spawn")
+    with spawned.Pool(1) as pool:
+        assert pool.apply(decode_in_a_fork, ()) == 0
+
+
+def decode_in_a_fork() -> int | None:
+    body, sample = large(15)
+    held = tito.decode(body, wire="vllm_generate")
+    child = multiprocessing.get_context("fork").Process(target=decode_and_check, args=(body, sample))
+    child.start()
+    child.join(60)
+    check(held, sample, DIALECTS["prime_generate"], "object")
+    return child.exitcode
+
+
+def decode_and_check(body: bytes, sample: Any) -> None:
+    for _ in range(3):
+        check(tito.decode(body, wire="vllm_generate"), sample, DIALECTS["prime_generate"], "object")
