@@ -28,7 +28,9 @@ SAMPLING_PATHS = frozenset(
 class EngineError(Exception):
     """The engine refuses or fails a request. Each wire puts it into its own envelope."""
 
-    def __init__(self, status: int, message: str, *, kind: str = "engine", headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, kind: str = "engine", headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
 

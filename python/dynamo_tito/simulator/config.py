@@ -45,8 +45,8 @@ class EngineConfig:
     routed_experts: bool = True
     #: How Dynamo's chat and completions wrap them: as vLLM's worker does (object) or SGLang's (bare base64 of int32).
     routed_experts_container: Literal["object", "bare"] = "object"
-    #: What Dynamo's chat and completions do with `nvext.routed_experts_prompt_start`: 400 naming the field (1.6.1), full rows, or trimmed
-    #: rows with `start` stamped. `/inference/v1/generate` and the other backends always trim.
+    #: What Dynamo's chat and completions do with `nvext.routed_experts_prompt_start`: 400 naming the field (1.6.1),
+    #: full rows, or trimmed rows with `start` stamped. `/inference/v1/generate` and the other backends always trim.
     prompt_start: PromptStart = "refuse"
     #: DYN_IGNORE_OPENAI_FE_UNSUPPORTED_FIELDS: Dynamo drops unknown top-level fields silently instead of answering 400.
     ignore_unsupported_fields: bool = False

@@ -1,7 +1,7 @@
 """JSON and the containers of routed experts, as servers write them.
 
-Independent of the decoder that reads them: the standard library and `numpy.save`. Long regular parts are formatted as text
-and spliced in, because a response of 64k tokens must take a fraction of a second.
+Independent of the decoder that reads them: the standard library and `numpy.save`. Long regular parts are formatted as
+text and spliced in, because a response of 64k tokens must take a fraction of a second.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def ids(values: NDArray[np.int64]) -> Raw:
 def routing_object(rows: NDArray[np.generic], start: int) -> dict[str, Any]:
     """`{data, shape, start, dtype}`: base64 of the raw little-endian rows."""
     return {
-        "data": Raw('"' + base64.b64encode(np.ascontiguousarray(rows)).decode() + '"'),
+        "data": Raw('"' + base64.b64encode(rows.tobytes()).decode() + '"'),
         "shape": list(rows.shape),
         "start": start,
         "dtype": str(rows.dtype),
@@ -108,4 +108,4 @@ def routing_npy(rows: NDArray[np.generic]) -> Raw:
 
 def routing_bare(rows: NDArray[np.generic]) -> Raw:
     """A string of base64: int32 rows without a header."""
-    return Raw('"' + base64.b64encode(np.ascontiguousarray(rows.astype("<i4"))).decode() + '"')
+    return Raw('"' + base64.b64encode(rows.astype("<i4").tobytes()).decode() + '"')

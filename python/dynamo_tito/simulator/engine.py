@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -41,7 +41,12 @@ class Engine:
         self.config = replace(config or EngineConfig(), **settings)
         c = self.config
         self.model = Model(
-            seed=c.seed, vocab_size=c.vocab_size, num_layers=c.num_layers, top_k=c.top_k, num_experts=c.num_experts, eos_rate=c.eos_rate
+            seed=c.seed,
+            vocab_size=c.vocab_size,
+            num_layers=c.num_layers,
+            top_k=c.top_k,
+            num_experts=c.num_experts,
+            eos_rate=c.eos_rate,
         )
         self.tokenizer = Tokenizer(c.vocab_size)
         self.admin = Admin()
@@ -83,11 +88,13 @@ class Engine:
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._listeners.clear()
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.stop()
 
     # --- what it remembers ---
@@ -120,7 +127,7 @@ class Engine:
         self._records.clear()
 
     def inject(self, *faults: Fault) -> None:
-        """Script faults: each happens once, in this order, to the first request that it fits. May be called from any thread."""
+        """Script faults: each happens once, in this order, to the first request that it fits. Safe from any thread."""
         self.faults.script(*faults)
 
     def join(self, *others: Engine) -> None:
@@ -135,9 +142,15 @@ class Engine:
             self._numbers += 1
             self.total_requests += 1
             record = Record(
-                self._numbers, listener, request.method, request.path, request.headers, request.body, time.monotonic(),
-                self.faults.on_request(request.path, samples=samples),
-            )  # fmt: skip
+                number=self._numbers,
+                listener=listener,
+                method=request.method,
+                path=request.path,
+                headers=request.headers,
+                body=request.body,
+                received=time.monotonic(),
+                fault=self.faults.on_request(request.path, samples=samples),
+            )
             self._records.append(record)
             call = Call(request, record, record.fault)
             try:
@@ -168,7 +181,9 @@ class Engine:
         except EngineError as error:
             return app.failure(call, error)
         if fault is not None and fault.kind == "error_body":
-            body = fault.body if fault.body is not None else app.failure(call, EngineError(500, fault.message or "")).body
+            body = (
+                fault.body if fault.body is not None else app.failure(call, EngineError(500, fault.message or "")).body
+            )
             return replace(response, status=200, body=body)
         return response
 
@@ -203,7 +218,8 @@ class Engine:
         if room < 1:
             raise EngineError(
                 400,
-                f"Input length ({len(ask.prompt_ids)}) exceeds model's maximum context length ({self.config.max_model_len}).",
+                f"Input length ({len(ask.prompt_ids)}) exceeds model's maximum context length "
+                f"({self.config.max_model_len}).",
                 kind="overlong",
             )
         await self.admin.admitted()
@@ -267,7 +283,7 @@ class Engine:
             await self.admin.idle()
 
     def abort(self, key: str | None = None, *, prefix: bool = False) -> int:
-        """Abort what is being sampled: all, or the calls with this key (or, for SGLang, one that begins with it); how many."""
+        """Abort what is being sampled: all, or the calls with this key (or one that begins with it); how many."""
         count = 0
         for record in self._records:
             event = self._flights.get(record.number)

@@ -56,11 +56,11 @@ class Fault:
 
     | kind | what happens | phases (first: default) |
     |---|---|---|
-    | `status` | an error answer with `status`, `message` and `headers`, in the backend's envelope | request, sampled |
+    | `status` | an error with `status`, `message` and `headers`, in the backend's envelope | request, sampled |
     | `not_ready` | the backend's 503 that says that sampling did not start | request |
     | `error_body` | 200 with an error in the body (`body`, or the backend's envelope) | sampled |
     | `reset` | the connection is reset (RST) | body, accept, request, sampled, headers |
-    | `stall` | nothing more is sent for `seconds` (None: until the client leaves) | body, accept, request, sampled, headers |
+    | `stall` | silence for `seconds` (None: for good) | body, accept, request, sampled, headers |
     | `truncate` | the connection is closed (FIN) after `at` bytes | body, headers |
     | `trickle` | the body comes in pieces of `chunk` bytes, `seconds` apart, from byte `at` on | body |
     | `length` | Content-Length is off by `by` | headers |
@@ -69,9 +69,9 @@ class Fault:
     | `finish` | another finish reason: `message` | sampled |
     | `wrong_rows` | `by` rows of routed experts too many (or, negative, too few) | sampled |
 
-    Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled; `sampled`: the
-    engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a number of bytes (negative: from
-    the end), or a share of them when it is a float.
+    Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
+    `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a number
+    of bytes (negative: from the end), or a share of them when it is a float.
     """
 
     kind: FaultKind
@@ -86,7 +86,8 @@ class Fault:
     body: bytes | None = None
     seconds: float | None = None
     chunk: int = 1
-    #: How the end of the body is known: by Content-Length, by chunks, or by the end of the connection. None: as the backend does.
+    #: How the end of the body is known: by Content-Length, by chunks, or by the end of the connection. None: as the
+    #: backend does.
     framing: Literal["length", "chunked", "close"] | None = None
 
     def __post_init__(self) -> None:

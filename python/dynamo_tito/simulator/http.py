@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .faults import Fault
@@ -30,11 +30,11 @@ _REST = "0\r\n\r\n"
 Framing: TypeAlias = Literal["length", "chunked", "close"]
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The client does not speak HTTP as this server understands it."""
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The connection is over."""
 
 
@@ -81,7 +81,9 @@ class Listener:
     async def start(self, host: str, port: int) -> str:
         """Listen; the base URL."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=BACKLOG, reuse_address=True)
+        self._server = await loop.create_server(
+            lambda: _Connection(self), host, port, backlog=BACKLOG, reuse_address=True
+        )
         bound = self._server.sockets[0].getsockname()
         return f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
@@ -110,10 +112,9 @@ class _Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._writable.set()
-        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._socket: socket.socket = self._transport.get_extra_info("socket")
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener.connections.add(self)
         self.task = asyncio.get_running_loop().create_task(self._serve())
@@ -128,7 +129,7 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio.Protocol says so
         self._closed = True
         self._listener.connections.discard(self)
         self._arrived.set()
@@ -149,9 +150,9 @@ class _Connection(asyncio.Protocol):
                 await self._misbehave(fault)
             while await self._exchange():
                 pass
-        except (_Gone, asyncio.CancelledError):
+        except (_GoneError, asyncio.CancelledError):
             pass
-        except BadRequest as error:
+        except BadRequestError as error:
             body = str(error).encode()
             await self._send(Response(400, body, "text/plain", framing="close"), keep_alive=False)
         finally:
@@ -180,7 +181,7 @@ class _Connection(asyncio.Protocol):
             pairs = [line.split(":", 1) for line in lines[1:]]
             headers = {name.strip().lower(): value.strip() for name, value in pairs}
         except ValueError:
-            raise BadRequest(f"cannot read the head of the request: {lines[0]!r}") from None
+            raise BadRequestError(f"cannot read the head of the request: {lines[0]!r}") from None
         if headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if "chunked" in headers.get("transfer-encoding", "").lower():
@@ -195,7 +196,7 @@ class _Connection(asyncio.Protocol):
         searched = 0
         while (at := self._buffer.find(mark, searched)) < 0:
             if len(self._buffer) > limit:
-                raise BadRequest(f"no {mark!r} in {limit} bytes")
+                raise BadRequestError(f"no {mark!r} in {limit} bytes")
             searched = max(0, len(self._buffer) - len(mark))
             if self._closed:
                 return None
@@ -204,7 +205,7 @@ class _Connection(asyncio.Protocol):
 
     async def _take(self, count: int) -> bytes:
         if count > MAX_BODY:
-            raise BadRequest(f"a body of {count} bytes is more than this server takes ({MAX_BODY})")
+            raise BadRequestError(f"a body of {count} bytes is more than this server takes ({MAX_BODY})")
         while len(self._buffer) < count:
             await self._more()
         data = bytes(self._buffer[:count])
@@ -216,18 +217,18 @@ class _Connection(asyncio.Protocol):
         while True:
             end = await self._find(b"\r\n", MAX_HEAD)
             if end is None:
-                raise _Gone
+                raise _GoneError
             size = int((await self._take(end + 2)).split(b";")[0], 16)
             chunk = await self._take(size + 2)
             if size == 0:
                 return bytes(body)
             body += chunk[:-2]
             if len(body) > MAX_BODY:
-                raise BadRequest(f"a body of more than {MAX_BODY} bytes")
+                raise BadRequestError(f"a body of more than {MAX_BODY} bytes")
 
     async def _more(self) -> None:
         if self._closed:
-            raise _Gone
+            raise _GoneError
         self._arrived.clear()
         await self._arrived.wait()
 
@@ -241,7 +242,9 @@ class _Connection(asyncio.Protocol):
         head = _head(response, "length" if by else framing, keep_alive=keep_alive, length=len(response.body) + by)
         before, after = b"", b""
         if framing == "chunked" and not by:
-            before, after = (b"%x\r\n" % len(response.body), b"\r\n" + _REST.encode()) if response.body else (b"", _REST.encode())
+            before, after = (
+                (b"%x\r\n" % len(response.body), b"\r\n" + _REST.encode()) if response.body else (b"", _REST.encode())
+            )
         sent = 0
         try:
             if fault is None or fault.when not in ("sampled", "headers", "body") or fault.kind not in _ON_WIRE:
@@ -281,7 +284,7 @@ class _Connection(asyncio.Protocol):
         """Wait until the client has taken what was written, but for what the kernel holds."""
         await self._writable.wait()
         if self._closed:
-            raise _Gone
+            raise _GoneError
 
     async def _misbehave(self, fault: Fault) -> None:
         """Break off, or be silent for a while; returns only after a silence that ends."""
@@ -289,9 +292,9 @@ class _Connection(asyncio.Protocol):
         if fault.kind == "reset":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
-            raise _Gone
+            raise _GoneError
         if fault.kind == "truncate":
-            raise _Gone
+            raise _GoneError
         if fault.kind == "stall":
             # connection_lost cancels this when the client leaves.
             await (asyncio.sleep(fault.seconds) if fault.seconds is not None else asyncio.Event().wait())

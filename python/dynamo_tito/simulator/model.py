@@ -6,7 +6,7 @@ Everything is a pure function of the seed, the weight version and the token ids 
 - the routing of a position is the same whichever request or turn computes it, trimmed or not;
 - scoring a sequence gives each sampled token the log-probability that it was sampled with.
 
-Needs numpy and nothing else of this package: the stand-in engine behind the real Dynamo frontend loads this file by its path.
+Needs numpy and nothing else of this package: the stand-in engine behind the real Dynamo frontend loads it by path.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Sample:
 class Model:
     """The hash function with the shape of a mixture-of-experts model.
 
-    The vocabulary is 256 bytes, words, and four special tokens at its end, the second of which ends a message. Only words are
-    sampled, and that token with probability `eos_rate` at each position.
+    The vocabulary is 256 bytes, words, and four special tokens at its end, the second of which ends a message. Only
+    words are sampled, and that token with probability `eos_rate` at each position.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Model:
         """[_ROUTES, top_k] at wire width; the experts of a row differ, as those of a router do."""
         rng = np.random.default_rng(self.seed)
         base = rng.integers(0, self.num_experts, size=(_ROUTES, 1))
-        # Steps through a random permutation from a random place: distinct as long as the stride is coprime to the count.
+        # Steps through a random permutation from a random place: distinct if the stride is coprime to the count.
         strides = np.array([s for s in range(1, min(self.num_experts, 4_096) + 1) if np.gcd(s, self.num_experts) == 1])
         stride = rng.choice(strides, size=(_ROUTES, 1))
         permutation = rng.permutation(self.num_experts)
@@ -169,7 +169,7 @@ class Model:
         ignore_eos: bool = False,
         min_tokens: int = 0,
     ) -> Sample:
-        """Up to `max_tokens` tokens, each a function of the tokens before it, the choice's index and the request's seed."""
+        """Up to `max_tokens` tokens, each a function of those before it, the choice's index and the request's seed."""
         prompt = np.asarray(prompt_ids, dtype=np.int64)
         key = self._key(version)
         prefix = int(self._prefixes(prompt, key)[-1]) if len(prompt) else key
@@ -226,8 +226,11 @@ class Model:
     def alternatives(
         self, scores: Scores, k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """The best k tokens of each position but for the given one: ids, log-probabilities and ranks [N, k], best first, and how many
-        of them [N] belong: k, or k - 1 where the given token is among the best k itself.
+        """The best k tokens of each position but for the given one, best first.
+
+        Returns:
+            Ids, log-probabilities and ranks [N, k], and how many of them [N] belong: k, or k - 1 where the given token
+            is among the best k itself.
         """
         number = np.arange(1, k + 1, dtype=np.int64)
         ranks = number + (number >= scores.ranks[:, None])

@@ -23,7 +23,7 @@ __all__ = ["tito_engine"]
 
 @pytest.fixture
 def tito_engine() -> Iterator[Callable[..., Engine]]:
-    """A function that starts an engine with the given settings (`EngineConfig`) on a free port, in a thread of its own."""
+    """A function that starts an engine with the given settings (`EngineConfig`), on a free port, in its own thread."""
     # Imported here: a plugin is loaded by every test run of an environment that has the package.
     from . import running  # noqa: PLC0415
 

@@ -11,8 +11,8 @@ from .sglang import SglangApp
 from .vllm import VllmApp
 
 if TYPE_CHECKING:
-    from ..calls import App
-    from ..engine import Engine
+    from dynamo_tito.simulator.calls import App
+    from dynamo_tito.simulator.engine import Engine
 
 __all__ = ["apps_of"]
 

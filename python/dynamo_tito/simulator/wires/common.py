@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encode import Raw, array_of
-from ..model import Model, Scores
+from dynamo_tito.simulator.encode import Raw, array_of
+from dynamo_tito.simulator.model import Model, Scores
 
 __all__ = ["Entry", "Numbers", "entries", "prompt_entries", "prompt_maps"]
 
@@ -28,17 +28,27 @@ def entries(model: Model, scores: Scores, k: int, numbers: Numbers) -> list[list
         return [[entry] for entry in given]
     ids, logprobs, ranks, counts = model.alternatives(scores, k)
     flat = list(zip(ids.ravel().tolist(), numbers(logprobs), ranks.ravel().tolist(), strict=True))
-    return [[entry, *flat[at * k : at * k + count]] for at, (entry, count) in enumerate(zip(given, counts.tolist(), strict=True))]
+    return [
+        [entry, *flat[at * k : at * k + count]]
+        for at, (entry, count) in enumerate(zip(given, counts.tolist(), strict=True))
+    ]
 
 
-def prompt_entries(model: Model, prompt: NDArray[np.int64], version: str, k: int, numbers: Numbers) -> list[list[Entry]]:
+def prompt_entries(
+    model: Model, prompt: NDArray[np.int64], version: str, k: int, numbers: Numbers
+) -> list[list[Entry]]:
     """`entries` of the prompt's own tokens; the first position, which nothing scores, is empty."""
     rows = entries(model, model.score(prompt, version=version), k, numbers)
     return [[], *rows[1:]]
 
 
-def prompt_maps(rows: Sequence[Sequence[Entry]], write: Callable[[int, Entry], str], *, shuffle: random.Random | None) -> Raw:
-    """`[null, {"<id>": entry, ...}, ...]`; `write` gets an entry and its place in the row. Shuffled: in no stable key order."""
+def prompt_maps(
+    rows: Sequence[Sequence[Entry]], write: Callable[[int, Entry], str], *, shuffle: random.Random | None
+) -> Raw:
+    """`[null, {"<id>": entry, ...}, ...]`; `write` gets an entry and its place in the row.
+
+    Shuffled: the keys come in no stable order.
+    """
     maps: list[str] = []
     for number, row in enumerate(rows):
         if number == 0:

@@ -1,15 +1,29 @@
 """NVIDIA Dynamo 1.6.1's frontend: chat, completions and /inference/v1/generate, as recorded from it."""
 
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: ARG002, D102
+
 from __future__ import annotations
 
 import random
 import time
 from typing import Any, ClassVar
 
-from ..calls import App, Call, EngineError
-from ..encode import Raw, array_of, dumps, f32_text, f32_wide_text, f64_text, ids, routing_bare, routing_object
-from ..http import Framing, Response
-from ..model import Sample
+from dynamo_tito.simulator.calls import App, Call, EngineError
+from dynamo_tito.simulator.encode import (
+    Raw,
+    array_of,
+    dumps,
+    f32_text,
+    f32_wide_text,
+    f64_text,
+    ids,
+    routing_bare,
+    routing_object,
+)
+from dynamo_tito.simulator.http import Framing, Response
+from dynamo_tito.simulator.model import Sample
+
 from .common import Entry, Numbers, entries, prompt_entries, prompt_maps
 from .dynamo_request import Wanted, read_chat, read_completions, read_generate
 
@@ -18,9 +32,15 @@ __all__ = ["DynamoApp"]
 GENERATE = "/inference/v1/generate"
 
 _FLAT_TYPES = {
-    400: "Bad Request", 404: "Not Found", 415: "Unsupported Media Type", 429: "Too Many Requests", 499: "Client Closed Request",
-    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
-}  # fmt: skip
+    400: "Bad Request",
+    404: "Not Found",
+    415: "Unsupported Media Type",
+    429: "Too Many Requests",
+    499: "Client Closed Request",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
 # What the frontend says instead of what the engine said.
 _FLAT_MESSAGES = {400: "Invalid request", 499: "Request cancelled"}
 _GENERATE_ERRORS = {
@@ -59,10 +79,9 @@ class DynamoApp(App):
         path = call.request.path
         if path.startswith("/v1/models/"):
             return await self.one_model(call)
-        known = self.find(path)
-        if call.request.method == "POST" and known is not None and "POST" in known:
-            if call.request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-                return self._unsupported_media(path)
+        media = call.request.headers.get("content-type", "").split(";")[0].strip()
+        if call.request.method == "POST" and "POST" in (self.find(path) or ()) and media != "application/json":
+            return self._unsupported_media(path)
         return await super().handle(call)
 
     # --- errors ---
@@ -98,8 +117,8 @@ class DynamoApp(App):
     @property
     def not_ready(self) -> str:
         return (
-            f"Model `{self.engine.config.model}` is not ready to serve requests yet. The deployment may still be starting up or is not "
-            "fully provisioned. Please retry shortly."
+            f"Model `{self.engine.config.model}` is not ready to serve requests yet. The deployment may still be "
+            "starting up or is not fully provisioned. Please retry shortly."
         )
 
     # --- what it serves ---
@@ -108,10 +127,11 @@ class DynamoApp(App):
         config = self.engine.config
         created = int(time.time())
         return {
-            "id": config.model, "object": "model", "created": created, "owned_by": "nvidia", "context_window": config.max_model_len,
+            "id": config.model, "object": "model", "created": created, "owned_by": "nvidia", "context_window":
+            config.max_model_len,
         }  # fmt: skip
 
-    async def models(self, call: Call) -> Response:  # noqa: ARG002 - one signature for all routes
+    async def models(self, call: Call) -> Response:
         return Response(200, dumps({"object": "list", "data": [self._card()]}))
 
     async def one_model(self, call: Call) -> Response:
@@ -119,10 +139,16 @@ class DynamoApp(App):
             return self.failure(call, EngineError(404, "Model not found"))
         return Response(200, dumps(self._card()))
 
-    async def health(self, call: Call) -> Response:  # noqa: ARG002
-        return self.reply({"status": "healthy", "endpoints": ["dyn://dynamo.backend.generate", "dyn://dynamo.backend.rl"], "instances": []})
+    async def health(self, call: Call) -> Response:
+        return self.reply(
+            {
+                "status": "healthy",
+                "endpoints": ["dyn://dynamo.backend.generate", "dyn://dynamo.backend.rl"],
+                "instances": [],
+            }
+        )
 
-    async def live(self, call: Call) -> Response:  # noqa: ARG002
+    async def live(self, call: Call) -> Response:
         return self.reply({"status": "live", "message": "Service is live"})
 
     # --- chat and completions ---
@@ -148,7 +174,9 @@ class DynamoApp(App):
             "usage": _usage(samples, {"cached_tokens": 0}),
         }
         if wanted.prompt_logprobs is not None:
-            document["prompt_logprobs"] = self._prompt_logprobs(call, samples[-1], wanted.prompt_logprobs, f32_text, shuffled=True)
+            document["prompt_logprobs"] = self._prompt_logprobs(
+                call, samples[-1], wanted.prompt_logprobs, f32_text, shuffled=True
+            )
         if extension := await self._extension(call, wanted, samples):
             document["nvext"] = extension
         return self.reply(document)
@@ -196,7 +224,8 @@ class DynamoApp(App):
             token, logprob, _ = row[0]
             text, data = piece(token)
             alternatives = "" if wanted.hide_alternatives else ",".join(map(top, row))
-            return f'{{"token":{text},"logprob":{logprob},"token_id":{token},"bytes":{data},"top_logprobs":[{alternatives}]}}'
+            head = f'"token":{text},"logprob":{logprob},"token_id":{token},"bytes":{data}'
+            return f'{{{head},"top_logprobs":[{alternatives}]}}'
 
         rows = entries(self.engine.model, sample.scores, wanted.logprobs, f32_text)
         return {"content": array_of(map(content, rows)), "refusal": None}
@@ -204,7 +233,12 @@ class DynamoApp(App):
     def _text_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
         piece = self.engine.tokenizer.piece
         rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
-        tops = ["{" + ",".join({text: f"{text}:{value}" for text, value in ((piece(t)[0], v) for t, v, _ in row)}.values()) + "}" for row in rows]
+        tops = [
+            "{"
+            + ",".join({text: f"{text}:{value}" for text, value in ((piece(t)[0], v) for t, v, _ in row)}.values())
+            + "}"
+            for row in rows
+        ]
         return {
             "tokens": array_of(piece(row[0][0])[0] for row in rows),
             "token_logprobs": array_of(f32_text(sample.logprobs)),
@@ -221,7 +255,9 @@ class DynamoApp(App):
 
         # The same order wherever this answer writes the maps: they are copies of one hash map.
         shuffle = random.Random(call.record.number) if shuffled else None  # noqa: S311 - repeatable by design
-        return prompt_maps(prompt_entries(self.engine.model, sample.prompt_ids, sample.version, k, numbers), write, shuffle=shuffle)
+        return prompt_maps(
+            prompt_entries(self.engine.model, sample.prompt_ids, sample.version, k, numbers), write, shuffle=shuffle
+        )
 
     async def _extension(self, call: Call, wanted: Wanted, samples: list[Sample]) -> dict[str, Any]:
         """`nvext`: of several choices, it holds the last one's."""
@@ -233,8 +269,8 @@ class DynamoApp(App):
             first["worker_id"] = dict.fromkeys(("prefill_worker_id", "decode_worker_id"), self.engine.instance_id)
         if "timing" in fields:
             rest["timing"] = {
-                "request_received_ms": int(time.time() * 1e3), "prefill_wait_time_ms": 0.1, "prefill_time_ms": 1.25, "ttft_ms": 1.35,
-                "total_time_ms": 2.5,
+                "request_received_ms": int(time.time() * 1e3), "prefill_wait_time_ms": 0.1, "prefill_time_ms": 1.25,
+                "ttft_ms": 1.35, "total_time_ms": 2.5,
             }  # fmt: skip
         routing = await self._routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
         if "routed_experts" in fields and routing is not None:
@@ -248,7 +284,9 @@ class DynamoApp(App):
         if "completion_token_ids" in fields:
             (first if len(sample.token_ids) > 1 else rest)["completion_token_ids"] = ids(sample.token_ids)
         if "prompt_logprobs" in fields and wanted.prompt_logprobs is not None:
-            rest["prompt_logprobs"] = self._prompt_logprobs(call, sample, wanted.prompt_logprobs, f32_wide_text, shuffled=True)
+            rest["prompt_logprobs"] = self._prompt_logprobs(
+                call, sample, wanted.prompt_logprobs, f32_wide_text, shuffled=True
+            )
         return first | rest
 
     def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any) -> dict[str, Any]:
@@ -256,7 +294,9 @@ class DynamoApp(App):
         if wanted.asks[0].n == 1:
             data["kv_cache_hit"] = {"prompt_tokens": len(sample.prompt_ids), "reused_tokens": 0}
         if wanted.prompt_logprobs is not None:
-            data["prompt_logprobs"] = self._prompt_logprobs(call, sample, wanted.prompt_logprobs, f64_text, shuffled=False)
+            data["prompt_logprobs"] = self._prompt_logprobs(
+                call, sample, wanted.prompt_logprobs, f64_text, shuffled=False
+            )
         if routing is not None:
             data["routed_experts"] = routing
         data["completion_token_ids"] = ids(sample.token_ids)
@@ -294,7 +334,9 @@ class DynamoApp(App):
         ]
         prompt_logprobs = None
         if wanted.prompt_logprobs is not None:
-            prompt_logprobs = self._prompt_logprobs(call, samples[0], wanted.prompt_logprobs, f32_wide_text, shuffled=True)
+            prompt_logprobs = self._prompt_logprobs(
+                call, samples[0], wanted.prompt_logprobs, f32_wide_text, shuffled=True
+            )
         document = {
             "request_id": call.record.key if "x-request-id" in call.request.headers else self.uuid(call),
             "choices": choices,
@@ -319,5 +361,6 @@ def _usage(samples: list[Sample], details: dict[str, Any]) -> dict[str, Any]:
     prompts = {sample.prompt_ids.tobytes(): len(sample.prompt_ids) for sample in samples}
     prompt, completion = sum(prompts.values()), sum(len(sample.token_ids) for sample in samples)
     return {
-        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, "prompt_tokens_details": details,
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "prompt_tokens_details": details,
     }  # fmt: skip

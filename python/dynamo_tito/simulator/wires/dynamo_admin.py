@@ -1,17 +1,20 @@
 """Dynamo's discovery (`GET /v1/rl/workers`) and the system server of a worker (`POST /engine/<route>`), as recorded."""
 
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: ARG002, D102
+
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from ..calls import App, Call, EngineError, Route
-from ..encode import dumps
-from ..http import Response
+from dynamo_tito.simulator.calls import App, Call, EngineError, Route
+from dynamo_tito.simulator.encode import dumps
+from dynamo_tito.simulator.http import Response
 
 if TYPE_CHECKING:
-    from ..engine import Engine
+    from dynamo_tito.simulator.engine import Engine
 
 __all__ = ["DiscoveryApp", "SystemApp"]
 
@@ -23,9 +26,9 @@ _NOT_PAUSED = (
     "Call pause_generation() first, then update, then resume_generation()."
 )
 ROUTES = (
-    "abort_request", "destroy_weights_update_group", "flush_cache", "get_weight_version", "init_weights_update_group", "liveness_probe",
-    "pause_generation", "resume_generation", "set_weight_version", "update_weights_from_disk", "update_weights_from_distributed",
-    "update_weights_from_tensor",
+    "abort_request", "destroy_weights_update_group", "flush_cache", "get_weight_version", "init_weights_update_group",
+    "liveness_probe", "pause_generation", "resume_generation", "set_weight_version", "update_weights_from_disk",
+    "update_weights_from_distributed", "update_weights_from_tensor",
 )  # fmt: skip
 
 
@@ -35,13 +38,13 @@ class DiscoveryApp(App):
     def add_routes(self) -> None:
         self.route("GET", "/v1/rl/workers", self.workers)
 
-    def failure(self, call: Call, error: EngineError) -> Response:  # noqa: ARG002 - one signature for all servers
+    def failure(self, call: Call, error: EngineError) -> Response:
         return Response(error.status, error.message.encode(), _TEXT, error.headers)
 
-    def no_route(self, call: Call) -> Response:  # noqa: ARG002
+    def no_route(self, call: Call) -> Response:
         return Response(404, b"", None)
 
-    async def workers(self, call: Call) -> Response:  # noqa: ARG002
+    async def workers(self, call: Call) -> Response:
         members = [_member(member) for member in self.engine.members]
         return self.reply({"protocol_version": 1, "namespace": "dynamo", "workers": members})
 
@@ -58,9 +61,14 @@ def _member(engine: Engine) -> dict[str, Any]:
         "request_plane_url": "dyn://dynamo.backend.rl",
     }
     if engine.stopped:
-        return member | {"model": engine.config.model, "routes": [], "error": f"Unavailable: TCP connection to {address} failed"}
+        return member | {
+            "model": engine.config.model,
+            "routes": [],
+            "error": f"Unavailable: TCP connection to {address} failed",
+        }
     return member | {
-        "system_url": engine.system_url, "model": engine.config.model, "routes": list(ROUTES), "world_size": engine.config.world_size,
+        "system_url": engine.system_url, "model": engine.config.model, "routes": list(ROUTES), "world_size":
+        engine.config.world_size,
     }  # fmt: skip
 
 
@@ -77,8 +85,10 @@ class SystemApp(App):
         for name, verb in verbs.items():
             self.route("GET POST", f"/engine/{name}", self._verb(verb))
 
-    def failure(self, call: Call, error: EngineError) -> Response:  # noqa: ARG002
-        return Response(error.status, dumps({"error": "Engine route failed", "message": error.message}), _TEXT, error.headers)
+    def failure(self, call: Call, error: EngineError) -> Response:
+        return Response(
+            error.status, dumps({"error": "Engine route failed", "message": error.message}), _TEXT, error.headers
+        )
 
     def no_route(self, call: Call) -> Response:
         path = call.request.path
@@ -86,7 +96,7 @@ class SystemApp(App):
             return Response(404, dumps({"error": "Route not found", "message": f"Route {path} not found"}), _TEXT)
         return Response(404, self.not_found, _TEXT)
 
-    async def health(self, call: Call) -> Response:  # noqa: ARG002
+    async def health(self, call: Call) -> Response:
         up = {"status": "ready", "uptime": {"secs": 1, "nanos": 0}, "endpoints": {"rl": "ready", "generate": "ready"}}
         return Response(200, dumps(up), _TEXT)
 
@@ -100,7 +110,7 @@ class SystemApp(App):
 
         return handle
 
-    async def liveness_probe(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def liveness_probe(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"status": "ok", "alive": True}
 
     async def pause_generation(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -112,11 +122,11 @@ class SystemApp(App):
         self.engine.admin.cache_flushes += clear
         return {"status": "ok", "message": "Engine paused", "mode": mode, "clear_cache": clear}
 
-    async def resume_generation(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def resume_generation(self, body: dict[str, Any]) -> dict[str, Any]:
         self.engine.admin.resume()
         return {"status": "ok", "message": "Engine resumed"}
 
-    async def flush_cache(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def flush_cache(self, body: dict[str, Any]) -> dict[str, Any]:
         self.engine.admin.cache_flushes += 1
         return {"status": "ok", "message": "Cache flushed"}
 
@@ -148,20 +158,24 @@ class SystemApp(App):
             return _error(_NOT_PAUSED)
         return self._load(body, source=str(body.get("weight_path", "distributed")), flush=reset)
 
-    async def update_weights_from_tensor(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def update_weights_from_tensor(self, body: dict[str, Any]) -> dict[str, Any]:
         return _error("update_weights_from_tensor is not implemented")
 
-    async def init_weights_update_group(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def init_weights_update_group(self, body: dict[str, Any]) -> dict[str, Any]:
         self.engine.admin.weight_group = True
         return {"status": "ok", "message": "Weight update group initialized"}
 
-    async def destroy_weights_update_group(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def destroy_weights_update_group(self, body: dict[str, Any]) -> dict[str, Any]:
         self.engine.admin.weight_group = False
         return {"status": "ok", "message": "Weight update group destroyed"}
 
-    async def get_weight_version(self, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    async def get_weight_version(self, body: dict[str, Any]) -> dict[str, Any]:
         declared = self.engine.admin.version_declared
-        return {"status": "ok", "version": self.engine.admin.version if declared else None, "version_declared": declared}
+        return {
+            "status": "ok",
+            "version": self.engine.admin.version if declared else None,
+            "version_declared": declared,
+        }
 
     async def set_weight_version(self, body: dict[str, Any]) -> dict[str, Any]:
         if "weight_version" not in body:
@@ -178,7 +192,7 @@ class SystemApp(App):
 
     async def unload_lora(self, body: dict[str, Any]) -> dict[str, Any]:
         name = body.get("lora_name")
-        if self.engine.admin.adapters.pop(name, None) is None:
+        if self.engine.admin.adapters.pop(str(name), None) is None:
             return _error(f"LoRA adapter '{name}' not found")
         return {"status": "success", "message": f"LoRA adapter '{name}' unloaded successfully", "lora_name": name}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..calls import Ask, EngineError
-from ..config import EngineConfig
-from ..tokenizer import Tokenizer
+from dynamo_tito.simulator.calls import Ask, EngineError
+from dynamo_tito.simulator.config import EngineConfig
+from dynamo_tito.simulator.tokenizer import Tokenizer
+
 from .serde import Kind, check, check_known, deserialize_error, end_of, parse
 
 __all__ = ["Wanted", "read_chat", "read_completions", "read_generate"]
@@ -15,33 +16,60 @@ __all__ = ["Wanted", "read_chat", "read_completions", "read_generate"]
 PROMPT_START = "routed_experts_prompt_start"
 
 NVEXT = (
-    "greed_sampling", "use_raw_prompt", "annotations", "backend_instance_id", "token_data", "max_thinking_tokens", "cache_salt",
-    "extra_fields", "metadata_upload", "prefill_worker_id", "decode_worker_id", "dp_rank", "prefill_dp_rank", "agent_hints",
-    "request_timestamp_ms", "routing_constraints", "router",
+    "greed_sampling", "use_raw_prompt", "annotations", "backend_instance_id", "token_data", "max_thinking_tokens",
+    "cache_salt", "extra_fields", "metadata_upload", "prefill_worker_id", "decode_worker_id", "dp_rank",
+    "prefill_dp_rank", "agent_hints", "request_timestamp_ms", "routing_constraints", "router",
 )  # fmt: skip
 AGENT_HINTS = ("priority", "strict_priority", "osl", "speculative_prefill", "latency_sensitivity")
 # Asking for a worker that does not exist.
 PINNING = ("backend_instance_id", "decode_worker_id", "dp_rank")
 
+
+def _all(kind: Kind | None, names: str) -> dict[str, Kind | None]:
+    return dict.fromkeys(names.split(), kind)
+
+
 _SHARED: dict[str, Kind | None] = {
-    "model": "a string", "max_tokens": "u32", "stream": "a boolean", "stream_options": "a map", "temperature": "f32", "top_p": "f32",
-    "top_k": "i32", "min_p": "f32", "n": "u8", "seed": "i64", "repetition_penalty": "f32", "presence_penalty": "f32",
-    "frequency_penalty": "f32", "stop": None, "stop_token_ids": "a sequence", "min_tokens": "u32", "ignore_eos": "a boolean",
-    "skip_special_tokens": "a boolean", "include_stop_str_in_output": "a boolean", "logit_bias": "a map",
-    "return_tokens_as_token_ids": "a boolean", "allowed_token_ids": "a sequence", "bad_words_token_ids": "a sequence",
-    "logprob_token_ids": "a sequence", "detokenize": "a boolean", "cache_salt": "a string", "prompt_logprobs": "u32", "user": "a string",
-    "metadata": None, "guided_json": None, "guided_regex": None, "guided_choice": None, "guided_grammar": None, "nvext": None,
-}  # fmt: skip
-CHAT = _SHARED | {
-    "messages": "a sequence", "max_completion_tokens": "u32", "logprobs": "a boolean", "top_logprobs": "u8", "store": "a boolean",
-    "chat_template_kwargs": "a map", "chat_template_args": "a map", "add_generation_prompt": "a boolean",
-    "continue_final_message": "a boolean", "response_format": None, "thinking_token_budget": "u32", "service_tier": None,
-    "parallel_tool_calls": "a boolean", "tools": "a sequence", "tool_choice": None, "reasoning_effort": None, "mm_processor_kwargs": None,
-    "media_io_kwargs": None,
-}  # fmt: skip
-COMPLETIONS = _SHARED | {"prompt": None, "logprobs": "u8", "best_of": "u8", "echo": "a boolean", "suffix": None, "prompt_embeds": None}
-_SAMPLING: dict[str, Kind] = {"max_tokens": "u32", "logprobs": "i32", "prompt_logprobs": "i32", "min_tokens": "u32", "seed": "i64", "n": "u32"}
-_GENERATE: dict[str, Kind] = {"model": "a string", "cache_salt": "a string", "priority": "i32", "request_id": "a string", "stream": "a boolean"}
+    **_all("a string", "model cache_salt user"),
+    **_all(
+        "a boolean",
+        "stream ignore_eos skip_special_tokens include_stop_str_in_output return_tokens_as_token_ids detokenize",
+    ),
+    **_all("a sequence", "stop_token_ids allowed_token_ids bad_words_token_ids logprob_token_ids"),
+    **_all("a map", "stream_options logit_bias"),
+    **_all("f32", "temperature top_p min_p repetition_penalty presence_penalty frequency_penalty"),
+    **_all("u32", "max_tokens min_tokens prompt_logprobs"),
+    **_all("i32", "top_k"),
+    **_all("i64", "seed"),
+    **_all("u8", "n"),
+    **_all(None, "stop metadata guided_json guided_regex guided_choice guided_grammar nvext"),
+}
+CHAT: dict[str, Kind | None] = {
+    **_SHARED,
+    **_all("a boolean", "logprobs store add_generation_prompt continue_final_message parallel_tool_calls"),
+    **_all("a sequence", "messages tools"),
+    **_all("a map", "chat_template_kwargs chat_template_args"),
+    **_all("u32", "max_completion_tokens thinking_token_budget"),
+    **_all("u8", "top_logprobs"),
+    **_all(None, "response_format service_tier tool_choice reasoning_effort mm_processor_kwargs media_io_kwargs"),
+}
+COMPLETIONS: dict[str, Kind | None] = {
+    **_SHARED,
+    **_all("u8", "logprobs best_of"),
+    **_all("a boolean", "echo"),
+    **_all(None, "prompt suffix prompt_embeds"),
+}
+_SAMPLING: dict[str, Kind | None] = {
+    **_all("u32", "max_tokens min_tokens n"),
+    **_all("i32", "logprobs prompt_logprobs"),
+    **_all("i64", "seed"),
+}
+_GENERATE: dict[str, Kind | None] = {
+    **_all("a string", "model cache_salt request_id"),
+    **_all("i32", "priority"),
+    **_all("a boolean", "stream"),
+}
+_NVEXT = {**_all("a sequence", "token_data extra_fields annotations"), **_all("a string", "cache_salt")}
 # Where null is not the same as absent.
 _NOT_NULL = frozenset(("stream", "model", "messages"))
 
@@ -127,28 +155,11 @@ def read_generate(body: bytes, config: EngineConfig) -> Wanted:
         EngineError: as the frontend refuses it, or the worker behind it.
     """
     document = _document(body, "GenerateRequest")
-    for name in document:
-        problem = None
-        if name == "token_ids":
-            _token_ids(document[name], body)
-        elif name in _GENERATE and (document[name] is not None or name in ("stream", "priority")):
-            problem = check(document[name], _GENERATE[name])
-        if problem:
-            raise deserialize_error(f"{name}: {problem}", end_of(body, name))
-    for name in ("token_ids", "sampling_params"):
-        if name not in document:
-            raise deserialize_error(f"missing field `{name}`", len(body))
-    params = document["sampling_params"]
-    if not isinstance(params, dict):
-        raise deserialize_error("sampling_params: expected a map", len(body))
-    for name, kind in _SAMPLING.items():
-        if params.get(name) is not None and (problem := check(params[name], kind)):
-            raise deserialize_error(f"sampling_params: sampling_params.{name}: {problem}", len(body))
+    params = _generate_types(document, body)
     if not document["token_ids"]:
         raise EngineError(400, "token_ids must contain at least one token ID.")
     if document.get("stream"):
-        message = "streaming (stream=true) is not implemented for /inference/v1/generate yet"
-        raise EngineError(501, message)
+        raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if params.get("max_tokens") == 0:
         raise EngineError(400, "sampling_params.max_tokens must be greater than 0.")
     if document.get("model") not in (None, config.model):
@@ -157,17 +168,36 @@ def read_generate(body: bytes, config: EngineConfig) -> Wanted:
     start = params.get(PROMPT_START, 0)
     if type(start) is not int or not 0 <= start < len(document["token_ids"]):
         raise EngineError(400, "")
-    n = params.get("n") or 1
     ask = Ask(
         document["token_ids"],
         params.get("max_tokens"),
-        n=n,
+        n=params.get("n") or 1,
         seed=params.get("seed"),
         stop_token_ids=params.get("stop_token_ids") or (),
         ignore_eos=bool(params.get("ignore_eos")),
         min_tokens=params.get("min_tokens") or 0,
     )
     return Wanted([ask], frozenset(), _count(params.get("logprobs")), _count(params.get("prompt_logprobs")), start)
+
+
+def _generate_types(document: dict[str, Any], body: bytes) -> dict[str, Any]:
+    """The sampling parameters, when everything in the document has its type."""
+    for name, value in document.items():
+        kind = _GENERATE.get(name)
+        if name == "token_ids":
+            _token_ids(value, body)
+        elif kind and (value is not None or name in ("stream", "priority")) and (problem := check(value, kind)):
+            raise deserialize_error(f"{name}: {problem}", end_of(body, name))
+    for name in ("token_ids", "sampling_params"):
+        if name not in document:
+            raise deserialize_error(f"missing field `{name}`", len(body))
+    params = document["sampling_params"]
+    if not isinstance(params, dict):
+        raise deserialize_error("sampling_params: expected a map", len(body))
+    for name, kind in _SAMPLING.items():
+        if kind and params.get(name) is not None and (problem := check(params[name], kind)):
+            raise deserialize_error(f"sampling_params: sampling_params.{name}: {problem}", len(body))
+    return params
 
 
 def _count(value: int | None) -> int | None:
@@ -191,8 +221,8 @@ def _nvext(document: dict[str, Any], body: bytes, config: EngineConfig) -> tuple
     known = NVEXT if config.prompt_start == "refuse" else (*NVEXT, PROMPT_START)
     if unknown := check_known(nvext, known):
         raise deserialize_error(unknown[1], end_of(body, "nvext", unknown[0], key=True))
-    for name, kind in (("token_data", "a sequence"), ("extra_fields", "a sequence"), ("cache_salt", "a string")):
-        if nvext.get(name) is not None and (problem := check(nvext[name], kind)):
+    for name, kind in _NVEXT.items():
+        if kind and nvext.get(name) is not None and (problem := check(nvext[name], kind)):
             raise deserialize_error(problem, end_of(body, "nvext", name))
     _each(nvext.get("token_data"), "u32", body, "nvext", "token_data")
     _each(nvext.get("extra_fields"), "a string", body, "nvext", "extra_fields")
@@ -210,7 +240,9 @@ def _nvext(document: dict[str, Any], body: bytes, config: EngineConfig) -> tuple
 
 
 def _each(values: list[Any] | None, kind: Kind, body: bytes, *path: str) -> None:
-    if values is None or (kind == "u32" and all(type(value) is int for value in values) and min(values, default=0) >= 0):
+    if values is None or (
+        kind == "u32" and all(type(value) is int for value in values) and min(values, default=0) >= 0
+    ):
         return
     for number, value in enumerate(values):
         if problem := check(value, kind):

@@ -1,13 +1,17 @@
 """prime-rl's server: vLLM with routed experts as objects, chat with `tokens`, and routes of its own for weights."""
 
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 from typing import Any
 
-from ..calls import Call, EngineError
-from ..encode import Raw, routing_object
-from ..http import Response
-from ..model import Sample
+from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.encode import Raw, routing_object
+from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.model import Sample
+
 from .vllm import VllmApp, integers, usage
 
 __all__ = ["PrimeApp"]
@@ -34,7 +38,12 @@ class PrimeApp(VllmApp):
         self.route("POST", "/collective_rpc", self.collective_rpc)
 
     def generate_answer(
-        self, answer: dict[str, Any], document: dict[str, Any], samples: list[Sample], choices: list[dict[str, Any]], scored: Raw | None
+        self,
+        answer: dict[str, Any],
+        document: dict[str, Any],
+        samples: list[Sample],
+        choices: list[dict[str, Any]],
+        scored: Raw | None,
     ) -> dict[str, Any]:
         return super().generate_answer(answer, document, samples, choices, scored) | {"usage": usage(samples)}
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any, Literal, TypeAlias
 
-from ..calls import EngineError
+from dynamo_tito.simulator.calls import EngineError
 
 __all__ = ["Kind", "check", "check_known", "deserialize_error", "end_of", "parse"]
 
@@ -64,21 +64,14 @@ def check_known(keys: Collection[str], known: Collection[str]) -> tuple[str, str
 
 
 def _describe(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return f"boolean `{str(value).lower()}`"
-        case int():
-            return f"integer `{value}`"
-        case float():
-            return f"floating point `{value}`"
-        case str():
-            return f'string "{value}"'
-        case list():
-            return "sequence"
-        case _:
-            return "map"
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return "sequence" if isinstance(value, list) else "map"
+    if isinstance(value, str):
+        return f'string "{value}"'
+    kind = {bool: "boolean", int: "integer", float: "floating point"}[type(value)]
+    return f"{kind} `{json.dumps(value)}`"
 
 
 def end_of(body: bytes, *path: str | int, key: bool = False) -> int:

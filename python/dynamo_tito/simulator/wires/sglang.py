@@ -1,15 +1,19 @@
 """SGLang 0.5.23: the native /generate route, and administration."""
 
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: ARG001, ARG002, D102
+
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-from ..calls import App, Ask, Call, EngineError, Route
-from ..encode import Raw, array_of, f32_wide_text, ids, routing_bare
-from ..http import Response
-from ..model import Sample
+from dynamo_tito.simulator.calls import App, Ask, Call, EngineError, Route
+from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_bare
+from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.model import Sample
+
 from .common import Entry, entries, prompt_entries
 from .vllm import integer, integers
 
@@ -31,15 +35,27 @@ class SglangApp(App):
         self.route("POST", "/continue_generation", self.continue_generation)
         self.route("GET POST", "/flush_cache", self.flush_cache)
         self.route("POST", "/update_weight_version", self.update_weight_version)
-        self.route("POST", "/update_weights_from_disk", self._weights("model_path", "Succeeded to update model weights."))
-        self.route("POST", "/update_weights_from_distributed", self._weights("names", "Succeeded to update parameter online."))
-        self.route("POST", "/init_weights_update_group", self._group("Succeeded to initialize custom process group.", present=True))
-        self.route("POST", "/destroy_weights_update_group", self._group("Succeeded to destroy custom process group.", present=False))
+        self.route(
+            "POST", "/update_weights_from_disk", self._weights("model_path", "Succeeded to update model weights.")
+        )
+        self.route(
+            "POST", "/update_weights_from_distributed", self._weights("names", "Succeeded to update parameter online.")
+        )
+        self.route(
+            "POST",
+            "/init_weights_update_group",
+            self._group("Succeeded to initialize custom process group.", present=True),
+        )
+        self.route(
+            "POST",
+            "/destroy_weights_update_group",
+            self._group("Succeeded to destroy custom process group.", present=False),
+        )
 
-    def failure(self, call: Call, error: EngineError) -> Response:  # noqa: ARG002 - one signature for all servers
+    def failure(self, call: Call, error: EngineError) -> Response:
         return self.reply({"error": {"message": error.message or "injected fault"}}, error.status, error.headers)
 
-    def no_route(self, call: Call) -> Response:  # noqa: ARG002
+    def no_route(self, call: Call) -> Response:
         return self.reply({"detail": "Not Found"}, 404)
 
     def wrong_method(self, allowed: Any) -> Response:
@@ -61,20 +77,27 @@ class SglangApp(App):
 
     # --- what it serves ---
 
-    async def health(self, call: Call) -> Response:  # noqa: ARG002 - one signature for all routes
+    async def health(self, call: Call) -> Response:
         return Response(200, b"", None)
 
-    async def models(self, call: Call) -> Response:  # noqa: ARG002
+    async def models(self, call: Call) -> Response:
         config = self.engine.config
         card = {
-            "id": config.model, "object": "model", "created": int(time.time()), "owned_by": "sglang", "root": config.model, "parent": None,
-            "max_model_len": config.max_model_len,
+            "id": config.model, "object": "model", "created": int(time.time()), "owned_by": "sglang", "root":
+            config.model, "parent": None, "max_model_len": config.max_model_len,
         }  # fmt: skip
         return self.reply({"object": "list", "data": [card]})
 
-    async def model_info(self, call: Call) -> Response:  # noqa: ARG002
+    async def model_info(self, call: Call) -> Response:
         config = self.engine.config
-        return self.reply({"model_path": config.model, "tokenizer_path": config.model, "is_generation": True, "weight_version": self._version()})
+        return self.reply(
+            {
+                "model_path": config.model,
+                "tokenizer_path": config.model,
+                "is_generation": True,
+                "weight_version": self._version(),
+            }
+        )
 
     async def tokenize(self, call: Call) -> Response:
         tokens = self.engine.tokenizer.encode(self.document(call).get("prompt", ""))
@@ -92,10 +115,16 @@ class SglangApp(App):
             raise EngineError(501, "the embedded engine does not stream")
         if "input_ids" not in document and "text" not in document:
             raise EngineError(400, "Either text, input_ids or input_embeds should be provided.")
-        prompt = integers(document, "input_ids") if "input_ids" in document else self.engine.tokenizer.encode(document["text"])
+        prompt = (
+            integers(document, "input_ids")
+            if "input_ids" in document
+            else self.engine.tokenizer.encode(document["text"])
+        )
         start = integer(document, "routed_experts_start_len", 0)
         if start > len(prompt):
-            raise EngineError(400, f"routed_experts_start_len ({start}) must not exceed the prompt length ({len(prompt)})")
+            raise EngineError(
+                400, f"routed_experts_start_len ({start}) must not exceed the prompt length ({len(prompt)})"
+            )
         if integer(document, "logprob_start_len", -1, low=-1) > len(prompt):
             raise EngineError(400, f"logprob_start_len must not exceed the prompt length ({len(prompt)})")
         n = integer(params, "n", 1, low=1)
@@ -147,7 +176,9 @@ class SglangApp(App):
             rows = prompt_entries(model, sample.prompt_ids, sample.version, 0, f32_wide_text)[begin:]
             # Whatever the start, the first has no value.
             first = triple((int(sample.prompt_ids[begin]), "null", 0)) if rows else None
-            info["input_token_logprobs"] = array_of([*([first] if first else []), *(triple(row[0]) for row in rows[1:])])
+            info["input_token_logprobs"] = array_of(
+                [*([first] if first else []), *(triple(row[0]) for row in rows[1:])]
+            )
         rows = entries(model, sample.scores, top, f32_wide_text)
         info["output_token_logprobs"] = array_of(triple(row[0]) for row in rows)
         info["output_token_logprobs_length"] = len(rows)
@@ -185,13 +216,15 @@ class SglangApp(App):
         await self.engine.pause("abort" if mode == "abort" else "keep")
         return self.reply({"message": "Generation paused successfully.", "status": "ok"})
 
-    async def continue_generation(self, call: Call) -> Response:  # noqa: ARG002
+    async def continue_generation(self, call: Call) -> Response:
         self.engine.admin.resume()
         return self.reply({"message": "Generation continued successfully.", "status": "ok"})
 
-    async def flush_cache(self, call: Call) -> Response:  # noqa: ARG002
+    async def flush_cache(self, call: Call) -> Response:
         if self.engine.admin.in_flight:
-            return Response(400, b"Cache not flushed because there are pending requests.\n", "text/plain; charset=utf-8")
+            return Response(
+                400, b"Cache not flushed because there are pending requests.\n", "text/plain; charset=utf-8"
+            )
         self.engine.admin.cache_flushes += 1
         return Response(200, b"Cache flushed.\n", "text/plain; charset=utf-8")
 
@@ -200,20 +233,28 @@ class SglangApp(App):
         if body.get("abort_all_requests", True):
             self.engine.abort()
         self.engine.admin.name_version(body.get("new_version"))
-        return self.reply({"success": True, "message": f"Weight version updated to {body.get('new_version')}", "new_version": body.get("new_version")})
+        return self.reply(
+            {
+                "success": True,
+                "message": f"Weight version updated to {body.get('new_version')}",
+                "new_version": body.get("new_version"),
+            }
+        )
 
     def _weights(self, required: str, message: str) -> Route:
         async def handle(call: Call) -> Response:
             body = self.document(call)
             if required not in body:
                 return self.reply({"success": False, "message": f"{required} is required"}, 400)
-            self.engine.admin.load(body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True))
+            self.engine.admin.load(
+                body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True)
+            )
             return self.reply({"success": True, "message": message})
 
         return handle
 
     def _group(self, message: str, *, present: bool) -> Route:
-        async def handle(call: Call) -> Response:  # noqa: ARG001
+        async def handle(call: Call) -> Response:
             self.engine.admin.weight_group = present
             return self.reply({"success": True, "message": message})
 
@@ -227,6 +268,9 @@ def _finish_reason(sample: Sample) -> dict[str, Any]:
         case "abort":
             return {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
         case "stop" | "eos":
-            return {"type": "stop", "matched": sample.stop_token if sample.stop_token is not None else int(sample.token_ids[-1])}
+            return {
+                "type": "stop",
+                "matched": sample.stop_token if sample.stop_token is not None else int(sample.token_ids[-1]),
+            }
         case other:
             return {"type": other}

@@ -1,15 +1,19 @@
 """vLLM's server: /inference/v1/generate in its two dialects, chat with `return_token_ids`, and the tokenizer routes."""
 
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: ARG001, ARG002, D102
+
 from __future__ import annotations
 
 import json
 import time
 from typing import Any
 
-from ..calls import App, Ask, Call, EngineError
-from ..encode import Raw, array_of, f32_wide_text, ids, routing_npy
-from ..http import Response
-from ..model import Sample
+from dynamo_tito.simulator.calls import App, Ask, Call, EngineError
+from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
+from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.model import Sample
+
 from .common import Entry, entries, prompt_entries, prompt_maps
 from .vllm_admin import VllmAdminRoutes
 
@@ -18,8 +22,8 @@ __all__ = ["VllmApp", "integer", "integers"]
 MAX_LOGPROBS = 20
 SALT_LIMIT = 128
 _ERROR_TYPES = {
-    400: "BadRequestError", 404: "NotFoundError", 422: "UnprocessableEntityError", 500: "InternalServerError",
-    501: "NotImplementedError", 503: "ServiceUnavailableError",
+    400: "BadRequestError", 404: "NotFoundError", 422: "UnprocessableEntityError", 500: "InternalServerError", 501:
+    "NotImplementedError", 503: "ServiceUnavailableError",
 }  # fmt: skip
 
 
@@ -70,7 +74,7 @@ class VllmApp(VllmAdminRoutes, App):
 
     # --- errors ---
 
-    def failure(self, call: Call, error: EngineError) -> Response:  # noqa: ARG002 - one signature for all servers
+    def failure(self, call: Call, error: EngineError) -> Response:
         status = error.status
         message = error.message or "injected fault"
         value = {"message": message, "type": _ERROR_TYPES.get(status, "Error"), "param": None, "code": status}
@@ -104,21 +108,35 @@ class VllmApp(VllmAdminRoutes, App):
         if document.get("stream"):
             raise EngineError(501, "the embedded engine does not stream")
         salt = document.get("cache_salt")
-        if salt is not None and (not isinstance(salt, str) or not 0 < len(salt) <= SALT_LIMIT or set(salt) & set("@/\\\0")):
-            raise EngineError(400, f"cache_salt must be a string of 1 to {SALT_LIMIT} characters without @, /, \\ and NUL")
+        if salt is not None and (
+            not isinstance(salt, str) or not 0 < len(salt) <= SALT_LIMIT or set(salt) & set("@/\\\0")
+        ):
+            raise EngineError(
+                400, f"cache_salt must be a string of 1 to {SALT_LIMIT} characters without @, /, \\ and NUL"
+            )
         return document
 
     # --- what it serves ---
 
-    async def health(self, call: Call) -> Response:  # noqa: ARG002 - one signature for all routes
+    async def health(self, call: Call) -> Response:
         return Response(200, b"", None)
 
-    async def models(self, call: Call) -> Response:  # noqa: ARG002
+    async def models(self, call: Call) -> Response:
         config = self.engine.config
         card = {"object": "model", "created": int(time.time()), "owned_by": "vllm"}
-        names = [(config.model, config.model, None), *((n, source, config.model) for n, source in self.engine.admin.adapters.items())]
+        names = [
+            (config.model, config.model, None),
+            *((n, source, config.model) for n, source in self.engine.admin.adapters.items()),
+        ]
         data = [
-            {"id": name, **card, "root": root, "parent": parent, "max_model_len": None if parent else config.max_model_len, "permission": []}
+            {
+                "id": name,
+                **card,
+                "root": root,
+                "parent": parent,
+                "max_model_len": None if parent else config.max_model_len,
+                "permission": [],
+            }
             for name, root, parent in names
         ]
         return self.reply({"object": "list", "data": data})
@@ -134,7 +152,9 @@ class VllmApp(VllmAdminRoutes, App):
             )
         else:
             tokens = tokenizer.encode(document.get("prompt", ""))
-        strings = [json.loads(tokenizer.piece(token)[0]) for token in tokens] if document.get("return_token_strs") else None
+        strings = (
+            [json.loads(tokenizer.piece(token)[0]) for token in tokens] if document.get("return_token_strs") else None
+        )
         limit = self.engine.config.max_model_len
         return self.reply({"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": strings})
 
@@ -147,7 +167,9 @@ class VllmApp(VllmAdminRoutes, App):
         document = self.document(call)
         prompt, params = integers(document, "token_ids"), document.get("sampling_params")
         if not prompt:
-            raise EngineError(400, "1 validation error:\n  token_ids: List should have at least 1 item after validation, not 0")
+            raise EngineError(
+                400, "1 validation error:\n  token_ids: List should have at least 1 item after validation, not 0"
+            )
         if not isinstance(params, dict):
             raise EngineError(400, "1 validation error:\n  sampling_params: Field required")
         logprobs, prompt_logprobs = (self.alternatives(params, name) for name in ("logprobs", "prompt_logprobs"))
@@ -160,7 +182,12 @@ class VllmApp(VllmAdminRoutes, App):
         return self.reply(self.generate_answer(answer, document, samples, choices, scored))
 
     def generate_answer(
-        self, answer: dict[str, Any], document: dict[str, Any], samples: list[Sample], choices: list[dict[str, Any]], scored: Raw | None
+        self,
+        answer: dict[str, Any],
+        document: dict[str, Any],
+        samples: list[Sample],
+        choices: list[dict[str, Any]],
+        scored: Raw | None,
     ) -> dict[str, Any]:
         """The whole answer, in the dialect's order."""
         if not self.newer:
@@ -187,8 +214,8 @@ class VllmApp(VllmAdminRoutes, App):
         routing = await self.routing(call, sample, start)
         if not self.newer:
             return {
-                "index": sample.index, "logprobs": content, "finish_reason": finish_reason(sample), "token_ids": ids(sample.token_ids),
-                "routed_experts": routing, "sampling_mask": None,
+                "index": sample.index, "logprobs": content, "finish_reason": finish_reason(sample), "token_ids":
+                ids(sample.token_ids), "routed_experts": routing, "sampling_mask": None,
             }  # fmt: skip
         return {
             "index": sample.index,
@@ -215,7 +242,9 @@ class VllmApp(VllmAdminRoutes, App):
             def entry(item: Entry) -> str:
                 return f'"token":"token_id:{item[0]}","logprob":{item[1]},"bytes":null'
 
-        return array_of(f'{{{entry(row[0])},"top_logprobs":[{",".join(f"{{{entry(item)}}}" for item in row)}]}}' for row in rows)
+        return array_of(
+            f'{{{entry(row[0])},"top_logprobs":[{",".join(f"{{{entry(item)}}}" for item in row)}]}}' for row in rows
+        )
 
     # --- chat ---
 
@@ -238,10 +267,7 @@ class VllmApp(VllmAdminRoutes, App):
         choices = [
             {
                 "index": sample.index,
-                "message": {
-                    "role": "assistant", "content": self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True),
-                    "refusal": None, "annotations": None, "audio": None, "function_call": None, "tool_calls": [], "reasoning": None,
-                },
+                "message": self._message(sample),
                 "logprobs": {"content": self.chat_content(sample, top, document)} if document.get("logprobs") else None,
                 "finish_reason": finish_reason(sample),
                 "stop_reason": sample.stop_token,
@@ -249,7 +275,7 @@ class VllmApp(VllmAdminRoutes, App):
                 "routed_experts": await self.routing(call, sample, start),
             }
             for sample in samples
-        ]  # fmt: skip
+        ]
         return self.reply(
             {
                 "id": f"chatcmpl-{call.request.headers.get('x-request-id') or self.uuid(call)}",
@@ -265,6 +291,11 @@ class VllmApp(VllmAdminRoutes, App):
                 "kv_transfer_params": None,
             }
         )
+
+    def _message(self, sample: Sample) -> dict[str, Any]:
+        content = self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True)
+        absent = dict.fromkeys(("refusal", "annotations", "audio", "function_call"))
+        return {"role": "assistant", "content": content, **absent, "tool_calls": [], "reasoning": None}
 
     def chat_content(self, sample: Sample, k: int, document: dict[str, Any]) -> Raw:
         """Entries with text, or with placeholders if `return_tokens_as_token_ids` asks for them."""
@@ -282,7 +313,8 @@ class VllmApp(VllmAdminRoutes, App):
 
         def content(row: list[Entry]) -> str:
             text, data = named(row[0][0])
-            return f'{{"token":{text},"logprob":{row[0][1]},"bytes":{data},"top_logprobs":[{",".join(map(top, row[:k]))}]}}'
+            tops = ",".join(map(top, row[:k]))
+            return f'{{"token":{text},"logprob":{row[0][1]},"bytes":{data},"top_logprobs":[{tops}]}}'
 
         return array_of(map(content, entries(self.engine.model, sample.scores, k, f32_wide_text)))
 
@@ -292,7 +324,9 @@ class VllmApp(VllmAdminRoutes, App):
         """How many alternatives were asked for; -1, the whole vocabulary, is cut to eight."""
         count = integer(values, name, low=-1)
         if count is not None and count > MAX_LOGPROBS:
-            raise EngineError(400, f"Requested sample {name} of {count}, which is greater than max allowed: {MAX_LOGPROBS}")
+            raise EngineError(
+                400, f"Requested sample {name} of {count}, which is greater than max allowed: {MAX_LOGPROBS}"
+            )
         return 8 if count == -1 else count
 
     def start(self, values: dict[str, Any], prompt_len: int) -> int:
@@ -301,7 +335,10 @@ class VllmApp(VllmAdminRoutes, App):
         if start is None:
             return 0
         if type(start) is not int or not 0 <= start <= prompt_len:
-            raise EngineError(400, f"routed_experts_prompt_start must be between 0 and the prompt length ({prompt_len}), got {start!r}")
+            raise EngineError(
+                400,
+                f"routed_experts_prompt_start must be between 0 and the prompt length ({prompt_len}), got {start!r}",
+            )
         return start
 
     async def sample(self, call: Call, prompt: list[int], params: dict[str, Any]) -> list[Sample]:
@@ -333,7 +370,7 @@ class VllmApp(VllmAdminRoutes, App):
         """The map form: the actual token first, then the best k."""
         piece = self.engine.tokenizer.piece
 
-        def write(place: int, entry: Entry) -> str:  # noqa: ARG001 - the place says nothing here
+        def write(place: int, entry: Entry) -> str:
             return f'{{"logprob":{entry[1]},"rank":{entry[2]},"decoded_token":{piece(entry[0])[0]}}}'
 
         rows = prompt_entries(self.engine.model, sample.prompt_ids, sample.version, k, f32_wide_text)
@@ -341,7 +378,7 @@ class VllmApp(VllmAdminRoutes, App):
 
 
 def finish_reason(sample: Sample) -> str:
-    """vLLM calls the end-of-sequence token a stop."""
+    """VLLM calls the end-of-sequence token a stop."""
     return "stop" if sample.finish_reason == "eos" else sample.finish_reason
 
 
@@ -349,6 +386,6 @@ def usage(samples: list[Sample]) -> dict[str, Any]:
     """Token counts of one prompt and its choices."""
     prompt, completion = len(samples[0].prompt_ids), sum(len(sample.token_ids) for sample in samples)
     return {
-        "prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion, "prompt_tokens_details": None,
-        "completion_tokens_details": None,
+        "prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion,
+        "prompt_tokens_details": None, "completion_tokens_details": None,
     }  # fmt: skip
