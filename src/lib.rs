@@ -7,6 +7,9 @@ mod experts;
 mod json;
 mod limits;
 mod memory;
+#[cfg(feature = "python")]
+mod python;
+mod request;
 mod wire;
 #[cfg(any(test, feature = "reference"))]
 pub mod agreement;

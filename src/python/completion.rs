@@ -1,0 +1,253 @@
+//! Decoding, and the records of the Python package that its results become.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+
+use super::arguments::{self, Bytes};
+use super::arrays::{ExpertsOut, flat, shaped};
+use super::errors::exception;
+use crate::experts::{Routed, Target, Values};
+use crate::json::Value;
+use crate::wire::{self, Decoded, Prompt, SamplingMask, StopReason, TopLogprobs};
+use crate::{ExpertsMode, Options};
+
+/// Both decoding functions take the same keywords, visible in their signatures.
+macro_rules! decoder {
+    ($(#[$doc:meta])* $name:ident -> $returns:ty, several: $several:literal, $completions:ident => $result:expr) => {
+        $(#[$doc])*
+        #[pyfunction]
+        #[pyo3(signature = (body, /, *, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
+            num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
+            require_routed_experts=false, missing_logprob="raise", final_row="omitted"))]
+        #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+        pub(super) fn $name<'py>(
+            body: &Bound<'py, PyAny>,
+            wire: &str,
+            prompt_len: Option<&Bound<'py, PyAny>>,
+            prompt_token_ids: Option<&Bound<'py, PyAny>>,
+            routed_experts_prompt_start: Option<&Bound<'py, PyAny>>,
+            num_layers: Option<&Bound<'py, PyAny>>,
+            top_k: Option<&Bound<'py, PyAny>>,
+            experts: &str,
+            experts_out: Option<&Bound<'py, PyAny>>,
+            require_logprobs: bool,
+            require_routed_experts: bool,
+            missing_logprob: &str,
+            final_row: &str,
+        ) -> PyResult<$returns> {
+            let ids = prompt_token_ids
+                .map(|ids| arguments::token_ids("prompt_token_ids", ids))
+                .transpose()?;
+            let start = arguments::optional_count("routed_experts_prompt_start", routed_experts_prompt_start)?;
+            let options = Options {
+                prompt_len: arguments::optional_count("prompt_len", prompt_len)?,
+                prompt_token_ids: ids.as_deref(),
+                routed_experts_prompt_start: start.unwrap_or(0),
+                num_layers: arguments::optional_size("num_layers", num_layers)?,
+                top_k: arguments::optional_size("top_k", top_k)?,
+                experts: arguments::experts(experts)?,
+                require_logprobs,
+                require_routed_experts,
+                missing_logprob: arguments::missing_logprob(missing_logprob)?,
+                final_row: arguments::final_row(final_row)?,
+                ..Options::new(arguments::wire(wire)?)
+            };
+            let mut $completions = run(body, &options, $several, experts_out)?;
+            Ok($result)
+        }
+    };
+}
+
+decoder! {
+    /// Decodes a response body with one choice into a ``Completion``.
+    ///
+    /// ``body`` is ``bytes`` or a ``Body``, borrowed without a copy, or any other bytes-like object, which is copied first.
+    /// It is never changed, and no result refers to it. The GIL is released while it is read.
+    ///
+    /// ``wire`` names the endpoint that answered. ``prompt_len`` is the number of tokens of this request's prompt as the engine
+    /// ran it (history included, after multimodal expansion); with it, rows of routed experts are counted. With
+    /// ``prompt_token_ids``, prompt logprobs can be looked up and an echoed prompt is compared.
+    /// ``routed_experts_prompt_start`` drops the routing of that many leading positions where the server has not.
+    ///
+    /// Raises ``DecodeError`` for what cannot be vouched for, ``ServerError`` for an error body, and ``TypeError`` or
+    /// ``ValueError`` for wrong arguments.
+    decode -> Py<PyAny>, several: false, completions => completions.remove(0)
+}
+
+decoder! {
+    /// Decodes every choice of a response body, by index. Arguments and errors are those of ``decode``.
+    decode_choices -> Vec<Py<PyAny>>, several: true, completions => { completions.shrink_to_fit(); completions }
+}
+
+/// Decodes without the GIL, then wraps.
+fn run<'py>(
+    body: &Bound<'py, PyAny>,
+    options: &Options<'_>,
+    several: bool,
+    experts_out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Vec<Py<PyAny>>> {
+    let py = body.py();
+    let mut out = experts_out.map(ExpertsOut::new).transpose()?;
+    if out.is_some() && options.experts != ExpertsMode::Int32 {
+        return Err(PyValueError::new_err("experts_out takes int32: it needs experts=\"int32\""));
+    }
+    let bytes = Bytes::new(body)?;
+    let content = bytes.as_slice();
+    let target = match &mut out {
+        Some(out) => Target::Into(out.memory()?),
+        None => Target::Own,
+    };
+    let mut decoded = py
+        .detach(|| wire::decode(content, options, several, target))
+        .map_err(|error| exception(py, &error, content))?;
+    // Choices of one response share their prompt: once none but one refers to it, its memory can become arrays.
+    let prompts: Vec<Arc<Prompt>> = decoded.iter_mut().map(|one| std::mem::take(&mut one.prompt)).collect();
+    let shared = prompts.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1]));
+    let mut prompts = prompts.into_iter();
+    let first = prompts.next();
+    let rest: Vec<_> = if shared { Vec::new() } else { prompts.by_ref().collect() };
+    drop(prompts);
+    let mut wrapped = first
+        .into_iter()
+        .chain(rest)
+        .map(|prompt| PromptArrays::new(py, Arc::into_inner(prompt).unwrap_or_default()))
+        .collect::<PyResult<Vec<_>>>()?
+        .into_iter();
+    let mut prompt = wrapped.next();
+    let mut completions = Vec::with_capacity(decoded.len());
+    for one in decoded {
+        if let Some(prompt) = &prompt {
+            completions.push(completion(py, one, prompt, &mut out)?);
+        }
+        if let Some(next) = wrapped.next() {
+            prompt = Some(next);
+        }
+    }
+    Ok(completions)
+}
+
+/// A class of `dynamo_tito._types`, imported once.
+macro_rules! record {
+    ($py:expr, $name:literal) => {{
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        CLASS.import($py, "dynamo_tito._types", $name)
+    }};
+}
+
+/// The prompt as Python objects, shared by the choices of a response.
+struct PromptArrays {
+    token_ids: Py<PyAny>,
+    logprobs: Py<PyAny>,
+}
+
+impl PromptArrays {
+    fn new(py: Python<'_>, prompt: Prompt) -> PyResult<Self> {
+        let token_ids = prompt.token_ids.map_or_else(|| Ok(py.None()), |ids| flat(py, ids))?;
+        let logprobs = match prompt.logprobs {
+            None => py.None(),
+            Some(logprobs) => {
+                let values = flat(py, logprobs.logprobs)?;
+                let top = top(py, logprobs.top)?;
+                record!(py, "PromptLogprobs")?.call1((values, top))?.unbind()
+            }
+        };
+        Ok(Self { token_ids, logprobs })
+    }
+}
+
+fn completion(py: Python<'_>, decoded: Decoded, prompt: &PromptArrays, out: &mut Option<ExpertsOut<'_>>) -> PyResult<Py<PyAny>> {
+    let none = || Ok(py.None());
+    let finish = decoded.finish;
+    let fields: [Py<PyAny>; 16] = [
+        flat(py, decoded.token_ids)?,
+        decoded.logprobs.map_or_else(none, |logprobs| flat(py, logprobs))?,
+        decoded.top_logprobs.map_or_else(none, |list| top(py, list))?,
+        prompt.token_ids.clone_ref(py),
+        prompt.logprobs.clone_ref(py),
+        decoded.routed_experts.map_or_else(none, |routed| routed_experts(py, routed, out.take()))?,
+        decoded.sampling_mask.map_or_else(none, |mask| sampling_mask(py, mask))?,
+        text(py, finish.reason.as_deref()),
+        text(py, finish.raw.as_deref()),
+        match finish.stop_reason {
+            None => py.None(),
+            Some(StopReason::Text(text)) => PyString::new(py, &text).into_any().unbind(),
+            Some(StopReason::Token(token)) => PyInt::new(py, token).into_any().unbind(),
+        },
+        finish
+            .aborted
+            .map_or_else(|| py.None(), |aborted| PyBool::new(py, aborted).to_owned().into_any().unbind()),
+        text(py, decoded.request_id.as_deref()),
+        PyInt::new(py, decoded.index).into_any().unbind(),
+        decoded.usage.map_or_else(none, |usage| json(py, &usage))?,
+        decoded.weight_versions.map_or_else(none, |versions| json(py, &versions))?,
+        sources(py, &decoded.sources)?,
+    ];
+    Ok(record!(py, "Completion")?.call1(PyTuple::new(py, fields)?)?.unbind())
+}
+
+fn text(py: Python<'_>, text: Option<&str>) -> Py<PyAny> {
+    text.map_or_else(|| py.None(), |text| PyString::new(py, text).into_any().unbind())
+}
+
+fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
+    let columns = (flat(py, top.token_ids)?, flat(py, top.logprobs)?, flat(py, top.offsets)?);
+    Ok(record!(py, "TopLogprobs")?.call1(columns)?.unbind())
+}
+
+fn sampling_mask(py: Python<'_>, mask: SamplingMask) -> PyResult<Py<PyAny>> {
+    let columns = (flat(py, mask.token_ids)?, flat(py, mask.offsets)?);
+    Ok(record!(py, "SamplingMask")?.call1(columns)?.unbind())
+}
+
+fn routed_experts(py: Python<'_>, routed: Routed, out: Option<ExpertsOut<'_>>) -> PyResult<Py<PyAny>> {
+    let shape = routed.shape;
+    let array = match (routed.values, out) {
+        (Values::U8(values), _) => shaped(py, values, shape)?,
+        (Values::U16(values), _) => shaped(py, values, shape)?,
+        (Values::I16(values), _) => shaped(py, values, shape)?,
+        (Values::I32(values), _) => shaped(py, values, shape)?,
+        (Values::Written, Some(out)) => out.view(shape)?,
+        (Values::Written, None) => unreachable!("written into the caller's array"),
+    };
+    let record = record!(py, "RoutedExperts")?;
+    Ok(record.call1((array, routed.start, routed.dtype.name(), routed.complete))?.unbind())
+}
+
+/// A read-only mapping from the names of arrays to their channels.
+fn sources(py: Python<'_>, sources: &[(&'static str, String)]) -> PyResult<Py<PyAny>> {
+    static PROXY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let dict = PyDict::new(py);
+    for (name, channel) in sources {
+        dict.set_item(name, channel)?;
+    }
+    Ok(PROXY.import(py, "types", "MappingProxyType")?.call1((dict,))?.unbind())
+}
+
+fn json(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {
+    Ok(match value {
+        Value::Null => py.None(),
+        Value::Bool(b) => PyBool::new(py, *b).to_owned().into_any().unbind(),
+        Value::Int(i) => PyInt::new(py, *i).into_any().unbind(),
+        Value::Uint(u) => PyInt::new(py, *u).into_any().unbind(),
+        Value::Float(f) => PyFloat::new(py, *f).into_any().unbind(),
+        Value::Text(text) => PyString::new(py, text).into_any().unbind(),
+        Value::List(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(json(py, item)?)?;
+            }
+            list.into_any().unbind()
+        }
+        Value::Map(members) => {
+            let dict = PyDict::new(py);
+            for (key, member) in members {
+                dict.set_item(key, json(py, member)?)?;
+            }
+            dict.into_any().unbind()
+        }
+    })
+}

@@ -1,0 +1,42 @@
+//! The one place that makes an exception of an error.
+
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyType};
+
+use crate::error::{Class, Error};
+use crate::limits::MAX_ERROR_BODY;
+
+/// The exception of an error that was found in `body`.
+#[cold]
+pub(super) fn exception(py: Python<'_>, error: &Error, body: &[u8]) -> PyErr {
+    static MALFORMED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static MISSING: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static ALIGNMENT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static ROUTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static SERVER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let (class, name) = match error.class {
+        Class::Malformed => (&MALFORMED, "MalformedBodyError"),
+        Class::Missing => (&MISSING, "MissingFieldError"),
+        Class::Alignment => (&ALIGNMENT, "AlignmentError"),
+        Class::RoutedExperts => (&ROUTED, "RoutedExpertsError"),
+        Class::Server => (&SERVER, "ServerError"),
+        Class::Argument => return PyValueError::new_err(error.to_string()),
+        Class::Memory => return PyMemoryError::new_err(error.to_string()),
+    };
+    let build = || -> PyResult<PyErr> {
+        let class = class.import(py, "dynamo_tito._errors", name)?;
+        let attributes = PyDict::new(py);
+        if error.class == Class::Server {
+            let head = &body[..body.len().min(MAX_ERROR_BODY)];
+            attributes.set_item("body", PyBytes::new(py, head))?;
+        } else {
+            attributes.set_item("kind", error.kind)?;
+            attributes.set_item("path", &error.path)?;
+            attributes.set_item("offset", error.offset)?;
+        }
+        Ok(PyErr::from_value(class.call((error.to_string(),), Some(&attributes))?))
+    };
+    build().unwrap_or_else(|failed| failed)
+}

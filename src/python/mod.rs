@@ -1,0 +1,36 @@
+//! The Python face: arguments in, arrays and exceptions out.
+
+mod arguments;
+mod arrays;
+mod body;
+mod completion;
+mod encode;
+mod errors;
+mod memory;
+
+use pyo3::prelude::*;
+
+/// The compiled core of dynamo-tito: response bytes in, numpy arrays out.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::body::Body;
+    #[pymodule_export]
+    use super::completion::{decode, decode_choices};
+    #[pymodule_export]
+    use super::encode::{encode_routed_experts, encode_token_ids};
+    #[pymodule_export]
+    use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
+
+    use pyo3::exceptions::PyImportError;
+    use pyo3::prelude::*;
+
+    /// A wish in the environment that cannot be granted is said at once, not ignored.
+    #[pymodule_init]
+    fn check_environment(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let problem = crate::experts::kernel_error()
+            .map(str::to_owned)
+            .or_else(crate::memory::environment_error);
+        problem.map_or(Ok(()), |problem| Err(PyImportError::new_err(problem)))
+    }
+}
