@@ -129,9 +129,7 @@ class Engine:
             error = getattr(dynamo_exceptions, kind, None) or getattr(builtins, kind)
             raise error(*control["raise"].get("args", ["raised on purpose"]))
         call = Call(request, control, self._helpers)
-        model = self._models.Model(
-            **{key: control[key] for key in ("num_layers", "top_k", "num_experts")}
-        )
+        model = self._models.Model(**{key: control[key] for key in ("num_layers", "top_k", "num_experts")})
         samples = [
             model.sample(
                 call.prompt, call.max_tokens, version=self.version, index=index,
@@ -301,7 +299,13 @@ class Call:
         scores = type(sample.scores)(*(getattr(sample.scores, name)[begin:end] for name in sample.scores.__slots__))
         chunk["top_logprobs"] = [
             [
-                {"rank": rank, "token_id": token, "token": f"w{token}", "logprob": value, "bytes": list(f"w{token}".encode())}
+                {
+                    "rank": rank,
+                    "token_id": token,
+                    "token": f"w{token}",
+                    "logprob": value,
+                    "bytes": list(f"w{token}".encode()),
+                }
                 for token, value, rank in entries
             ]
             for entries in _given_first(model, scores, self.logprobs or 0)
@@ -315,8 +319,8 @@ class Call:
         reason = control["finish_reason"] or {"eos": "stop"}.get(sample.finish_reason, sample.finish_reason)
         prompt, completion = len(self.prompt), len(sample.token_ids)
         chunk["finish_reason"] = reason
-        if sample.stop_token is not None:
-            chunk["stop_reason"] = sample.stop_token
+        if sample.stop_reason is not None:
+            chunk["stop_reason"] = sample.stop_reason
         chunk["completion_usage"] = {
             "prompt_tokens": prompt,
             "completion_tokens": completion * self.n,

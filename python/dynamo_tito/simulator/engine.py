@@ -262,7 +262,7 @@ class Engine:
         if (fault := call.fault_of("abort")) is not None:
             return _cut(sample, fault.position(len(sample.token_ids)))
         if (fault := call.fault_of("finish")) is not None:
-            return replace(sample, finish_reason=fault.message or sample.finish_reason)
+            return replace(sample, finish_reason=fault.message or sample.finish_reason, stop_reason=fault.stop_reason)
         return sample
 
     async def rows(self, call: Call, sample: Sample, start: int) -> np.ndarray[Any, Any]:

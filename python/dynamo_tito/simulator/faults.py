@@ -66,12 +66,12 @@ class Fault:
     | `length` | Content-Length is off by `by` | headers |
     | `delay` | the answer is `seconds` late | request, sampled |
     | `abort` | the engine aborts after `at` tokens; finish reason abort, in the backend's spelling | sampled |
-    | `finish` | another finish reason: `message` | sampled |
-    | `wrong_rows` | `by` rows of routed experts too many (or, negative, too few) | sampled |
+    | `finish` | another finish reason (`message`) and stop reason | sampled |
+    | `wrong_rows` | `by` rows of routed experts too many (negative: too few) | sampled |
 
     Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
-    `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a number
-    of bytes (negative: from the end), or a share of them when it is a float.
+    `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a
+    number of bytes (negative: from the end), or a share of them when it is a float.
     """
 
     kind: FaultKind
@@ -82,6 +82,7 @@ class Fault:
     by: int = 1
     status: int = 500
     message: str | None = None
+    stop_reason: int | str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     seconds: float | None = None

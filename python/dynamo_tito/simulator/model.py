@@ -75,8 +75,8 @@ class Sample:
     scores: Scores = field(repr=False)
     #: `"length"`, `"stop"` or `"eos"` from sampling; `"abort"` when the request was aborted.
     finish_reason: str
-    #: The stop token that ended it, if one of the request's did.
-    stop_token: int | None
+    #: What ended it, if the request named it: a stop token, or a stop string.
+    stop_reason: int | str | None
     index: int
     version: str
     model: Model = field(repr=False, compare=False)
@@ -193,7 +193,7 @@ class Model:
                 break
             prefix = (prefix + _mix((token + 1) * _TOKEN + position * _POSITION)) & _MASK
             position += 1
-        return self.given(prompt, sampled, version=version, index=index, finish_reason=reason, stop_token=stop_token)
+        return self.given(prompt, sampled, version=version, index=index, finish_reason=reason, stop_reason=stop_token)
 
     def given(
         self,
@@ -203,13 +203,13 @@ class Model:
         version: str = "",
         index: int = 0,
         finish_reason: str = "stop",
-        stop_token: int | None = None,
+        stop_reason: int | str | None = None,
     ) -> Sample:
         """A completion whose tokens were chosen elsewhere, scored and routed as if they had been sampled."""
         prompt = np.asarray(prompt_ids, dtype=np.int64)
         tokens = np.asarray(token_ids, dtype=np.int64)
         scores = self.score(np.concatenate([prompt, tokens]), version=version, start=len(prompt))
-        return Sample(prompt, tokens, scores, finish_reason, stop_token, index, version, self)
+        return Sample(prompt, tokens, scores, finish_reason, stop_reason, index, version, self)
 
     def score(self, ids: NDArray[np.int64], *, version: str = "", start: int = 0) -> Scores:
         """The log-probability of each token from `start` on, given those before it."""

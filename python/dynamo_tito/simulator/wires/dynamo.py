@@ -277,8 +277,8 @@ class DynamoApp(App):
             rest["routed_experts"] = routing
         if "engine_data" in fields:
             rest["engine_data"] = self._engine_data(call, wanted, sample, routing)
-        if "stop_reason" in fields and sample.stop_token is not None:
-            rest["stop_reason"] = sample.stop_token
+        if "stop_reason" in fields and sample.stop_reason is not None:
+            rest["stop_reason"] = sample.stop_reason
         if "detailed_finish_reason" in fields:
             rest["detailed_finish_reason"] = "cancelled" if sample.finish_reason == "abort" else sample.finish_reason
         if "completion_token_ids" in fields:

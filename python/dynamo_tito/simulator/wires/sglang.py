@@ -270,7 +270,7 @@ def _finish_reason(sample: Sample) -> dict[str, Any]:
         case "stop" | "eos":
             return {
                 "type": "stop",
-                "matched": sample.stop_token if sample.stop_token is not None else int(sample.token_ids[-1]),
+                "matched": sample.stop_reason if sample.stop_reason is not None else int(sample.token_ids[-1]),
             }
         case other:
             return {"type": other}

@@ -220,7 +220,7 @@ class VllmApp(VllmAdminRoutes, App):
         return {
             "index": sample.index,
             "finish_reason": finish_reason(sample),
-            "stop_reason": sample.stop_token,
+            "stop_reason": sample.stop_reason,
             "token_ids": ids(sample.token_ids),
             "routed_experts": routing,
             "sampling_mask": None,
@@ -270,7 +270,7 @@ class VllmApp(VllmAdminRoutes, App):
                 "message": self._message(sample),
                 "logprobs": {"content": self.chat_content(sample, top, document)} if document.get("logprobs") else None,
                 "finish_reason": finish_reason(sample),
-                "stop_reason": sample.stop_token,
+                "stop_reason": sample.stop_reason,
                 "token_ids": ids(sample.token_ids) if returned else None,
                 "routed_experts": await self.routing(call, sample, start),
             }
