@@ -102,8 +102,8 @@ def load_model_module(path: Path) -> Any:
 class Entry:
     """One alternative of a prompt logprob, with the attributes of vLLM's Logprob."""
 
-    def __init__(self, logprob: float, rank: int) -> None:
-        self.logprob, self.rank, self.decoded_token = logprob, rank, None
+    def __init__(self, logprob: float, rank: int, decoded_token: str | None) -> None:
+        self.logprob, self.rank, self.decoded_token = logprob, rank, decoded_token
 
 
 class Engine:
@@ -349,13 +349,21 @@ class Call:
         scores = model.score(np.asarray(self.prompt, dtype=np.int64), version=version)
         entries = _given_first(model, scores, self.prompt_logprobs or 0)
         positions: list[dict[int, Entry] | None] = [None]
-        positions += [{token: Entry(value, rank) for token, value, rank in position} for position in entries[1:]]
+        # As recorded from vLLM's worker: the prompt's own token without its text, the others with theirs.
+        positions += [
+            {token: Entry(value, rank, _text(token) if at else None) for at, (token, value, rank) in enumerate(position)}
+            for position in entries[1:]
+        ]
         return self._helpers["_serialize_prompt_logprobs"](positions)
 
 
 def _count(value: int | None) -> int | None:
     """How many alternatives; the whole vocabulary is cut to eight."""
     return 8 if value == WHOLE_VOCABULARY else value
+
+
+def _text(token: int) -> str:
+    return chr(token) if token < 128 else f"w{token}"
 
 
 def _given_first(model: Any, scores: Any, k: int) -> list[list[tuple[int, float, int]]]:

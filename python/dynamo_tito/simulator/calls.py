@@ -130,6 +130,9 @@ class App:
         """The answer for a method that the path does not take."""
         return Response(405, b"", None, {"allow": ",".join(allowed)}, self.framing)
 
+    def finish(self, call: Call, response: Response) -> None:
+        """Add what every answer of this server carries, errors too."""
+
     @property
     def not_ready(self) -> str:
         """What the server says when it has not sampled and the request may come again."""

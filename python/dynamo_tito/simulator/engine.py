@@ -158,6 +158,7 @@ class Engine:
             except asyncio.CancelledError:
                 record.disconnected = True
                 raise
+            app.finish(call, response)
             record.status = response.status
             response.fault = record.fault
 

@@ -68,14 +68,11 @@ class DynamoApp(App):
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.live)
 
-    async def handle(self, call: Call) -> Response:
-        request_id = call.request.headers.get("x-request-id")
-        response = await self._checked(call)
-        if request_id is not None:
-            response.headers["x-request-id"] = request_id
-        return response
+    def finish(self, call: Call, response: Response) -> None:
+        if "x-request-id" in call.request.headers:
+            response.headers["x-request-id"] = call.request.headers["x-request-id"]
 
-    async def _checked(self, call: Call) -> Response:
+    async def handle(self, call: Call) -> Response:
         path = call.request.path
         if path.startswith("/v1/models/"):
             return await self.one_model(call)
