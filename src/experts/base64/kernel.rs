@@ -5,8 +5,11 @@ use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
+use super::portable::Item;
 use super::run::{self, Stores};
-use super::{Element, portable};
+use super::{Element, cache, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 
 /// Forces a kernel, by name.
 const KERNEL_VARIABLE: &str = "DYNAMO_TITO_KERNEL";
@@ -21,7 +24,7 @@ pub(super) type Bulk<T> = fn(text: &[u8], out: &mut [MaybeUninit<T>], stores: St
 
 /// What one instruction set contributes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kernel {
+pub(super) struct Table {
     pub(super) name: &'static str,
     /// Letters at the front of the text.
     pub(super) alphabet_len: fn(&[u8]) -> usize,
@@ -32,12 +35,36 @@ pub(crate) struct Kernel {
     pub(super) i32_to_i32: Bulk<i32>,
 }
 
+/// A kernel that this machine can run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    table: Table,
+    /// Bytes of output from which on it is written around the cache.
+    streaming_from: usize,
+}
+
 impl Kernel {
     /// The kernel of that name, if this machine can run it.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "portable" => Some(portable::KERNEL),
-            _ => None,
+        let table = match name {
+            #[cfg(target_arch = "x86_64")]
+            "avx512vbmi" => avx512::table()?,
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => avx2::table()?,
+            "portable" => portable::TABLE,
+            _ => return None,
+        };
+        Some(Self {
+            table,
+            streaming_from: cache::streaming_from(),
+        })
+    }
+
+    /// The same kernel with another bound: 0 always streams, `usize::MAX` never.
+    pub(crate) fn streaming_from(self, bytes: usize) -> Self {
+        Self {
+            streaming_from: bytes,
+            ..self
         }
     }
 
@@ -52,11 +79,11 @@ impl Kernel {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.name
+        self.table.name
     }
 
     pub(crate) fn alphabet_len(&self, text: &[u8]) -> usize {
-        (self.alphabet_len)(text)
+        (self.table.alphabet_len)(text)
     }
 
     pub(crate) fn decode_into(
@@ -65,7 +92,7 @@ impl Kernel {
         skip: usize,
         out: &mut [MaybeUninit<u8>],
     ) -> Result<(), usize> {
-        run::run(text, skip, 1, out, self.bytes, |bytes| bytes.next())
+        self.run(text, skip, out, &Item::BYTES, self.table.bytes)
     }
 
     pub(crate) fn widen_into(
@@ -75,27 +102,34 @@ impl Kernel {
         skip: usize,
         out: &mut [MaybeUninit<i32>],
     ) -> Result<(), usize> {
-        let size = element.size();
         match element {
-            Element::U8 => run::run(text, skip, size, out, self.u8_to_i32, |bytes| {
-                Ok(bytes.next()?.into())
-            }),
-            Element::U16 => run::run(text, skip, size, out, self.u16_to_i32, |bytes| {
-                Ok(u16::from_le_bytes(bytes.array()?).into())
-            }),
-            Element::I16 => run::run(text, skip, size, out, self.i16_to_i32, |bytes| {
-                Ok(i16::from_le_bytes(bytes.array()?).into())
-            }),
-            Element::I32 => run::run(text, skip, size, out, self.i32_to_i32, |bytes| {
-                Ok(i32::from_le_bytes(bytes.array()?))
-            }),
+            Element::U8 => self.run(text, skip, out, &Item::U8, self.table.u8_to_i32),
+            Element::U16 => self.run(text, skip, out, &Item::U16, self.table.u16_to_i32),
+            Element::I16 => self.run(text, skip, out, &Item::I16, self.table.i16_to_i32),
+            Element::I32 => self.run(text, skip, out, &Item::I32, self.table.i32_to_i32),
         }
+    }
+
+    fn run<T>(
+        &self,
+        text: &[u8],
+        skip: usize,
+        out: &mut [MaybeUninit<T>],
+        item: &Item<T>,
+        bulk: Bulk<T>,
+    ) -> Result<(), usize> {
+        let stores = if size_of_val(out) >= self.streaming_from {
+            Stores::Streaming
+        } else {
+            Stores::Cached
+        };
+        run::run(text, skip, out, item, bulk, stores)
     }
 }
 
 /// The name of the kernel in use.
 pub(crate) fn kernel_name() -> &'static str {
-    Kernel::active().name
+    Kernel::active().name()
 }
 
 /// Why the environment's choice of a kernel cannot be followed, in words, if it cannot. Whoever loads the library must
@@ -115,7 +149,10 @@ fn choice() -> &'static Choice {
 }
 
 fn choose(wanted: Option<OsString>) -> Choice {
-    let fastest = Kernel::available().next().unwrap_or(portable::KERNEL);
+    let fastest = Kernel::available().next().unwrap_or(Kernel {
+        table: portable::TABLE,
+        streaming_from: usize::MAX,
+    });
     let Some(wanted) = wanted else {
         return Choice {
             kernel: fastest,
@@ -128,7 +165,7 @@ fn choose(wanted: Option<OsString>) -> Choice {
             error: None,
         },
         None => {
-            let names: Vec<_> = Kernel::available().map(|kernel| kernel.name).collect();
+            let names: Vec<_> = Kernel::available().map(|kernel| kernel.name()).collect();
             let names = names.join(", ");
             let error = format!(
                 "{KERNEL_VARIABLE}={}: this machine runs {names}",
@@ -139,5 +176,40 @@ fn choose(wanted: Option<OsString>) -> Choice {
                 error: Some(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_a_kernel() {
+        for kernel in Kernel::available() {
+            let choice = choose(Some(kernel.name().into()));
+            assert_eq!((choice.kernel.name(), choice.error), (kernel.name(), None));
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_an_error() {
+        for wanted in ["", "sse2", "AVX2", "portable "] {
+            let error = choose(Some(wanted.into())).error.unwrap();
+            assert!(
+                error.starts_with(&format!("DYNAMO_TITO_KERNEL={wanted}: ")),
+                "{error}"
+            );
+            assert!(error.ends_with("portable"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_fastest_without_a_wish() {
+        let choice = choose(None);
+        assert_eq!(choice.error, None);
+        assert_eq!(
+            Some(choice.kernel.name()),
+            Kernel::available().map(|kernel| kernel.name()).next()
+        );
     }
 }

@@ -3,9 +3,18 @@
 //! The text is standard base64, canonical: `alphabet_len` and `decoded_len` judge the whole of it, skipped rows too,
 //! without decoding; `decode_into` and `widen_into` read only the groups of four letters that hold what is asked for.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(feature = "reference")]
+pub mod bench_support;
+mod cache;
 mod kernel;
 mod portable;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use kernel::{Kernel, kernel_error, kernel_name};
 

@@ -2,17 +2,55 @@
 
 use std::mem::MaybeUninit;
 
-use super::kernel::Kernel;
+use super::kernel::{Bulk, Table};
+use super::run::{Bytes, Stores};
 
-pub(super) const KERNEL: Kernel = Kernel {
+pub(super) const TABLE: Table = Table {
     name: "portable",
     alphabet_len,
-    bytes: |text, out, _| decode(text, out, |[byte]| byte),
-    u8_to_i32: |text, out, _| decode(text, out, |[byte]| byte.into()),
-    u16_to_i32: |text, out, _| decode(text, out, |bytes| u16::from_le_bytes(bytes).into()),
-    i16_to_i32: |text, out, _| decode(text, out, |bytes| i16::from_le_bytes(bytes).into()),
-    i32_to_i32: |text, out, _| decode(text, out, i32::from_le_bytes),
+    bytes: Item::BYTES.bulk,
+    u8_to_i32: Item::U8.bulk,
+    u16_to_i32: Item::U16.bulk,
+    i16_to_i32: Item::I16.bulk,
+    i32_to_i32: Item::I32.bulk,
 };
+
+/// How an item is made of decoded bytes.
+pub(super) struct Item<T> {
+    /// Bytes of one.
+    pub(super) size: usize,
+    /// The next one of the decoded stream.
+    pub(super) one: fn(&mut Bytes<'_>) -> Result<T, usize>,
+    /// Many.
+    pub(super) bulk: Bulk<T>,
+}
+
+impl Item<u8> {
+    pub(super) const BYTES: Self = Self {
+        size: 1,
+        one: |bytes| bytes.next(),
+        bulk: |text, out, _: Stores| decode(text, out, |[byte]| byte),
+    };
+}
+
+macro_rules! item {
+    ($name:ident, $t:ty) => {
+        pub(super) const $name: Self = Self {
+            size: size_of::<$t>(),
+            one: |bytes| Ok(<$t>::from_le_bytes(bytes.array()?).into()),
+            bulk: |text, out, _: Stores| {
+                decode(text, out, |bytes| <$t>::from_le_bytes(bytes).into())
+            },
+        };
+    };
+}
+
+impl Item<i32> {
+    item!(U8, u8);
+    item!(U16, u16);
+    item!(I16, i16);
+    item!(I32, i32);
+}
 
 /// The 64 letters of the standard alphabet (RFC 4648, section 4), by value.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -32,8 +70,8 @@ pub(super) const VALUES: [u8; 256] = {
 pub(super) const NO_LETTER: u8 = 0xff;
 
 /// Value of a letter, 0 to 63, or [`NO_LETTER`].
-pub(super) fn value(byte: u8) -> u8 {
-    VALUES[usize::from(byte)]
+pub(super) const fn value(byte: u8) -> u8 {
+    VALUES[byte as usize]
 }
 
 /// Values shifted to the place in 24 bits that each of a group's four letters has.
@@ -51,7 +89,7 @@ static PLACES: [[u32; 256]; 4] = {
     places
 };
 
-fn alphabet_len(text: &[u8]) -> usize {
+pub(super) fn alphabet_len(text: &[u8]) -> usize {
     // Compares without branches, which the compiler turns into vectors of whatever width the target has.
     let good = |block: &[u8; 64]| {
         let bad =

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::kernel::Bulk;
-use super::portable;
+use super::portable::{self, Item};
 
 /// How a kernel writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,14 +17,17 @@ pub(super) enum Stores {
 /// Alignment at which a kernel's stores do not straddle cache lines.
 const LINE: usize = 64;
 
-/// Fills `out` with items of `size` bytes of the decoded stream, the first of which begins at byte `skip`.
+/// Bytes of output that a kernel writes to the end of a cache line and no further pay for aligning it.
+const ALIGNED_FROM: usize = 16 << 10;
+
+/// Fills `out` with items of the decoded stream, the first of which begins at byte `skip`.
 pub(super) fn run<T>(
     text: &[u8],
     skip: usize,
-    size: usize,
     out: &mut [MaybeUninit<T>],
+    item: &Item<T>,
     bulk: Bulk<T>,
-    item: impl Fn(&mut Bytes<'_>) -> Result<T, usize>,
+    stores: Stores,
 ) -> Result<(), usize> {
     if !text.len().is_multiple_of(4) {
         return Err(text.len());
@@ -35,61 +38,90 @@ pub(super) fn run<T>(
         .take(2)
         .take_while(|&&byte| byte == b'=')
         .count();
-    let available = text.len() / 4 * 3 - padding;
-    let wanted = out
+    let decoded = text.len() / 4 * 3 - padding;
+    let end = out
         .len()
-        .checked_mul(size)
+        .checked_mul(item.size)
         .and_then(|bytes| bytes.checked_add(skip));
     assert!(
-        wanted.is_some_and(|end| end <= available),
-        "{} items of {size} bytes from {skip} on, of {available} bytes",
-        out.len()
+        end.is_some_and(|end| end <= decoded),
+        "{} items of {} bytes at byte {skip} of {decoded}",
+        out.len(),
+        item.size,
     );
 
-    let (head, rest) = out.split_at_mut(head_len(skip, size, out));
-    let start = skip + head.len() * size;
-    fill(text, skip, head, &item)?;
-    // The last group may be padded.
-    let groups = (rest.len() * size / 3).min((text.len() / 4).saturating_sub(1 + start / 3));
-    let from = start / 3 * 4;
+    let aligned = stores == Stores::Streaming || size_of_val(out) >= ALIGNED_FROM;
+    let (head, rest) = out.split_at_mut(head_len(skip, item.size, out, aligned));
+    fill(text, skip, head, item)?;
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let skip = skip + head.len() * item.size;
     let done = bulk(
-        &text[from.min(text.len())..][..4 * groups],
+        whole_groups(text, skip, rest.len() * item.size),
         rest,
-        Stores::Cached,
+        stores,
     );
-    fill(text, start + done * size, &mut rest[done..], &item)
+    fill(text, skip + done * item.size, &mut rest[done..], item)
 }
 
-/// Items before the first one that begins both with a group and, in a long output, with a cache line.
-fn head_len<T>(skip: usize, size: usize, out: &[MaybeUninit<T>]) -> usize {
+/// Items before the first that begins with a group and, if `aligned`, with a cache line.
+fn head_len<T>(skip: usize, size: usize, out: &[MaybeUninit<T>], aligned: bool) -> usize {
     let group = |items: usize| (skip + items * size).is_multiple_of(3);
     let line = |items: usize| (out.as_ptr().addr() + items * size_of::<T>()).is_multiple_of(LINE);
-    // No item's size is a multiple of three, so one of three items begins with a group, and one of 3 x LINE with a line too.
-    let found = if out.len() < 16 * LINE {
-        (0..3).find(|&items| group(items))
-    } else {
-        (0..3 * LINE).find(|&items| group(items) && line(items))
-    };
-    found.unwrap_or(0).min(out.len())
+    // Three divides no item's size, so one in three items begins with a group; as three and LINE share no factor, one in
+    // 3 x LINE begins with both.
+    let head = (0..3 * LINE).find(|&items| group(items) && (!aligned || line(items)));
+    head.map_or(out.len(), |head| head.min(out.len()))
 }
 
+/// The letters of all groups that lie in `len` bytes of the decoded stream from `skip` on, where a group begins, but
+/// for the text's last one, which may be padded.
+fn whole_groups(text: &[u8], skip: usize, len: usize) -> &[u8] {
+    let before_last = text.len().saturating_sub(4);
+    let start = (skip / 3 * 4).min(before_last);
+    let end = (start + len / 3 * 4).min(before_last);
+    &text[start..end]
+}
+
+/// What [`run`] does, without a kernel.
 fn fill<T>(
     text: &[u8],
     skip: usize,
     out: &mut [MaybeUninit<T>],
-    item: impl Fn(&mut Bytes<'_>) -> Result<T, usize>,
+    item: &Item<T>,
 ) -> Result<(), usize> {
+    let (head, rest) = out.split_at_mut(head_len(skip, item.size, out, false));
+    one_by_one(text, skip, head, item)?;
+    let skip = skip + head.len() * item.size;
+    let done = (item.bulk)(
+        whole_groups(text, skip, rest.len() * item.size),
+        rest,
+        Stores::Cached,
+    );
+    one_by_one(text, skip + done * item.size, &mut rest[done..], item)
+}
+
+fn one_by_one<T>(
+    text: &[u8],
+    skip: usize,
+    out: &mut [MaybeUninit<T>],
+    item: &Item<T>,
+) -> Result<(), usize> {
+    if out.is_empty() {
+        return Ok(());
+    }
     let mut bytes = Bytes {
         text,
         group: skip / 3,
         held: [0; 3],
         left: 0,
     };
-    for _ in 0..skip % 3 * usize::from(!out.is_empty()) {
+    for _ in 0..skip % 3 {
         bytes.next()?;
     }
     for slot in out {
-        slot.write(item(&mut bytes)?);
+        slot.write((item.one)(&mut bytes)?);
     }
     Ok(())
 }
@@ -142,7 +174,7 @@ impl Bytes<'_> {
         letters[4 - padding..].fill(b'A');
         if let Some(bad) = letters
             .iter()
-            .position(|&letter| portable::value(letter) > 63)
+            .position(|&letter| portable::value(letter) == portable::NO_LETTER)
         {
             return Err(at + bad);
         }

@@ -1,0 +1,403 @@
+//! AVX2: nibble lookups judge and translate 32 letters, shuffles put the bytes where the integers want them.
+#![allow(unsafe_code)] // vector loads and stores, and calls that need the instruction set
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::kernel::Table;
+use super::portable::{self, value};
+use super::run::Stores;
+
+/// The kernel, if this machine has the instructions.
+pub(super) fn table() -> Option<Table> {
+    is_x86_feature_detected!("avx2").then_some(Table {
+        name: "avx2",
+        // SAFETY: the instructions were found above, here and below; nobody else makes this table.
+        alphabet_len: |text| unsafe { alphabet_len(text) },
+        bytes: |text, out, stores| match stores {
+            // SAFETY: as above.
+            Stores::Cached => unsafe { bytes::<false>(text, out) },
+            // SAFETY: as above.
+            Stores::Streaming => unsafe { bytes::<true>(text, out) },
+        },
+        u8_to_i32: |text, out, stores| match stores {
+            // SAFETY: as above.
+            Stores::Cached => unsafe { u8_to_i32::<false>(text, out) },
+            // SAFETY: as above.
+            Stores::Streaming => unsafe { u8_to_i32::<true>(text, out) },
+        },
+        u16_to_i32: |text, out, stores| match stores {
+            // SAFETY: as above.
+            Stores::Cached => unsafe { i16_to_i32::<false, false>(text, out) },
+            // SAFETY: as above.
+            Stores::Streaming => unsafe { i16_to_i32::<false, true>(text, out) },
+        },
+        i16_to_i32: |text, out, stores| match stores {
+            // SAFETY: as above.
+            Stores::Cached => unsafe { i16_to_i32::<true, false>(text, out) },
+            // SAFETY: as above.
+            Stores::Streaming => unsafe { i16_to_i32::<true, true>(text, out) },
+        },
+        i32_to_i32: |text, out, stores| match stores {
+            // SAFETY: as above.
+            Stores::Cached => unsafe { i32_to_i32::<false>(text, out) },
+            // SAFETY: as above.
+            Stores::Streaming => unsafe { i32_to_i32::<true>(text, out) },
+        },
+    })
+}
+
+/// Letters between two looks at whether all of them were letters.
+const CHECKED: usize = 2048;
+
+/// How far ahead of the letters in hand the text is asked for. The processor's own prefetcher stops at the end of a page;
+/// with this, a text that lies in memory is read a quarter faster.
+const AHEAD: usize = 2048;
+
+type Line<T, const N: usize> = [MaybeUninit<T>; N];
+
+#[target_feature(enable = "avx2")]
+fn alphabet_len(text: &[u8]) -> usize {
+    let letters = Letters::new();
+    let (blocks, _) = text.as_chunks::<128>();
+    let mut done = 0;
+    for block in blocks {
+        prefetch(block);
+        let mut bad = _mm256_setzero_si256();
+        for line in block.as_chunks::<32>().0 {
+            letters.judge(load(line), &mut bad);
+        }
+        if _mm256_testz_si256(bad, bad) == 0 {
+            break;
+        }
+        done += 128;
+    }
+    for line in text[done..].as_chunks::<32>().0 {
+        if let Some(bad) = letters.first_bad(line) {
+            return done + bad;
+        }
+        done += 32;
+    }
+    // The last letters lie in a line that begins among those already judged.
+    match text.last_chunk::<32>() {
+        Some(line) => letters
+            .first_bad(line)
+            .map_or(text.len(), |bad| text.len() - 32 + bad),
+        None => portable::alphabet_len(text),
+    }
+}
+
+/// Tables by nibble, each twice, because a shuffle sees 16 bytes at a time.
+#[derive(Clone, Copy)]
+struct Letters {
+    /// By the upper nibble: which of five sets of bytes this one is in, a bit each.
+    rows: __m256i,
+    /// By the lower nibble: in which of these sets it is no letter.
+    columns: __m256i,
+    /// By the upper nibble, less one for `/`: what makes a letter its value.
+    shifts: __m256i,
+}
+
+impl Letters {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new() -> Self {
+        // The rows of ASCII that hold letters: 2 has `+` and `/`, 3 the digits, 4 and 6 all but their first, 5 and 7 the
+        // first eleven. Every other row is in a set of its own that has no letters.
+        const ROWS: [u8; 16] = {
+            let mut rows = [16; 16];
+            rows[2] = 1;
+            rows[3] = 2;
+            (rows[4], rows[6]) = (4, 4);
+            (rows[5], rows[7]) = (8, 8);
+            rows
+        };
+        const COLUMNS: [u8; 16] = {
+            let mut columns = [16; 16];
+            let mut column = 0;
+            while column < 16 {
+                let mut row = 2;
+                while row < 8 {
+                    if value((16 * row + column) as u8) > 63 {
+                        columns[column] |= ROWS[row];
+                    }
+                    row += 1;
+                }
+                column += 1;
+            }
+            columns
+        };
+        const SHIFTS: [u8; 16] = {
+            let mut shifts = [0; 16];
+            shifts[1] = value(b'/').wrapping_sub(b'/');
+            shifts[2] = value(b'+').wrapping_sub(b'+');
+            shifts[3] = value(b'0').wrapping_sub(b'0');
+            let mut row = 4;
+            while row < 8 {
+                let letter = 16 * row + 1;
+                shifts[row as usize] = value(letter).wrapping_sub(letter);
+                row += 1;
+            }
+            shifts
+        };
+        Self {
+            rows: twice(&ROWS),
+            columns: twice(&COLUMNS),
+            shifts: twice(&SHIFTS),
+        }
+    }
+
+    /// The upper nibbles. Makes every byte of `bad` other than zero where there is no letter.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn judge(self, text: __m256i, bad: &mut __m256i) -> __m256i {
+        let nibble = _mm256_set1_epi8(0x0f);
+        let row = _mm256_and_si256(_mm256_srli_epi16::<4>(text), nibble);
+        let column = _mm256_and_si256(text, nibble);
+        let rows = _mm256_shuffle_epi8(self.rows, row);
+        let columns = _mm256_shuffle_epi8(self.columns, column);
+        *bad = _mm256_or_si256(*bad, _mm256_and_si256(rows, columns));
+        row
+    }
+
+    /// Index of the first byte that is no letter.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn first_bad(self, line: &[u8; 32]) -> Option<usize> {
+        let mut bad = _mm256_setzero_si256();
+        self.judge(load(line), &mut bad);
+        let good = _mm256_movemask_epi8(_mm256_cmpeq_epi8(bad, _mm256_setzero_si256()));
+        (good != -1).then_some(good.trailing_ones() as usize)
+    }
+
+    /// Eight groups of 24 bits, the first byte of each on top.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn groups(self, text: &[u8; 32], bad: &mut __m256i) -> __m256i {
+        let text = load(text);
+        let row = self.judge(text, bad);
+        let slash = _mm256_cmpeq_epi8(text, _mm256_set1_epi8(b'/' as i8));
+        let shifts = _mm256_shuffle_epi8(self.shifts, _mm256_add_epi8(row, slash));
+        let values = _mm256_add_epi8(text, shifts);
+        let pairs = _mm256_maddubs_epi16(values, _mm256_set1_epi32(0x0140_0140));
+        _mm256_madd_epi16(pairs, _mm256_set1_epi32(0x0001_1000))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twice(table: &[u8; 16]) -> __m256i {
+    // SAFETY: the reference is good for 16 bytes, and the load asks for no alignment.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+}
+
+/// Asks for the text that comes [`AHEAD`] bytes after the block.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(block: &[u8]) {
+    for line in block.chunks(64) {
+        #[allow(unused_unsafe)] // unsafe in older compilers
+        // SAFETY: a hint: it reads nothing, whatever the address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast())
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(line: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference is good for 32 bytes, and the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(line.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load3(lines: &[[u8; 32]; 3]) -> [__m256i; 3] {
+    [load(&lines[0]), load(&lines[1]), load(&lines[2])]
+}
+
+/// Half a cache line of the output; [`blocks`] sees to the alignment that streaming needs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store<const STREAM: bool, T, const N: usize>(line: &mut Line<T, N>, value: __m256i) {
+    const { assert!(size_of::<Line<T, N>>() == 32) };
+    let line = line.as_mut_ptr().cast();
+    if STREAM {
+        // SAFETY: 32 writable bytes, a whole number of these from an output that `blocks` found to start at a multiple.
+        unsafe { _mm256_stream_si256(line, value) }
+    } else {
+        // SAFETY: 32 writable bytes, and the store asks for no alignment.
+        unsafe { _mm256_storeu_si256(line, value) }
+    }
+}
+
+/// Runs `block` over whole blocks for as long as every letter is one, and says how many items that made.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
+    text: &[u8],
+    out: &mut [MaybeUninit<T>],
+    block: impl Fn(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m256i),
+) -> usize {
+    const { assert!((ITEMS * size_of::<T>()).is_multiple_of(32) && CHECKED.is_multiple_of(LETTERS)) };
+    assert!(!STREAM || out.as_ptr().addr().is_multiple_of(32));
+    let mut done = 0;
+    for (text, out) in text
+        .chunks(CHECKED)
+        .zip(out.chunks_mut(CHECKED / LETTERS * ITEMS))
+    {
+        let (text, out) = (text.as_chunks().0, out.as_chunks_mut().0);
+        let mut bad = _mm256_setzero_si256();
+        for (text, out) in text.iter().zip(&mut *out) {
+            prefetch(text);
+            block(text, out, &mut bad);
+        }
+        if _mm256_testz_si256(bad, bad) == 0 {
+            break;
+        }
+        done += text.len().min(out.len()) * ITEMS;
+    }
+    if STREAM {
+        // Before anything tells another thread that the output is there.
+        _mm_sfence();
+    }
+    done
+}
+
+/// How 24 items get from [`Letters::groups`] to three vectors of eight: `pick` brings the groups that hold four items into
+/// each half of a vector, `spread` their bytes to their places there.
+struct Route {
+    pick: [[u8; 32]; 3],
+    spread: [[u8; 32]; 3],
+}
+
+impl Route {
+    /// For items of `size` bytes that lie `at` bytes up in their four.
+    const fn new(size: usize, at: usize) -> Self {
+        let mut route = Self {
+            pick: [[0; 32]; 3],
+            spread: [[0x80; 32]; 3],
+        };
+        let mut half = 0;
+        while half < 6 {
+            let (vector, base) = (half / 2, half % 2 * 16);
+            // A vector of groups is 24 bytes, a multiple of four items of any size here.
+            let first = half * 4 * size % 24;
+            let group = first / 3;
+            let mut slot = 0;
+            while slot < 4 {
+                let picked = if group + slot < 8 { group + slot } else { 7 };
+                route.pick[vector][base + 4 * slot] = picked as u8;
+                slot += 1;
+            }
+            let mut byte = 0;
+            while byte < 4 * size {
+                let from = first + byte;
+                let place = base + byte / size * 4 + at + byte % size;
+                route.spread[vector][place] = ((from / 3 - group) * 4 + 2 - from % 3) as u8;
+                byte += 1;
+            }
+            half += 1;
+        }
+        route
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+    const ROUTE: Route = Route::new(1, 0);
+    let letters = Letters::new();
+    let (pick, spread) = (load3(&ROUTE.pick), load3(&ROUTE.spread));
+    blocks::<i32, STREAM, 32, 24>(text, out, |text, out, bad| {
+        let groups = letters.groups(text, bad);
+        for (vector, line) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let picked = _mm256_permutevar8x32_epi32(groups, pick[vector]);
+            store::<STREAM, _, _>(line, _mm256_shuffle_epi8(picked, spread[vector]));
+        }
+    })
+}
+
+#[target_feature(enable = "avx2")]
+fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
+    text: &[u8],
+    out: &mut [MaybeUninit<i32>],
+) -> usize {
+    // A signed item goes to the upper half and is shifted down.
+    const ROUTES: [Route; 2] = [Route::new(2, 0), Route::new(2, 2)];
+    let letters = Letters::new();
+    let route = &ROUTES[SIGNED as usize];
+    let (pick, spread) = (load3(&route.pick), load3(&route.spread));
+    blocks::<i32, STREAM, 64, 24>(text, out, |text, out, bad| {
+        let text = text.as_chunks::<32>().0;
+        let (first, second) = (letters.groups(&text[0], bad), letters.groups(&text[1], bad));
+        // The second vector's items are the first's last four and the second's first four.
+        let groups = [
+            first,
+            _mm256_blend_epi32::<0b1111_0000>(second, first),
+            second,
+        ];
+        for (vector, line) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let picked = _mm256_permutevar8x32_epi32(groups[vector], pick[vector]);
+            let items = _mm256_shuffle_epi8(picked, spread[vector]);
+            store::<STREAM, _, _>(
+                line,
+                if SIGNED {
+                    _mm256_srai_epi32::<16>(items)
+                } else {
+                    items
+                },
+            );
+        }
+    })
+}
+
+#[target_feature(enable = "avx2")]
+fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize {
+    // Each half's twelve bytes, in order, and then four that do not matter.
+    const PACK: [u8; 16] = [2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, 0, 0, 0, 0];
+    // Four vectors of six times four bytes make three of eight: each is turned to where it begins in these three.
+    const TURN: [[u8; 32]; 4] = {
+        let mut turn = [[0; 32]; 4];
+        let mut word = 0;
+        while word < 24 {
+            let (vector, from) = (word / 6, word % 6);
+            turn[vector][word % 8 * 4] = (from + from / 3) as u8;
+            word += 1;
+        }
+        turn
+    };
+    let letters = Letters::new();
+    let pack = twice(&PACK);
+    let turn = [
+        load(&TURN[0]),
+        load(&TURN[1]),
+        load(&TURN[2]),
+        load(&TURN[3]),
+    ];
+    blocks::<u8, STREAM, 128, 96>(text, out, |text, out, bad| {
+        let text = text.as_chunks::<32>().0;
+        let mut turned = [_mm256_setzero_si256(); 4];
+        for (vector, turned) in turned.iter_mut().enumerate() {
+            let packed = _mm256_shuffle_epi8(letters.groups(&text[vector], bad), pack);
+            *turned = _mm256_permutevar8x32_epi32(packed, turn[vector]);
+        }
+        let [a, b, c, d] = turned;
+        let joined = [
+            _mm256_blend_epi32::<0b1100_0000>(a, b),
+            _mm256_blend_epi32::<0b1111_0000>(b, c),
+            _mm256_blend_epi32::<0b1111_1100>(c, d),
+        ];
+        for (line, bytes) in out.as_chunks_mut::<32>().0.iter_mut().zip(joined) {
+            store::<STREAM, _, _>(line, bytes);
+        }
+    })
+}
+
+/// An item is its four bytes, little-endian as this machine is.
+#[target_feature(enable = "avx2")]
+fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+    // SAFETY: the same memory as bytes.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
+    bytes::<STREAM>(text, out) / 4
+}

@@ -1,0 +1,66 @@
+//! The kernels by name, for benchmarks, which see only what is public.
+#![allow(unsafe_code)] // the length of a vector that was just filled
+
+use super::{Element, Kernel};
+
+/// A kernel that this machine can run.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedKernel(Kernel);
+
+/// Every kernel that this machine can run, fastest first.
+pub fn kernels() -> Vec<NamedKernel> {
+    Kernel::available().map(NamedKernel).collect()
+}
+
+impl NamedKernel {
+    /// The name that `DYNAMO_TITO_KERNEL` knows.
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// The same kernel, streaming outputs of `bytes` bytes and more.
+    pub fn streaming_from(self, bytes: usize) -> Self {
+        Self(self.0.streaming_from(bytes))
+    }
+
+    /// Letters at the front of the text.
+    pub fn alphabet_len(&self, text: &[u8]) -> usize {
+        self.0.alphabet_len(text)
+    }
+
+    /// Replaces `out` by `len` bytes of the decoded stream from `skip` on.
+    pub fn decode(
+        &self,
+        text: &[u8],
+        skip: usize,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), usize> {
+        out.clear();
+        out.reserve(len);
+        self.0
+            .decode_into(text, skip, &mut out.spare_capacity_mut()[..len])?;
+        // SAFETY: `decode_into` initialised `len` bytes.
+        unsafe { out.set_len(len) };
+        Ok(())
+    }
+
+    /// Replaces `out` by `len` elements, named as on the wire, from byte `skip` of the decoded stream on.
+    pub fn widen(
+        &self,
+        text: &[u8],
+        dtype: &str,
+        skip: usize,
+        len: usize,
+        out: &mut Vec<i32>,
+    ) -> Result<(), usize> {
+        let element = Element::from_name(dtype).expect("a dtype of the wire");
+        out.clear();
+        out.reserve(len);
+        self.0
+            .widen_into(text, element, skip, &mut out.spare_capacity_mut()[..len])?;
+        // SAFETY: `widen_into` initialised `len` elements.
+        unsafe { out.set_len(len) };
+        Ok(())
+    }
+}

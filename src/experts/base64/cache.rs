@@ -1,0 +1,55 @@
+//! From which size on an output is better written around the cache than through it.
+
+use std::fs;
+use std::sync::OnceLock;
+
+/// What is assumed where the system does not say: common for a group of cores.
+const USUAL_L3: usize = 32 << 20;
+
+/// Bytes of output from which on it is written around the cache.
+///
+/// Through the cache, a line is read from memory before it is written, and what was there is driven out. That pays only
+/// if the line is in the cache already, which a recycled block rarely is: since it was last written, a body of its own
+/// size has gone by, and every core has its own. Measured on blocks that are not in the cache, writing around it takes
+/// 0.65 of the time from 2 MiB on; on blocks that are, it takes up to twice the time below a quarter of what one core
+/// may hope for, and is even above. Hence a quarter of the last level, which counts all cores (in a virtual machine,
+/// those of strangers too), and never more than 8 MiB.
+pub(super) fn streaming_from() -> usize {
+    static FROM: OnceLock<usize> = OnceLock::new();
+    *FROM.get_or_init(|| {
+        let size = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size");
+        let size = size.ok().and_then(|size| parse(&size)).unwrap_or(USUAL_L3);
+        (size / 4).clamp(2 << 20, 8 << 20)
+    })
+}
+
+/// Bytes of a size as Linux writes it: `32768K`.
+fn parse(size: &str) -> Option<usize> {
+    let size = size.trim_end();
+    let (digits, shift) = match size.as_bytes().last()? {
+        b'K' => (&size[..size.len() - 1], 10),
+        b'M' => (&size[..size.len() - 1], 20),
+        _ => (size, 0),
+    };
+    digits.parse::<usize>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_as_linux_writes_them() {
+        assert_eq!(parse("32768K\n"), Some(32 << 20));
+        assert_eq!(parse("480M"), Some(480 << 20));
+        assert_eq!(parse("512\n"), Some(512));
+        for text in ["", "\n", "K", "32 K", "lots"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn within_bounds_on_every_machine() {
+        assert!((2 << 20..=8 << 20).contains(&streaming_from()));
+    }
+}
