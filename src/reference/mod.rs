@@ -13,6 +13,8 @@ mod npy;
 mod prompt;
 mod readers;
 mod structure;
+#[cfg(test)]
+mod tests;
 
 use crate::{Class, Error, Options, Result};
 use structure::{Choice, first};
