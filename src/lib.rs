@@ -2,6 +2,8 @@
 //!
 //! `docs/design.md` says how a body is judged; [`wire`] does it.
 
+#[cfg(any(test, feature = "reference"))]
+pub mod agreement;
 mod error;
 mod experts;
 mod json;
@@ -9,12 +11,10 @@ mod limits;
 mod memory;
 #[cfg(feature = "python")]
 mod python;
-mod request;
-mod wire;
-#[cfg(any(test, feature = "reference"))]
-pub mod agreement;
 #[cfg(any(test, feature = "reference"))]
 pub mod reference;
+mod request;
+mod wire;
 
 pub use error::{Class, Error, Result};
 pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

@@ -7,7 +7,13 @@ const fn triples() -> [[u8; 4]; 1000] {
     let mut table = [[0; 4]; 1000];
     let mut i = 0;
     while i < 1000 {
-        let significant = if i >= 100 { 3 } else if i >= 10 { 2 } else { 1 };
+        let significant = if i >= 100 {
+            3
+        } else if i >= 10 {
+            2
+        } else {
+            1
+        };
         table[i] = [
             b'0' + (i / 100) as u8,
             b'0' + (i / 10 % 10) as u8,

@@ -25,7 +25,10 @@ impl Blob {
         let at = cursor.pos;
         let text = &cursor.bytes[at + 1..];
         let letters = alphabet_len(text);
-        let padding = text[letters..].iter().take_while(|&&byte| byte == b'=').count();
+        let padding = text[letters..]
+            .iter()
+            .take_while(|&&byte| byte == b'=')
+            .count();
         let end = at + 1 + letters + padding;
         if cursor.bytes.get(end) == Some(&b'"') {
             cursor.pos = end + 1;
@@ -87,7 +90,10 @@ impl Text<'_> {
         if !self.text.len().is_multiple_of(4) {
             return Err(base64(
                 self.blob.end,
-                format!("base64 of {} characters, which is not a multiple of four", self.text.len()),
+                format!(
+                    "base64 of {} characters, which is not a multiple of four",
+                    self.text.len()
+                ),
             ));
         }
         Ok(self.text.len() / 4 * 3 - self.padding())
@@ -111,7 +117,12 @@ impl Text<'_> {
         self.check_letters(usize::MAX)?;
         super::base64::decoded_len(&self.text)
             .map(|_| ())
-            .map_err(|bad| base64(self.place(bad.at), "the last base64 letter has bits that belong to no byte"))
+            .map_err(|bad| {
+                base64(
+                    self.place(bad.at),
+                    "the last base64 letter has bits that belong to no byte",
+                )
+            })
     }
 
     /// The first `len` decoded bytes.

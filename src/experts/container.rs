@@ -51,7 +51,9 @@ impl Container {
     /// Offset of the value.
     pub(crate) fn at(&self) -> usize {
         match self {
-            Container::Object { at, .. } | Container::Text { at, .. } | Container::Other { at, .. } => *at,
+            Container::Object { at, .. }
+            | Container::Text { at, .. }
+            | Container::Other { at, .. } => *at,
         }
     }
 
@@ -78,7 +80,12 @@ impl Object {
             };
             let name = NAMES[index];
             if seen & 1 << index != 0 {
-                return Err(refused("duplicate_key", name, key.at, "the key stands there twice"));
+                return Err(refused(
+                    "duplicate_key",
+                    name,
+                    key.at,
+                    "the key stands there twice",
+                ));
             }
             seen |= 1 << index;
             if cursor.null()? {
@@ -92,7 +99,14 @@ impl Object {
             }
             Ok(())
         })?;
-        let missing = |name| refused("missing", name, at, "an object of routed experts needs data and shape");
+        let missing = |name| {
+            refused(
+                "missing",
+                name,
+                at,
+                "an object of routed experts needs data and shape",
+            )
+        };
         let data = data.ok_or_else(|| missing("data"))?;
         let (shape_at, shape) = shape.ok_or_else(|| missing("shape"))?;
         Ok(Self {
@@ -110,7 +124,12 @@ fn read_data(cursor: &mut Cursor<'_>) -> Result<Blob> {
         return Blob::read(cursor);
     }
     let (at, found) = (cursor.pos, cursor.kind()?.name());
-    Err(refused("type", "data", at, format!("found {found} where a base64 string was expected")))
+    Err(refused(
+        "type",
+        "data",
+        at,
+        format!("found {found} where a base64 string was expected"),
+    ))
 }
 
 /// The largest integer of a shape or start, plus one.
@@ -118,7 +137,14 @@ const TOO_LARGE: u64 = 1 << 63;
 
 fn read_shape(cursor: &mut Cursor<'_>) -> Result<[u64; 3]> {
     let at = cursor.pos;
-    let bad = || refused("shape", "shape", at, "a shape is [rows, layers, top_k] with layers and top_k of 1 or more");
+    let bad = || {
+        refused(
+            "shape",
+            "shape",
+            at,
+            "a shape is [rows, layers, top_k] with layers and top_k of 1 or more",
+        )
+    };
     if cursor.byte() != Some(b'[') {
         return Err(bad());
     }
@@ -152,7 +178,14 @@ fn read_dtype(cursor: &mut Cursor<'_>) -> Result<Element> {
         None
     };
     text.and_then(|text| Element::from_name(std::str::from_utf8(&text.bytes()?).ok()?))
-        .ok_or_else(|| refused("dtype", "dtype", at, "dtype is one of uint8, uint16, int16 and int32"))
+        .ok_or_else(|| {
+            refused(
+                "dtype",
+                "dtype",
+                at,
+                "dtype is one of uint8, uint16, int16 and int32",
+            )
+        })
 }
 
 /// An error at a member of the object.

@@ -10,6 +10,7 @@ mod fill;
 mod npy;
 mod rows;
 
-pub(crate) use base64::{Element, kernel_error, kernel_name};
+#[cfg(feature = "python")]
+pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;
 pub(crate) use rows::{Routed, Target, Values, resolve};

@@ -18,14 +18,20 @@ pub(super) struct Header {
 pub(super) const SIGN: &[u8] = b"k05VTVBZ";
 
 /// Reads the header. The inner `Err` says what is wrong with it; the outer one is about base64.
-pub(super) fn header(text: &Text<'_>, decoded_len: usize) -> Result<std::result::Result<Header, &'static str>> {
+pub(super) fn header(
+    text: &Text<'_>,
+    decoded_len: usize,
+) -> Result<std::result::Result<Header, &'static str>> {
     if decoded_len < 12 {
         return Ok(Err("an npy file has at least 12 bytes"));
     }
     let head = text.head(12)?;
     let (start, length) = match (&head[..6], head[6], head[7]) {
         (b"\x93NUMPY", 1, 0) => (10, usize::from(u16::from_le_bytes([head[8], head[9]]))),
-        (b"\x93NUMPY", 2, 0) => (12, u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize),
+        (b"\x93NUMPY", 2, 0) => (
+            12,
+            u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize,
+        ),
         _ => return Ok(Err("not an npy file of version 1.0 or 2.0")),
     };
     let data = start + length;
@@ -102,7 +108,9 @@ impl<'a> Literal<'a> {
         if !matches!(quote, b'\'' | b'"') {
             return None;
         }
-        let end = rest.iter().position(|&byte| byte == quote || byte == b'\\')?;
+        let end = rest
+            .iter()
+            .position(|&byte| byte == quote || byte == b'\\')?;
         let (string, after) = rest.split_at(end);
         self.text = after.strip_prefix(&[quote])?;
         Some(string)
@@ -124,7 +132,11 @@ impl<'a> Literal<'a> {
 
     fn integer(&mut self) -> Option<u64> {
         self.space();
-        let len = self.text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let len = self
+            .text
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         let (digits, rest) = self.text.split_at(len);
         if len == 0 || (len > 1 && digits[0] == b'0') {
             return None;

@@ -68,7 +68,9 @@ pub(crate) fn resolve(
     let rows = Rows::measure(container, body, options)?;
     let at = container.at();
     let trimmed = rows.trim(at, options, completion, aborted)?;
-    rows.text.check().map_err(|error| error.under(rows.path()))?;
+    rows.text
+        .check()
+        .map_err(|error| error.under(rows.path()))?;
     rows.decode(&trimmed, options.experts, target)
 }
 
@@ -108,7 +110,8 @@ impl<'a> Rows<'a> {
                     return Self::bare(text, *at, options);
                 }
                 let decoded = text.decoded_len()?;
-                let header = npy::header(&text, decoded)?.map_err(|message| refused("npy", *at, message))?;
+                let header =
+                    npy::header(&text, decoded)?.map_err(|message| refused("npy", *at, message))?;
                 let rows = Rows {
                     text,
                     dtype: header.dtype,
@@ -120,7 +123,9 @@ impl<'a> Rows<'a> {
             }
             Container::Other { at, kind } => return Err(wrong_type(*at, kind.name())),
         };
-        rows.check_size(shape_at, |rows| rows.check_shape(options, shape_path, shape_at))?;
+        rows.check_size(shape_at, |rows| {
+            rows.check_shape(options, shape_path, shape_at)
+        })?;
         Ok(rows)
     }
 
@@ -150,19 +155,27 @@ impl<'a> Rows<'a> {
             _ => Err(refused(
                 "size",
                 at,
-                format!("{decoded} bytes of int32 are not whole rows of {layers} layers x {top_k} experts"),
+                format!(
+                    "{decoded} bytes of int32 are not whole rows of {layers} layers x {top_k} experts"
+                ),
             )),
         }
     }
 
     fn check_shape(&self, options: &Options<'_>, path: &'static str, at: usize) -> Result<()> {
         let [_, layers, top_k] = self.shape;
-        for (name, given, found) in [("num_layers", options.num_layers, layers), ("top_k", options.top_k, top_k)] {
+        for (name, given, found) in [
+            ("num_layers", options.num_layers, layers),
+            ("top_k", options.top_k, top_k),
+        ] {
             if given.is_some_and(|given| given != found) {
                 return Err(refused(
                     "shape",
                     at,
-                    format!("{name} is {found} in the response, {} was expected", given.unwrap_or_default()),
+                    format!(
+                        "{name} is {found} in the response, {} was expected",
+                        given.unwrap_or_default()
+                    ),
                 )
                 .under(path));
             }
@@ -172,7 +185,10 @@ impl<'a> Rows<'a> {
 
     /// The text's length, then `between`, then that shape, width and text agree.
     fn check_size(&self, at: usize, between: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let decoded = self.text.decoded_len().map_err(|error| error.under(self.path()))?;
+        let decoded = self
+            .text
+            .decoded_len()
+            .map_err(|error| error.under(self.path()))?;
         between(self)?;
         let [rows, layers, top_k] = self.shape;
         let bytes = layers
@@ -194,7 +210,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Rules 11 and 12.
-    fn trim(&self, at: usize, options: &Options<'_>, completion: usize, aborted: bool) -> Result<Trimmed> {
+    fn trim(
+        &self,
+        at: usize,
+        options: &Options<'_>,
+        completion: usize,
+        aborted: bool,
+    ) -> Result<Trimmed> {
         let rows = self.shape[0];
         let n = options.routed_experts_prompt_start;
         let expected = options.known_prompt_len().map(|prompt| {
@@ -208,7 +230,9 @@ impl<'a> Rows<'a> {
             (Some(0), _) => return Err(trim(format!("cannot drop {n} of {rows} rows"))),
             (Some(start), _) if start == n => (0, n),
             (Some(start), _) => {
-                return Err(trim(format!("rows start at {start}, neither 0 nor the {n} that was asked for")));
+                return Err(trim(format!(
+                    "rows start at {start}, neither 0 nor the {n} that was asked for"
+                )));
             }
             (None, None) => {
                 return Err(Error::new(
@@ -241,7 +265,11 @@ impl<'a> Rows<'a> {
             }
             _ => true,
         };
-        Ok(Trimmed { drop, start, complete })
+        Ok(Trimmed {
+            drop,
+            start,
+            complete,
+        })
     }
 
     fn decode(&self, trimmed: &Trimmed, mode: ExpertsMode, target: Target<'_>) -> Result<Routed> {
@@ -286,10 +314,18 @@ const MAX_ROW: u64 = 1 << 61;
 
 #[cold]
 fn wrong_type(at: usize, found: &str) -> Error {
-    refused("type", at, format!("found {found} where routed experts were expected"))
+    refused(
+        "type",
+        at,
+        format!("found {found} where routed experts were expected"),
+    )
 }
 
 #[cold]
-fn refused(kind: &'static str, at: usize, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn refused(
+    kind: &'static str,
+    at: usize,
+    message: impl Into<std::borrow::Cow<'static, str>>,
+) -> Error {
     Error::new(Class::RoutedExperts, kind, "", at, message)
 }

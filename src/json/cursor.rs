@@ -155,7 +155,15 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// Counts an opening bracket that was stepped over with what follows it. Only where the depth is known to be small.
+    #[inline(always)]
+    pub(crate) fn entered(&mut self) {
+        debug_assert!(self.depth < MAX_DEPTH);
+        self.depth += 1;
+    }
+
     /// Steps over a closing bracket.
+    #[inline(always)]
     pub(crate) fn close(&mut self) {
         self.depth -= 1;
         self.pos += 1;

@@ -106,7 +106,10 @@ mod tests {
         assert_eq!(
             values,
             [
-                Value::Map(vec![("b".into(), Value::Int(3)), ("a".into(), Value::Int(-2))]),
+                Value::Map(vec![
+                    ("b".into(), Value::Int(3)),
+                    ("a".into(), Value::Int(-2))
+                ]),
                 Value::Uint(u64::MAX),
                 Value::Int(0),
                 Value::Float(-0.0),

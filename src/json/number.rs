@@ -20,7 +20,11 @@ pub(crate) fn number_end(bytes: &[u8], pos: usize) -> Result<usize, usize> {
     if is(at, b'-') {
         at += 1;
     }
-    at = if is(at, b'0') { at + 1 } else { some_digits(at)? };
+    at = if is(at, b'0') {
+        at + 1
+    } else {
+        some_digits(at)?
+    };
     if is(at, b'.') {
         at = some_digits(at + 1)?;
     }
@@ -87,8 +91,8 @@ impl Cursor<'_> {
     /// The number at `pos`, correctly rounded; steps behind it. None where it is no number. May be infinite.
     #[inline(always)]
     pub(crate) fn double(&mut self) -> Option<f64> {
-        let (value, end) = fast_double(self.bytes, self.pos)
-            .or_else(|| slow_double(self.bytes, self.pos))?;
+        let (value, end) =
+            fast_double(self.bytes, self.pos).or_else(|| slow_double(self.bytes, self.pos))?;
         self.pos = end;
         Some(value)
     }
@@ -120,7 +124,11 @@ const fn powers_of_five() -> [(u64, i32); 2 * MAX_POWER as usize + 1] {
     let mut q = 0;
     while q <= MAX_POWER as usize {
         let bits = 128 - power.leading_zeros() as i32;
-        let top = if bits > 64 { power >> (bits - 64) } else { power << (64 - bits) };
+        let top = if bits > 64 {
+            power >> (bits - 64)
+        } else {
+            power << (64 - bits)
+        };
         table[MAX_POWER as usize + q] = (top as u64, bits - 64);
         if q > 0 {
             // The reciprocal by long division: 2^(63 + bits) / 5^q has exactly 64 bits.
@@ -156,7 +164,9 @@ fn fast_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     let first = at;
     let mut mantissa = 0u64;
     while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-        mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        mantissa = mantissa
+            .wrapping_mul(10)
+            .wrapping_add(u64::from(digit - b'0'));
         at += 1;
     }
     let whole = at - first;
@@ -171,7 +181,9 @@ fn fast_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
             let x = u64::from_le_bytes(*chunk) ^ ZEROS;
             let n = leading_digits(x);
             if n >= 8 {
-                mantissa = mantissa.wrapping_mul(100_000_000).wrapping_add(eight_digits(x));
+                mantissa = mantissa
+                    .wrapping_mul(100_000_000)
+                    .wrapping_add(eight_digits(x));
                 at += 8;
                 continue;
             }
@@ -185,7 +197,9 @@ fn fast_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
             break;
         }
         while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            mantissa = mantissa
+                .wrapping_mul(10)
+                .wrapping_add(u64::from(digit - b'0'));
             at += 1;
         }
         fraction = at - start;
@@ -269,28 +283,65 @@ mod tests {
         let value = cursor.double()?;
         assert_eq!(cursor.pos, text.len(), "{text}");
         let mut exact = Cursor::new(text.as_bytes());
-        assert_eq!(exact.double().map(f64::to_bits), Some(value.to_bits()), "{text}");
+        assert_eq!(
+            exact.double().map(f64::to_bits),
+            Some(value.to_bits()),
+            "{text}"
+        );
         Some(value)
     }
 
     fn same(text: &str) {
         let expected: f64 = text.parse().unwrap();
         let value = read(text).unwrap();
-        assert_eq!(value.to_bits(), expected.to_bits(), "{text}: {value} {expected}");
+        assert_eq!(
+            value.to_bits(),
+            expected.to_bits(),
+            "{text}: {value} {expected}"
+        );
     }
 
     #[test]
     fn known_hard_numbers() {
         for text in [
-            "0", "-0", "0.0", "-0.0", "1", "-1", "0.1", "-9999.0", "-1e30", "-1.0000000150474662e30",
-            "9007199254740993", "9007199254740992.5", "9007199254740993.0000000000000001",
-            "2.2250738585072014e-308", "2.2250738585072011e-308", "4.9e-324", "1e-400", "1e400",
-            "1.7976931348623157e308", "1.7976931348623159e308", "0.00012345678901234567",
-            "0.000000000000000000000000000001", "123456789012345678901234567890", "1e23", "8.5e22",
-            "18446744073709551615", "18446744073709551616", "99999999999999999999", "6.02214076e23",
-            "-0.10000000149011612", "-1.1920928955078125e-07", "-12.345678329467773", "1e0", "1E+05",
-            "0e999", "0.0000000000000000000000000000000000000000000000000000000000001e61",
-            "5e-324", "1.00000000000000011102230246251565404236316680908203125",
+            "0",
+            "-0",
+            "0.0",
+            "-0.0",
+            "1",
+            "-1",
+            "0.1",
+            "-9999.0",
+            "-1e30",
+            "-1.0000000150474662e30",
+            "9007199254740993",
+            "9007199254740992.5",
+            "9007199254740993.0000000000000001",
+            "2.2250738585072014e-308",
+            "2.2250738585072011e-308",
+            "4.9e-324",
+            "1e-400",
+            "1e400",
+            "1.7976931348623157e308",
+            "1.7976931348623159e308",
+            "0.00012345678901234567",
+            "0.000000000000000000000000000001",
+            "123456789012345678901234567890",
+            "1e23",
+            "8.5e22",
+            "18446744073709551615",
+            "18446744073709551616",
+            "99999999999999999999",
+            "6.02214076e23",
+            "-0.10000000149011612",
+            "-1.1920928955078125e-07",
+            "-12.345678329467773",
+            "1e0",
+            "1E+05",
+            "0e999",
+            "0.0000000000000000000000000000000000000000000000000000000000001e61",
+            "5e-324",
+            "1.00000000000000011102230246251565404236316680908203125",
         ] {
             same(text);
         }
@@ -298,7 +349,10 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in ["", "-", "+1", ".5", "1.", "01", "-01", "1e", "1e+", "--1", "NaN", "inf", "0x1", "1.e5", "00.5"] {
+        for text in [
+            "", "-", "+1", ".5", "1.", "01", "-01", "1e", "1e+", "--1", "NaN", "inf", "0x1",
+            "1.e5", "00.5",
+        ] {
             let mut cursor = Cursor::new(text.as_bytes());
             let whole = cursor.double().is_some() && cursor.pos == text.len();
             assert!(!whole, "{text}");
@@ -321,7 +375,17 @@ mod tests {
             assert_eq!(id(text), None, "{text}");
         }
         assert_eq!(canonical_id(b"2147483647"), Some(i32::MAX));
-        for text in [&b"2147483648"[..], b"", b"00", b"01", b"-1", b"1.0", b"1e3", b" 1", b"1 "] {
+        for text in [
+            &b"2147483648"[..],
+            b"",
+            b"00",
+            b"01",
+            b"-1",
+            b"1.0",
+            b"1e3",
+            b" 1",
+            b"1 ",
+        ] {
             assert_eq!(canonical_id(text), None);
         }
     }
@@ -401,7 +465,11 @@ mod tests {
         }
         out.push(if remainder == 1 { b'5' } else { b'0' });
         let zeros = out.iter().take_while(|&&d| d == b'0').count();
-        let zeros = if out.get(zeros) == Some(&b'.') { zeros - 1 } else { zeros };
+        let zeros = if out.get(zeros) == Some(&b'.') {
+            zeros - 1
+        } else {
+            zeros
+        };
         out.split_off(zeros)
     }
 }

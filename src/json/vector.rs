@@ -94,8 +94,16 @@ mod tests {
                     let mut text = vec![b'x'; len];
                     text[place] = byte;
                     let expected = find_special_bytes(&text);
-                    assert_eq!(find_special(&text), expected, "{byte:#x} at {place} of {len}");
-                    assert_eq!(find_special_swar(&text), expected, "{byte:#x} at {place} of {len}");
+                    assert_eq!(
+                        find_special(&text),
+                        expected,
+                        "{byte:#x} at {place} of {len}"
+                    );
+                    assert_eq!(
+                        find_special_swar(&text),
+                        expected,
+                        "{byte:#x} at {place} of {len}"
+                    );
                 }
             }
         }

@@ -23,10 +23,17 @@ impl<'py> Bytes<'py> {
         if let Ok(body) = object.cast::<Body>() {
             return Ok(Bytes::Body(body.get().freeze()));
         }
-        let expected = || PyTypeError::new_err(format!("body must be bytes, Body or bytes-like, not {}", kind(object)));
+        let expected = || {
+            PyTypeError::new_err(format!(
+                "body must be bytes, Body or bytes-like, not {}",
+                kind(object)
+            ))
+        };
         let view = PyMemoryView::from(object).map_err(|_| expected())?;
         let copy = view.call_method0("tobytes")?;
-        Ok(Bytes::Bytes(copy.cast_into::<PyBytes>().map_err(|_| expected())?))
+        Ok(Bytes::Bytes(
+            copy.cast_into::<PyBytes>().map_err(|_| expected())?,
+        ))
     }
 
     pub(super) fn as_slice(&self) -> &[u8] {
@@ -47,22 +54,36 @@ pub(super) fn kind(object: &Bound<'_, PyAny>) -> String {
 
 /// An integer of 0 or more.
 pub(super) fn count(name: &str, object: &Bound<'_, PyAny>) -> PyResult<u64> {
-    if object.is_instance_of::<PyBool>() || object.is_instance_of::<PyString>() || !object.hasattr("__index__")? {
-        return Err(PyTypeError::new_err(format!("{name} must be an int, not {}", kind(object))));
+    if object.is_instance_of::<PyBool>()
+        || object.is_instance_of::<PyString>()
+        || !object.hasattr("__index__")?
+    {
+        return Err(PyTypeError::new_err(format!(
+            "{name} must be an int, not {}",
+            kind(object)
+        )));
     }
     match object.extract::<i64>() {
         Ok(value) if value >= 0 => Ok(value as u64),
-        _ => Err(PyValueError::new_err(format!("{name} must be between 0 and 2**63 - 1, not {object}"))),
+        _ => Err(PyValueError::new_err(format!(
+            "{name} must be between 0 and 2**63 - 1, not {object}"
+        ))),
     }
 }
 
 /// The same, where None is fine.
-pub(super) fn optional_count(name: &str, object: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+pub(super) fn optional_count(
+    name: &str,
+    object: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<u64>> {
     object.map(|object| count(name, object)).transpose()
 }
 
 /// An integer of 1 or more, where None is fine.
-pub(super) fn optional_size(name: &str, object: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+pub(super) fn optional_size(
+    name: &str,
+    object: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<u64>> {
     let size = optional_count(name, object)?;
     if size == Some(0) {
         return Err(PyValueError::new_err(format!("{name} must be 1 or more")));
@@ -78,7 +99,10 @@ fn word<T: Copy>(name: &str, given: &str, words: &[(&str, T)]) -> PyResult<T> {
         .map(|(_, value)| *value)
         .ok_or_else(|| {
             let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            PyValueError::new_err(format!("{name} must be one of {}, not {given:?}", known.join(", ")))
+            PyValueError::new_err(format!(
+                "{name} must be one of {}, not {given:?}",
+                known.join(", ")
+            ))
         })
 }
 
@@ -96,19 +120,27 @@ pub(super) fn experts(given: &str) -> PyResult<ExpertsMode> {
 }
 
 pub(super) fn missing_logprob(given: &str) -> PyResult<MissingLogprob> {
-    let words = [("raise", MissingLogprob::Raise), ("nan", MissingLogprob::Nan)];
+    let words = [
+        ("raise", MissingLogprob::Raise),
+        ("nan", MissingLogprob::Nan),
+    ];
     word("missing_logprob", given, &words)
 }
 
 pub(super) fn final_row(given: &str) -> PyResult<FinalRow> {
-    let words = [("omitted", FinalRow::Omitted), ("present", FinalRow::Present)];
+    let words = [
+        ("omitted", FinalRow::Omitted),
+        ("present", FinalRow::Present),
+    ];
     word("final_row", given, &words)
 }
 
 /// Token ids: an integer array or a sequence of ints, each in [0, 2^31-1].
 pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i32>> {
     let range = |value: &dyn std::fmt::Display| {
-        PyValueError::new_err(format!("{name} must be token ids between 0 and 2**31 - 1, not {value}"))
+        PyValueError::new_err(format!(
+            "{name} must be token ids between 0 and 2**31 - 1, not {value}"
+        ))
     };
     let narrow = |value: i64| match i32::try_from(value) {
         Ok(id) if id >= 0 => Ok(id),
@@ -123,30 +155,48 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
     }
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         if array.ndim() != 1 {
-            return Err(PyValueError::new_err(format!("{name} must have one dimension, not {}", array.ndim())));
+            return Err(PyValueError::new_err(format!(
+                "{name} must have one dimension, not {}",
+                array.ndim()
+            )));
         }
         if !matches!(array.dtype().kind(), b'i' | b'u') {
-            return Err(PyTypeError::new_err(format!("{name} must be integers, not {}", array.dtype())));
+            return Err(PyTypeError::new_err(format!(
+                "{name} must be integers, not {}",
+                array.dtype()
+            )));
         }
         // Beyond int64 is beyond an id, too; numpy would wrap it around.
         if array.dtype().kind() == b'u' && array.dtype().itemsize() == 8 {
-            return array.try_iter()?.map(|item| narrow(item?.extract().unwrap_or(i64::MAX))).collect();
+            return array
+                .try_iter()?
+                .map(|item| narrow(item?.extract().unwrap_or(i64::MAX)))
+                .collect();
         }
         let wide = array.call_method1("astype", ("int64",))?;
         let wide = wide.cast::<PyArray1<i64>>()?.readonly();
         return wide.as_array().iter().map(|&id| narrow(id)).collect();
     }
     if object.is_instance_of::<PyString>() || object.is_instance_of::<PyBytes>() {
-        return Err(PyTypeError::new_err(format!("{name} must be token ids, not {}", kind(object))));
+        return Err(PyTypeError::new_err(format!(
+            "{name} must be token ids, not {}",
+            kind(object)
+        )));
     }
-    let items = object
-        .try_iter()
-        .map_err(|_| PyTypeError::new_err(format!("{name} must be a sequence of ints, not {}", kind(object))))?;
+    let items = object.try_iter().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "{name} must be a sequence of ints, not {}",
+            kind(object)
+        ))
+    })?;
     items
         .map(|item| {
             let item = item?;
             if item.is_instance_of::<PyBool>() || !item.hasattr("__index__")? {
-                return Err(PyTypeError::new_err(format!("{name} must hold ints, not {}", kind(&item))));
+                return Err(PyTypeError::new_err(format!(
+                    "{name} must hold ints, not {}",
+                    kind(&item)
+                )));
             }
             match item.extract::<i64>() {
                 Ok(value) => narrow(value),

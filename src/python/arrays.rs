@@ -4,7 +4,10 @@
 use std::mem::MaybeUninit;
 
 use numpy::ndarray::{ArrayView, Dim, IntoDimension, ShapeBuilder};
-use numpy::{Element, PyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::{
+    Element, PyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadwriteArrayDyn,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -37,10 +40,18 @@ where
 {
     if size_of_val(buffer.as_slice()) < OWNED_FROM {
         let array = PyArray1::from_slice(py, buffer.as_slice());
-        return Ok(if N == 1 { array.into_any().unbind() } else { array.reshape(shape)?.into_any().unbind() });
+        return Ok(if N == 1 {
+            array.into_any().unbind()
+        } else {
+            array.reshape(shape)?.into_any().unbind()
+        });
     }
     let (block, len) = buffer.into_block();
-    assert_eq!(shape.iter().product::<usize>(), len, "the shape is that of the items");
+    assert_eq!(
+        shape.iter().product::<usize>(),
+        len,
+        "the shape is that of the items"
+    );
     let start = block.start().cast::<T>().as_ptr();
     let owner = Bound::new(py, Memory { _block: block })?;
     // SAFETY: the block holds `len` initialised items from `start` on, and lives as long as `owner`, which becomes the
@@ -68,9 +79,9 @@ impl<'py> ExpertsOut<'py> {
         if !array.is_c_contiguous() {
             return Err(PyValueError::new_err("experts_out must be C-contiguous"));
         }
-        let lent = array
-            .try_readwrite()
-            .map_err(|error| PyValueError::new_err(format!("experts_out cannot be written: {error}")))?;
+        let lent = array.try_readwrite().map_err(|error| {
+            PyValueError::new_err(format!("experts_out cannot be written: {error}"))
+        })?;
         Ok(Self { array, lent })
     }
 
@@ -85,7 +96,14 @@ impl<'py> ExpertsOut<'py> {
     pub(super) fn view(self, shape: [usize; 3]) -> PyResult<Py<PyAny>> {
         let len: usize = shape.iter().product();
         let flat = self.array.reshape([self.array.len()])?.into_any();
-        let head = flat.get_item(pyo3::types::PySlice::new(self.array.py(), 0, len as isize, 1))?;
-        Ok(head.call_method1("reshape", (shape[0], shape[1], shape[2]))?.unbind())
+        let head = flat.get_item(pyo3::types::PySlice::new(
+            self.array.py(),
+            0,
+            len as isize,
+            1,
+        ))?;
+        Ok(head
+            .call_method1("reshape", (shape[0], shape[1], shape[2]))?
+            .unbind())
     }
 }

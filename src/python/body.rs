@@ -76,9 +76,12 @@ impl Body {
 
     /// Appends the bytes of ``chunk``, any contiguous bytes-like object.
     fn append(&self, py: Python<'_>, chunk: &Bound<'_, PyAny>) -> PyResult<()> {
-        let frozen = || PyValueError::new_err("the body is frozen: it has been decoded or exported");
+        let frozen =
+            || PyValueError::new_err("the body is frozen: it has been decoded or exported");
         let mut append = |bytes: &[u8]| match &mut *self.lock() {
-            State::Growing(buffer) => buffer.extend_from_slice(bytes).map_err(|out| no_memory(py, out)),
+            State::Growing(buffer) => buffer
+                .extend_from_slice(bytes)
+                .map_err(|out| no_memory(py, out)),
             State::Frozen(_) => Err(frozen()),
         };
         if let Ok(bytes) = chunk.cast::<PyBytes>() {
@@ -119,7 +122,11 @@ impl Body {
     ///
     /// # Safety
     /// The interpreter passes a valid `view`.
-    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
         if view.is_null() {
             return Err(PyBufferError::new_err("no view to fill"));
         }
@@ -129,7 +136,14 @@ impl Body {
         // SAFETY: `view` is valid; the content stays in place for as long as the body lives, because it is frozen, and the
         // view holds a reference to the body. The interpreter refuses a writable view of what is said to be read-only.
         let status = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, bytes.len() as ffi::Py_ssize_t, 1, flags)
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                start,
+                bytes.len() as ffi::Py_ssize_t,
+                1,
+                flags,
+            )
         };
         if status == -1 {
             return Err(PyErr::fetch(slf.py()));

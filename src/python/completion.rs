@@ -93,7 +93,9 @@ fn run<'py>(
     let py = body.py();
     let mut out = experts_out.map(ExpertsOut::new).transpose()?;
     if out.is_some() && options.experts != ExpertsMode::Int32 {
-        return Err(PyValueError::new_err("experts_out takes int32: it needs experts=\"int32\""));
+        return Err(PyValueError::new_err(
+            "experts_out takes int32: it needs experts=\"int32\"",
+        ));
     }
     let bytes = Bytes::new(body)?;
     let content = bytes.as_slice();
@@ -105,11 +107,20 @@ fn run<'py>(
         .detach(|| wire::decode(content, options, several, target))
         .map_err(|error| exception(py, &error, content))?;
     // Choices of one response share their prompt: once none but one refers to it, its memory can become arrays.
-    let prompts: Vec<Arc<Prompt>> = decoded.iter_mut().map(|one| std::mem::take(&mut one.prompt)).collect();
-    let shared = prompts.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1]));
+    let prompts: Vec<Arc<Prompt>> = decoded
+        .iter_mut()
+        .map(|one| std::mem::take(&mut one.prompt))
+        .collect();
+    let shared = prompts
+        .windows(2)
+        .all(|pair| Arc::ptr_eq(&pair[0], &pair[1]));
     let mut prompts = prompts.into_iter();
     let first = prompts.next();
-    let rest: Vec<_> = if shared { Vec::new() } else { prompts.by_ref().collect() };
+    let rest: Vec<_> = if shared {
+        Vec::new()
+    } else {
+        prompts.by_ref().collect()
+    };
     drop(prompts);
     let mut wrapped = first
         .into_iter()
@@ -146,30 +157,50 @@ struct PromptArrays {
 
 impl PromptArrays {
     fn new(py: Python<'_>, prompt: Prompt) -> PyResult<Self> {
-        let token_ids = prompt.token_ids.map_or_else(|| Ok(py.None()), |ids| flat(py, ids))?;
+        let token_ids = prompt
+            .token_ids
+            .map_or_else(|| Ok(py.None()), |ids| flat(py, ids))?;
         let logprobs = match prompt.logprobs {
             None => py.None(),
             Some(logprobs) => {
                 let values = flat(py, logprobs.logprobs)?;
                 let top = top(py, logprobs.top)?;
-                record!(py, "PromptLogprobs")?.call1((values, top))?.unbind()
+                record!(py, "PromptLogprobs")?
+                    .call1((values, top))?
+                    .unbind()
             }
         };
-        Ok(Self { token_ids, logprobs })
+        Ok(Self {
+            token_ids,
+            logprobs,
+        })
     }
 }
 
-fn completion(py: Python<'_>, decoded: Decoded, prompt: &PromptArrays, out: &mut Option<ExpertsOut<'_>>) -> PyResult<Py<PyAny>> {
+fn completion(
+    py: Python<'_>,
+    decoded: Decoded,
+    prompt: &PromptArrays,
+    out: &mut Option<ExpertsOut<'_>>,
+) -> PyResult<Py<PyAny>> {
     let none = || Ok(py.None());
     let finish = decoded.finish;
     let fields: [Py<PyAny>; 16] = [
         flat(py, decoded.token_ids)?,
-        decoded.logprobs.map_or_else(none, |logprobs| flat(py, logprobs))?,
-        decoded.top_logprobs.map_or_else(none, |list| top(py, list))?,
+        decoded
+            .logprobs
+            .map_or_else(none, |logprobs| flat(py, logprobs))?,
+        decoded
+            .top_logprobs
+            .map_or_else(none, |list| top(py, list))?,
         prompt.token_ids.clone_ref(py),
         prompt.logprobs.clone_ref(py),
-        decoded.routed_experts.map_or_else(none, |routed| routed_experts(py, routed, out.take()))?,
-        decoded.sampling_mask.map_or_else(none, |mask| sampling_mask(py, mask))?,
+        decoded
+            .routed_experts
+            .map_or_else(none, |routed| routed_experts(py, routed, out.take()))?,
+        decoded
+            .sampling_mask
+            .map_or_else(none, |mask| sampling_mask(py, mask))?,
         text(py, finish.reason.as_deref()),
         text(py, finish.raw.as_deref()),
         match finish.stop_reason {
@@ -177,24 +208,36 @@ fn completion(py: Python<'_>, decoded: Decoded, prompt: &PromptArrays, out: &mut
             Some(StopReason::Text(text)) => PyString::new(py, &text).into_any().unbind(),
             Some(StopReason::Token(token)) => PyInt::new(py, token).into_any().unbind(),
         },
-        finish
-            .aborted
-            .map_or_else(|| py.None(), |aborted| PyBool::new(py, aborted).to_owned().into_any().unbind()),
+        finish.aborted.map_or_else(
+            || py.None(),
+            |aborted| PyBool::new(py, aborted).to_owned().into_any().unbind(),
+        ),
         text(py, decoded.request_id.as_deref()),
         PyInt::new(py, decoded.index).into_any().unbind(),
         decoded.usage.map_or_else(none, |usage| json(py, &usage))?,
-        decoded.weight_versions.map_or_else(none, |versions| json(py, &versions))?,
+        decoded
+            .weight_versions
+            .map_or_else(none, |versions| json(py, &versions))?,
         sources(py, &decoded.sources)?,
     ];
-    Ok(record!(py, "Completion")?.call1(PyTuple::new(py, fields)?)?.unbind())
+    Ok(record!(py, "Completion")?
+        .call1(PyTuple::new(py, fields)?)?
+        .unbind())
 }
 
 fn text(py: Python<'_>, text: Option<&str>) -> Py<PyAny> {
-    text.map_or_else(|| py.None(), |text| PyString::new(py, text).into_any().unbind())
+    text.map_or_else(
+        || py.None(),
+        |text| PyString::new(py, text).into_any().unbind(),
+    )
 }
 
 fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
-    let columns = (flat(py, top.token_ids)?, flat(py, top.logprobs)?, flat(py, top.offsets)?);
+    let columns = (
+        flat(py, top.token_ids)?,
+        flat(py, top.logprobs)?,
+        flat(py, top.offsets)?,
+    );
     Ok(record!(py, "TopLogprobs")?.call1(columns)?.unbind())
 }
 
@@ -203,7 +246,11 @@ fn sampling_mask(py: Python<'_>, mask: SamplingMask) -> PyResult<Py<PyAny>> {
     Ok(record!(py, "SamplingMask")?.call1(columns)?.unbind())
 }
 
-fn routed_experts(py: Python<'_>, routed: Routed, out: Option<ExpertsOut<'_>>) -> PyResult<Py<PyAny>> {
+fn routed_experts(
+    py: Python<'_>,
+    routed: Routed,
+    out: Option<ExpertsOut<'_>>,
+) -> PyResult<Py<PyAny>> {
     let shape = routed.shape;
     let array = match (routed.values, out) {
         (Values::U8(values), _) => shaped(py, values, shape)?,
@@ -214,7 +261,9 @@ fn routed_experts(py: Python<'_>, routed: Routed, out: Option<ExpertsOut<'_>>) -
         (Values::Written, None) => unreachable!("written into the caller's array"),
     };
     let record = record!(py, "RoutedExperts")?;
-    Ok(record.call1((array, routed.start, routed.dtype.name(), routed.complete))?.unbind())
+    Ok(record
+        .call1((array, routed.start, routed.dtype.name(), routed.complete))?
+        .unbind())
 }
 
 /// A read-only mapping from the names of arrays to their channels.
@@ -224,7 +273,10 @@ fn sources(py: Python<'_>, sources: &[(&'static str, String)]) -> PyResult<Py<Py
     for (name, channel) in sources {
         dict.set_item(name, channel)?;
     }
-    Ok(PROXY.import(py, "types", "MappingProxyType")?.call1((dict,))?.unbind())
+    Ok(PROXY
+        .import(py, "types", "MappingProxyType")?
+        .call1((dict,))?
+        .unbind())
 }
 
 fn json(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {

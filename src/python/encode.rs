@@ -2,7 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{
+    PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -54,26 +56,42 @@ pub(super) fn encode_routed_experts<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = array.py();
     let start = start.map_or(Ok(0), |start| count("start", start))?;
-    let untyped = array
-        .cast::<PyUntypedArray>()
-        .map_err(|_| PyTypeError::new_err(format!("array must be a numpy array, not {}", kind(array))))?;
+    let untyped = array.cast::<PyUntypedArray>().map_err(|_| {
+        PyTypeError::new_err(format!("array must be a numpy array, not {}", kind(array)))
+    })?;
     if !matches!(untyped.dtype().kind(), b'i' | b'u') {
-        return Err(PyTypeError::new_err(format!("array must hold integers, not {}", untyped.dtype())));
+        return Err(PyTypeError::new_err(format!(
+            "array must hold integers, not {}",
+            untyped.dtype()
+        )));
     }
     let &[rows, layers, top_k] = untyped.shape() else {
-        return Err(PyValueError::new_err(format!("array must be [rows, layers, top_k], not {} dimensions", untyped.ndim())));
+        return Err(PyValueError::new_err(format!(
+            "array must be [rows, layers, top_k], not {} dimensions",
+            untyped.ndim()
+        )));
     };
     if layers == 0 || top_k == 0 {
-        return Err(PyValueError::new_err("array must have at least one layer and one expert per token"));
+        return Err(PyValueError::new_err(
+            "array must have at least one layer and one expert per token",
+        ));
     }
     let (mut low, mut high) = (0, 0);
     if rows > 0 {
         let too_large = |_| PyValueError::new_err("expert ids must fit int32");
-        low = array.call_method0("min")?.extract::<i64>().map_err(too_large)?;
-        high = array.call_method0("max")?.extract::<i64>().map_err(too_large)?;
+        low = array
+            .call_method0("min")?
+            .extract::<i64>()
+            .map_err(too_large)?;
+        high = array
+            .call_method0("max")?
+            .extract::<i64>()
+            .map_err(too_large)?;
     }
     if low < 0 {
-        return Err(PyValueError::new_err(format!("expert ids must be 0 or more, not {low}")));
+        return Err(PyValueError::new_err(format!(
+            "expert ids must be 0 or more, not {low}"
+        )));
     }
     let own = untyped.dtype().str()?.to_string();
     let dtype = if narrow {
@@ -85,7 +103,9 @@ pub(super) fn encode_routed_experts<'py>(
     } else if ["uint8", "uint16", "int16", "int32"].contains(&own.as_str()) {
         own
     } else {
-        return Err(PyValueError::new_err(format!("{own} is not a width that workers send; narrow=True picks one")));
+        return Err(PyValueError::new_err(format!(
+            "{own} is not a width that workers send; narrow=True picks one"
+        )));
     };
     // As bytes: little-endian, C order, one contiguous run.
     let little = match dtype.as_str() {
@@ -96,7 +116,9 @@ pub(super) fn encode_routed_experts<'py>(
     };
     let numpy = py.import("numpy")?;
     let contiguous = numpy.call_method1("ascontiguousarray", (array, little))?;
-    let bytes = contiguous.call_method1("reshape", (-1,))?.call_method1("view", ("u1",))?;
+    let bytes = contiguous
+        .call_method1("reshape", (-1,))?
+        .call_method1("view", ("u1",))?;
     let bytes = bytes.cast_into::<PyArrayDyn<u8>>()?;
     let lent = bytes.readonly();
     let raw = lent.as_slice()?;

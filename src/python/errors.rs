@@ -36,7 +36,9 @@ pub(super) fn exception(py: Python<'_>, error: &Error, body: &[u8]) -> PyErr {
             attributes.set_item("path", &error.path)?;
             attributes.set_item("offset", error.offset)?;
         }
-        Ok(PyErr::from_value(class.call((error.to_string(),), Some(&attributes))?))
+        Ok(PyErr::from_value(
+            class.call((error.to_string(),), Some(&attributes))?,
+        ))
     };
     build().unwrap_or_else(|failed| failed)
 }

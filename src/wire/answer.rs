@@ -5,7 +5,7 @@ use crate::experts::Container;
 use crate::json::{Cursor, Kind};
 use crate::memory::Buffer;
 
-use super::document::{Choice, Document, EngineData, Element, MetaInfo, Nvext, USAGE};
+use super::document::{Choice, Document, Element, EngineData, MetaInfo, Nvext, USAGE};
 use super::entries::Content;
 use super::field::{Field, Span};
 use super::list::{self, IdLists, Triples};
@@ -124,7 +124,13 @@ pub(super) fn answers(
 }
 
 fn missing(path: impl Into<String>) -> Error {
-    Error::new(Class::Missing, "missing", path, None, "the response does not have it")
+    Error::new(
+        Class::Missing,
+        "missing",
+        path,
+        None,
+        "the response does not have it",
+    )
 }
 
 fn several_choices(path: String, at: Option<usize>, wire: Wire) -> Error {
@@ -137,7 +143,12 @@ fn several_choices(path: String, at: Option<usize>, wire: Wire) -> Error {
 }
 
 /// The choices with their indices, once they have the right shape.
-fn choices(document: &mut Document, body: &[u8], wire: Wire, several: bool) -> Result<Vec<(u32, Choice)>> {
+fn choices(
+    document: &mut Document,
+    body: &[u8],
+    wire: Wire,
+    several: bool,
+) -> Result<Vec<(u32, Choice)>> {
     let choices = std::mem::take(&mut document.choices)
         .get()?
         .filter(|choices| !choices.list.is_empty())
@@ -162,7 +173,11 @@ fn choices(document: &mut Document, body: &[u8], wire: Wire, several: bool) -> R
         }
     }
     if list.len() > 1 && (wire.is_dynamo() || !several) {
-        return Err(several_choices("choices[1]".into(), Some(choices.at[1]), wire));
+        return Err(several_choices(
+            "choices[1]".into(),
+            Some(choices.at[1]),
+            wire,
+        ));
     }
     Ok(indices.into_iter().zip(list).collect())
 }
@@ -175,7 +190,10 @@ fn index(choice: &Choice, position: usize, at: usize, body: &[u8], earlier: &[u3
         Some(span) => {
             let mut cursor = Cursor::at(body, span.start);
             let index = cursor.field(|cursor| list::id(cursor, String::new))?;
-            (index.map_err(|error| error.under(&path()))? as u32, span.start)
+            (
+                index.map_err(|error| error.under(&path()))? as u32,
+                span.start,
+            )
         }
     };
     if earlier.contains(&index) {
@@ -193,12 +211,27 @@ fn index(choice: &Choice, position: usize, at: usize, body: &[u8], earlier: &[u3
 /// Gathers small values that are there.
 fn details<const N: usize>(list: [(Role, Place, Option<Span>); N]) -> Vec<Detail> {
     list.into_iter()
-        .filter_map(|(role, place, span)| Some(Detail { role, place, span: span? }))
+        .filter_map(|(role, place, span)| {
+            Some(Detail {
+                role,
+                place,
+                span: span?,
+            })
+        })
         .collect()
 }
 
-fn vllm(mut document: Document, body: &[u8], wire: Wire, several: bool) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
-    let request_id = if wire == Wire::VllmGenerate { top("request_id") } else { top("id") };
+fn vllm(
+    mut document: Document,
+    body: &[u8],
+    wire: Wire,
+    several: bool,
+) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
+    let request_id = if wire == Wire::VllmGenerate {
+        top("request_id")
+    } else {
+        top("id")
+    };
     let list = choices(&mut document, body, wire, several)?;
     let mut answers = Vec::with_capacity(list.len());
     for (i, (index, choice)) in list.into_iter().enumerate() {
@@ -213,27 +246,46 @@ fn vllm(mut document: Document, body: &[u8], wire: Wire, several: bool) -> Resul
                 ..Channels::none(local("logprobs.content"))
             },
             sampling_mask: Channel::new(local("sampling_mask"), choice.sampling_mask),
-            routed_experts: choice.routed_experts.map(|it| (local("routed_experts"), it)).into_iter().collect(),
+            routed_experts: choice
+                .routed_experts
+                .map(|it| (local("routed_experts"), it))
+                .into_iter()
+                .collect(),
             no_routed_experts: local("routed_experts"),
             metadata: details([
                 (Role::RequestId, request_id, document.request_id),
                 (Role::Usage, top("usage"), document.usage),
-                (Role::FinishReason, local("finish_reason"), choice.finish_reason),
+                (
+                    Role::FinishReason,
+                    local("finish_reason"),
+                    choice.finish_reason,
+                ),
                 (Role::StopReason, local("stop_reason"), choice.stop_reason),
-                (Role::WeightVersions, local("weight_versions"), choice.weight_versions),
+                (
+                    Role::WeightVersions,
+                    local("weight_versions"),
+                    choice.weight_versions,
+                ),
             ]),
             tells_abort: true,
         });
     }
     let prompt = PromptChannels {
         echo: Channel::new(top("prompt_token_ids"), document.prompt_token_ids),
-        entries: vec![Channel::new(top("prompt_logprobs"), document.prompt_logprobs)],
+        entries: vec![Channel::new(
+            top("prompt_logprobs"),
+            document.prompt_logprobs,
+        )],
         triples: Channel::new(top("prompt_logprobs"), Field::Absent),
     };
     Ok((answers, vec![prompt]))
 }
 
-fn dynamo(mut document: Document, body: &[u8], wire: Wire) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
+fn dynamo(
+    mut document: Document,
+    body: &[u8],
+    wire: Wire,
+) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
     let mut list = choices(&mut document, body, wire, false)?;
     let nvext = document.nvext.get()?.unwrap_or_default();
     let Nvext {
@@ -257,7 +309,11 @@ fn dynamo(mut document: Document, body: &[u8], wire: Wire) -> Result<(Vec<Answer
     let (index, choice) = list.swap_remove(0);
     let logprobs = choice.logprobs.get()?.unwrap_or_default();
     let chat = wire == Wire::DynamoChat;
-    let none = local(if chat { "logprobs.content" } else { "logprobs.token_logprobs" });
+    let none = local(if chat {
+        "logprobs.content"
+    } else {
+        "logprobs.token_logprobs"
+    });
     let stop = match choice.stop_reason {
         Some(span) => (Role::StopReason, local("stop_reason"), Some(span)),
         None => (Role::StopReason, top("nvext.stop_reason"), stop_reason),
@@ -266,13 +322,19 @@ fn dynamo(mut document: Document, body: &[u8], wire: Wire) -> Result<(Vec<Answer
         prefix: "choices[0]".into(),
         index,
         token_ids: vec![
-            Channel::new(top("nvext.engine_data.completion_token_ids"), engine.completion_token_ids),
+            Channel::new(
+                top("nvext.engine_data.completion_token_ids"),
+                engine.completion_token_ids,
+            ),
             Channel::new(top("nvext.completion_token_ids"), completion_token_ids),
             Channel::new(local("token_ids"), choice.token_ids),
         ],
         logprobs: Channels {
             flat: vec![
-                Channel::new(top("nvext.engine_data.completion_logprobs"), engine.completion_logprobs),
+                Channel::new(
+                    top("nvext.engine_data.completion_logprobs"),
+                    engine.completion_logprobs,
+                ),
                 Channel::new(local("logprobs.token_logprobs"), logprobs.token_logprobs),
             ],
             content: Channel::new(local("logprobs.content"), logprobs.content),
@@ -282,23 +344,44 @@ fn dynamo(mut document: Document, body: &[u8], wire: Wire) -> Result<(Vec<Answer
         sampling_mask: Channel::new(top("nvext.engine_data.sampling_mask"), engine.sampling_mask),
         routed_experts: best_experts([
             (top("nvext.routed_experts"), routed_experts),
-            (top("nvext.engine_data.routed_experts"), engine.routed_experts),
+            (
+                top("nvext.engine_data.routed_experts"),
+                engine.routed_experts,
+            ),
         ]),
         no_routed_experts: top("nvext.routed_experts"),
         metadata: details([
             (Role::RequestId, top("id"), document.request_id),
             (Role::Usage, top("usage"), document.usage),
-            (Role::FinishReason, local("finish_reason"), choice.finish_reason),
-            (Role::DetailedFinishReason, top("nvext.detailed_finish_reason"), detailed_finish_reason),
+            (
+                Role::FinishReason,
+                local("finish_reason"),
+                choice.finish_reason,
+            ),
+            (
+                Role::DetailedFinishReason,
+                top("nvext.detailed_finish_reason"),
+                detailed_finish_reason,
+            ),
             stop,
-            (Role::WeightVersions, local("weight_versions"), choice.weight_versions),
+            (
+                Role::WeightVersions,
+                local("weight_versions"),
+                choice.weight_versions,
+            ),
         ]),
         tells_abort: false,
     };
     let prompt = PromptChannels {
-        echo: Channel::new(top("nvext.engine_data.prompt_token_ids"), engine.prompt_token_ids),
+        echo: Channel::new(
+            top("nvext.engine_data.prompt_token_ids"),
+            engine.prompt_token_ids,
+        ),
         entries: vec![
-            Channel::new(top("nvext.engine_data.prompt_logprobs"), engine.prompt_logprobs),
+            Channel::new(
+                top("nvext.engine_data.prompt_logprobs"),
+                engine.prompt_logprobs,
+            ),
             Channel::new(top("nvext.prompt_logprobs"), prompt_logprobs),
             Channel::new(top("prompt_logprobs"), document.prompt_logprobs),
         ],
@@ -308,7 +391,9 @@ fn dynamo(mut document: Document, body: &[u8], wire: Wire) -> Result<(Vec<Answer
 }
 
 /// An object before a string before anything else; among equals the first.
-fn best_experts<const N: usize>(candidates: [(Place, Option<Container>); N]) -> Vec<(Place, Container)> {
+fn best_experts<const N: usize>(
+    candidates: [(Place, Option<Container>); N],
+) -> Vec<(Place, Container)> {
     let mut there: Vec<_> = candidates
         .into_iter()
         .filter_map(|(place, container)| Some((place, container?)))
@@ -323,10 +408,20 @@ fn best_experts<const N: usize>(candidates: [(Place, Option<Container>); N]) -> 
 
 fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
     let array = document.verdict.array.is_some();
-    let prefix = |i: usize| if array { format!("[{i}]") } else { String::new() };
+    let prefix = |i: usize| {
+        if array {
+            format!("[{i}]")
+        } else {
+            String::new()
+        }
+    };
     let count = document.elements.len();
     if count > 1 && !several {
-        return Err(several_choices("[1]".into(), document.verdict.second, Wire::SglangGenerate));
+        return Err(several_choices(
+            "[1]".into(),
+            document.verdict.second,
+            Wire::SglangGenerate,
+        ));
     }
     let mut list: Vec<(Element, MetaInfo)> = Vec::with_capacity(count);
     for (i, element) in document.elements.into_iter().enumerate() {
@@ -339,8 +434,16 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
     let mut prompts = Vec::with_capacity(count);
     for (i, (element, meta)) in list.into_iter().enumerate() {
         let versions = match meta.weight_versions {
-            Some(span) => (Role::WeightVersions, local("meta_info.weight_versions"), Some(span)),
-            None => (Role::WeightVersion, local("meta_info.weight_version"), meta.weight_version),
+            Some(span) => (
+                Role::WeightVersions,
+                local("meta_info.weight_versions"),
+                Some(span),
+            ),
+            None => (
+                Role::WeightVersion,
+                local("meta_info.weight_version"),
+                meta.weight_version,
+            ),
         };
         let [prompt, completion, cached, reasoning] = meta.usage;
         answers.push(Answer {
@@ -348,11 +451,20 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
             index: i as u32,
             token_ids: vec![Channel::new(local("output_ids"), element.output_ids)],
             logprobs: Channels {
-                triples: Channel::new(local("meta_info.output_token_logprobs"), meta.output_token_logprobs),
-                top_rows: Channel::new(local("meta_info.output_top_logprobs"), meta.output_top_logprobs),
+                triples: Channel::new(
+                    local("meta_info.output_token_logprobs"),
+                    meta.output_token_logprobs,
+                ),
+                top_rows: Channel::new(
+                    local("meta_info.output_top_logprobs"),
+                    meta.output_top_logprobs,
+                ),
                 ..Channels::none(local("meta_info.output_token_logprobs"))
             },
-            sampling_mask: Channel::new(local("meta_info.output_token_sampling_mask"), meta.sampling_mask),
+            sampling_mask: Channel::new(
+                local("meta_info.output_token_sampling_mask"),
+                meta.sampling_mask,
+            ),
             routed_experts: meta
                 .routed_experts
                 .map(|it| (local("meta_info.routed_experts"), it))
@@ -361,11 +473,31 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
             no_routed_experts: local("meta_info.routed_experts"),
             metadata: details([
                 (Role::RequestId, local("meta_info.id"), meta.id),
-                (Role::Count(USAGE[0]), local("meta_info.prompt_tokens"), prompt),
-                (Role::Count(USAGE[1]), local("meta_info.completion_tokens"), completion),
-                (Role::Count(USAGE[2]), local("meta_info.cached_tokens"), cached),
-                (Role::Count(USAGE[3]), local("meta_info.reasoning_tokens"), reasoning),
-                (Role::FinishObject, local("meta_info.finish_reason"), meta.finish_reason),
+                (
+                    Role::Count(USAGE[0]),
+                    local("meta_info.prompt_tokens"),
+                    prompt,
+                ),
+                (
+                    Role::Count(USAGE[1]),
+                    local("meta_info.completion_tokens"),
+                    completion,
+                ),
+                (
+                    Role::Count(USAGE[2]),
+                    local("meta_info.cached_tokens"),
+                    cached,
+                ),
+                (
+                    Role::Count(USAGE[3]),
+                    local("meta_info.reasoning_tokens"),
+                    reasoning,
+                ),
+                (
+                    Role::FinishObject,
+                    local("meta_info.finish_reason"),
+                    meta.finish_reason,
+                ),
                 versions,
             ]),
             tells_abort: true,
@@ -373,7 +505,10 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
         prompts.push(PromptChannels {
             echo: Channel::new(local("prompt_token_ids"), element.prompt_token_ids),
             entries: Vec::new(),
-            triples: Channel::new(local("meta_info.input_token_logprobs"), meta.input_token_logprobs),
+            triples: Channel::new(
+                local("meta_info.input_token_logprobs"),
+                meta.input_token_logprobs,
+            ),
         });
     }
     Ok((answers, prompts))

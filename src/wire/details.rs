@@ -19,7 +19,13 @@ pub(super) struct Details {
 }
 
 /// Reads them; the order of `details` is the order of judgement.
-pub(super) fn resolve(details: &[Detail], body: &[u8], completion: usize, tells_abort: bool, paths: &Paths<'_>) -> Result<Details> {
+pub(super) fn resolve(
+    details: &[Detail],
+    body: &[u8],
+    completion: usize,
+    tells_abort: bool,
+    paths: &Paths<'_>,
+) -> Result<Details> {
     let mut texts = Vec::with_capacity(details.len());
     let mut size = 0;
     let mut problem = None;
@@ -27,9 +33,19 @@ pub(super) fn resolve(details: &[Detail], body: &[u8], completion: usize, tells_
         let text = &body[detail.span.start..detail.span.end];
         size += text.len();
         let (kind, message) = if !detail.role.takes(text) {
-            ("type", format!("found {} where {} was expected", shown(text), detail.role.expects()))
+            (
+                "type",
+                format!(
+                    "found {} where {} was expected",
+                    shown(text),
+                    detail.role.expects()
+                ),
+            )
         } else if size > MAX_METADATA {
-            ("too_large", format!("more than {MAX_METADATA} bytes of metadata"))
+            (
+                "too_large",
+                format!("more than {MAX_METADATA} bytes of metadata"),
+            )
         } else {
             texts.push(text);
             continue;
@@ -38,7 +54,12 @@ pub(super) fn resolve(details: &[Detail], body: &[u8], completion: usize, tells_
         break;
     }
     let values = Metadata::parse(&texts).map_err(|i| {
-        error("metadata", &details[i], paths, "a number or a string in it cannot be represented".into())
+        error(
+            "metadata",
+            &details[i],
+            paths,
+            "a number or a string in it cannot be represented".into(),
+        )
     });
     // An unrepresentable value in front of the first other problem comes first.
     let values = match (values, problem) {
@@ -70,7 +91,12 @@ pub(super) fn resolve(details: &[Detail], body: &[u8], completion: usize, tells_
                 let unfit = matches!(value, Value::Uint(_));
                 stop_reason = stop(value);
                 if unfit {
-                    return Err(error("metadata", detail, paths, "the stop reason does not fit 64 bits".into()));
+                    return Err(error(
+                        "metadata",
+                        detail,
+                        paths,
+                        "the stop reason does not fit 64 bits".into(),
+                    ));
                 }
             }
             (Role::WeightVersions, value) => found.weight_versions = Some(value),
@@ -104,10 +130,14 @@ impl Role {
     fn takes(self, text: &[u8]) -> bool {
         let first = text.first();
         let string = first == Some(&b'"');
-        let integer = matches!(first, Some(b'-' | b'0'..=b'9')) && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'));
+        let integer = matches!(first, Some(b'-' | b'0'..=b'9'))
+            && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'));
         match self {
             Role::Usage | Role::FinishObject => first == Some(&b'{'),
-            Role::RequestId | Role::FinishReason | Role::DetailedFinishReason | Role::WeightVersion => string,
+            Role::RequestId
+            | Role::FinishReason
+            | Role::DetailedFinishReason
+            | Role::WeightVersion => string,
             Role::StopReason => string || integer,
             Role::Count(_) => integer,
             Role::WeightVersions => first == Some(&b'['),
@@ -117,7 +147,10 @@ impl Role {
     fn expects(self) -> &'static str {
         match self {
             Role::Usage | Role::FinishObject => "an object",
-            Role::RequestId | Role::FinishReason | Role::DetailedFinishReason | Role::WeightVersion => "a string",
+            Role::RequestId
+            | Role::FinishReason
+            | Role::DetailedFinishReason
+            | Role::WeightVersion => "a string",
             Role::StopReason => "a string or an integer",
             Role::Count(_) => "an integer",
             Role::WeightVersions => "an array",
@@ -137,10 +170,20 @@ fn check_finish_object(detail: &Detail, body: &[u8], paths: &Paths<'_>) -> Resul
         cursor.skip_value()
     })?;
     if types > 1 || matched > 1 {
-        return Err(error("duplicate_key", detail, paths, "a key stands there twice".into()));
+        return Err(error(
+            "duplicate_key",
+            detail,
+            paths,
+            "a key stands there twice".into(),
+        ));
     }
     if !typed {
-        return Err(error("type", detail, paths, "a finish reason needs a type, a string".into()));
+        return Err(error(
+            "type",
+            detail,
+            paths,
+            "a finish reason needs a type, a string".into(),
+        ));
     }
     Ok(())
 }
@@ -157,5 +200,11 @@ fn shown(text: &[u8]) -> String {
 
 #[cold]
 fn error(kind: &'static str, detail: &Detail, paths: &Paths<'_>, message: String) -> Error {
-    Error::new(Class::Malformed, kind, paths.text(detail.place), detail.span.start, message)
+    Error::new(
+        Class::Malformed,
+        kind,
+        paths.text(detail.place),
+        detail.span.start,
+        message,
+    )
 }

@@ -124,7 +124,12 @@ pub(super) struct MetaInfo {
 }
 
 /// The counts that SGLang keeps in `meta_info`.
-pub(super) const USAGE: [&str; 4] = ["prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"];
+pub(super) const USAGE: [&str; 4] = [
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+];
 
 /// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver.
 pub(super) fn scan(body: &[u8], wire: Wire, skip_experts: bool) -> Result<Document> {
@@ -160,7 +165,9 @@ pub(super) fn scan(body: &[u8], wire: Wire, skip_experts: bool) -> Result<Docume
     }
 }
 
-const VERDICT: [&str; 7] = ["error", "object", "status", "message", "type", "code", "choices"];
+const VERDICT: [&str; 7] = [
+    "error", "object", "status", "message", "type", "code", "choices",
+];
 
 /// The keys of the top level, by wire.
 fn top_names(wire: Wire) -> &'static [&'static str] {
@@ -173,7 +180,9 @@ fn top_names(wire: Wire) -> &'static [&'static str] {
         }};
     }
     match wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => names!("nvext", "prompt_logprobs", "usage", "id"),
+        Wire::DynamoChat | Wire::DynamoCompletions => {
+            names!("nvext", "prompt_logprobs", "usage", "id")
+        }
         Wire::VllmGenerate => names!("prompt_token_ids", "prompt_logprobs", "usage", "request_id"),
         Wire::VllmChat => names!("prompt_token_ids", "prompt_logprobs", "usage", "id"),
         Wire::SglangGenerate => names!("output_ids", "meta_info", "prompt_token_ids"),
@@ -202,13 +211,24 @@ impl<'a> Walk<'a> {
                     }
                 }
                 "choices" => {
-                    document.choices = walk.part(cursor, "choices", Kind::Array, |walk, cursor| walk.choices(cursor, wire))?;
+                    document.choices =
+                        walk.part(cursor, "choices", Kind::Array, |walk, cursor| {
+                            walk.choices(cursor, wire)
+                        })?;
                 }
-                "nvext" => document.nvext = walk.part(cursor, "nvext", Kind::Object, Self::nvext)?,
-                "prompt_token_ids" if wire == Wire::SglangGenerate => element.prompt_token_ids = Field::now(cursor, list::ids)?,
+                "nvext" => {
+                    document.nvext = walk.part(cursor, "nvext", Kind::Object, Self::nvext)?
+                }
+                "prompt_token_ids" if wire == Wire::SglangGenerate => {
+                    element.prompt_token_ids = Field::now(cursor, list::ids)?
+                }
                 "prompt_token_ids" => document.prompt_token_ids = Field::now(cursor, list::ids)?,
-                "prompt_logprobs" if wire.is_dynamo() => document.prompt_logprobs = Field::later(cursor)?,
-                "prompt_logprobs" => document.prompt_logprobs = Field::now(cursor, prompt::entries)?,
+                "prompt_logprobs" if wire.is_dynamo() => {
+                    document.prompt_logprobs = Field::later(cursor)?
+                }
+                "prompt_logprobs" => {
+                    document.prompt_logprobs = Field::now(cursor, prompt::entries)?
+                }
                 "usage" => document.usage = Span::read(cursor)?,
                 "id" | "request_id" => document.request_id = Span::read(cursor)?,
                 "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
@@ -224,7 +244,12 @@ impl<'a> Walk<'a> {
     }
 
     /// SGLang's array; an element that is no object is the body's error.
-    fn elements(&mut self, cursor: &mut Cursor<'a>, at: usize, document: &mut Document) -> Result<Option<Error>> {
+    fn elements(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        at: usize,
+        document: &mut Document,
+    ) -> Result<Option<Error>> {
         let mut wrong = None;
         let mut count = 0;
         cursor.array(|cursor, i| {
@@ -235,19 +260,32 @@ impl<'a> Walk<'a> {
             let path = format!("[{i}]");
             let element = self.element(cursor, &path)?;
             match element {
-                Part::Here(element) if i < MAX_CHOICES => document.elements.push(Part::Here(element)),
+                Part::Here(element) if i < MAX_CHOICES => {
+                    document.elements.push(Part::Here(element))
+                }
                 Part::Here(_) => {}
                 Part::Wrong(error) => {
                     wrong.get_or_insert(error);
                 }
                 Part::Absent => {
-                    wrong.get_or_insert(wrong_kind(&path, cursor.pos - 4, Kind::Null, Kind::Object));
+                    wrong.get_or_insert(wrong_kind(
+                        &path,
+                        cursor.pos - 4,
+                        Kind::Null,
+                        Kind::Object,
+                    ));
                 }
             }
             Ok(())
         })?;
         if count == 0 {
-            wrong = Some(Error::new(Class::Missing, "missing", "[0]", None, "the array of answers is empty"));
+            wrong = Some(Error::new(
+                Class::Missing,
+                "missing",
+                "[0]",
+                None,
+                "the array of answers is empty",
+            ));
         } else if count > MAX_CHOICES {
             wrong = Some(too_many("", at));
         }
@@ -262,7 +300,9 @@ impl<'a> Walk<'a> {
                 match name {
                     "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
                     "prompt_token_ids" => element.prompt_token_ids = Field::now(cursor, list::ids)?,
-                    _ => element.meta_info = walk.meta_info(cursor, &format!("{path}.meta_info"))?,
+                    _ => {
+                        element.meta_info = walk.meta_info(cursor, &format!("{path}.meta_info"))?
+                    }
                 }
                 Ok(())
             })?;
@@ -294,10 +334,18 @@ impl<'a> Walk<'a> {
                     "finish_reason" => meta.finish_reason = Span::read(cursor)?,
                     "weight_version" => meta.weight_version = Span::read(cursor)?,
                     "weight_versions" => meta.weight_versions = Span::read(cursor)?,
-                    "output_token_logprobs" => meta.output_token_logprobs = Field::now(cursor, list::triples)?,
-                    "output_top_logprobs" => meta.output_top_logprobs = Field::now(cursor, super::top::rows)?,
-                    "input_token_logprobs" => meta.input_token_logprobs = Field::now(cursor, list::triples)?,
-                    "output_token_sampling_mask" => meta.sampling_mask = Field::now(cursor, list::id_lists)?,
+                    "output_token_logprobs" => {
+                        meta.output_token_logprobs = Field::now(cursor, list::triples)?
+                    }
+                    "output_top_logprobs" => {
+                        meta.output_top_logprobs = Field::now(cursor, super::top::rows)?
+                    }
+                    "input_token_logprobs" => {
+                        meta.input_token_logprobs = Field::now(cursor, list::triples)?
+                    }
+                    "output_token_sampling_mask" => {
+                        meta.sampling_mask = Field::now(cursor, list::id_lists)?
+                    }
                     "routed_experts" => meta.routed_experts = walk.experts(cursor)?,
                     count => {
                         let place = USAGE.iter().position(|name| *name == count);
@@ -360,7 +408,12 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn logprobs(&mut self, cursor: &mut Cursor<'a>, wire: Wire, choice: &str) -> Result<Part<Logprobs>> {
+    fn logprobs(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        wire: Wire,
+        choice: &str,
+    ) -> Result<Part<Logprobs>> {
         let names: &[&str] = match wire {
             Wire::DynamoCompletions => &["token_logprobs", "tokens"],
             _ => &["content"],
@@ -371,7 +424,9 @@ impl<'a> Walk<'a> {
             walk.object(cursor, &path, names, |_, cursor, name| {
                 match name {
                     "content" => logprobs.content = Field::now(cursor, entries::content)?,
-                    "token_logprobs" => logprobs.token_logprobs = Field::now(cursor, list::numbers)?,
+                    "token_logprobs" => {
+                        logprobs.token_logprobs = Field::now(cursor, list::numbers)?
+                    }
                     _ => logprobs.tokens = Span::read(cursor)?,
                 }
                 Ok(())
@@ -393,7 +448,8 @@ impl<'a> Walk<'a> {
         self.object(cursor, "nvext", NAMES, |walk, cursor, name| {
             match name {
                 "engine_data" => {
-                    nvext.engine_data = walk.part(cursor, "nvext.engine_data", Kind::Object, Self::engine_data)?;
+                    nvext.engine_data =
+                        walk.part(cursor, "nvext.engine_data", Kind::Object, Self::engine_data)?;
                 }
                 "completion_token_ids" => nvext.completion_token_ids = Field::later(cursor)?,
                 "prompt_logprobs" => nvext.prompt_logprobs = Field::later(cursor)?,
@@ -419,8 +475,12 @@ impl<'a> Walk<'a> {
         let mut data = EngineData::default();
         self.object(cursor, "nvext.engine_data", NAMES, |walk, cursor, name| {
             match name {
-                "completion_token_ids" => data.completion_token_ids = Field::now(cursor, list::ids)?,
-                "completion_logprobs" => data.completion_logprobs = Field::now(cursor, list::numbers)?,
+                "completion_token_ids" => {
+                    data.completion_token_ids = Field::now(cursor, list::ids)?
+                }
+                "completion_logprobs" => {
+                    data.completion_logprobs = Field::now(cursor, list::numbers)?
+                }
                 "prompt_token_ids" => data.prompt_token_ids = Field::now(cursor, list::ids)?,
                 "prompt_logprobs" => data.prompt_logprobs = Field::now(cursor, prompt::entries)?,
                 "routed_experts" => data.routed_experts = walk.experts(cursor)?,

@@ -72,7 +72,11 @@ pub(super) fn content(cursor: &mut Cursor<'_>) -> Read<Content> {
                     |cursor| {
                         let first = top.offsets.as_slice().last().map_or(0, |&at| at as usize);
                         let index = top.ids.len() - first;
-                        let entry = entry::<true>(cursor, |key| path(position, Some(index), key), |_| Err(Stop::Syntax))?;
+                        let entry = entry::<true>(
+                            cursor,
+                            |key| path(position, Some(index), key),
+                            |_| Err(Stop::Syntax),
+                        )?;
                         top.text_only |= entry.name < 0;
                         top.ids.push(entry.name)?;
                         top.logprobs.push(entry.logprob)?;
@@ -117,38 +121,24 @@ fn entry<'a, const TOP: bool>(
     mut alternatives: impl FnMut(&mut Cursor<'a>) -> Read<()>,
 ) -> Read<Entry> {
     let at = cursor.pos;
-    if cursor.byte() != Some(b'{') {
-        return Err(misfit(cursor, path(""), "an object"));
+    let mut members = Members::default();
+    if members.usual::<TOP>(cursor) {
+        cursor.entered();
+    } else {
+        members = Members::default();
+        cursor.pos = at;
+        if cursor.byte() != Some(b'{') {
+            return Err(misfit(cursor, path(""), "an object"));
+        }
+        cursor.open()?;
+        if cursor.peek() == Some(b'}') {
+            cursor.close();
+            return Err(without_logprob(path("logprob"), at));
+        }
+        members.read::<TOP>(cursor, &path, &mut alternatives)?;
     }
-    cursor.open()?;
-    let (mut token, mut token_id, mut logprob) = (UNNAMED, UNNAMED, None);
-    let mut seen = 0u8;
-    let mut first = true;
     loop {
-        let key_at = match cursor.peek() {
-            Some(b'"') => cursor.pos,
-            Some(b'}') if first => break,
-            _ => return Err(Stop::Syntax),
-        };
-        first = false;
-        let key = Key::read::<TOP>(cursor)?;
-        if let Some(bit) = key.bit() {
-            if seen & bit != 0 {
-                return Err(repeated(path(key.name()), key_at));
-            }
-            seen |= bit;
-        }
-        match key {
-            Key::Token => token = token_name(cursor, &path)?,
-            Key::TokenId if cursor.eat(b"null") => {}
-            Key::TokenId => token_id = id(cursor, || path("token_id"))?,
-            Key::Logprob if TOP && cursor.eat(b"null") => logprob = Some(f64::NAN),
-            Key::Logprob => logprob = Some(number(cursor, || path("logprob"))?),
-            Key::TopLogprobs if cursor.eat(b"null") => {}
-            Key::TopLogprobs => alternatives(cursor)?,
-            Key::Other if cursor.eat(b"null") => {}
-            Key::Other => cursor.skip_value()?,
-        }
+        // Compact documents have no white space here.
         let mut next = cursor.byte();
         if !matches!(next, Some(b',' | b'}')) {
             next = cursor.peek();
@@ -158,15 +148,16 @@ fn entry<'a, const TOP: bool>(
             Some(b'}') => break,
             _ => return Err(Stop::Syntax),
         }
+        members.read::<TOP>(cursor, &path, &mut alternatives)?;
     }
     cursor.close();
-    let Some(mut logprob) = logprob else {
+    let Some(mut logprob) = members.logprob else {
         return Err(without_logprob(path("logprob"), at));
     };
     if TOP && is_sentinel(logprob) {
         logprob = f64::NAN;
     }
-    let name = match (token, token_id) {
+    let name = match (members.token, members.token_id) {
         (UNNAMED, other) | (other, UNNAMED) => other,
         (one, other) if one == other => one,
         _ => CONFLICT,
@@ -174,14 +165,115 @@ fn entry<'a, const TOP: bool>(
     Ok(Entry { name, logprob })
 }
 
+/// The members of an entry so far.
+struct Members {
+    token: i32,
+    token_id: i32,
+    logprob: Option<f64>,
+    /// Keys that have been there, by [`Key::bit`].
+    seen: u8,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self {
+            token: UNNAMED,
+            token_id: UNNAMED,
+            logprob: None,
+            seen: 0,
+        }
+    }
+}
+
+impl Members {
+    /// The brace and the first members as vLLM, prime-rl's server and Dynamo's generate write them. False (and anywhere) where it is not that.
+    #[inline(always)]
+    fn usual<const TOP: bool>(&mut self, cursor: &mut Cursor<'_>) -> bool {
+        let known = if cursor.eat(b"{\"token\":\"token_id:") {
+            let Some(id) = cursor.short_id() else {
+                return false;
+            };
+            self.token = id;
+            self.seen = Key::Token.bit() | Key::Logprob.bit();
+            cursor.eat(b"\",\"logprob\":")
+        } else if cursor.eat(b"{\"token_id\":") {
+            let Some(id) = cursor.short_id() else {
+                return false;
+            };
+            self.token_id = id;
+            self.seen = Key::TokenId.bit() | Key::Logprob.bit();
+            cursor.eat(b",\"logprob\":")
+        } else {
+            false
+        };
+        if !known {
+            return false;
+        }
+        self.logprob = cursor.double().filter(|value| value.is_finite());
+        if self.logprob.is_none() {
+            return false;
+        }
+        let _ = cursor.eat(b",\"bytes\":null");
+        if !TOP && cursor.eat(b",\"top_logprobs\":[]") {
+            self.seen |= Key::TopLogprobs.bit();
+        }
+        true
+    }
+
+    /// One member.
+    #[inline(always)]
+    fn read<'a, const TOP: bool>(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        path: impl Fn(&str) -> String,
+        mut alternatives: impl FnMut(&mut Cursor<'a>) -> Read<()>,
+    ) -> Read<()> {
+        if cursor.peek() != Some(b'"') {
+            return Err(Stop::Syntax);
+        }
+        let key_at = cursor.pos;
+        let key = Key::read::<TOP>(cursor)?;
+        if self.seen & key.bit() != 0 {
+            return Err(repeated(path(key.name()), key_at));
+        }
+        self.seen |= key.bit();
+        match key {
+            Key::Token => self.token = token_name(cursor, &path)?,
+            Key::TokenId if cursor.eat(b"null") => {}
+            Key::TokenId => self.token_id = id(cursor, || path("token_id"))?,
+            Key::Logprob if TOP && cursor.eat(b"null") => self.logprob = Some(f64::NAN),
+            Key::Logprob => self.logprob = Some(number(cursor, || path("logprob"))?),
+            Key::TopLogprobs if cursor.eat(b"null") => {}
+            Key::TopLogprobs => alternatives(cursor)?,
+            Key::Other if cursor.eat(b"null") => {}
+            Key::Other => cursor.skip_value()?,
+        }
+        Ok(())
+    }
+}
+
 #[cold]
 pub(super) fn repeated(path: String, at: usize) -> Stop {
-    Error::new(Class::Malformed, "duplicate_key", path, at, "the key stands there twice").into()
+    Error::new(
+        Class::Malformed,
+        "duplicate_key",
+        path,
+        at,
+        "the key stands there twice",
+    )
+    .into()
 }
 
 #[cold]
 pub(super) fn without_logprob(path: String, at: usize) -> Stop {
-    Error::new(Class::Missing, "missing", path, at, "the entry has no logprob").into()
+    Error::new(
+        Class::Missing,
+        "missing",
+        path,
+        at,
+        "the entry has no logprob",
+    )
+    .into()
 }
 
 /// Reads the value of `token`: the id that `token_id:N` names, or [`UNNAMED`] for other text and null.
@@ -239,8 +331,16 @@ impl Literal {
             word |= (text[i] as u128) << (8 * i);
             i += 1;
         }
-        let mask = if text.len() == 16 { u128::MAX } else { (1 << (8 * text.len())) - 1 };
-        Self { word, mask, len: text.len() }
+        let mask = if text.len() == 16 {
+            u128::MAX
+        } else {
+            (1 << (8 * text.len())) - 1
+        };
+        Self {
+            word,
+            mask,
+            len: text.len(),
+        }
     }
 
     #[inline(always)]
@@ -304,8 +404,12 @@ impl Key {
         })
     }
 
-    fn bit(self) -> Option<u8> {
-        (self != Key::Other).then_some(1 << self as u8)
+    /// A bit of its own for every key that may be there only once.
+    const fn bit(self) -> u8 {
+        match self {
+            Key::Other => 0,
+            known => 1 << known as u8,
+        }
     }
 
     fn name(self) -> &'static str {

@@ -1,8 +1,6 @@
 //! "No logprob", in every spelling.
 
-use crate::error::{Class, Error, Result};
-
-use super::options::MissingLogprob;
+use crate::error::{Class, Error};
 
 /// vLLM writes -9999.0 for a token it has no entry for (and for -inf).
 const VLLM: f64 = -9999.0;
@@ -17,37 +15,22 @@ pub(super) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
-/// Writes NaN for "no logprob", or refuses the first one. `locate` finds the path and offset of a position's value.
-pub(super) fn settle(
-    values: &mut [f64],
-    missing: MissingLogprob,
-    locate: impl FnOnce(usize) -> (String, Option<usize>),
-) -> Result<()> {
-    for position in 0..values.len() {
-        let value = values[position];
-        if value.is_nan() || is_sentinel(value) {
-            match missing {
-                MissingLogprob::Nan => values[position] = f64::NAN,
-                MissingLogprob::Raise => {
-                    let (path, offset) = locate(position);
-                    return Err(no_logprob(value, path, offset));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The error of a token without a logprob.
 #[cold]
 pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
-    let found = if value.is_nan() { "null".to_owned() } else { format!("{value:e}") };
+    let found = if value.is_nan() {
+        "null".to_owned()
+    } else {
+        format!("{value:e}")
+    };
     Error::new(
         Class::Missing,
         "no_logprob",
         path,
         offset,
-        format!("found {found}, which says that the engine has no logprob here; missing_logprob=\"nan\" accepts it"),
+        format!(
+            "found {found}, which says that the engine has no logprob here; missing_logprob=\"nan\" accepts it"
+        ),
     )
 }
 
@@ -61,7 +44,15 @@ mod tests {
         for value in [-9999.0, -1e30, -1.0000000150474662e30] {
             assert!(is_sentinel(value));
         }
-        for value in [0.0, -9998.9, -9999.1, -1e29, f64::NAN, f64::NEG_INFINITY, 9999.0] {
+        for value in [
+            0.0,
+            -9998.9,
+            -9999.1,
+            -1e29,
+            f64::NAN,
+            f64::NEG_INFINITY,
+            9999.0,
+        ] {
             assert!(!is_sentinel(value));
         }
     }

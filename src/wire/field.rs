@@ -62,9 +62,7 @@ impl<T> Field<T> {
             Field::Absent => None,
             Field::Read { at, value } => Some((at, value)),
             Field::Later { at } => {
-                let value = Cursor::at(body, at)
-                    .field(reader)
-                    .unwrap_or_else(Err);
+                let value = Cursor::at(body, at).field(reader).unwrap_or_else(Err);
                 Some((at, value))
             }
         }

@@ -46,13 +46,34 @@ mod tests {
             (f.reason, f.raw, f.aborted)
         };
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(case(Some("stop"), None, false), (some("stop"), some("stop"), None));
-        assert_eq!(case(Some("stop"), None, true), (some("stop"), some("stop"), Some(false)));
-        assert_eq!(case(Some("stop"), Some("eos"), false), (some("stop"), some("eos"), Some(false)));
-        assert_eq!(case(Some("stop"), Some("cancelled"), false), (some("abort"), some("cancelled"), Some(true)));
-        assert_eq!(case(Some("abort"), None, false), (some("abort"), some("abort"), Some(true)));
-        assert_eq!(case(Some("abort"), Some("stop"), false), (some("stop"), some("stop"), Some(true)));
+        assert_eq!(
+            case(Some("stop"), None, false),
+            (some("stop"), some("stop"), None)
+        );
+        assert_eq!(
+            case(Some("stop"), None, true),
+            (some("stop"), some("stop"), Some(false))
+        );
+        assert_eq!(
+            case(Some("stop"), Some("eos"), false),
+            (some("stop"), some("eos"), Some(false))
+        );
+        assert_eq!(
+            case(Some("stop"), Some("cancelled"), false),
+            (some("abort"), some("cancelled"), Some(true))
+        );
+        assert_eq!(
+            case(Some("abort"), None, false),
+            (some("abort"), some("abort"), Some(true))
+        );
+        assert_eq!(
+            case(Some("abort"), Some("stop"), false),
+            (some("stop"), some("stop"), Some(true))
+        );
         assert_eq!(case(None, None, true), (None, None, None));
-        assert_eq!(case(None, Some("length"), false), (some("length"), some("length"), Some(false)));
+        assert_eq!(
+            case(None, Some("length"), false),
+            (some("length"), some("length"), Some(false))
+        );
     }
 }

@@ -11,10 +11,9 @@ pub(super) enum Step<'s> {
 
 /// The offset of the value behind `steps`, from the validated value at `at`.
 pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
-    let mut cursor = Cursor::at(body, at);
     let mut found = Some(at);
     for step in steps {
-        cursor = Cursor::at(body, found.take()?);
+        let mut cursor = Cursor::at(body, found.take()?);
         let result = match (cursor.kind(), step) {
             (Ok(Kind::Array), Step::Index(index)) => cursor.array(|cursor, i| {
                 if i == *index {
@@ -33,9 +32,4 @@ pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize
         result.ok()?;
     }
     found
-}
-
-/// Whether the value behind `steps` is the text `literal`.
-pub(super) fn starts_with(body: &[u8], at: Option<usize>, literal: &[u8]) -> bool {
-    at.and_then(|at| body.get(at..)).is_some_and(|rest| rest.starts_with(literal))
 }

@@ -24,10 +24,23 @@ pub(super) struct Logprobs {
 }
 
 /// Judges the channels against the sampled ids.
-pub(super) fn resolve(channels: Channels, ids: &[i32], body: &[u8], options: &Options<'_>, paths: &Paths<'_>) -> Result<Logprobs> {
+pub(super) fn resolve(
+    channels: Channels,
+    ids: &[i32],
+    body: &[u8],
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+) -> Result<Logprobs> {
     let mut found = Logprobs::default();
-    let judge = Judge { ids, body, missing: options.missing_logprob };
-    let flat = channels.flat.into_iter().find(|channel| channel.field.is_present());
+    let judge = Judge {
+        ids,
+        body,
+        missing: options.missing_logprob,
+    };
+    let flat = channels
+        .flat
+        .into_iter()
+        .find(|channel| channel.field.is_present());
     let content_place = channels.content.place;
     let mut held = None;
     if let Some(channel) = flat {
@@ -42,7 +55,8 @@ pub(super) fn resolve(channels: Channels, ids: &[i32], body: &[u8], options: &Op
         held = channels.content.field.take(body, content);
         if let Some((at, entries)) = &mut held {
             let path = paths.text(content_place);
-            let entries = std::mem::replace(entries, Ok(Content::default())).map_err(|error| error.under(&path))?;
+            let entries = std::mem::replace(entries, Ok(Content::default()))
+                .map_err(|error| error.under(&path))?;
             if entries.names.len() > ids.len() {
                 return Err(judge.miscount(entries.names.len(), &path, *at, "logprob entries"));
             }
@@ -88,14 +102,24 @@ pub(super) fn resolve(channels: Channels, ids: &[i32], body: &[u8], options: &Op
             found.top_source = Some(format!("{path}[].top_logprobs"));
         }
     }
-    if let Some(path) = top_rows(&mut found, channels.top_rows.field, &judge, &paths.text(channels.top_rows.place))? {
+    if let Some(path) = top_rows(
+        &mut found,
+        channels.top_rows.field,
+        &judge,
+        &paths.text(channels.top_rows.place),
+    )? {
         found.top_source = Some(path);
     }
     Ok(found)
 }
 
 /// SGLang's alternatives; returns their path.
-fn top_rows(found: &mut Logprobs, field: Field<super::top::TopRows>, judge: &Judge<'_>, path: &str) -> Result<Option<String>> {
+fn top_rows(
+    found: &mut Logprobs,
+    field: Field<super::top::TopRows>,
+    judge: &Judge<'_>,
+    path: &str,
+) -> Result<Option<String>> {
     let Some((at, rows)) = field.take(judge.body, super::top::rows) else {
         return Ok(None);
     };
@@ -145,12 +169,19 @@ impl Judge<'_> {
             "identity",
             path,
             at,
-            format!("the entry names {found}, the token id at its position is {}", self.ids[position]),
+            format!(
+                "the entry names {found}, the token id at its position is {}",
+                self.ids[position]
+            ),
         )
     }
 
     /// Evidence of one value: NaN, or the refusal.
-    fn evidence(&self, value: &mut f64, path: impl FnOnce() -> (String, Option<usize>)) -> Result<()> {
+    fn evidence(
+        &self,
+        value: &mut f64,
+        path: impl FnOnce() -> (String, Option<usize>),
+    ) -> Result<()> {
         if value.is_nan() || is_sentinel(*value) {
             if self.missing == MissingLogprob::Raise {
                 let (path, at) = path();
@@ -164,7 +195,10 @@ impl Judge<'_> {
     fn flat(&self, values: &mut Buffer<f64>, path: &str, at: usize) -> Result<()> {
         for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
             self.evidence(value, || {
-                (format!("{path}[{i}]"), locate(self.body, at, &[Step::Index(i)]))
+                (
+                    format!("{path}[{i}]"),
+                    locate(self.body, at, &[Step::Index(i)]),
+                )
             })?;
         }
         Ok(())
@@ -234,8 +268,15 @@ impl Judge<'_> {
             }
             _ => match find("token_id").filter(|&at| !self.body[at..].starts_with(b"null")) {
                 Some(at) => {
-                    let name = Cursor::at(self.body, at).integer(u64::MAX).unwrap_or_default();
-                    self.identity(i, &name.to_string(), format!("{path}[{i}].token_id"), Some(at))
+                    let name = Cursor::at(self.body, at)
+                        .integer(u64::MAX)
+                        .unwrap_or_default();
+                    self.identity(
+                        i,
+                        &name.to_string(),
+                        format!("{path}[{i}].token_id"),
+                        Some(at),
+                    )
                 }
                 None => {
                     let at = locate(self.body, at, &[Step::Index(i)]);
@@ -264,8 +305,12 @@ impl Judge<'_> {
             Ok(())
         })?;
         match wrong {
-            Some((i, _, _)) if i >= self.ids.len() => Err(self.miscount(i + 1, path, span.start, "named tokens")),
-            Some((i, name, at)) => Err(self.identity(i, &name.to_string(), format!("{path}[{i}]"), Some(at))),
+            Some((i, _, _)) if i >= self.ids.len() => {
+                Err(self.miscount(i + 1, path, span.start, "named tokens"))
+            }
+            Some((i, name, at)) => {
+                Err(self.identity(i, &name.to_string(), format!("{path}[{i}]"), Some(at)))
+            }
             None => Ok(()),
         }
     }
@@ -279,7 +324,11 @@ impl Judge<'_> {
             text_only,
         } = entries.top;
         if text_only {
-            if let Some(i) = token_ids.as_slice().iter().position(|&name| name == CONFLICT) {
+            if let Some(i) = token_ids
+                .as_slice()
+                .iter()
+                .position(|&name| name == CONFLICT)
+            {
                 return Err(self.conflict(i, offsets.as_slice(), path, at));
             }
         }

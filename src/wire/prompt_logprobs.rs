@@ -16,7 +16,12 @@ use super::resolve::Paths;
 const LEFT_OUT: &str = "left out: needs prompt_token_ids";
 
 /// Judges the prompt's channels.
-pub(super) fn resolve(channels: PromptChannels, body: &[u8], options: &Options<'_>, paths: &Paths<'_>) -> Result<Prompt> {
+pub(super) fn resolve(
+    channels: PromptChannels,
+    body: &[u8],
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+) -> Result<Prompt> {
     let mut prompt = Prompt::default();
     let path = paths.text(channels.echo.place);
     if let Some((at, echo)) = channels.echo.field.take(body, list::ids) {
@@ -30,7 +35,10 @@ pub(super) fn resolve(channels: PromptChannels, body: &[u8], options: &Options<'
     let ids = options
         .prompt_token_ids
         .or(prompt.token_ids.as_ref().map(Buffer::as_slice));
-    let maps = channels.entries.into_iter().find(|channel| channel.field.is_present());
+    let maps = channels
+        .entries
+        .into_iter()
+        .find(|channel| channel.field.is_present());
     if let Some(channel) = maps {
         let Some(ids) = ids else {
             prompt.sources.push(("prompt_logprobs", LEFT_OUT.into()));
@@ -39,7 +47,13 @@ pub(super) fn resolve(channels: PromptChannels, body: &[u8], options: &Options<'
         let path = paths.text(channel.place);
         if let Some((at, entries)) = channel.field.take(body, prompt::entries) {
             let entries = entries.map_err(|error| error.under(&path))?;
-            let lookup = Lookup { ids, body, at, path: &path, missing: options.missing_logprob };
+            let lookup = Lookup {
+                ids,
+                body,
+                at,
+                path: &path,
+                missing: options.missing_logprob,
+            };
             prompt.logprobs = Some(lookup.maps(entries)?);
             prompt.sources.push(("prompt_logprobs", path));
         }
@@ -56,7 +70,13 @@ pub(super) fn resolve(channels: PromptChannels, body: &[u8], options: &Options<'
             return Ok(prompt);
         };
         let triples = triples.map_err(|error| error.under(&path))?;
-        let lookup = Lookup { ids, body, at, path: &path, missing: options.missing_logprob };
+        let lookup = Lookup {
+            ids,
+            body,
+            at,
+            path: &path,
+            missing: options.missing_logprob,
+        };
         prompt.logprobs = Some(lookup.triples(triples)?);
         prompt.sources.push(("prompt_logprobs", path));
     }
@@ -68,14 +88,30 @@ fn same(passed: &[i32], echo: &[i32], path: &str, at: usize) -> Result<()> {
     if passed == echo {
         return Ok(());
     }
-    let error = |path: String, message: String| Err(Error::new(Class::Alignment, "prompt_mismatch", path, at, message));
+    let error = |path: String, message: String| {
+        Err(Error::new(
+            Class::Alignment,
+            "prompt_mismatch",
+            path,
+            at,
+            message,
+        ))
+    };
     if passed.len() != echo.len() {
         return error(
             path.to_owned(),
-            format!("the server ran a prompt of {} tokens, {} were passed", echo.len(), passed.len()),
+            format!(
+                "the server ran a prompt of {} tokens, {} were passed",
+                echo.len(),
+                passed.len()
+            ),
         );
     }
-    let i = passed.iter().zip(echo).position(|(a, b)| a != b).unwrap_or_default();
+    let i = passed
+        .iter()
+        .zip(echo)
+        .position(|(a, b)| a != b)
+        .unwrap_or_default();
     error(
         format!("{path}[{i}]"),
         format!("the server ran token {}, {} was passed", echo[i], passed[i]),
@@ -101,12 +137,20 @@ impl Lookup<'_> {
             "count",
             self.path,
             self.at,
-            format!("prompt logprobs of {found} positions for {} prompt token ids", self.ids.len()),
+            format!(
+                "prompt logprobs of {found} positions for {} prompt token ids",
+                self.ids.len()
+            ),
         ))
     }
 
     /// The value of position `i`, NaN where it is no evidence and may be.
-    fn settle(&self, i: usize, value: f64, place: impl FnOnce() -> (String, Option<usize>)) -> Result<f64> {
+    fn settle(
+        &self,
+        i: usize,
+        value: f64,
+        place: impl FnOnce() -> (String, Option<usize>),
+    ) -> Result<f64> {
         if !value.is_nan() && !is_sentinel(value) {
             return Ok(value);
         }
@@ -124,7 +168,10 @@ impl Lookup<'_> {
             "identity",
             place.0,
             place.1,
-            format!("the entry does not name {}, the prompt's token id at its position", self.ids[i]),
+            format!(
+                "the entry does not name {}, the prompt's token id at its position",
+                self.ids[i]
+            ),
         )
     }
 
@@ -181,7 +228,11 @@ impl Lookup<'_> {
             offsets: Buffer::with_capacity(self.ids.len() + 1)?,
         };
         top.offsets.push(0)?;
-        let rows = triples.logprobs.as_slice().iter().zip(triples.ids.as_slice());
+        let rows = triples
+            .logprobs
+            .as_slice()
+            .iter()
+            .zip(triples.ids.as_slice());
         for (i, (&written, &name)) in rows.enumerate() {
             let place = |j| {
                 let at = locate(self.body, self.at, &[Step::Index(i), Step::Index(j)]);
@@ -193,7 +244,11 @@ impl Lookup<'_> {
             logprobs.push(self.settle(i, written, || place(0))?)?;
             if !written.is_nan() {
                 top.token_ids.push(name)?;
-                top.logprobs.push(if is_sentinel(written) { f64::NAN } else { written })?;
+                top.logprobs.push(if is_sentinel(written) {
+                    f64::NAN
+                } else {
+                    written
+                })?;
             }
             top.offsets.push(top.token_ids.len() as i64)?;
         }

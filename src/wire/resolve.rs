@@ -37,7 +37,12 @@ impl Paths<'_> {
 }
 
 /// Decodes a body: every choice by index with `several`, else the only one.
-pub(crate) fn decode(body: &[u8], options: &Options<'_>, several: bool, target: Target<'_>) -> Result<Vec<Decoded>> {
+pub(crate) fn decode(
+    body: &[u8],
+    options: &Options<'_>,
+    several: bool,
+    target: Target<'_>,
+) -> Result<Vec<Decoded>> {
     let document = scan(body, options.wire, options.experts == ExpertsMode::Skip)?;
     if let Some(error) = server_error(&document, body) {
         return Err(error);
@@ -49,7 +54,10 @@ pub(crate) fn decode(body: &[u8], options: &Options<'_>, several: bool, target: 
             "experts_out",
             "",
             None,
-            format!("experts_out is one array, the response has {} choices", list.len()),
+            format!(
+                "experts_out is one array, the response has {} choices",
+                list.len()
+            ),
         ));
     }
     list.sort_by_key(|answer| answer.index);
@@ -80,9 +88,17 @@ impl Prompts {
         }
     }
 
-    fn resolve(&mut self, position: usize, body: &[u8], options: &Options<'_>, paths: &Paths<'_>) -> Result<Arc<Prompt>> {
+    fn resolve(
+        &mut self,
+        position: usize,
+        body: &[u8],
+        options: &Options<'_>,
+        paths: &Paths<'_>,
+    ) -> Result<Arc<Prompt>> {
         if let Some(channels) = self.channels.get_mut(position).and_then(Option::take) {
-            self.shared = Some(Arc::new(prompt_logprobs::resolve(channels, body, options, paths)?));
+            self.shared = Some(Arc::new(prompt_logprobs::resolve(
+                channels, body, options, paths,
+            )?));
         }
         Ok(self.shared.clone().unwrap_or_default())
     }
@@ -96,11 +112,16 @@ fn decode_answer(
     options: &Options<'_>,
     target: Target<'_>,
 ) -> Result<Decoded> {
-    let paths = Paths { prefix: &answer.prefix };
+    let paths = Paths {
+        prefix: &answer.prefix,
+    };
     let mut sources = Vec::with_capacity(6);
     // (a) Token ids.
     let none = answer.token_ids[0].place;
-    let ids = answer.token_ids.into_iter().find(|channel| channel.field.is_present());
+    let ids = answer
+        .token_ids
+        .into_iter()
+        .find(|channel| channel.field.is_present());
     let (place, ids) = match ids {
         Some(channel) => (channel.place, channel.field.take(body, list::ids)),
         None => (none, None),
@@ -125,7 +146,13 @@ fn decode_answer(
     let prompt = prompt(&paths)?;
     sources.extend(prompt.sources.iter().cloned());
     // (e) Metadata.
-    let details = details::resolve(&answer.metadata, body, token_ids.len(), answer.tells_abort, &paths)?;
+    let details = details::resolve(
+        &answer.metadata,
+        body,
+        token_ids.len(),
+        answer.tells_abort,
+        &paths,
+    )?;
     // (f) Sampling mask.
     let path = paths.text(answer.sampling_mask.place);
     let mut sampling_mask = None;
@@ -133,7 +160,10 @@ fn decode_answer(
         let lists = lists.map_err(|error| error.under(&path))?;
         let rows = lists.offsets.len() - 1;
         if rows != token_ids.len() {
-            let message = format!("a sampling mask of {rows} rows for {} token ids", token_ids.len());
+            let message = format!(
+                "a sampling mask of {rows} rows for {} token ids",
+                token_ids.len()
+            );
             return Err(Error::new(Class::Alignment, "count", path, at, message));
         }
         sampling_mask = Some(SamplingMask {
@@ -199,8 +229,15 @@ impl Experts {
             return Ok((None, Some("left out: experts=\"skip\"".into())));
         }
         let path = paths.text(place);
-        let routed = experts::resolve(&container, body, options, self.completion, self.aborted, target)
-            .map_err(|error| error.under(&path))?;
+        let routed = experts::resolve(
+            &container,
+            body,
+            options,
+            self.completion,
+            self.aborted,
+            target,
+        )
+        .map_err(|error| error.under(&path))?;
         Ok((Some(routed), Some(path)))
     }
 }
@@ -246,7 +283,9 @@ fn error_text(span: Span, body: &[u8]) -> Option<String> {
 
 /// A string, if it is one.
 fn text(span: Span, body: &[u8]) -> Option<String> {
-    let json = body.get(span.start..span.end).filter(|json| json.len() <= MAX_METADATA)?;
+    let json = body
+        .get(span.start..span.end)
+        .filter(|json| json.len() <= MAX_METADATA)?;
     match Metadata::parse(&[json]).ok()?.pop() {
         Some(Value::Text(text)) => Some(text),
         _ => None,

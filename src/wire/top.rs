@@ -34,7 +34,11 @@ pub(super) fn rows(cursor: &mut crate::json::Cursor<'_>) -> Read<TopRows> {
                     let index = top.ids.len() - first;
                     let (logprob, id) = triple(cursor, || format!("[{row}][{index}]"))?;
                     top.ids.push(id)?;
-                    top.logprobs.push(if is_sentinel(logprob) { f64::NAN } else { logprob })?;
+                    top.logprobs.push(if is_sentinel(logprob) {
+                        f64::NAN
+                    } else {
+                        logprob
+                    })?;
                     Ok(())
                 },
             )?;

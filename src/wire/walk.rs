@@ -102,6 +102,10 @@ pub(super) fn wrong_kind(path: &str, at: usize, found: Kind, expected: Kind) -> 
         "type",
         path,
         at,
-        format!("found {} where {} was expected", found.name(), expected.name()),
+        format!(
+            "found {} where {} was expected",
+            found.name(),
+            expected.name()
+        ),
     )
 }
