@@ -42,7 +42,12 @@ def completions(**fields: Any) -> tuple[str, dict[str, Any]]:
 
 
 def generate(params: dict[str, Any], **fields: Any) -> tuple[str, dict[str, Any]]:
-    return GENERATE, {"model": "tito-model", "token_ids": PROMPT, "sampling_params": {"max_tokens": 3, **params}, **fields}
+    return GENERATE, {
+        "model": "tito-model",
+        "token_ids": PROMPT,
+        "sampling_params": {"max_tokens": 3, **params},
+        **fields,
+    }
 
 
 REQUESTS: dict[str, tuple[str, Any]] = {

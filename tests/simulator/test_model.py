@@ -102,7 +102,9 @@ def test_alternatives_are_ranked_and_never_the_given_token():
     assert (model.alternatives(scores, 1)[3] == (scores.ranks != 1)).all()
 
 
-@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"top_k": 129}, {"num_experts": 70_000}, {"num_layers": 0}, {"vocab_size": 260}])
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": 0}, {"top_k": 129}, {"num_experts": 70_000}, {"num_layers": 0}, {"vocab_size": 260}]
+)
 def test_shapes_that_make_no_sense(wrong: dict[str, int]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Model(**wrong)

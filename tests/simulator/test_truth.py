@@ -114,7 +114,9 @@ def test_bare_routing_through_dynamo():
         same(completion, engine, dialect, start=0)
 
 
-@pytest.mark.parametrize("name", [name for name in DIALECTS if DIALECTS[name].wire in ("vllm_generate", "sglang_generate")])
+@pytest.mark.parametrize(
+    "name", [name for name in DIALECTS if DIALECTS[name].wire in ("vllm_generate", "sglang_generate")]
+)
 def test_every_choice(name: str):
     dialect = DIALECTS[name]
     with simulator.running(**dialect.settings) as engine:

@@ -351,7 +351,10 @@ class Call:
         positions: list[dict[int, Entry] | None] = [None]
         # As recorded from vLLM's worker: the prompt's own token without its text, the others with theirs.
         positions += [
-            {token: Entry(value, rank, _text(token) if at else None) for at, (token, value, rank) in enumerate(position)}
+            {
+                token: Entry(value, rank, _text(token) if at else None)
+                for at, (token, value, rank) in enumerate(position)
+            }
             for position in entries[1:]
         ]
         return self._helpers["_serialize_prompt_logprobs"](positions)

@@ -175,6 +175,8 @@ class Engine:
         fault = call.fault
         try:
             if fault is not None and fault.when == "request":
+                if fault.kind == "reset":
+                    return Response(200)  # which the connection never gets to send
                 await self._fail_early(fault, app)
             response = await app.handle(call)
             if fault is not None and fault.when == "sampled":

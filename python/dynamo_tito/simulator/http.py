@@ -247,11 +247,11 @@ class _Connection(asyncio.Protocol):
             )
         sent = 0
         try:
-            if fault is None or fault.when not in ("sampled", "headers", "body") or fault.kind not in _ON_WIRE:
+            if fault is None or fault.kind not in _ON_WIRE or (fault.kind, fault.when) == ("stall", "request"):
                 self._transport.write(head + before + response.body + after)
                 await self._flow()
                 sent = len(response.body)
-            elif fault.when == "sampled":
+            elif fault.when in ("request", "sampled"):
                 await self._misbehave(fault)
                 self._transport.write(head + before + response.body + after)
             elif fault.when == "headers":
