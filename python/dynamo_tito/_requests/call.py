@@ -202,7 +202,7 @@ def _prompt(ids: Any) -> list[int] | NDArray[np.int32] | NDArray[np.int64]:
         prompt = list(ids)
     else:
         raise TypeError(f"prompt_ids must be a list or an integer array, not {type(ids).__name__}")
-    if not prompt:
+    if len(prompt) == 0:
         raise ValueError("prompt_ids is empty")
     return prompt
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +69,10 @@ class AiohttpTransport:
             exchange.phase = "body"
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
-            async for chunk, _ in response.content.iter_chunks():
-                if not receiver.feed(chunk):
-                    break
+            with _told_of_loss(response):
+                async for chunk, _ in response.content.iter_chunks():
+                    if not receiver.feed(chunk):
+                        break
         except _FAILURES as error:
             failure = failure_of(error, exchange, _BEFORE_SENDING)
         else:
@@ -94,6 +98,33 @@ class AiohttpTransport:
             proxy=wiring.proxy,
             trace_configs=[_phases()],
         )
+
+
+@contextlib.contextmanager
+def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Let a reader of the body know that the connection is gone.
+
+    aiohttp closes it when a chunk is malformed, and leaves the reader waiting (seen in 3.14.5).
+    """
+    connection = response.connection
+    protocol = None if connection is None else connection.protocol
+    closed = getattr(protocol, "closed", None)
+    if closed is None:  # the whole body has come already
+        yield
+        return
+
+    def lost(future: asyncio.Future[None]) -> None:
+        if not future.cancelled():
+            future.exception()  # looked at, so that asyncio does not complain that nobody did
+        content = response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed within the body"))
+
+    closed.add_done_callback(lost)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(lost)
 
 
 def _phases() -> aiohttp.TraceConfig:

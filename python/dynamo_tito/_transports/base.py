@@ -1,6 +1,6 @@
 """What every transport has in common: bytes in, bytes out, our own errors.
 
-A transport carries one request and brings one whole answer. It never sends twice, follows no redirect, and hands the
+A transport carries one request and brings one whole answer. It never sends a POST twice, follows no redirect, and hands the
 body over as it was sent; whether it is complete and how large it may be is judged here, once for all HTTP libraries.
 """
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _INFLATE_STEP = 1 << 20
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _LENGTH_DIGITS = 18
+_MESSAGE_CHARACTERS = 300
 # A larger body grows as it arrives; an announcement alone costs no more than this.
 _RESERVED = 256 << 20
 _LIMIT = " (max_response_bytes)"
@@ -180,7 +181,7 @@ def failure_of(error: Exception, exchange: Exchange, before_sending: tuple[type[
         exchange.phase = "connect"
     elif exchange.phase == "connect":
         exchange.phase = "headers"  # not known any better: assume that it was sent
-    said = masked(str(error))
+    said = " ".join(masked(str(error)).split())[:_MESSAGE_CHARACTERS]
     return TransportError(f"{type(error).__name__}: {said}" if said else type(error).__name__, phase=exchange.phase)
 
 

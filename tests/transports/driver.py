@@ -1,0 +1,51 @@
+"""The same calls through every client: each test of what clients do runs over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, Self, TypeAlias
+
+from dynamo_tito._client import AsyncTitoClient, TitoClient
+from dynamo_tito._types import Completion
+
+Kind: TypeAlias = Literal["httpx", "aiohttp", "blocking"]
+
+KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "blocking")
+PROMPT = [1, 2, 3, 4, 5]
+
+
+class Driver:
+    """A client of one kind, called from a test that does not care which."""
+
+    def __init__(self, kind: Kind, url: str, **options: Any) -> None:
+        options = {"model": "tito-model", "preflight": False, **options}
+        self.kind = kind
+        self.client: AsyncTitoClient | TitoClient
+        if kind == "blocking":
+            self.client = TitoClient(url, **options)
+        else:
+            self.client = AsyncTitoClient(url, http=kind, **options)
+        self._runner = asyncio.Runner()
+
+    def generate(self, prompt: Any = None, **arguments: Any) -> Completion:
+        """One call, to its end."""
+        prompt = PROMPT if prompt is None else prompt
+        if isinstance(self.client, TitoClient):
+            return self.client.generate(prompt, **arguments)
+        return self._runner.run(self.client.generate(prompt, **arguments))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self.client, TitoClient):
+            self.client.close()
+        else:
+            self._runner.run(self._close(self.client))
+        self._runner.close()
+
+    @staticmethod
+    async def _close(client: AsyncTitoClient) -> None:
+        await client.aclose()
+        # TLS and aiohttp close sockets a turn of the loop later.
+        await asyncio.sleep(0)

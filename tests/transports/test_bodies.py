@@ -1,0 +1,534 @@
+"""Request bodies, field by field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynamo_tito._config import RendererTransport
+from dynamo_tito._requests import DIALECTS, encode_request
+
+IDS = [1, 2, 3, 4, 5]
+OURS = ["engine_data", "detailed_finish_reason"]
+TRANSPORTS: tuple[RendererTransport, ...] = (
+    "vllm_generate",
+    "dynamo_chat",
+    "dynamo_completions",
+    "prime_chat_tokens",
+    "sglang_generate",
+)
+DYNAMO: tuple[RendererTransport, ...] = ("dynamo_chat", "dynamo_completions")
+
+
+def body(transport: RendererTransport, prompt_ids: Any = None, **arguments: Any) -> dict[str, Any]:
+    arguments = {"model": "m", **arguments}
+    encoded = encode_request(transport, prompt_ids=IDS if prompt_ids is None else prompt_ids, **arguments)
+    document: dict[str, Any] = json.loads(encoded)
+    return document
+
+
+def test_there_is_no_other_transport():
+    assert set(DIALECTS) == set(TRANSPORTS)
+    with pytest.raises(ValueError, match="vllm_chat takes no token ids"):
+        body("vllm_chat")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ plain bodies
+
+
+def test_vllm_generate():
+    assert body("vllm_generate", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
+        "model": "m",
+        "token_ids": IDS,
+        "sampling_params": {"max_tokens": 8, "temperature": 0.5, "logprobs": 1, "skip_special_tokens": False},
+    }
+
+
+def test_vllm_generate_with_everything():
+    features = {"mm_hashes": {"image": ["h"]}, "mm_placeholders": {"image": [{"offset": 1, "length": 2}]}}
+    assert body(
+        "vllm_generate",
+        sampling_params={"logprobs": 3, "skip_special_tokens": True, "stop_token_ids": [7], "top_p": None},
+        stop_token_ids=[7, 9],
+        cache_salt="step-7",
+        priority=-3,
+        routed_experts_prompt_start=2,
+        features=features,
+        extra_body={"return_token_ids": True, "sampling_params": {"seed": 1}},
+    ) == {
+        "model": "m",
+        "token_ids": IDS,
+        "sampling_params": {
+            "logprobs": 3,
+            "skip_special_tokens": True,
+            "stop_token_ids": [7, 9],
+            "top_p": None,
+            "seed": 1,
+            "routed_experts_prompt_start": 2,
+        },
+        "cache_salt": "step-7",
+        "priority": -3,
+        "features": features,
+        "return_token_ids": True,
+    }
+
+
+def test_vllm_generate_needs_no_model():
+    assert "model" not in body("vllm_generate", model=None)
+
+
+def test_dynamo_chat():
+    assert body("dynamo_chat", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "(token-in mode)"}],
+        "stream": False,
+        "temperature": 0.5,
+        "max_completion_tokens": 8,
+        "logprobs": True,
+        "nvext": {"extra_fields": OURS, "token_data": IDS},
+    }
+
+
+def test_dynamo_completions():
+    assert body("dynamo_completions", sampling_params={"max_tokens": 8, "temperature": 0.5, "logprobs": 2}) == {
+        "model": "m",
+        "prompt": IDS,
+        "stream": False,
+        "temperature": 0.5,
+        "max_tokens": 8,
+        "logprobs": 2,
+        "nvext": {"extra_fields": OURS},
+    }
+
+
+def test_prime_chat_tokens():
+    messages = [{"role": "user", "content": "hello"}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert body(
+        "prime_chat_tokens",
+        sampling_params={"max_tokens": 8, "logprobs": 4, "top_p": None},
+        cache_salt="s",
+        priority=1,
+        routed_experts_prompt_start=3,
+        stop_token_ids=(9,),
+        extra_body={"messages": messages, "tools": tools},
+    ) == {
+        "model": "m",
+        "messages": messages,
+        "tools": tools,
+        "tokens": IDS,
+        "max_tokens": 8,
+        "logprobs": True,
+        "top_logprobs": 4,
+        "return_token_ids": True,
+        "cache_salt": "s",
+        "priority": 1,
+        "routed_experts_prompt_start": 3,
+        "stop_token_ids": [9],
+    }
+
+
+def test_prime_chat_tokens_has_a_message_even_if_none_is_given():
+    assert body("prime_chat_tokens")["messages"] == [{"role": "user", "content": "(token-in mode)"}]
+
+
+def test_sglang_generate():
+    assert body(
+        "sglang_generate",
+        sampling_params={"max_tokens": 8, "min_tokens": 2, "seed": 3, "temperature": 0.5, "top_p": None, "logprobs": 2},
+        stop_token_ids=(9,),
+        cache_salt="s",
+        priority=1,
+        routed_experts_prompt_start=2,
+        session_id="conversation",
+        data_parallel_rank=3,
+        request_id="r1",
+        extra_body={"lora_path": "a"},
+    ) == {
+        "input_ids": IDS,
+        "sampling_params": {
+            "max_new_tokens": 8,
+            "min_new_tokens": 2,
+            "sampling_seed": 3,
+            "temperature": 0.5,
+            "stop_token_ids": [9],
+        },
+        "return_logprob": True,
+        "top_logprobs_num": 2,
+        "return_text_in_logprobs": False,
+        "stream": False,
+        "return_routed_experts": True,
+        "routed_experts_start_len": 2,
+        "cache_salt": "s",
+        "priority": 1,
+        "session_id": "conversation",
+        "routed_dp_rank": 3,
+        "rid": "r1",
+        "lora_path": "a",
+    }
+
+
+def test_sglang_is_asked_for_routed_experts_only_if_they_are_wanted():
+    assert "return_routed_experts" not in body("sglang_generate")
+    assert body("sglang_generate", return_routed_experts=True)["return_routed_experts"] is True
+
+
+# ------------------------------------------------------------------------------------------------ nvext
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTransport):
+    document = body(
+        transport,
+        sampling_params={
+            "nvext": {
+                "extra_fields": ["timing", "engine_data"],
+                "agent_hints": {"osl": 10, "priority": 1},
+                "greed_sampling": True,
+                "cache_salt": "in-nvext",
+            }
+        },
+        extra_body={"nvext": {"extra_fields": ["worker_id", "timing"], "agent_hints": {"strict_priority": 2}}},
+        cache_salt="argument",
+        priority=7,
+    )
+    nvext = document["nvext"]
+    nvext.pop("token_data", None)
+    assert nvext == {
+        "extra_fields": ["timing", "engine_data", "worker_id", "detailed_finish_reason"],
+        "agent_hints": {"osl": 10, "strict_priority": 2, "priority": 7},
+        "greed_sampling": True,
+        "cache_salt": "argument",
+    }
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+@pytest.mark.parametrize("asked", [["routed_experts"], ["routed_experts", "timing", "routed_experts"], None, []])
+def test_the_blob_is_never_asked_for_twice(transport: RendererTransport, asked: list[str] | None):
+    fields = body(transport, extra_body={"nvext": {"extra_fields": asked}})["nvext"]["extra_fields"]
+    assert fields == [name for name in dict.fromkeys(asked or []) if name != "routed_experts"] + OURS
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cache_salt": "s", "priority": 5},
+        {"sampling_params": {"cache_salt": "s", "priority": 5}},
+        {"extra_body": {"cache_salt": "s", "priority": 5}},
+        {"cache_salt": "s", "priority": 5, "sampling_params": {"cache_salt": "loses", "priority": 9}},
+        {"sampling_params": {"cache_salt": "s", "priority": 5}, "extra_body": {"nvext": {"cache_salt": "loses"}}},
+    ],
+)
+def test_salt_and_priority_never_reach_the_top_level_of_dynamo(transport: RendererTransport, arguments: dict[str, Any]):
+    document = body(transport, **arguments)
+    assert "cache_salt" not in document
+    assert "priority" not in document
+    assert document["nvext"]["cache_salt"] == "s"
+    assert document["nvext"]["agent_hints"] == {"priority": 5}
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_no_hints_unless_there_is_something_to_hint(transport: RendererTransport):
+    assert set(body(transport)["nvext"]) <= {"extra_fields", "token_data"}
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_dynamo_gets_every_other_field_but_what_it_refuses(transport: RendererTransport):
+    document = body(
+        transport,
+        sampling_params={
+            "return_token_ids": True,
+            "spaces_between_special_tokens": False,
+            "tools": [{}],
+            "tool_choice": "auto",
+            "top_k": 5,
+            "seed": None,
+            "some_future_field": {"a": 1},
+            "stop_token_ids": [3],
+        },
+        extra_body={"allowed_token_ids": [1], "top_k": 6, "stream": False},
+        stop_token_ids=(3, 4),
+    )
+    assert document["top_k"] == 6
+    assert document["some_future_field"] == {"a": 1}
+    assert document["allowed_token_ids"] == [1]
+    assert document["stop_token_ids"] == [3, 4]
+    assert document["stream"] is False
+    unwanted = {"return_token_ids", "spaces_between_special_tokens", "tools", "tool_choice", "seed"}
+    assert not unwanted & set(document)
+
+
+def test_the_budget_is_spelled_as_the_route_spells_it():
+    assert body("dynamo_chat", sampling_params={"max_tokens": 8, "max_completion_tokens": 9})[
+        "max_completion_tokens"
+    ] == (9)
+    completions = body("dynamo_completions", sampling_params={"max_completion_tokens": 9})
+    assert completions["max_tokens"] == 9
+    assert "max_completion_tokens" not in completions
+
+
+# ------------------------------------------------------------------------------------------------ log-probabilities
+
+
+@pytest.mark.parametrize(
+    ("given", "chat", "generate"),
+    [
+        ({}, {"logprobs": True}, 1),
+        ({"logprobs": 1}, {"logprobs": True}, 1),
+        ({"logprobs": True}, {"logprobs": True}, 1),
+        ({"logprobs": 5}, {"logprobs": True, "top_logprobs": 5}, 5),
+        ({"logprobs": 20}, {"logprobs": True, "top_logprobs": 20}, 20),
+        ({"logprobs": np.int64(2)}, {"logprobs": True, "top_logprobs": 2}, 2),
+        ({"logprobs": 0}, {}, None),
+        ({"logprobs": None}, {}, None),
+        ({"logprobs": False}, {}, None),
+    ],
+)
+def test_logprobs(given: dict[str, Any], chat: dict[str, Any], generate: int | None):
+    for transport in ("dynamo_chat", "prime_chat_tokens"):
+        document = body(transport, sampling_params=given)
+        assert {key: document[key] for key in ("logprobs", "top_logprobs") if key in document} == chat
+    assert body("dynamo_completions", sampling_params=given).get("logprobs") == generate
+    assert body("vllm_generate", sampling_params=given)["sampling_params"].get("logprobs") == generate
+    sglang = body("sglang_generate", sampling_params=given)
+    assert sglang["return_logprob"] is (generate is not None)
+    assert sglang["top_logprobs_num"] == (generate if generate and generate > 1 else 0)
+    assert "logprobs" not in sglang["sampling_params"]
+
+
+def test_openai_spelling_of_logprobs():
+    document = body("dynamo_chat", sampling_params={"logprobs": True, "top_logprobs": 3})
+    assert (document["logprobs"], document["top_logprobs"]) == (True, 3)
+
+
+def test_the_whole_vocabulary_can_be_asked_of_vllm():
+    assert body("vllm_generate", sampling_params={"logprobs": -1})["sampling_params"]["logprobs"] == -1
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+@pytest.mark.parametrize("count", [21, -1])
+def test_more_logprobs_than_dynamo_gives(transport: RendererTransport, count: int):
+    with pytest.raises(ValueError, match=rf"logprobs is {count}; {transport} gives 0 to 20"):
+        body(transport, sampling_params={"logprobs": count})
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("wrong", [1.0, "1"])
+def test_logprobs_are_counted(transport: RendererTransport, wrong: Any):
+    with pytest.raises(TypeError, match="logprobs must be an integer"):
+        body(transport, sampling_params={"logprobs": wrong})
+
+
+# ------------------------------------------------------------------------------------------------ routed experts
+
+
+@pytest.mark.parametrize(
+    ("transport", "at"),
+    [
+        ("vllm_generate", ("sampling_params", "routed_experts_prompt_start")),
+        ("dynamo_chat", ("nvext", "routed_experts_prompt_start")),
+        ("dynamo_completions", ("nvext", "routed_experts_prompt_start")),
+        ("prime_chat_tokens", ("routed_experts_prompt_start",)),
+        ("sglang_generate", ("routed_experts_start_len",)),
+    ],
+)
+@pytest.mark.parametrize("start", [0, 1, 4, 5, None])
+def test_prompt_start(transport: RendererTransport, at: tuple[str, ...], start: int | None):
+    for given in ({"routed_experts_prompt_start": start}, {"sampling_params": {"routed_experts_prompt_start": start}}):
+        document = body(transport, **given)
+        for key in at[:-1]:
+            document = document[key]
+        # A server need not take a start right behind the prompt.
+        assert document.get(at[-1]) == (min(start, 4) if start else None)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("start", "error"), [(6, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_prompt_start_outside_the_prompt(transport: RendererTransport, start: Any, error: type[Exception]):
+    with pytest.raises(error, match="routed_experts_prompt_start"):
+        body(transport, routed_experts_prompt_start=start)
+
+
+# ------------------------------------------------------------------------------------------------ refused unsent
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("salt", ["", "x" * 129, "a@b", "a/b", "a\\b", "a\0b"])
+def test_a_salt_that_servers_refuse(transport: RendererTransport, salt: str):
+    for arguments in ({"cache_salt": salt}, {"sampling_params": {"cache_salt": salt}}):
+        with pytest.raises(ValueError, match="cache_salt must"):
+            body(transport, **arguments)
+
+
+def test_a_salt_that_servers_take():
+    assert body("vllm_generate", cache_salt="x" * 128)["cache_salt"] == "x" * 128
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("priority", [1.5, True, "1"])
+def test_priority_is_an_integer(transport: RendererTransport, priority: Any):
+    with pytest.raises(TypeError, match="priority must be an integer"):
+        body(transport, priority=priority)
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_several_samples_on_dynamo(transport: RendererTransport):
+    with pytest.raises(ValueError, match="n must be 1"):
+        body(transport, sampling_params={"n": 2})
+    assert body(transport, sampling_params={"n": 1})["n"] == 1
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+@pytest.mark.parametrize("where", ["sampling_params", "extra_body"])
+def test_logit_bias_on_dynamo(transport: RendererTransport, where: str):
+    with pytest.raises(ValueError, match="logit_bias cannot be given"):
+        body(transport, **{where: {"logit_bias": {"5": 1.0}}})
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_streams(transport: RendererTransport):
+    with pytest.raises(ValueError, match="stream cannot be true"):
+        body(transport, extra_body={"stream": True})
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS[1:])
+def test_features_name_the_transport_that_carries_them(transport: RendererTransport):
+    with pytest.raises(NotImplementedError, match="vllm_generate"):
+        body(transport, features={})
+
+
+@pytest.mark.parametrize(
+    ("transport", "members"),
+    [
+        ("vllm_generate", {"token_ids": [1]}),
+        ("vllm_generate", {"content_parts": []}),
+        ("dynamo_chat", {"nvext": {"token_data": [1]}}),
+        ("dynamo_chat", {"messages": []}),
+        ("dynamo_completions", {"prompt": "text"}),
+        ("dynamo_completions", {"nvext": {"token_data": [1]}}),
+        ("prime_chat_tokens", {"tokens": [1]}),
+        ("sglang_generate", {"input_ids": [1]}),
+        ("sglang_generate", {"text": "text"}),
+    ],
+)
+def test_another_prompt_beside_the_prompt(transport: RendererTransport, members: dict[str, Any]):
+    with pytest.raises(ValueError, match="cannot be given"):
+        body(transport, extra_body=members)
+
+
+@pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions", "prime_chat_tokens"])
+def test_routes_that_need_a_model(transport: RendererTransport):
+    with pytest.raises(ValueError, match="need"):
+        body(transport, model=None)
+
+
+@pytest.mark.parametrize(
+    ("nvext", "error"),
+    [([], TypeError), ({"extra_fields": "engine_data"}, TypeError), ({"extra_fields": 3}, TypeError)],
+)
+def test_nvext_of_the_wrong_type(nvext: Any, error: type[Exception]):
+    with pytest.raises(error, match="nvext"):
+        body("dynamo_chat", extra_body={"nvext": nvext})
+
+
+# ------------------------------------------------------------------------------------------------ the prompt
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [1, 2, 3],
+        (1, 2, 3),
+        range(1, 4),
+        np.array([1, 2, 3], np.int32),
+        np.array([1, 2, 3], np.int64),
+        np.array([1, 2, 3], np.uint16),
+        np.array([9, 1, 9, 2, 9, 3], np.int32)[1::2],
+    ],
+    ids=lambda prompt: f"{type(prompt).__name__}-{getattr(prompt, 'dtype', '')}",
+)
+def test_prompts(transport: RendererTransport, prompt: Any):
+    assert "[1,2,3]" in encode_request(transport, model="m", prompt_ids=prompt).decode()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ([], ValueError),
+        (np.array([], np.int32), ValueError),
+        ([1, -1], ValueError),
+        ([2**31], ValueError),
+        (np.array([2**31]), ValueError),
+        (np.array([2**63], np.uint64), ValueError),
+        (np.array([-1]), ValueError),
+        (np.array([[1]]), ValueError),
+        (np.array([1.0]), TypeError),
+        (np.array([True]), TypeError),
+        ([1.0], TypeError),
+        (["1"], TypeError),
+        ([True], TypeError),
+        ("123", TypeError),
+        (b"123", TypeError),
+        (None, TypeError),
+        ({1, 2}, TypeError),
+    ],
+    ids=repr,
+)
+def test_what_is_no_prompt(prompt: Any, error: type[Exception]):
+    with pytest.raises(error):
+        encode_request("vllm_generate", model="m", prompt_ids=prompt)
+
+
+def test_the_largest_id():
+    assert body("vllm_generate", [0, 2**31 - 1])["token_ids"] == [0, 2**31 - 1]
+
+
+# ------------------------------------------------------------------------------------------------ what JSON can hold
+
+
+def test_numbers_and_arrays_of_numpy():
+    params = body("vllm_generate", sampling_params={"temperature": np.float32(0.5), "x": np.arange(2)})[
+        "sampling_params"
+    ]
+    assert (params["temperature"], params["x"]) == (0.5, [0, 1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_cannot_hold(value: float):
+    with pytest.raises(ValueError, match="JSON"):
+        body("vllm_generate", sampling_params={"temperature": value})
+
+
+def test_objects_that_json_cannot_hold():
+    with pytest.raises(TypeError, match="object cannot be part of a request body"):
+        body("vllm_generate", sampling_params={"x": object()})
+
+
+def test_a_lone_surrogate_does_not_break_the_encoding():
+    assert body("vllm_generate", sampling_params={"stop": "\ud800"})["sampling_params"]["stop"] == "\ud800"
+
+
+def test_arguments_stay_as_they_were():
+    params = {"logprobs": 2, "nvext": {"extra_fields": ["timing"], "agent_hints": {"osl": 1}}, "max_tokens": 3}
+    extra = {"nvext": {"extra_fields": ["worker_id"]}, "sampling_params": {"seed": 1}}
+    before = json.dumps([params, extra])
+    for transport in TRANSPORTS:
+        body(transport, sampling_params=params, extra_body=extra, priority=1, cache_salt="s", stop_token_ids=[1])
+    assert json.dumps([params, extra]) == before
+
+
+@pytest.mark.parametrize("name", ["sampling_params", "extra_body", "features"])
+def test_mappings(name: str):
+    with pytest.raises(TypeError, match=f"{name} must be a mapping"):
+        body("vllm_generate", **{name: [1]})
+
+
+@pytest.mark.parametrize(("ids", "error"), [([-1], ValueError), ([2**31], ValueError), ([1.5], TypeError)])
+def test_stop_ids(ids: list[Any], error: type[Exception]):
+    with pytest.raises(error, match="stop_token_ids"):
+        body("vllm_generate", stop_token_ids=ids)

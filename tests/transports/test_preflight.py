@@ -1,0 +1,131 @@
+"""How long may a prompt be? Asked once, and never the reason for a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from dynamo_tito import _calls, _preflight
+from dynamo_tito._client import AsyncTitoClient
+from dynamo_tito._errors import OverlongPromptError
+
+from .driver import PROMPT, Driver
+from .raw_server import Answer, Pause, RawServer, Reset, Stall, reply
+
+Connect = Callable[..., Driver]
+Recorded = Callable[[str], bytes]
+
+
+def card(**fields: Any) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": "other", "max_model_len": 1}, {"id": "tito-model", **fields}]}
+
+
+@pytest.fixture
+def client(connect: Connect, server: RawServer, recorded: Recorded) -> Driver:
+    server.play(reply(200, recorded("generate_basic")))
+    return connect(preflight=True)
+
+
+@pytest.mark.parametrize("key", ["max_model_len", "context_window"])
+def test_overlong_prompts_are_not_sent(client: Driver, server: RawServer, key: str):
+    server.models = reply(200, card(**{key: 4}))
+    with pytest.raises(OverlongPromptError) as caught:
+        client.generate()
+    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (5, 4)
+    assert server.hits == 0
+
+
+def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server: RawServer):
+    server.models = reply(200, card(max_model_len=5))
+    for _ in range(3):
+        client.generate()
+    assert (server.hits, len(server.lookups)) == (3, 1)
+    assert server.lookups[0].path == "/v1/models"
+    with pytest.raises(OverlongPromptError):
+        client.generate([1] * 6)
+    assert (server.hits, len(server.lookups)) == (3, 1)
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_model_len": None}, {"context_window": 0}, {"max_model_len": "4"}])
+def test_a_server_that_does_not_say(client: Driver, server: RawServer, fields: dict[str, Any]):
+    server.models = reply(200, card(**fields))
+    for _ in range(2):
+        client.generate()
+    assert (server.hits, len(server.lookups)) == (2, 1)
+
+
+FAILURES: dict[str, Answer] = {
+    "status": reply(500, b"broken"),
+    "no JSON": reply(200, b"<html>"),
+    "no list": reply(200, b"[]"),
+    "no cards": reply(200, b'{"data":[1,null,{"max_model_len":3}]}'),
+    "another model": reply(200, {"data": [{"id": "other", "max_model_len": 3}]}),
+    "reset": [Reset()],
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_question_is_asked_again_later(
+    client: Driver, server: RawServer, failure: str, monkeypatch: pytest.MonkeyPatch
+):
+    server.models = FAILURES[failure]
+    for _ in range(3):
+        client.generate()
+    assert server.hits == 3
+    # Sending a GET again is harmless, and aiohttp does so by itself.
+    asked = len(server.lookups)
+    assert asked == 1 or (asked == 2 and failure == "reset")
+    clock = _preflight.time.monotonic
+    monkeypatch.setattr(_preflight.time, "monotonic", lambda: clock() + 31)
+    server.models = reply(200, card(max_model_len=4))
+    with pytest.raises(OverlongPromptError):
+        client.generate(deadline=float("inf"))
+    assert len(server.lookups) == asked + 1
+
+
+def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, recorded: Recorded):
+
+    server.play(reply(200, recorded("generate_basic")))
+    server.models = [Stall()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_calls, "PREFLIGHT_TIMEOUT", 0.2)
+        assert len(connect(preflight=True).generate(deadline=20.0).token_ids) == 4
+
+
+def test_many_at_once_ask_once(client: Driver, server: RawServer):
+    server.models = [Pause(0.2), *reply(200, card(max_model_len=100))]
+    calls = 20
+    if isinstance(client.client, AsyncTitoClient):
+        client._runner.run(_together(client.client, calls))
+    else:
+        with ThreadPoolExecutor(calls) as threads:
+            list(threads.map(lambda _: client.generate(), range(calls)))
+    assert (server.hits, len(server.lookups)) == (calls, 1)
+
+
+async def _together(client: AsyncTitoClient, calls: int) -> None:
+    await asyncio.gather(*(client.generate(PROMPT) for _ in range(calls)))
+
+
+def test_the_model_of_the_call_counts(client: Driver, server: RawServer):
+    server.models = reply(200, card(max_model_len=100))
+    with pytest.raises(OverlongPromptError):
+        client.generate(extra_body={"model": "other"})
+    assert server.hits == 0
+
+
+def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawServer):
+    server.models = reply(200, {"data": [{"id": "the-one", "max_model_len": 4}]})
+    with pytest.raises(OverlongPromptError):
+        connect(preflight=True, model=None).generate()
+    assert server.hits == 0
+
+
+def test_wrong_arguments_cost_no_question(client: Driver, server: RawServer):
+    with pytest.raises(ValueError, match="cache_salt"):
+        client.generate(cache_salt="a/b")
+    assert not server.lookups

@@ -1,0 +1,238 @@
+"""A request is sampled at most once. The server counts."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from dynamo_tito._calls import Sleep
+from dynamo_tito._config import RetryPolicy
+from dynamo_tito._errors import OverloadedError, ServerError, TitoError, TransportError
+from dynamo_tito._retry import Patience, Steps, retried, retry_after
+
+from .driver import Driver, Kind
+from .raw_server import Answer, Close, Pause, RawServer, Reset, chunked, head, reply
+
+Connect = Callable[..., Driver]
+Recorded = Callable[[str], bytes]
+
+QUICK = RetryPolicy(attempts=4, initial=0.01, maximum=0.02, retry_after=0.05)
+PAUSED = {"error": {"message": "Generation is paused. Please retry after it resumes.", "code": 503}}
+NOT_READY = {"message": "Model `m` is not ready to serve requests yet. Please retry shortly.", "code": 503}
+OK = {"request_id": "r", "choices": [{"index": 0, "token_ids": [], "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize("refusal", [reply(429), reply(503, PAUSED), reply(503, NOT_READY)])
+def test_refusals_before_sampling_are_retried(connect: Connect, server: RawServer, recorded: Recorded, refusal: Answer):
+    server.play(refusal, refusal, reply(200, recorded("generate_basic")))
+    completion = connect(retries=QUICK).generate()
+    assert completion.token_ids.tolist() == [1000, 1001, 1002, 1003]
+    assert server.hits == 3
+    assert len({request.body for request in server.requests}) == 1
+
+
+def test_there_is_an_end_to_it(connect: Connect, server: RawServer):
+    server.play(reply(429, {"error": {"message": "busy"}}))
+    with pytest.raises(OverloadedError, match="HTTP 429: busy"):
+        connect(retries=QUICK).generate()
+    assert server.hits == QUICK.attempts
+
+
+def test_not_at_all_if_not_wanted(connect: Connect, server: RawServer):
+    server.play(reply(429))
+    with pytest.raises(OverloadedError):
+        connect(retries=None).generate()
+    assert server.hits == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 413, 422, 499, 500, 502, 503, 504])
+def test_everything_else_surfaces_once(connect: Connect, server: RawServer, status: int):
+    server.play(reply(status, {"message": "Service temporarily unavailable"}), reply(200, OK))
+    with pytest.raises(ServerError) as caught:
+        connect(retries=QUICK).generate()
+    assert caught.value.status == status
+    assert server.hits == 1
+
+
+BODY = b'{"request_id":"r","choices":[{"index":0,"token_ids":[],"finish_reason":"stop"}]}'
+
+FAULTS: dict[str, tuple[Answer, str | None]] = {
+    "reset before an answer": ([Reset()], "headers"),
+    "closed before an answer": ([Close()], "headers"),
+    "reset within the headers": ([b"HTTP/1.1 200 OK\r\ncontent-le", Reset()], "headers"),
+    "closed within the headers": ([b"HTTP/1.1 200 OK\r\ncontent-le", Close()], "headers"),
+    "no http": ([b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Close()], "headers"),
+    "reset within the body": ([*reply(200, BODY, length=1000), Reset()], "body"),
+    "fewer bytes than announced": ([*reply(200, BODY, length=1000), Close()], "body"),
+    "one byte fewer than announced": ([*reply(200, BODY, length=len(BODY) + 1), Close()], "body"),
+    "chunks without an end": ([*chunked(200, [BODY], end=False), Close()], "body"),
+    "a broken chunk": ([head(200, {"transfer-encoding": "chunked"}), Pause(0.1), b"zz\r\n" + BODY, Close()], "body"),
+    "cut within a chunk": ([head(200, {"transfer-encoding": "chunked"}) + b"ffff\r\n" + BODY, Close()], "body"),
+    # What only the decoder can see.
+    "one byte more than announced": ([*reply(200, BODY, length=len(BODY) - 1), Close()], None),
+    "cut where nothing was announced": ([head(200, {"connection": "close"}) + BODY[:-1], Close()], None),
+    "nothing": (reply(200, b""), None),
+    "a page": (reply(200, b"<html></html>", content_type="text/html"), None),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_after_sending_is_an_error_and_never_a_second_request(
+    connect: Connect, server: RawServer, recorded: Recorded, fault: str
+):
+    answer, phase = FAULTS[fault]
+    server.play(answer, reply(200, recorded("generate_basic")))
+    client = connect(retries=QUICK)
+    with pytest.raises(TitoError) as caught:
+        client.generate()
+    assert server.hits == 1
+    if phase is not None:
+        assert isinstance(caught.value, TransportError)
+        assert caught.value.phase == phase
+    assert "\n" not in str(caught.value)
+    # The client is as good as new.
+    assert client.generate().token_ids.tolist() == [1000, 1001, 1002, 1003]
+    assert server.hits == 2
+
+
+def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawServer, recorded: Recorded):
+    """The request went out on it, and nobody knows whether it was read."""
+    good = reply(200, recorded("generate_basic"))
+    server.play(good, [Reset()], good)
+    client = connect(retries=QUICK)
+    client.generate()
+    with pytest.raises(TransportError) as caught:
+        client.generate()
+    assert caught.value.phase in ("send", "headers")
+    assert server.hits == 2
+    client.generate()
+
+
+def test_connections_that_never_came_about_are_retried(kind: Kind):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with Driver(kind, url, retries=QUICK) as client, pytest.raises(TransportError) as caught:
+            client.generate()
+    assert caught.value.phase == "connect"
+
+
+def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        policy = RetryPolicy(attempts=50, initial=0.05, maximum=0.05)
+        with Driver(kind, f"http://127.0.0.1:{port}", retries=policy) as client:
+
+            def answer() -> None:
+                time.sleep(0.15)
+                listener.listen()
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(
+                        b"".join(step for step in reply(200, recorded("generate_basic")) if isinstance(step, bytes))
+                    )
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            assert len(client.generate().token_ids) == 4
+            thread.join()
+
+
+def test_retry_after_is_honoured_up_to_a_cap(connect: Connect, server: RawServer, recorded: Recorded):
+    server.play(reply(429, headers={"retry-after": "0.2"}), reply(200, recorded("generate_basic")))
+    started = time.monotonic()
+    connect(retries=RetryPolicy(initial=0.0, maximum=0.0, retry_after=1.0)).generate()
+    assert time.monotonic() - started >= 0.2
+
+
+def test_no_wait_is_begun_that_the_deadline_would_cut(connect: Connect, server: RawServer):
+    server.play(reply(429, headers={"retry-after": "20"}))
+    with pytest.raises(OverloadedError):
+        connect().generate(deadline=5.0)
+    assert server.hits == 1
+
+
+# ------------------------------------------------------------------------------------------------ the policy alone
+
+
+def steps_of(policy: RetryPolicy, errors: list[TitoError], **options: Any) -> tuple[list[float], object]:
+    """The waits that a policy has between attempts that fail, and what came of it in the end."""
+    left = iter(errors)
+
+    def attempt() -> Steps[str]:
+        yield "try"
+        for error in left:
+            raise error
+        return "done"
+
+    steps = retried(policy, Patience(policy, deadline=None, rng=lambda: 1.0, **options), attempt, Sleep)
+    waits = []
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            return waits, stop.value
+        except TitoError as error:
+            return waits, error
+        if isinstance(step, Sleep):
+            waits.append(step.seconds)
+
+
+def refused() -> TransportError:
+    return TransportError("refused", phase="connect")
+
+
+def test_waits_grow_to_a_ceiling():
+    policy = RetryPolicy(attempts=6, initial=1.0, maximum=3.0, budget=100.0)
+    assert steps_of(policy, [refused() for _ in range(5)]) == ([1.0, 2.0, 3.0, 3.0, 3.0], "done")
+
+
+def test_the_budget_ends_it():
+    policy = RetryPolicy(attempts=100, initial=1.0, maximum=1.0, budget=2.5)
+    errors = [refused() for _ in range(5)]
+    assert steps_of(policy, errors) == ([1.0, 1.0], errors[2])
+
+
+@pytest.mark.parametrize("phase", ["send", "headers", "body"])
+def test_only_what_never_connected(phase: Any):
+    error = TransportError("lost", phase=phase)
+    assert steps_of(RetryPolicy(), [error]) == ([], error)
+
+
+def test_jitter_is_full():
+    policy = RetryPolicy(initial=1.0, maximum=8.0)
+    waits = {Patience(policy, deadline=None).next_wait(4) for _ in range(50)}
+    assert len(waits) > 40
+    assert all(0.0 <= wait <= 8.0 for wait in waits)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("3", 3.0), ("0.5", 0.5), (" 7 ", 7.0), ("-3", 0.0), ("nan", None), ("inf", None), ("soon", None), ("", None)],
+)
+def test_retry_after(value: str, expected: float | None):
+    assert retry_after({"retry-after": value}) == expected
+
+
+def test_retry_after_as_a_date():
+    seconds = retry_after({"retry-after": formatdate(time.time() + 100, usegmt=True)})
+    assert seconds is not None
+    assert 90 < seconds <= 100
+    assert retry_after({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0.0
+    assert retry_after({}) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": 0}, {"initial": -1.0}, {"budget": float("nan")}, {"maximum": float("inf")}]
+)
+def test_policies_that_make_no_sense(wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match="must be"):
+        RetryPolicy(**wrong)
