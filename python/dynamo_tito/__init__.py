@@ -1,0 +1,104 @@
+"""Decode the token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang into numpy arrays.
+
+>>> import dynamo_tito as tito
+>>> completion = tito.decode(body, wire="vllm_generate", prompt_len=prompt_len)  # doctest: +SKIP
+>>> completion.token_ids, completion.logprobs, completion.routed_experts.array  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from ._codec import (
+    Body,
+    build_info,
+    configure_memory,
+    decode,
+    decode_choices,
+    encode_routed_experts,
+    encode_token_ids,
+    memory_stats,
+    trim_memory,
+)
+from ._errors import (
+    AdminError,
+    AlignmentError,
+    BadRequestError,
+    DecodeError,
+    EngineError,
+    MalformedBodyError,
+    MissingFieldError,
+    NotFoundError,
+    OverloadedError,
+    OverlongPromptError,
+    RoutedExpertsError,
+    ServerError,
+    TitoError,
+    TransportError,
+    UnauthorizedError,
+    UnsupportedParameterError,
+)
+from ._types import Completion, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+
+__all__ = [
+    "AdminError",
+    "AlignmentError",
+    "BadRequestError",
+    "Body",
+    "Completion",
+    "DecodeError",
+    "EngineError",
+    "MalformedBodyError",
+    "MissingFieldError",
+    "NotFoundError",
+    "OverloadedError",
+    "OverlongPromptError",
+    "PromptLogprobs",
+    "RoutedExperts",
+    "RoutedExpertsError",
+    "SamplingMask",
+    "ServerError",
+    "TitoError",
+    "TopLogprobs",
+    "TransportError",
+    "UnauthorizedError",
+    "UnsupportedParameterError",
+    "Wire",
+    "__version__",
+    "build_info",
+    "configure_memory",
+    "decode",
+    "decode_choices",
+    "encode_routed_experts",
+    "encode_token_ids",
+    "memory_stats",
+    "trim_memory",
+]
+
+__version__ = build_info()["version"]
+
+# Public names that cost an import of their own, and the submodule that defines each. They load on first use, so that
+# importing the package stays cheap. A name here also stands in __all__ and, for type checkers, under TYPE_CHECKING.
+_LAZY: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    submodule = _LAZY.get(name)
+    if submodule is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{submodule}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LAZY.keys())
+
+
+# Tracebacks, documentation and pickles show the public address of a class, not the file that it happens to be in.
+for _name in __all__:
+    _value = globals().get(_name)
+    if isinstance(_value, type):
+        _value.__module__ = __name__
+del _name, _value

@@ -1,0 +1,64 @@
+"""What type checkers see. mypy checks this file; running it is ``test_typing``'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import dynamo_tito as tito
+
+
+def results(body: bytes) -> None:
+    completion = tito.decode(body, wire="vllm_generate", prompt_len=3)
+    assert_type(completion, tito.Completion)
+    assert_type(tito.decode_choices(body, wire="vllm_generate"), list[tito.Completion])
+    assert_type(completion.token_ids, NDArray[np.int32])
+    assert_type(completion.logprobs, NDArray[np.float64] | None)
+    assert_type(completion.prompt_token_ids, NDArray[np.int32] | None)
+    assert_type(completion.top_logprobs, tito.TopLogprobs | None)
+    assert_type(completion.prompt_logprobs, tito.PromptLogprobs | None)
+    assert_type(completion.routed_experts, tito.RoutedExperts | None)
+    assert_type(completion.sampling_mask, tito.SamplingMask | None)
+    assert_type(completion.stop_reason, int | str | None)
+    assert_type(completion.aborted, bool | None)
+    assert_type(completion.usage, dict[str, Any] | None)
+    assert_type(completion.sources, Mapping[str, str])
+    assert_type(completion.complete, bool)
+    if completion.top_logprobs is not None:
+        for ids, scores in completion.top_logprobs:
+            assert_type(ids, NDArray[np.int32])
+            assert_type(scores, NDArray[np.float64])
+    if completion.sampling_mask is not None:
+        assert_type(completion.sampling_mask[0], NDArray[np.int32])
+    assert_type(tito.encode_token_ids(b"[", completion.token_ids, b"]"), bytes)
+    assert_type(tito.build_info(), dict[str, str])
+
+
+def bodies(body: bytes) -> None:
+    buffer = tito.Body(len(body))
+    buffer.append(body)
+    buffer.append(memoryview(b" "))
+    for form in (body, bytearray(body), memoryview(body), buffer):
+        assert_type(tito.decode(form, wire="vllm_generate"), tito.Completion)
+    assert_type(memoryview(buffer).nbytes, int)
+    assert_type(buffer.frozen, bool)
+
+
+def attributes(error: tito.DecodeError) -> None:
+    assert_type(error.kind, str)
+    assert_type(error.path, str)
+    assert_type(error.offset, int | None)
+
+
+def mistakes(body: bytes) -> None:
+    tito.decode(body)  # type: ignore[call-arg]
+    tito.decode(body, "vllm_generate")  # type: ignore[misc]
+    tito.decode(body, wire="openai")  # type: ignore[arg-type]
+    tito.decode("text", wire="vllm_generate")  # type: ignore[arg-type]
+    tito.decode(body, wire="vllm_generate", experts="int8")  # type: ignore[arg-type]
+    tito.decode(body=body, wire="vllm_generate")  # type: ignore[call-arg]
+    tito.decode(body, wire="vllm_generate").token_ids = np.zeros(1, np.int32)  # type: ignore[misc]
+    tito.decode(body, wire="vllm_generate").routed_experts.array  # type: ignore[union-attr]  # noqa: B018

@@ -1,0 +1,86 @@
+"""The buffer that transports fill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dynamo_tito as tito
+from dynamo_tito import Body
+from support.small import GENERATE
+
+
+@pytest.mark.parametrize("capacity", [0, 1, len(GENERATE), 10 * len(GENERATE)])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_chunks_become_one_body(capacity: int, size: int) -> None:
+    body = Body(capacity)
+    for at in range(0, len(GENERATE), size):
+        body.append(GENERATE[at : at + size])
+    assert len(body) == len(GENERATE)
+    assert not body.frozen
+    assert body.tobytes() == GENERATE
+    assert tito.decode(body, wire="vllm_generate").token_ids.tolist() == [5, 6]
+    assert body.frozen
+    assert body.tobytes() == GENERATE
+
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, lambda chunk: np.frombuffer(chunk, np.uint8)])
+def test_any_bytes_like_object_is_a_chunk(form: Any) -> None:
+    body = Body()
+    body.append(form(GENERATE))
+    assert body.tobytes() == GENERATE
+
+
+@pytest.mark.parametrize("chunk", ["text", None, 7, [1]])
+def test_anything_else_is_not(chunk: Any) -> None:
+    with pytest.raises(TypeError):
+        Body().append(chunk)
+
+
+@pytest.mark.parametrize("capacity", [-1, "1", 1.0])
+def test_a_capacity_that_does_not_fit(capacity: Any) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        Body(capacity)
+
+
+def test_a_capacity_beyond_all_memory_is_an_error() -> None:
+    with pytest.raises((MemoryError, OverflowError, ValueError)):
+        Body(2**62)
+
+
+def test_a_frozen_body_takes_no_more() -> None:
+    body = Body()
+    body.append(GENERATE)
+    tito.decode(body, wire="vllm_generate")
+    with pytest.raises((ValueError, BufferError)):
+        body.append(b" ")
+    assert body.tobytes() == GENERATE
+    assert tito.decode(body, wire="vllm_generate").token_ids.tolist() == [5, 6]
+
+
+def test_a_frozen_body_is_a_read_only_buffer() -> None:
+    body = Body()
+    body.append(GENERATE)
+    tito.decode(body, wire="vllm_generate")
+    view = memoryview(body)
+    assert view.readonly
+    assert view == GENERATE
+    assert (view.format, view.ndim, view.contiguous) == ("B", 1, True)
+    del body
+    assert bytes(view) == GENERATE
+
+
+def test_a_refused_body_is_frozen_and_readable_too() -> None:
+    body = Body()
+    body.append(b'{"error":')
+    with pytest.raises(tito.MalformedBodyError):
+        tito.decode(body, wire="vllm_generate")
+    assert body.frozen
+    assert body.tobytes() == b'{"error":'
+
+
+def test_an_empty_body() -> None:
+    with pytest.raises(tito.MalformedBodyError):
+        tito.decode(Body(), wire="vllm_generate")
