@@ -63,6 +63,11 @@ test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
 test-python: build ## pytest
 	$(BIN)/pytest -q
 
+.PHONY: test-dynamo
+test-dynamo: build ## the real Dynamo frontend with a stand-in engine (installs it into .dynamo once: 700 MB)
+	PATH=$(abspath $(BIN)):$$PATH tools/dynamo/install.sh .dynamo
+	DYNAMO_DIR=.dynamo $(BIN)/pytest -q tests/integration
+
 .PHONY: wheel
 wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
 	rm -rf dist

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from ._decode import decode
+from ._serve import serve
 
 __all__ = ["app", "main"]
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(decode)
+app.command()(serve)
 
 
 @app.callback()

@@ -62,7 +62,7 @@ class Engine:
         self._records: deque[Record] = deque(maxlen=c.keep_records)
         self._numbers = 0
         self._listeners: list[Listener] = []
-        self._flights: dict[int, asyncio.Event] = {}
+        self._flights: dict[int, tuple[Record, asyncio.Event]] = {}
         digest = hashlib.blake2b(f"{c.seed}:{id(self)}".encode(), digest_size=8).digest()
         # Above 2**53: a client that reads it as a float gets another number.
         self.instance_id = int.from_bytes(digest, "little") | 1 << 63
@@ -226,7 +226,8 @@ class Engine:
                 kind="overlong",
             )
         await self.admin.admitted()
-        aborted = self._flights[call.record.number] = asyncio.Event()
+        aborted = asyncio.Event()
+        self._flights[call.record.number] = call.record, aborted
         self.admin.in_flight += 1
         try:
             count = min(room, self.config.default_max_tokens if ask.max_tokens is None else ask.max_tokens)
@@ -288,10 +289,9 @@ class Engine:
     def abort(self, key: str | None = None, *, prefix: bool = False) -> int:
         """Abort what is being sampled: all, or the calls with this key (or one that begins with it); how many."""
         count = 0
-        for record in self._records:
-            event = self._flights.get(record.number)
-            if event is not None and (key is None or record.key == key or (prefix and record.key.startswith(key))):
-                event.set()
+        for record, aborted in self._flights.values():
+            if key is None or record.key == key or (prefix and record.key.startswith(key)):
+                aborted.set()
                 count += 1
         return count
 

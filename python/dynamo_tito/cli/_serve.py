@@ -1,0 +1,78 @@
+"""``dynamo-tito serve``: the embedded engine on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import json as _json
+import signal
+from typing import Annotated, Any, Literal
+
+import typer
+
+from dynamo_tito.simulator import Backend, EngineConfig, PromptStart, serve as start_engine
+
+
+def serve(
+    backend: Annotated[Backend, typer.Option(help="Whose server to be.")] = "dynamo",
+    port: Annotated[int, typer.Option(help="Port of the main listener; 0 takes a free one.", min=0, max=65_535)] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    model: Annotated[str, typer.Option(help="Name under which the model is served.")] = "tito-model",
+    seed: Annotated[int, typer.Option(help="Same seed, same requests: same answers.")] = 0,
+    vllm_version: Annotated[Literal["0.31", "0.32"], typer.Option(help="Dialect of vLLM.")] = "0.32",
+    prompt_start: Annotated[
+        PromptStart, typer.Option(help="What Dynamo does with nvext.routed_experts_prompt_start.")
+    ] = "refuse",
+    num_layers: Annotated[int, typer.Option(help="Decoder layers.", min=1)] = 4,
+    top_k: Annotated[int, typer.Option(help="Experts per token and layer.", min=1)] = 2,
+    num_experts: Annotated[int, typer.Option(help="Experts per layer.", min=1)] = 128,
+    max_model_len: Annotated[int, typer.Option(help="Context length.", min=1)] = 262_144,
+    eos_rate: Annotated[float, typer.Option(help="Probability per token that a message ends.", min=0, max=1)] = 0.0,
+    latency: Annotated[float, typer.Option(help="Seconds before an answer.", min=0)] = 0.0,
+    token_latency: Annotated[float, typer.Option(help="Seconds per sampled token.", min=0)] = 0.0,
+    keep_records: Annotated[int, typer.Option(help="Requests to remember.", min=0)] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
+) -> None:
+    """Serve the embedded engine: every wire without a GPU, until interrupted.
+
+    The first output is where it listens; requests may be sent from then on.
+    """
+    try:
+        config = EngineConfig(
+            backend=backend,
+            port=port,
+            host=host,
+            model=model,
+            seed=seed,
+            vllm_version=vllm_version,
+            prompt_start=prompt_start,
+            num_layers=num_layers,
+            top_k=top_k,
+            num_experts=num_experts,
+            max_model_len=max_model_len,
+            eos_rate=eos_rate,
+            latency=latency,
+            token_latency=token_latency,
+            keep_records=keep_records,
+        )
+        asyncio.run(_serve(config, as_json=json))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except OSError as error:
+        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+async def _serve(config: EngineConfig, *, as_json: bool) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with start_engine(config) as engine:
+        addresses: dict[str, Any] = {"backend": config.backend, "model": config.model, "url": engine.url}
+        if config.backend == "dynamo":
+            addresses |= {"rl_url": engine.rl_url, "system_url": engine.system_url}
+        if as_json:
+            print(_json.dumps(addresses), flush=True)
+        else:
+            for name, value in addresses.items():
+                print(f"{name:<11}{value}", flush=True)
+        await stopped.wait()

@@ -1,0 +1,83 @@
+"""`dynamo-tito serve` as a process, and the fixture that ships with the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from dynamo_tito.cli import app
+
+COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_stopped(stop: signal.Signals):
+    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            addresses = json.loads(process.stdout.readline())
+            assert (addresses["backend"], addresses["model"]) == ("vllm", "tito-model")
+            body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
+            answer = httpx.post(f"{addresses['url']}/inference/v1/generate", json=body, trust_env=False)
+            assert len(answer.json()["choices"][0]["token_ids"]) == 2
+            process.send_signal(stop)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_it_says_where_it_listens():
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = dict(process.stdout.readline().split() for _ in range(5))
+            assert list(lines) == ["backend", "model", "url", "rl_url", "system_url"]
+            assert httpx.get(f"{lines['rl_url']}/v1/rl/workers", trust_env=False).status_code == 200
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.mark.parametrize("wrong", [["--backend", "tgi"], ["--top-k", "200"], ["--port", "70000"]])
+def test_wrong_options_are_named(wrong: list[str]):
+    result = CliRunner().invoke(app, ["serve", *wrong])
+    assert result.exit_code == 2
+    assert wrong[0].removeprefix("--").replace("-", "_")[:4] in result.output.replace("-", "_")
+
+
+def test_a_taken_port_is_an_error():
+    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = json.loads(process.stdout.readline())["url"].rpartition(":")[2]
+            result = CliRunner().invoke(app, ["serve", "--port", port])
+            assert result.exit_code == 2
+            assert "cannot listen" in result.output
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path):
+    (tmp_path / "test_user.py").write_text(
+        "import httpx\n"
+        "seen = []\n"
+        "def test_one(tito_engine):\n"
+        "    first, second = tito_engine(backend='vllm'), tito_engine(backend='sglang', seed=3)\n"
+        "    for engine in (first, second):\n"
+        "        assert httpx.get(engine.url + '/health', trust_env=False).status_code == 200\n"
+        "    seen.extend((first, second))\n"
+        "def test_two():\n"
+        "    assert [engine.stopped for engine in seen] == [True, True]\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_user.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert "2 passed" in result.stdout, result.stdout
