@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._codec import (
     Body,
@@ -41,24 +41,39 @@ from ._errors import (
 )
 from ._types import Completion, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
+if TYPE_CHECKING:
+    from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
+    from ._config import RendererTransport, RetryPolicy
+    from ._requests import encode_request
+    from ._transports.base import HttpRequest, HttpResponse
+    from ._transports.mock import MockTransport
+
 __all__ = [
     "AdminError",
     "AlignmentError",
+    "AsyncTitoClient",
     "BadRequestError",
     "Body",
+    "ClientOptions",
     "Completion",
     "DecodeError",
     "EngineError",
+    "HttpRequest",
+    "HttpResponse",
     "MalformedBodyError",
     "MissingFieldError",
+    "MockTransport",
     "NotFoundError",
     "OverloadedError",
     "OverlongPromptError",
     "PromptLogprobs",
+    "RendererTransport",
+    "RetryPolicy",
     "RoutedExperts",
     "RoutedExpertsError",
     "SamplingMask",
     "ServerError",
+    "TitoClient",
     "TitoError",
     "TopLogprobs",
     "TransportError",
@@ -68,8 +83,10 @@ __all__ = [
     "__version__",
     "build_info",
     "configure_memory",
+    "connect",
     "decode",
     "decode_choices",
+    "encode_request",
     "encode_routed_experts",
     "encode_token_ids",
     "memory_stats",
@@ -80,7 +97,18 @@ __version__ = build_info()["version"]
 
 # Public names that cost an import of their own, and the submodule that defines each. They load on first use, so that
 # importing the package stays cheap. A name here also stands in __all__ and, for type checkers, under TYPE_CHECKING.
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {
+    "AsyncTitoClient": "_client",
+    "ClientOptions": "_client",
+    "HttpRequest": "_transports.base",
+    "HttpResponse": "_transports.base",
+    "MockTransport": "_transports.mock",
+    "RendererTransport": "_config",
+    "RetryPolicy": "_config",
+    "TitoClient": "_client",
+    "connect": "_client",
+    "encode_request": "_requests",
+}
 
 
 def __getattr__(name: str) -> Any:
