@@ -14,6 +14,10 @@ pub(super) const ALIGNMENT: usize = 64;
 /// From here on a block is whole pages and is recycled; below, the allocator is as fast as a pool could be.
 pub(super) const MAPPED_FROM: usize = 64 << 10;
 
+/// Up to here a growing block is copied into recycled pages, which costs half of what new pages do; beyond, its own pages
+/// move to where there is room for more, and the new ones are huge.
+const COPIED_BELOW: usize = 8 << 20;
+
 /// Owned, uninitialised bytes. Dropping it gives them back: to the pool if they came by the page, else to the allocator.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -66,16 +70,20 @@ impl Block {
             return Ok(());
         }
         let bigger = match &mut self.home {
-            // Pages that are already there cost a copy, new ones cost a fault each, and a fault costs more.
-            Home::Pages(mapping) => match pool::take(bytes) {
-                Some(recycled) => Self::from_pages(recycled),
-                None => {
+            Home::Pages(mapping) => {
+                let recycled = if bytes < COPIED_BELOW {
+                    pool::take(bytes)
+                } else {
+                    None
+                };
+                let Some(recycled) = recycled else {
                     mapping.grow(bytes)?;
                     self.start = mapping.start();
                     self.size = mapping.size();
                     return Ok(());
-                }
-            },
+                };
+                Self::from_pages(recycled)
+            }
             Home::Nowhere | Home::Heap(_) => Self::new(bytes)?,
         };
         // SAFETY: both blocks hold at least `used` bytes, and two owned blocks do not overlap.
@@ -131,3 +139,7 @@ impl Drop for Block {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "block_tests.rs"]
+mod tests;

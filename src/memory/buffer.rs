@@ -195,3 +195,7 @@ unsafe impl<T: Plain> Send for Buffer<T> {}
 
 // SAFETY: a shared reference only reads plain values.
 unsafe impl<T: Plain> Sync for Buffer<T> {}
+
+#[cfg(test)]
+#[path = "buffer_tests.rs"]
+mod tests;

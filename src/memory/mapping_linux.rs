@@ -14,6 +14,10 @@ use super::OutOfMemory;
 /// Size and alignment of a huge page. Where they are larger (64 KiB base pages on aarch64) the kernel ignores the advice.
 const HUGE: usize = 2 << 20;
 
+/// From here on a growing mapping asks for huge pages: it may never fill the last one, which is then at most a quarter of
+/// what it costs.
+const GROWN_HUGE: usize = 8 << 20;
+
 /// An owned range of whole pages; unmapped on drop.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -36,10 +40,7 @@ impl Mapping {
             return reserve(size, protection, 0);
         }
         let mapping = reserve_aligned(size, protection, 0)?;
-        // The kernel puts a huge page only where all of it lies inside the range, so the tail stays in small pages and
-        // the block never costs more than its size. Advice: a kernel without huge pages refuses it and nothing is lost.
-        // SAFETY: the range is ours, and the advice does not change what it holds.
-        unsafe { libc::madvise(mapping.start.as_ptr().cast(), mapping.size, MADV_HUGEPAGE) };
+        mapping.advise_huge();
         Ok(mapping)
     }
 
@@ -51,31 +52,41 @@ impl Mapping {
         self.size
     }
 
-    /// Grows to at least `bytes` bytes; the pages move with what they hold. The new pages are small ones unless the
-    /// mapping began with huge ones: a growing buffer seldom fills its last huge page.
+    /// Grows to at least `bytes` bytes; the pages move with what they hold.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
         let size = whole_pages(bytes)?;
         if size <= self.size {
             return Ok(());
         }
-        // SAFETY: the range is ours; without MREMAP_MAYMOVE it keeps its address.
-        let same = unsafe { libc::mremap(self.start.as_ptr().cast(), self.size, size, 0) };
-        if same != MAP_FAILED {
-            self.size = size;
-            return Ok(());
+        let huge = size >= GROWN_HUGE;
+        if huge && !self.start.as_ptr().addr().is_multiple_of(HUGE) {
+            self.move_aligned(size)?;
+        } else {
+            // SAFETY: the range is ours; without MREMAP_MAYMOVE it keeps its address.
+            let same = unsafe { libc::mremap(self.start.as_ptr().cast(), self.size, size, 0) };
+            if same != MAP_FAILED {
+                self.size = size;
+            } else if huge {
+                self.move_aligned(size)?;
+            } else {
+                // SAFETY: the range is ours, and `&mut self` says that nobody else knows an address inside it.
+                let moved = unsafe {
+                    libc::mremap(self.start.as_ptr().cast(), self.size, size, MREMAP_MAYMOVE)
+                };
+                self.start = mapped(moved, size)?;
+                self.size = size;
+            }
         }
-        if self.size < HUGE {
-            // SAFETY: the range is ours, and `&mut self` says that nobody keeps an address inside it.
-            let moved = unsafe {
-                libc::mremap(self.start.as_ptr().cast(), self.size, size, MREMAP_MAYMOVE)
-            };
-            self.start = mapped(moved, size)?;
-            self.size = size;
-            return Ok(());
+        if huge {
+            self.advise_huge();
         }
-        // Huge pages move whole only between addresses that are aligned alike.
+        Ok(())
+    }
+
+    /// Grows at a new address that suits huge pages.
+    fn move_aligned(&mut self, size: usize) -> Result<(), OutOfMemory> {
         let target = reserve_aligned(size, PROT_NONE, MAP_NORESERVE)?;
-        // SAFETY: both ranges are ours and do not overlap.
+        // SAFETY: both ranges are ours and do not overlap, and `&mut self` says that nobody else knows an address inside.
         let moved = unsafe {
             libc::mremap(
                 self.start.as_ptr().cast(),
@@ -91,6 +102,13 @@ impl Mapping {
         self.start = mapped(moved, size)?;
         self.size = size;
         Ok(())
+    }
+
+    /// The kernel puts a huge page only where all of it lies inside the range, so the tail stays in small pages and the
+    /// block never costs more than its size. A kernel without huge pages refuses the advice, and nothing is lost.
+    fn advise_huge(&self) {
+        // SAFETY: the range is ours, and the advice does not change what it holds.
+        unsafe { libc::madvise(self.start.as_ptr().cast(), self.size, MADV_HUGEPAGE) };
     }
 }
 
