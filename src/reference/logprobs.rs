@@ -37,10 +37,6 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         Some((values, path.to_owned()))
     } else if let Some((path, node)) = triples {
         Some((from_triples(node, path, ids, options)?, path.to_owned()))
-    } else if !ids.is_empty() && options.require_logprobs {
-        let message = "the response holds no log-probabilities";
-        let path = last_candidate(choice);
-        return Err(Error::new(Class::Missing, "missing", path, None, message));
     } else {
         None
     };
@@ -49,13 +45,19 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         texts_held_to_identity(node, path, ids)?;
     }
 
-    let top = match (entries, &choice.top_triples) {
-        (Some((entries, path)), _) if entries.len() == ids.len() => top_of_content(&entries, path)?,
-        (None, Some(channel)) => match channel.found() {
-            Some((path, node)) => top_of_triples(node, path, ids)?,
-            None => None,
-        },
-        _ => None,
+    if chosen.is_none() && !ids.is_empty() && options.require_logprobs {
+        let message = "the response holds no log-probabilities";
+        let path = last_candidate(choice);
+        return Err(Error::new(Class::Missing, "missing", path, None, message));
+    }
+
+    let top_triples = choice.top_triples.as_ref().and_then(|c| c.found());
+    let top = if let Some((entries, path)) = entries {
+        top_of_content(&entries, path, ids)?
+    } else if let Some((path, node)) = top_triples {
+        top_of_triples(node, path, ids)?
+    } else {
+        None
     };
     Ok(Logprobs { chosen, top })
 }
@@ -113,11 +115,11 @@ fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> 
 /// Content beside a flat list that was chosen: it may fall short, but not contradict.
 fn held_to_identity(node: &Node, path: &str, ids: &[i32]) -> Result<Vec<Entry>> {
     let entries = readers::content(node, path)?;
-    for (i, entry) in entries.iter().enumerate() {
-        match ids.get(i) {
-            Some(id) => identity(entry, *id, &format!("{path}[{i}]"))?,
-            None => return Err(count(entries.len(), ids, path, node)),
-        }
+    if entries.len() > ids.len() {
+        return Err(count(entries.len(), ids, path, node));
+    }
+    for (i, (entry, id)) in entries.iter().zip(ids).enumerate() {
+        identity(entry, *id, &format!("{path}[{i}]"))?;
     }
     Ok(entries)
 }
@@ -197,8 +199,8 @@ pub(super) fn or_nan(logprob: Logprob) -> f64 {
     }
 }
 
-/// (c) from content: only if every alternative names its token.
-fn top_of_content(entries: &[Entry], path: &str) -> Result<Sourced<Top>> {
+/// (c) from content: only if every alternative names its token, and there is an entry for every position.
+fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
     let mut top = Top::start();
     let mut all_named = true;
     for (i, entry) in entries.iter().enumerate() {
@@ -217,7 +219,8 @@ fn top_of_content(entries: &[Entry], path: &str) -> Result<Sourced<Top>> {
         top.end_position();
     }
     let source = format!("{path}[].top_logprobs");
-    Ok((all_named && !top.token_ids.is_empty()).then_some((top, source)))
+    let usable = all_named && entries.len() == ids.len() && !top.token_ids.is_empty();
+    Ok(usable.then_some((top, source)))
 }
 
 /// (c) from SGLang's rows.

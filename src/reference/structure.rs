@@ -297,28 +297,18 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
     if elements.len() > MAX_CHOICES {
         return Err(too_many(path, list));
     }
-    let mut parts: Vec<(u32, Part<'a>, Part<'a>)> = Vec::new();
+    let mut list = Vec::new();
     for (i, node) in elements.iter().enumerate() {
         let path = format!("choices[{i}]");
         object(node, &path)?;
-        let choice = Part {
+        list.push(Part {
             path,
             node: Some(node),
-        };
-        let given = choice.channel("index");
-        let index = match given.found() {
-            Some((path, value)) => readers::id(value, path)?.unsigned_abs(),
-            None => i as u32,
-        };
-        if parts.iter().any(|(other, _, _)| *other == index) {
-            return Err(Error::new(
-                Class::Malformed,
-                "duplicate_index",
-                given.path,
-                given.node.unwrap_or(node).start,
-                format!("two choices have the index {index}"),
-            ));
-        }
+        });
+    }
+    let indices = indices(&list)?;
+    let mut parts: Vec<(u32, Part<'a>, Part<'a>)> = Vec::new();
+    for (index, choice) in indices.into_iter().zip(list) {
         let logprobs = choice.part("logprobs")?;
         parts.push((index, choice, logprobs));
     }
@@ -346,6 +336,29 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
             _ => vllm(wire, *index, top, choice, logprobs),
         };
     Ok(parts.iter().map(assemble).collect())
+}
+
+/// The index of each choice, which is its position unless it says otherwise.
+fn indices(list: &[Part<'_>]) -> Result<Vec<u32>> {
+    let mut indices = Vec::new();
+    for (i, choice) in list.iter().enumerate() {
+        let given = choice.channel("index");
+        let index = match given.found() {
+            Some((path, value)) => readers::id(value, path)?.unsigned_abs(),
+            None => i as u32,
+        };
+        if indices.contains(&index) {
+            return Err(Error::new(
+                Class::Malformed,
+                "duplicate_index",
+                given.path,
+                given.node.or(choice.node).map(|node| node.start),
+                format!("two choices have the index {index}"),
+            ));
+        }
+        indices.push(index);
+    }
+    Ok(indices)
 }
 
 /// Step 6: the engine says that it did not finish.

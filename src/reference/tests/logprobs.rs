@@ -522,11 +522,18 @@ fn content_beside_a_flat_list_may_not_say_more() {
     let list = r#"§[{"logprob":-1},{"logprob":-1},{"logprob":-1}]"#;
     let body = with_content("[-0.5,-1.5]", list);
     refused(&options(CHAT), &body, Class::Alignment, "count", CONTENT);
-    // Identity up to there comes first.
-    let list = r#"[{"logprob":-1},{"logprob":-1,"token_id":§7},{"logprob":-1}]"#;
+    // Before identity, after its reader's errors.
+    let list = r#"§[{"logprob":-1},{"logprob":-1,"token_id":7},{"logprob":-1}]"#;
     let body = with_content("[-0.5,-1.5]", list);
-    let path = format!("{CONTENT}[1].token_id");
-    refused(&options(CHAT), &body, Class::Alignment, "identity", &path);
+    refused(&options(CHAT), &body, Class::Alignment, "count", CONTENT);
+    let list = r#"[{"logprob":-1},{"logprob":-1},{"logprob":-1},{"logprob":§null}]"#;
+    let path = format!("{CONTENT}[3].logprob");
+    malformed(
+        &options(CHAT),
+        &with_content("[-0.5,-1.5]", list),
+        "type",
+        &path,
+    );
 }
 
 #[test]
@@ -563,6 +570,11 @@ fn the_texts_of_completions_are_held_to_identity() {
         );
         check(r#"[§"token_id:8"]"#, "identity", &format!("{path}[0]"));
         check(r#"§[" a",null,"token_id:8"]"#, "count", path);
+        check(
+            r#"[" a",§"token_id:7","token_id:8"]"#,
+            "identity",
+            &format!("{path}[1]"),
+        );
         for fine in [
             r#"["token_id:7","token_id:8"]"#,
             r#"["token_id:7"]"#,
@@ -576,6 +588,16 @@ fn the_texts_of_completions_are_held_to_identity() {
             decoded(&lenient(COMPLETIONS), &body);
         }
     }
+    // Before it is said that there are no logprobs.
+    let body = texts("null", r#""tokens":[§"token_id:8"]"#);
+    let place = format!("{path}[0]");
+    refused(
+        &options(COMPLETIONS),
+        &body,
+        Class::Alignment,
+        "identity",
+        &place,
+    );
     // The list is judged first; chat has no such texts.
     let body = flat_beside("[-0.5,§null]", r#""tokens":["token_id:9"]"#);
     malformed(&options(COMPLETIONS), &body, "type", &format!("{FLAT}[1]"));

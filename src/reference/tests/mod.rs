@@ -15,6 +15,7 @@ mod top_logprobs;
 mod trimming;
 
 use super::{Completion, decode, decode_choices};
+use crate::agreement::agree;
 use crate::{Class, Error, Options, Wire};
 
 const MARK: &str = "§";
@@ -43,10 +44,19 @@ fn assert_error(error: &Error, class: Class, kind: &str, path: &str, offset: Opt
     assert!(!error.message.is_empty() && !error.message.contains('\n'));
 }
 
+/// The decoder says the same of the example.
+#[track_caller]
+fn agreed(options: &Options<'_>, body: &str) {
+    if let Err(difference) = agree(body.as_bytes(), options) {
+        panic!("{difference}");
+    }
+}
+
 /// `decode` refuses the marked body so.
 #[track_caller]
 fn refused(options: &Options<'_>, marked: &str, class: Class, kind: &str, path: &str) {
     let (body, offset) = unmarked(marked);
+    agreed(options, &body);
     match decode(body.as_bytes(), options) {
         Ok(completion) => panic!("decoded: {completion:?}"),
         Err(error) => assert_error(&error, class, kind, path, offset),
@@ -60,6 +70,7 @@ fn malformed(options: &Options<'_>, marked: &str, kind: &str, path: &str) {
 
 #[track_caller]
 fn decoded(options: &Options<'_>, body: &str) -> Completion {
+    agreed(options, body);
     match decode(body.as_bytes(), options) {
         Ok(completion) => completion,
         Err(error) => panic!("{:?} {}: {error}", error.class, error.kind),
@@ -68,6 +79,7 @@ fn decoded(options: &Options<'_>, body: &str) -> Completion {
 
 #[track_caller]
 fn all_decoded(options: &Options<'_>, body: &str) -> Vec<Completion> {
+    agreed(options, body);
     match decode_choices(body.as_bytes(), options) {
         Ok(completions) => completions,
         Err(error) => panic!("{:?} {}: {error}", error.class, error.kind),

@@ -373,14 +373,19 @@ fn the_structure_is_judged_in_its_order() {
             "choices",
         ),
         (
+            r#"{"nvext":1,"choices":[{"logprobs":1,"index":"a"},§1]}"#,
+            "type",
+            "choices[1]",
+        ),
+        (
             r#"{"nvext":1,"choices":[{"logprobs":1,"index":§"a"}]}"#,
             "type",
             "choices[0].index",
         ),
         (
-            r#"{"nvext":1,"choices":[{"logprobs":§1},{"index":"a"}]}"#,
+            r#"{"nvext":1,"choices":[{"logprobs":1},{"index":§"a"}]}"#,
             "type",
-            "choices[0].logprobs",
+            "choices[1].index",
         ),
         (
             r#"{"nvext":1,"choices":[{},{"logprobs":§1}]}"#,

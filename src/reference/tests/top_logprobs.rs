@@ -80,10 +80,11 @@ fn both_names_of_a_top_entry_agree() {
     ] {
         refused(&options(wire), &body, Class::Alignment, "identity", &path);
     }
-    // Short content is no source of alternatives.
-    let short = unmarked(contradictory).0;
-    let list = format!(r#"[{{"token_id":7,"logprob":-0.5,"top_logprobs":{short}}}]"#);
-    decoded(&options(CHAT), &with_content("[-0.5,-1.5]", &list));
+    // Content that falls short is no source of alternatives, but may not contradict itself either.
+    let list = format!(r#"[{{"token_id":7,"logprob":-0.5,"top_logprobs":{contradictory}}}]"#);
+    let path = format!("{CONTENT}[0].top_logprobs[1].token_id");
+    let body = with_content("[-0.5,-1.5]", &list);
+    refused(&options(CHAT), &body, Class::Alignment, "identity", &path);
     // Text that names no id contradicts none.
     let list = content_with_top(r#"[{"token_id":8,"token":" a","logprob":-1}]"#, "[]");
     assert!(
