@@ -104,7 +104,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "completions echo": completions(echo=True, logprobs=1),
     "completions n": completions(n=2, logprobs=1),
     "completions n with ids": completions(n=2, nvext={"extra_fields": ["completion_token_ids"]}),
-    "completions batch": completions(prompt=[[1, 2], [3, 4, 5]], logprobs=1),
+    "completions batch": completions(prompt=[[1, 2], [3, 4, 5]], logprobs=1, nvext={"extra_fields": []}),
     "completions two prompts": completions(prompt=[1, 2], nvext={"token_data": [9, 8, 7]}),
     "completions empty": completions(prompt=[]),
     "completions float id": completions(prompt=[1.5]),
@@ -169,7 +169,7 @@ def comparable(value: Any, name: str = "") -> Any:
             else (key, "number" if key in TIMING else type(item).__name__)
             for key, item in value.items()
         ]
-        return sorted(items) if name in ("top_logprobs", "prompt_logprobs") else items
+        return sorted(items) if name in ("top_logprobs", "prompt_logprobs", "endpoints") else items
     if isinstance(value, list):
         return [comparable(item, name) for item in value]
     return (type(value).__name__, value)
@@ -249,8 +249,9 @@ def test_administration_call_by_call(dynamo_stack: DynamoStack):
             ours = client.post(f"{engine.system_url}/engine/{route}", **arguments)
             assert (ours.status_code, ours.text) == (real.status_code, real.text), route
             assert ours.headers["content-type"] == real.headers["content-type"]
-    # The version that the other tests of this file expect.
-    dynamo_stack.workers[0].process.poll()
+        # The version that other tests expect.
+        post = client.post(f"{dynamo_stack.workers[0].system_url}/engine/set_weight_version", json={"weight_version": "unknown"})
+        assert post.json()["status"] == "ok"
 
 
 def test_discovery_health_and_models(dynamo_stack: DynamoStack):
@@ -273,3 +274,17 @@ def test_discovery_health_and_models(dynamo_stack: DynamoStack):
                 assert comparable(ours.json()) == comparable(real.json()), path
             else:
                 assert ours.content == real.content, path
+
+
+@pytest.mark.parametrize("fields", [{}, {"ignore_eos": True}, {"min_tokens": 3}, {"ignore_eos": False}])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, GENERATE])
+def test_stop_tokens(frontend: httpx.Client, worker: Worker, embedded: Engine, path: str, fields: dict[str, Any]):
+    """With `ignore_eos` the OpenAI routes forget `stop_token_ids` too."""
+    free = embedded.model.sample(PROMPT, 5, version="unknown").token_ids
+    params = {"max_tokens": 5, "stop_token_ids": [int(free[1])], **fields}
+    _, document = {CHAT: chat(**params), COMPLETIONS: completions(**params), GENERATE: generate(params)}[path]
+    real = frontend.post(path, json=document)
+    ours = httpx.post(embedded.url + path, json=document, trust_env=False)
+    assert comparable(ours.json()) == comparable(real.json())
+    forgotten = fields.get("ignore_eos", False) and path != GENERATE
+    assert len(embedded.last.samples[0].token_ids) == (5 if forgotten or "min_tokens" in fields else 2)

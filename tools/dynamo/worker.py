@@ -133,7 +133,7 @@ class Engine:
         samples = [
             model.sample(
                 call.prompt, call.max_tokens, version=self.version, index=index,
-                request_seed=call.seed, stop_token_ids=call.stop_token_ids,
+                request_seed=call.seed, stop_token_ids=call.stop_token_ids, min_tokens=call.min_tokens,
             )
             for index in range(call.n)
         ]  # fmt: skip
@@ -269,6 +269,7 @@ class Call:
         self.n = int(params.get("n") or 1)
         self.seed: int | None = params.get("seed")
         self.max_tokens = int(stop.get("max_tokens") or control["max_tokens"])
+        self.min_tokens = int(stop.get("min_tokens") or 0)
         self.stop_token_ids = [*(stop.get("stop_token_ids") or []), *(stop.get("stop_token_ids_hidden") or [])]
         self.logprobs = _count(output.get("logprobs"))
         self.prompt_logprobs = _count(output.get("prompt_logprobs"))

@@ -206,7 +206,10 @@ class DynamoApp(App):
         return self.reply(document)
 
     def _text(self, sample: Sample) -> str:
-        return self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True)
+        tokens = sample.token_ids.tolist()
+        if sample.stop_reason is not None and tokens and tokens[-1] == sample.stop_reason:
+            tokens.pop()  # a stop token is among the ids and not in the text
+        return self.engine.tokenizer.decode(tokens, skip_special=True)
 
     def _chat_logprobs(self, sample: Sample, wanted: Wanted) -> dict[str, Any] | None:
         if wanted.logprobs is None:

@@ -315,13 +315,15 @@ def _all_ids(values: list[Any]) -> bool:
 def _ask(document: dict[str, Any], prompt: list[int], limit: int | None, config: EngineConfig) -> Ask:
     if max(prompt, default=0) >= config.vocab_size:
         raise EngineError(400, "")
+    ignore_eos = bool(document.get("ignore_eos"))
     return Ask(
         prompt,
         limit,
         n=document.get("n") or 1,
         seed=document.get("seed"),
-        stop_token_ids=document.get("stop_token_ids") or (),
-        ignore_eos=bool(document.get("ignore_eos")),
+        # On these routes the frontend forgets the caller's stop tokens along with the model's.
+        stop_token_ids=() if ignore_eos else document.get("stop_token_ids") or (),
+        ignore_eos=ignore_eos,
         min_tokens=document.get("min_tokens") or 0,
     )
 
