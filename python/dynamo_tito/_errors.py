@@ -37,6 +37,9 @@ TransportPhase: TypeAlias = Literal["connect", "send", "headers", "body"]
 _MAX_BODY = 4096
 """Bytes of a server's answer that a :class:`ServerError` keeps."""
 
+_MAX_MESSAGE = 500
+"""Characters of a server's own words that become the message; the rest is in the body."""
+
 
 class TitoError(Exception):
     """The base of every error this library raises on purpose."""
@@ -110,6 +113,8 @@ class OverlongPromptError(TitoError, ValueError):
 class ServerError(TitoError):
     """The server answered, and the answer is an error.
 
+    ``str(error)`` is what the server said, brought to one line and cut where it rambles.
+
     Attributes:
         status: The HTTP status; None when the error was found by decoding a body.
         body: The first 4 KiB of the answer, as text.
@@ -131,7 +136,7 @@ class ServerError(TitoError):
         request_id: str | None = None,
         retryable: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(_one_line(message))
         self.status = status
         self.body = _text(body)
         self.request_id = request_id
@@ -193,7 +198,10 @@ class AdminError(TitoError):
 
 def _text(body: bytes) -> str:
     """The beginning of a body as text; a character that the cut would split is left out."""
-    if len(body) <= _MAX_BODY:
-        return body.decode("utf-8", "replace")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return decoder.decode(body[:_MAX_BODY])
+    return decoder.decode(body[:_MAX_BODY], final=len(body) < _MAX_BODY)
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= _MAX_MESSAGE else f"{line[: _MAX_MESSAGE - 1]}…"

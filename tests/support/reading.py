@@ -94,9 +94,9 @@ class _Reading:
             [("prompt_logprobs", document.get("prompt_logprobs"))],
             sources,
         )
-        mask = self._mask(choice.get("sampling_mask"), f"{at}.sampling_mask", sources)
         raw = choice.get("finish_reason")
         routed = self._routed(choice.get("routed_experts"), tokens, f"{at}.routed_experts", sources, _aborted(raw))
+        mask = self._mask(choice.get("sampling_mask"), f"{at}.sampling_mask", sources)
         request_id = document.get("request_id" if self.wire == "vllm_generate" else "id")
         index = choice.get("index")
         return Completion(
@@ -155,7 +155,6 @@ class _Reading:
             ],
             sources,
         )
-        mask = self._mask(engine.get("sampling_mask"), "nvext.engine_data.sampling_mask", sources)
         detailed = nvext.get("detailed_finish_reason")
         raw = choice.get("finish_reason")
         told = raw if detailed is None else detailed
@@ -166,6 +165,7 @@ class _Reading:
         ]
         blobs.sort(key=lambda blob: (not isinstance(blob[1], dict), not isinstance(blob[1], str)))
         routed = self._routed(blobs[0][1], tokens, blobs[0][0], sources, aborted)
+        mask = self._mask(engine.get("sampling_mask"), "nvext.engine_data.sampling_mask", sources)
         stop = choice.get("stop_reason")
         index = choice.get("index")
         return Completion(
@@ -205,13 +205,13 @@ class _Reading:
             [(f"{base}meta_info.input_token_logprobs", meta.get("input_token_logprobs") or None)],
             sources,
         )
-        mask = self._mask(
-            meta.get("output_token_sampling_mask"), f"{base}meta_info.output_token_sampling_mask", sources
-        )
         finish = meta.get("finish_reason") or {}
         raw = finish.get("type")
         routed = self._routed(
             meta.get("routed_experts"), tokens, f"{base}meta_info.routed_experts", sources, _aborted(raw)
+        )
+        mask = self._mask(
+            meta.get("output_token_sampling_mask"), f"{base}meta_info.output_token_sampling_mask", sources
         )
         matched = finish.get("matched")
         counts = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
@@ -250,7 +250,7 @@ class _Reading:
         ]
         if not any(rows) or any(token is None for row in rows for token, _ in row):
             return None
-        sources["top_logprobs"] = at
+        sources["top_logprobs"] = f"{at}[].top_logprobs"
         return _ragged([[(token, value) for token, value in row if token is not None] for row in rows])
 
     def _prompt(
@@ -298,7 +298,7 @@ class _Reading:
         return RoutedExperts(array.astype(np.int32), start, dtype, complete)
 
 
-UNREAD_PROMPT_LOGPROBS = "left out: no prompt token ids"
+UNREAD_PROMPT_LOGPROBS = "left out: needs prompt_token_ids"
 
 
 def container(blob: Any, row: tuple[int | None, int | None]) -> tuple[ExpertsArray, int, WireDtype]:

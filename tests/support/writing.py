@@ -34,9 +34,14 @@ def scrambled(document: Any, random: Random) -> bytes:
     return _Writer(random).value(document).encode()
 
 
+_WHOLE = ("usage", "weight_versions")
+"""What is passed on as it is, unknown keys included."""
+
+
 class _Writer:
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, *, noisy: bool = True) -> None:
         self.random = random
+        self.noisy = noisy
 
     def value(self, value: Any) -> str:
         if isinstance(value, dict):
@@ -53,8 +58,9 @@ class _Writer:
         return f"{self._space()}{text}{self._space()}"
 
     def _object(self, pairs: dict[str, Any]) -> str:
-        written = [(key, self.value(value)) for key, value in pairs.items()]
-        if not any(key.isdigit() for key in pairs):  # a map by token id has no unknown keys
+        quiet = _Writer(self.random, noisy=False)
+        written = [(key, (quiet if key in _WHOLE else self).value(value)) for key, value in pairs.items()]
+        if self.noisy and not any(key.isdigit() for key in pairs):  # a map by token id has no unknown keys
             written += self._noise()
         self.random.shuffle(written)
         items = ",".join(f"{self._space()}{self._string(key)}{self._space()}:{value}" for key, value in written)

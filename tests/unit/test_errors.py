@@ -105,6 +105,17 @@ def test_a_server_error_keeps_four_kibibytes_of_text() -> None:
     assert len(error.body.encode()) <= 4096
 
 
+def test_a_body_that_was_cut_before_is_not_marked_as_broken() -> None:
+    assert ServerError("no", body=("€" * 4000).encode()[:4096]).body == "€" * 1365
+    assert ServerError("no", body=b"\xe2\x82").body == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_servers_words_become_one_line() -> None:
+    error = ServerError("2 validation errors:\n  'a': missing\r\n  'b': missing\n" + "x" * 5000)
+    assert str(error).startswith("2 validation errors: 'a': missing 'b': missing xxx")
+    assert len(str(error)) == 500
+
+
 def test_a_body_that_is_not_utf8_is_shown_nevertheless() -> None:
     assert ServerError("no", body=b"caf\xe9 \x00").body == "caf\N{REPLACEMENT CHARACTER} \x00"
 

@@ -136,32 +136,31 @@ class TestBase64:
     @pytest.mark.parametrize(
         ("data", "at"),
         [
-            (b"AAECAwQFBgc", b'"'),
-            (b"AAECAwQFBg==", None),
             (b"AAECAwQFBgd=", b"d="),
-            (b"AAECAwQFBgc==", b'"'),
-            (b"AAECAwQFBgc=AAAA", b"=AAAA"),
-            (b"AAECAwQF=gc=", b"=gc="),
-            (b"AAECAwQF Bgc", b" Bgc"),
+            (b"AAECAwQFB=c=", b"=c="),
+            (b"AAEC=wQFBgc=", b"=wQF"),
+            (b"AAEC wQFBgc=", b" wQF"),
             (b"AAEC-wQFBgc=", b"-wQF"),
             (b"AAEC_wQFBgc=", b"_wQF"),
             (b"AAEC.wQFBgc=", b".wQF"),
-            (b"====", b"===="),
-            ("AAEC\N{LATIN SMALL LETTER E WITH ACUTE}wQBgc=".encode(), "\N{LATIN SMALL LETTER E WITH ACUTE}".encode()),
+            (b"AAEC\x7fwQFBgc=", b"\x7fwQF"),
+            ("AAECéQFBgc=".encode(), "é".encode()),
+            (b"AAECAwQFBgc", b'"'),
+            (b"AAECAwQFBgc==", b'"'),
+            (b"AAECAwQFBgcI=", b'"'),
+            (b"A", b'"'),
         ],
     )
-    def test_that_is_not_canonical(self, data: bytes, at: bytes | None) -> None:
-        experts = swap(EXPERTS, b"AAECAwQFBgc=", data)
-        if at is None:  # canonical, but of seven bytes
-            bad(experts, "size", ".data")
-        elif data == b"====":
-            with pytest.raises(RoutedExpertsError):
-                tito.decode(with_experts(experts), wire="vllm_generate")
-        else:
-            bad(experts, "base64", ".data", at=at)
+    def test_that_is_not_canonical(self, data: bytes, at: bytes) -> None:
+        bad(swap(EXPERTS, b"AAECAwQFBgc=", data), "base64", ".data", at=at)
 
-    def test_with_a_line_break(self) -> None:
-        bad(swap(EXPERTS, b"AAECAwQFBgc=", rb"AAECAwQ\nFBgc"), "base64", ".data")
+    @pytest.mark.parametrize("data", [b"", b"AAECAwQFBg==", b"AAECAwQFBgcI", b"AAECAwQFBgc=AAAA", b"===="])
+    def test_of_another_length(self, data: bytes) -> None:
+        bad(swap(EXPERTS, b"AAECAwQFBgc=", data), "size", ".data")
+
+    @pytest.mark.parametrize("escaped", [rb"AAEC\nwQFBgc=", rb"AAEC\u00e9QFBgc=", rb"AAEC\u002dwQFBgc="])
+    def test_behind_an_escape(self, escaped: bytes) -> None:
+        bad(swap(EXPERTS, b"AAECAwQFBgc=", escaped), "base64", ".data", at=b'"AAEC')
 
     @pytest.mark.parametrize("position", range(11))
     def test_every_character_is_looked_at(self, position: int) -> None:
