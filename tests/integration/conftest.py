@@ -8,11 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.dynamo_stack import DynamoStack, Worker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Hundreds of megabytes are not installed by `pytest` alone: `DYNAMO_DIR` says where `make test-dynamo` put them."""
+    """`pytest` alone installs no hundreds of megabytes: `DYNAMO_DIR` says where `make test-dynamo` put them."""
     if "DYNAMO_DIR" not in os.environ:
         here = Path(__file__).parent
         items[:] = [item for item in items if here not in item.path.parents]

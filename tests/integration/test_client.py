@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.dynamo_stack import DynamoStack, Worker
 
 import dynamo_tito as tito
 from dynamo_tito._client import AsyncTitoClient, TitoClient
+from dynamo_tito._config import RendererTransport
 from dynamo_tito.simulator.model import Model
+from support.dynamo_stack import DynamoStack, Worker
 
-CHAT, COMPLETIONS, GENERATE = "dynamo_chat", "dynamo_completions", "vllm_generate"
+CHAT: RendererTransport = "dynamo_chat"
+COMPLETIONS: RendererTransport = "dynamo_completions"
+GENERATE: RendererTransport = "vllm_generate"
 TRANSPORTS = [CHAT, COMPLETIONS, GENERATE]
 #: Where the frontend hands engine_data's float64 on.
 FLOAT64 = {CHAT, COMPLETIONS}
@@ -77,8 +80,8 @@ UNSET_STOP = {
 }
 UNSET_SAMPLING = dict.fromkeys(
     (
-        "n", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "top_k", "min_p",
-        "use_beam_search", "length_penalty", "seed", "include_stop_str_in_output", "guided_decoding",
+        "n", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "top_k",
+        "min_p", "use_beam_search", "length_penalty", "seed", "include_stop_str_in_output", "guided_decoding",
     )
 )  # fmt: skip
 UNSET_OUTPUT = dict.fromkeys(
@@ -92,8 +95,8 @@ PARAMS: dict[str, Any] = {
     "allowed_token_ids": None, "return_token_ids": True, "spaces_between_special_tokens": False, "logprobs": 2,
 }  # fmt: skip
 SAMPLING = UNSET_SAMPLING | {
-    "temperature": 0.5, "top_p": 0.75, "top_k": 9, "min_p": 0.25, "seed": 3, "repetition_penalty": 1.5, "presence_penalty": 0.5,
-    "frequency_penalty": 0.25,
+    "temperature": 0.5, "top_p": 0.75, "top_k": 9, "min_p": 0.25, "seed": 3, "repetition_penalty": 1.5,
+    "presence_penalty": 0.5, "frequency_penalty": 0.25,
 }  # fmt: skip
 
 
@@ -107,7 +110,7 @@ def reached(worker: Worker) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("transport", [CHAT, COMPLETIONS])
-def test_a_plain_request_on_the_openai_routes(client: TitoClient, worker: Worker, transport: Any):
+def test_a_plain_request_on_the_openai_routes(client: TitoClient, worker: Worker, transport: Any) -> None:
     client.generate(PROMPT, transport=transport)
     token_in = {"token_in": True} if transport == CHAT else {}
     assert reached(worker) == {
@@ -126,7 +129,7 @@ def test_a_plain_request_on_the_openai_routes(client: TitoClient, worker: Worker
 
 @pytest.mark.parametrize("salted", ["argument", "parameter"])
 @pytest.mark.parametrize("transport", [CHAT, COMPLETIONS])
-def test_every_field_on_the_openai_routes(client: TitoClient, worker: Worker, transport: Any, salted: str):
+def test_every_field_on_the_openai_routes(client: TitoClient, worker: Worker, transport: Any, salted: str) -> None:
     routed: dict[str, Any] = {"cache_salt": "step-7", "priority": 3}
     client.generate(
         np.array(PROMPT),
@@ -159,7 +162,7 @@ def test_every_field_on_the_openai_routes(client: TitoClient, worker: Worker, tr
     }
 
 
-def test_a_plain_request_on_the_token_route(client: TitoClient, worker: Worker):
+def test_a_plain_request_on_the_token_route(client: TitoClient, worker: Worker) -> None:
     client.generate(PROMPT, transport=GENERATE)
     request = reached(worker)
     sent = request["extra_args"]["vllm_tito"]
@@ -174,7 +177,7 @@ def test_a_plain_request_on_the_token_route(client: TitoClient, worker: Worker):
     assert request["output_options"] == UNSET_OUTPUT | {"logprobs": 1, "skip_special_tokens": False}
 
 
-def test_every_field_on_the_token_route(client: TitoClient, worker: Worker):
+def test_every_field_on_the_token_route(client: TitoClient, worker: Worker) -> None:
     client.generate(
         np.array(PROMPT, dtype=np.int32),
         transport=GENERATE,
@@ -206,7 +209,7 @@ def test_every_field_on_the_token_route(client: TitoClient, worker: Worker):
     assert worker.events()[0]["context_id"] == "request-1"
 
 
-def test_no_logprobs_are_asked_for_when_none_are_wanted(client: TitoClient, worker: Worker):
+def test_no_logprobs_are_asked_for_when_none_are_wanted(client: TitoClient, worker: Worker) -> None:
     for transport in TRANSPORTS:
         worker.forget()
         completion = client.generate(PROMPT, transport=transport, sampling_params={"max_tokens": 2, "logprobs": None})
@@ -222,7 +225,7 @@ def test_no_logprobs_are_asked_for_when_none_are_wanted(client: TitoClient, work
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_answer_is_what_the_engine_sampled(
     client: TitoClient, worker: Worker, transport: Any, num_experts: int, start: int | None
-):
+) -> None:
     worker.control(num_experts=num_experts, num_layers=6, top_k=3, chunk=2)
     completion = client.generate(
         PROMPT, transport=transport, sampling_params={"max_tokens": 7}, routed_experts_prompt_start=start
@@ -233,7 +236,7 @@ def test_the_answer_is_what_the_engine_sampled(
     assert len(worker.requests()) == 1
 
 
-def test_a_refused_start_is_sent_once_and_remembered(dynamo_stack: DynamoStack, worker: Worker):
+def test_a_refused_start_is_sent_once_and_remembered(dynamo_stack: DynamoStack, worker: Worker) -> None:
     with TitoClient(dynamo_stack.url, model=dynamo_stack.model, transport=CHAT, trust_env=False) as client:
         for _ in range(3):
             completion = client.generate(PROMPT, routed_experts_prompt_start=3)
@@ -242,7 +245,7 @@ def test_a_refused_start_is_sent_once_and_remembered(dynamo_stack: DynamoStack, 
     assert len(worker.requests()) == 3
 
 
-def test_equal_over_all_transports(client: TitoClient, worker: Worker):
+def test_equal_over_all_transports(client: TitoClient, worker: Worker) -> None:
     worker.control(num_layers=48, top_k=8, chunk=5)
     answers = [
         client.generate(
@@ -250,19 +253,24 @@ def test_equal_over_all_transports(client: TitoClient, worker: Worker):
         )
         for transport in TRANSPORTS
     ]
-    first = answers[0]
-    for other in answers[1:]:
-        np.testing.assert_array_equal(first.token_ids, other.token_ids)
-        np.testing.assert_array_equal(first.logprobs.astype(np.float32), other.logprobs.astype(np.float32))
-        assert first.routed_experts.start == other.routed_experts.start == 20
-        np.testing.assert_array_equal(first.routed_experts.array, other.routed_experts.array)
+    logprobs, routed = [], []
+    for answer in answers:
+        assert answer.logprobs is not None
+        assert answer.routed_experts is not None
+        logprobs.append(answer.logprobs)
+        routed.append(answer.routed_experts)
+    for other in range(1, 3):
+        np.testing.assert_array_equal(answers[0].token_ids, answers[other].token_ids)
+        np.testing.assert_array_equal(logprobs[0].astype(np.float32), logprobs[other].astype(np.float32))
+        assert routed[0].start == routed[other].start == 20
+        np.testing.assert_array_equal(routed[0].array, routed[other].array)
     # engine_data keeps float64, the token route rounds.
-    np.testing.assert_array_equal(answers[0].logprobs, answers[1].logprobs)
-    assert not np.array_equal(answers[0].logprobs, answers[2].logprobs)
+    np.testing.assert_array_equal(logprobs[0], logprobs[1])
+    assert not np.array_equal(logprobs[0], logprobs[2])
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_64k_tokens(client: TitoClient, worker: Worker, transport: Any):
+def test_64k_tokens(client: TitoClient, worker: Worker, transport: Any) -> None:
     prompt = list(range(300, 700)) * 120
     worker.control(num_layers=48, top_k=8, chunk=2_000)
     completion = client.generate(prompt, transport=transport, sampling_params={"max_tokens": 16_000}, deadline=100.0)
@@ -271,7 +279,8 @@ def test_64k_tokens(client: TitoClient, worker: Worker, transport: Any):
     same(completion, sampled(worker), transport, num_layers=48, top_k=8)
 
 
-def test_stop_tokens_and_finish_reasons(client: TitoClient, worker: Worker):
+@pytest.mark.usefixtures("worker")
+def test_stop_tokens_and_finish_reasons(client: TitoClient) -> None:
     free = client.generate(PROMPT, transport=CHAT, sampling_params={"max_tokens": 6})
     assert (free.finish_reason, free.aborted) == ("length", False)
     stop = int(free.token_ids[3])
@@ -282,7 +291,7 @@ def test_stop_tokens_and_finish_reasons(client: TitoClient, worker: Worker):
 
 
 @pytest.mark.parametrize("transport", [CHAT, COMPLETIONS])
-def test_an_abort_is_seen(client: TitoClient, worker: Worker, transport: Any):
+def test_an_abort_is_seen(client: TitoClient, worker: Worker, transport: Any) -> None:
     worker.control(finish_reason="abort")
     completion = client.generate(PROMPT, transport=transport)
     assert (completion.finish_reason, completion.aborted) == ("abort", True)
@@ -291,7 +300,7 @@ def test_an_abort_is_seen(client: TitoClient, worker: Worker, transport: Any):
 # --- what goes wrong ---
 
 
-def test_an_abort_on_the_token_route_is_an_error(client: TitoClient, worker: Worker):
+def test_an_abort_on_the_token_route_is_an_error(client: TitoClient, worker: Worker) -> None:
     worker.control(finish_reason="abort")
     with pytest.raises(tito.ServerError) as caught:
         client.generate(PROMPT, transport=GENERATE)
@@ -310,7 +319,7 @@ def test_an_abort_on_the_token_route_is_an_error(client: TitoClient, worker: Wor
 )
 def test_errors_of_the_engine_surface_once(
     client: TitoClient, worker: Worker, transport: Any, control: Any, error: type[tito.ServerError], status: int
-):
+) -> None:
     worker.control(**control)
     with pytest.raises(error) as caught:
         client.generate(PROMPT, transport=transport)
@@ -319,7 +328,7 @@ def test_errors_of_the_engine_surface_once(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_errors_of_the_frontend(dynamo_stack: DynamoStack, worker: Worker, transport: Any):
+def test_errors_of_the_frontend(dynamo_stack: DynamoStack, worker: Worker, transport: Any) -> None:
     with TitoClient(dynamo_stack.url, model="nope", transport=transport, trust_env=False) as client:
         with pytest.raises(tito.NotFoundError) as caught:
             client.generate(PROMPT)
@@ -337,14 +346,14 @@ def test_errors_of_the_frontend(dynamo_stack: DynamoStack, worker: Worker, trans
 
 @pytest.mark.parametrize("extra_rows", [-1, 1])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_wrong_rows_are_refused(client: TitoClient, worker: Worker, transport: Any, extra_rows: int):
+def test_wrong_rows_are_refused(client: TitoClient, worker: Worker, transport: Any, extra_rows: int) -> None:
     worker.control(extra_rows=extra_rows)
     with pytest.raises(tito.RoutedExpertsError):
         client.generate(PROMPT, transport=transport)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_missing_logprob_is_refused(client: TitoClient, worker: Worker, transport: Any):
+def test_a_missing_logprob_is_refused(client: TitoClient, worker: Worker, transport: Any) -> None:
     worker.control(drop_logprobs_at=2)
     # Chat and completions leave it out; the token route fails as a whole.
     with pytest.raises((tito.AlignmentError, tito.ServerError)):
@@ -352,7 +361,9 @@ def test_a_missing_logprob_is_refused(client: TitoClient, worker: Worker, transp
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_sentinel_is_refused_or_nan(dynamo_stack: DynamoStack, client: TitoClient, worker: Worker, transport: Any):
+def test_a_sentinel_is_refused_or_nan(
+    dynamo_stack: DynamoStack, client: TitoClient, worker: Worker, transport: Any
+) -> None:
     worker.control(nonfinite=True, chunk=3)
     with pytest.raises(tito.MissingFieldError):
         client.generate(PROMPT, transport=transport)
@@ -364,7 +375,7 @@ def test_a_sentinel_is_refused_or_nan(dynamo_stack: DynamoStack, client: TitoCli
     assert np.isnan(completion.logprobs).tolist() == [True, False, False, True, False, False]
 
 
-def test_an_overlong_prompt_is_not_sent(client: TitoClient, worker: Worker):
+def test_an_overlong_prompt_is_not_sent(client: TitoClient, worker: Worker) -> None:
     with pytest.raises(tito.OverlongPromptError) as caught:
         client.generate([1] * 262_145, transport=CHAT)
     assert (caught.value.prompt_len, caught.value.max_prompt_len) == (262_145, 262_144)
@@ -375,7 +386,7 @@ def test_an_overlong_prompt_is_not_sent(client: TitoClient, worker: Worker):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_cancelled_call_stops_the_engine(dynamo_stack: DynamoStack, worker: Worker, transport: Any):
+def test_a_cancelled_call_stops_the_engine(dynamo_stack: DynamoStack, worker: Worker, transport: Any) -> None:
     worker.control(delay=0.05, max_tokens=2_000)
 
     async def main() -> None:
@@ -383,8 +394,7 @@ def test_a_cancelled_call_stops_the_engine(dynamo_stack: DynamoStack, worker: Wo
             dynamo_stack.url, model=dynamo_stack.model, transport=transport, trust_env=False
         ) as client:
             call = asyncio.create_task(client.generate(PROMPT))
-            while not worker.requests():
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_for, lambda: bool(worker.requests()))
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
@@ -394,7 +404,7 @@ def test_a_cancelled_call_stops_the_engine(dynamo_stack: DynamoStack, worker: Wo
     assert not any(event["event"] == "sampled" for event in worker.events())
 
 
-def test_a_deadline_stops_the_engine_too(client: TitoClient, worker: Worker):
+def test_a_deadline_stops_the_engine_too(client: TitoClient, worker: Worker) -> None:
     worker.control(delay=0.05, max_tokens=2_000)
     with pytest.raises(tito.TransportError):
         client.generate(PROMPT, transport=GENERATE, deadline=0.3)
@@ -403,7 +413,7 @@ def test_a_deadline_stops_the_engine_too(client: TitoClient, worker: Worker):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_200_at_once(dynamo_stack: DynamoStack, worker: Worker, transport: Any):
+def test_200_at_once(dynamo_stack: DynamoStack, worker: Worker, transport: Any) -> None:
     worker.control(delay=0.02, chunk=2)
 
     async def main() -> list[tito.Completion]:

@@ -1,7 +1,7 @@
 """The embedded engine and the real Dynamo answer the same requests with the same documents.
 
-Both sample with the same hash model, so what they say must agree in every value; only ids, times and the order of keys in
-maps are their own.
+Both sample with the same hash model, so what they say must agree in every value; only ids, times and the order of keys
+in maps are their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support.dynamo_stack import DynamoStack, Worker
 
 from dynamo_tito import simulator
 from dynamo_tito.simulator import Engine
+from support.dynamo_stack import DynamoStack, Worker
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/inference/v1/generate"
 PROMPT = [1, 2, 300, 4_000, 31_999]
@@ -23,7 +23,10 @@ NAMED = ["completion_token_ids", "routed_experts", "stop_reason", "detailed_fini
 ALL = [*NAMED, "engine_data", "worker_id", "timing", "prompt_logprobs"]
 # Their own, by name; maps whose keys come in no stable order.
 VOLATILE = frozenset(
-    ("id", "request_id", "created", "instance_id", "tcp", "prefill_worker_id", "decode_worker_id", "system_url", "secs", "nanos")
+    (
+        "id", "request_id", "created", "instance_id", "tcp", "prefill_worker_id", "decode_worker_id", "system_url",
+        "secs", "nanos",
+    )
 )  # fmt: skip
 TIMING = frozenset(
     ("request_received_ms", "prefill_wait_time_ms", "prefill_time_ms", "ttft_ms", "total_time_ms", "kv_hit_rate")
@@ -176,7 +179,7 @@ def comparable(value: Any, name: str = "") -> Any:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_same_request_same_answer(frontend: httpx.Client, worker: Worker, embedded: Engine, name: str):
+def test_same_request_same_answer(frontend: httpx.Client, worker: Worker, embedded: Engine, name: str) -> None:
     path, document = REQUESTS[name]
     body, headers = compact(document), {"content-type": "application/json", "x-request-id": "7" * 8}
     real = frontend.post(path, content=body, headers=headers)
@@ -194,7 +197,7 @@ def test_same_request_same_answer(frontend: httpx.Client, worker: Worker, embedd
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, GENERATE])
 @pytest.mark.parametrize("body", [b"", b'{"model"', b"{]", b"nope", b"\xff"])
-def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, body: bytes):
+def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     real = frontend.post(path, content=body, headers=headers)
     ours = httpx.post(embedded.url + path, content=body, headers=headers, trust_env=False)
@@ -204,7 +207,7 @@ def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, bo
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, GENERATE])
-def test_wrong_method_and_media_type(frontend: httpx.Client, embedded: Engine, path: str):
+def test_wrong_method_and_media_type(frontend: httpx.Client, embedded: Engine, path: str) -> None:
     with httpx.Client(base_url=embedded.url, trust_env=False) as client:
         for method, headers in (("GET", {}), ("POST", {"content-type": "text/plain"})):
             real = frontend.request(method, path, headers=headers)
@@ -241,7 +244,7 @@ ENGINE_CALLS = [
 ]
 
 
-def test_administration_call_by_call(dynamo_stack: DynamoStack):
+def test_administration_call_by_call(dynamo_stack: DynamoStack) -> None:
     with simulator.running() as engine, httpx.Client(trust_env=False) as client:
         for route, body in ENGINE_CALLS:
             arguments: dict[str, Any] = {} if body is None else {"json": body}
@@ -250,11 +253,13 @@ def test_administration_call_by_call(dynamo_stack: DynamoStack):
             assert (ours.status_code, ours.text) == (real.status_code, real.text), route
             assert ours.headers["content-type"] == real.headers["content-type"]
         # The version that other tests expect.
-        post = client.post(f"{dynamo_stack.workers[0].system_url}/engine/set_weight_version", json={"weight_version": "unknown"})
+        post = client.post(
+            f"{dynamo_stack.workers[0].system_url}/engine/set_weight_version", json={"weight_version": "unknown"}
+        )
         assert post.json()["status"] == "ok"
 
 
-def test_discovery_health_and_models(dynamo_stack: DynamoStack):
+def test_discovery_health_and_models(dynamo_stack: DynamoStack) -> None:
     with simulator.running() as engine, httpx.Client(trust_env=False) as client:
         for real_url, our_url, path in (
             (dynamo_stack.rl_url, engine.rl_url, "/v1/rl/workers"),
@@ -278,7 +283,8 @@ def test_discovery_health_and_models(dynamo_stack: DynamoStack):
 
 @pytest.mark.parametrize("fields", [{}, {"ignore_eos": True}, {"min_tokens": 3}, {"ignore_eos": False}])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, GENERATE])
-def test_stop_tokens(frontend: httpx.Client, worker: Worker, embedded: Engine, path: str, fields: dict[str, Any]):
+@pytest.mark.usefixtures("worker")
+def test_stop_tokens(frontend: httpx.Client, embedded: Engine, path: str, fields: dict[str, Any]) -> None:
     """With `ignore_eos` the OpenAI routes forget `stop_token_ids` too."""
     free = embedded.model.sample(PROMPT, 5, version="unknown").token_ids
     params = {"max_tokens": 5, "stop_token_ids": [int(free[1])], **fields}

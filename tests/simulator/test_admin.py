@@ -60,7 +60,7 @@ PAUSES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("backend", PAUSES)
-def test_a_paused_engine_holds_requests_until_it_resumes(backend: Any):
+def test_a_paused_engine_holds_requests_until_it_resumes(backend: Any) -> None:
     path, arguments, resume = PAUSES[backend]
     with simulator.running(backend=backend) as engine:
         assert post(engine.system_url + path, **arguments).status_code == 200
@@ -73,7 +73,7 @@ def test_a_paused_engine_holds_requests_until_it_resumes(backend: Any):
         assert len(engine.last.samples) == 1
 
 
-def test_vllm_refuses_while_aborting_and_older_ones_wait():
+def test_vllm_refuses_while_aborting_and_older_ones_wait() -> None:
     with simulator.running(backend="vllm") as engine:
         assert post(engine.url + "/pause").json() == {"status": "paused"}
         assert httpx.get(engine.url + "/is_paused", trust_env=False).json() == {"is_paused": True}
@@ -97,7 +97,7 @@ def test_vllm_refuses_while_aborting_and_older_ones_wait():
 
 
 @pytest.mark.parametrize(("mode", "finish"), [("abort", "abort"), ("wait", "length")])
-def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str):
+def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str) -> None:
     with simulator.running(backend="vllm", latency=0.5) as engine:
         running = Background(engine)
         wait_for(lambda: engine.admin.in_flight == 1)
@@ -120,7 +120,7 @@ def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str):
         ("dynamo", "/engine/abort_request", {"request_id": "mine"}),
     ],
 )
-def test_abort_one_or_all(backend: Any, path: str, body: dict[str, Any]):
+def test_abort_one_or_all(backend: Any, path: str, body: dict[str, Any]) -> None:
     with simulator.running(backend=backend, latency=10.0) as engine:
         running = Background(engine, **{"x-request-id": "mine"})
         wait_for(lambda: engine.admin.in_flight == 1)
@@ -133,7 +133,7 @@ def test_abort_one_or_all(backend: Any, path: str, body: dict[str, Any]):
         assert engine.last.samples[0].finish_reason == "abort"
 
 
-def test_others_are_left_alone():
+def test_others_are_left_alone() -> None:
     with simulator.running(backend="vllm", latency=0.3) as engine:
         running = Background(engine, **{"x-request-id": "mine"})
         wait_for(lambda: engine.admin.in_flight == 1)
@@ -159,7 +159,7 @@ UPDATES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("backend", UPDATES)
-def test_new_weights_sample_something_else(backend: Any):
+def test_new_weights_sample_something_else(backend: Any) -> None:
     with simulator.running(backend=backend) as engine:
         generate(engine)
         for path, body in UPDATES[backend]:
@@ -171,7 +171,7 @@ def test_new_weights_sample_something_else(backend: Any):
         assert engine.admin.cache_flushes == (0 if backend == "vllm" else 1)
 
 
-def test_the_version_comes_back_on_each_backend():
+def test_the_version_comes_back_on_each_backend() -> None:
     with simulator.running(backend="vllm") as engine:
         assert post(engine.url + "/update_weight_version", json={"new_version": "9"}).json()["success"] is True
         assert httpx.get(engine.url + "/weight_info", trust_env=False).json() == {"weight_version": "9"}
@@ -183,16 +183,16 @@ def test_the_version_comes_back_on_each_backend():
         assert generate(engine).json()["meta_info"]["weight_version"] == "9"
 
 
-def test_vllm_refuses_weights_out_of_order():
+def test_vllm_refuses_weights_out_of_order() -> None:
     with simulator.running(backend="vllm") as engine:
-        update = {"update_info": {"names": []}}
+        update: dict[str, Any] = {"update_info": {"names": []}}
         assert post(engine.url + "/update_weights", json=update).status_code == 400
         assert post(engine.url + "/start_weight_update").status_code == 200
         assert post(engine.url + "/update_weights", json={}).status_code == 400
         assert post(engine.url + "/update_weights", json=update).status_code == 200
 
 
-def test_the_cache_of_a_busy_engine_is_not_reset():
+def test_the_cache_of_a_busy_engine_is_not_reset() -> None:
     with simulator.running(backend="vllm", latency=0.5) as engine:
         running = Background(engine)
         wait_for(lambda: engine.admin.in_flight == 1)
@@ -203,7 +203,7 @@ def test_the_cache_of_a_busy_engine_is_not_reset():
 
 
 @pytest.mark.parametrize("backend", ["vllm", "prime"])
-def test_adapters_are_models(backend: Any):
+def test_adapters_are_models(backend: Any) -> None:
     with simulator.running(backend=backend) as engine:
         adapter = {"lora_name": "a", "lora_path": "/l/a"}
         assert post(engine.url + "/v1/load_lora_adapter", json=adapter).text.startswith("Success")
@@ -216,7 +216,7 @@ def test_adapters_are_models(backend: Any):
         assert post(engine.url + "/v1/unload_lora_adapter", json={"lora_name": "a"}).status_code == 404
 
 
-def test_adapters_on_dynamo_say_success():
+def test_adapters_on_dynamo_say_success() -> None:
     with simulator.running() as engine:
         body = {"lora_name": "a", "source": {"uri": "file:///l/a"}}
         assert post(engine.system_url + "/engine/load_lora", json=body).json()["status"] == "success"
@@ -225,7 +225,7 @@ def test_adapters_on_dynamo_say_success():
         assert post(engine.system_url + "/engine/load_lora", json={}).json()["status"] == "error"
 
 
-def test_discovery_lists_the_members_and_the_dead():
+def test_discovery_lists_the_members_and_the_dead() -> None:
     with simulator.running(seed=1) as first, simulator.running(seed=2, world_size=4) as second:
         first.join(second)
         workers = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False).json()["workers"]
@@ -240,7 +240,7 @@ def test_discovery_lists_the_members_and_the_dead():
 
 
 @pytest.mark.parametrize("backend", ["vllm", "prime"])
-def test_the_tokenizer_routes(backend: Any):
+def test_the_tokenizer_routes(backend: Any) -> None:
     with simulator.running(backend=backend, max_model_len=99) as engine:
         answer = post(engine.url + "/tokenize", json={"prompt": "hi", "return_token_strs": True}).json()
         assert answer == {"count": 2, "max_model_len": 99, "tokens": [104, 105], "token_strs": ["h", "i"]}
@@ -251,7 +251,7 @@ def test_the_tokenizer_routes(backend: Any):
         assert text == {"prompt": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"}
 
 
-def test_context_length_is_reported_and_kept():
+def test_context_length_is_reported_and_kept() -> None:
     for backend, field in (("dynamo", "context_window"), ("vllm", "max_model_len"), ("sglang", "max_model_len")):
         with simulator.running(backend=backend, max_model_len=5) as engine:
             card = httpx.get(engine.url + "/v1/models", trust_env=False).json()["data"][0]

@@ -43,14 +43,18 @@ class Client:
         """(everything until the end, how it ended): "closed" or "reset"."""
         data = bytearray()
         with self.socket:
-            while True:
-                try:
-                    piece = self.socket.recv(1 << 16)
-                except ConnectionResetError:
-                    return bytes(data), "reset"
-                if not piece:
-                    return bytes(data), "closed"
-                data += piece
+            end = self.receive_into(data)
+        return bytes(data), end
+
+    def receive_into(self, data: bytearray) -> str:
+        while True:
+            try:
+                piece = self.socket.recv(1 << 16)
+            except ConnectionResetError:
+                return "reset"
+            if not piece:
+                return "closed"
+            data += piece
 
 
 def exchange(engine: Engine, *faults: Fault, headers: str = "connection: close\r\n") -> tuple[bytes, str]:
@@ -69,7 +73,7 @@ def good(engine: Engine) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("at", [0, 1, 100, -1, 0.5])
 @pytest.mark.parametrize(("kind", "end"), [("reset", "reset"), ("truncate", "closed")])
 @pytest.mark.parametrize("phase", ["headers", "body"])
-def test_it_breaks_off_at_the_byte(engine: Engine, kind: Any, end: str, phase: Any, at: float):
+def test_it_breaks_off_at_the_byte(engine: Engine, kind: Any, end: str, phase: Any, at: Any) -> None:
     head, body = good(engine)
     total = len(head) if phase == "headers" else len(body)
     cut = int(at * total) if isinstance(at, float) else at % total
@@ -85,7 +89,7 @@ def test_it_breaks_off_at_the_byte(engine: Engine, kind: Any, end: str, phase: A
 
 
 @pytest.mark.parametrize("phase", ["accept", "request", "sampled"])
-def test_reset_before_the_first_byte(engine: Engine, phase: Any):
+def test_reset_before_the_first_byte(engine: Engine, phase: Any) -> None:
     engine.inject(Fault(kind="reset", phase=phase))
     try:
         client = Client(engine)
@@ -100,7 +104,7 @@ def test_reset_before_the_first_byte(engine: Engine, phase: Any):
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-def test_framing(engine: Engine, framing: Any):
+def test_framing(engine: Engine, framing: Any) -> None:
     head, body = good(engine)
     assert b"content-length: %d" % len(body) in head
     data, end = exchange(
@@ -120,7 +124,7 @@ def test_framing(engine: Engine, framing: Any):
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_a_cut_without_a_length(engine: Engine, framing: Any):
+def test_a_cut_without_a_length(engine: Engine, framing: Any) -> None:
     _, body = good(engine)
     data, end = exchange(engine, Fault(kind="truncate", at=-10, framing=framing))
     rest = data.partition(b"\r\n\r\n")[2]
@@ -130,7 +134,7 @@ def test_a_cut_without_a_length(engine: Engine, framing: Any):
 
 
 @pytest.mark.parametrize("by", [-1, 1, 7])
-def test_a_length_that_lies(engine: Engine, by: int):
+def test_a_length_that_lies(engine: Engine, by: int) -> None:
     _, body = good(engine)
     data, _ = exchange(engine, Fault(kind="length", by=by))
     head, _, rest = data.partition(b"\r\n\r\n")
@@ -138,45 +142,36 @@ def test_a_length_that_lies(engine: Engine, by: int):
     assert len(rest) == len(body)
 
 
-def test_a_stall_ends_or_does_not(engine: Engine):
-    started = time.monotonic()
-    data, _ = exchange(engine, Fault(kind="stall", phase="body", at=20, seconds=0.3))
-    assert time.monotonic() - started >= 0.3
-    json.loads(data.partition(b"\r\n\r\n")[2])
-
-    engine.inject(Fault(kind="stall", at=20))
+@pytest.mark.parametrize("fault", [Fault(kind="stall", at=20), Fault(kind="trickle", at=20, seconds=1_000.0)])
+def test_silence_until_the_client_leaves(engine: Engine, fault: Fault) -> None:
+    engine.inject(fault)
     client = Client(engine)
     client.send()
-    client.socket.settimeout(0.5)
-    data = b""
+    client.socket.settimeout(0.2)
+    received = bytearray()
     with pytest.raises(TimeoutError):
-        while True:
-            data += client.socket.recv(1 << 16)
-    assert len(data.partition(b"\r\n\r\n")[2]) == 20
+        client.receive_into(received)
+    assert len(received.partition(b"\r\n\r\n")[2]) == 20
     client.socket.close()
     wait_for(lambda: engine.last.disconnected)
     assert engine.last.sent == 20
 
 
-@pytest.mark.parametrize("phase", ["accept", "request", "sampled", "headers"])
-def test_a_stall_before_the_body_ends_too(engine: Engine, phase: Any):
+@pytest.mark.parametrize("phase", ["accept", "request", "sampled", "headers", "body"])
+def test_a_stall_that_ends(engine: Engine, phase: Any) -> None:
     data, end = exchange(engine, Fault(kind="stall", phase=phase, seconds=0.05))
     json.loads(data.partition(b"\r\n\r\n")[2])
     assert end == "closed"
 
 
-def test_trickle(engine: Engine):
-    started = time.monotonic()
-    engine.inject(Fault(kind="trickle", chunk=50, seconds=0.01, at=100))
-    client = Client(engine)
-    client.send(headers="connection: close\r\n")
-    data, _ = client.receive()
-    body = data.partition(b"\r\n\r\n")[2]
-    json.loads(body)
-    assert time.monotonic() - started >= 0.01 * ((len(body) - 100) // 50)
+@pytest.mark.parametrize("chunk", [1, 50, 1_000_000])
+def test_trickled_bodies_are_whole(engine: Engine, chunk: int) -> None:
+    data, _ = exchange(engine, Fault(kind="trickle", chunk=chunk, seconds=0.0, at=100))
+    json.loads(data.partition(b"\r\n\r\n")[2])
+    assert engine.last.sent == len(data.partition(b"\r\n\r\n")[2])
 
 
-def test_the_connection_stays_and_serves_the_next(engine: Engine):
+def test_the_connection_stays_and_serves_the_next(engine: Engine) -> None:
     with httpx.Client(base_url=engine.url, trust_env=False) as client:
         for _ in range(3):
             assert client.post(PATH, content=BODY, headers={"content-type": "application/json"}).status_code == 200
@@ -184,7 +179,7 @@ def test_the_connection_stays_and_serves_the_next(engine: Engine):
     assert len(engine.requests) == 3
 
 
-def test_requests_in_pieces_and_chunks(engine: Engine):
+def test_requests_in_pieces_and_chunks(engine: Engine) -> None:
     client = Client(engine)
     head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
     for piece in (head[:10], head[10:], "transfer-encoding: chunked\r\n\r\n", "5\r\n"):
@@ -197,7 +192,7 @@ def test_requests_in_pieces_and_chunks(engine: Engine):
 
 
 @pytest.mark.parametrize("head", [b"nonsense\r\n\r\n", b"GET /\r\n\r\n", b"POST /x HTTP/1.1\r\nno colon\r\n\r\n"])
-def test_what_is_no_http(engine: Engine, head: bytes):
+def test_what_is_no_http(engine: Engine, head: bytes) -> None:
     client = Client(engine)
     client.socket.sendall(head)
     data, end = client.receive()
@@ -205,7 +200,7 @@ def test_what_is_no_http(engine: Engine, head: bytes):
     assert end == "closed"
 
 
-def test_gzip_for_those_who_accept_it():
+def test_gzip_for_those_who_accept_it() -> None:
     with simulator.running(backend="vllm", gzip=True) as engine:
         plain, _ = exchange(engine)
         assert b"content-encoding" not in plain.partition(b"\r\n\r\n")[0]
@@ -218,11 +213,13 @@ def test_gzip_for_those_who_accept_it():
             Fault(kind="truncate", at=-20, framing="close"),
             headers="accept-encoding: gzip\r\nconnection: close\r\n",
         )
-        assert len(cut.partition(b"\r\n\r\n")[2]) == len(body) - 20
+        unpacker = zlib.decompressobj(31)
+        unpacker.decompress(cut.partition(b"\r\n\r\n")[2])
+        assert not unpacker.eof
 
 
 @pytest.mark.parametrize("backend", ["dynamo", "vllm", "prime", "sglang"])
-def test_errors_in_the_envelope_of_the_backend(backend: Any):
+def test_errors_in_the_envelope_of_the_backend(backend: Any) -> None:
     with simulator.running(backend=backend) as engine, httpx.Client(base_url=engine.url, trust_env=False) as client:
         path = "/generate" if backend == "sglang" else PATH
         body = {"input_ids": [1], "token_ids": [1], "sampling_params": {}}
@@ -251,7 +248,7 @@ def test_errors_in_the_envelope_of_the_backend(backend: Any):
         assert client.post(path, json=body).status_code == 200
 
 
-def test_the_script_is_followed_in_order_and_by_path(engine: Engine):
+def test_the_script_is_followed_in_order_and_by_path(engine: Engine) -> None:
     engine.inject(
         Fault(kind="status", status=500, path="/v1/models"),
         Fault(kind="status", status=501),
@@ -267,7 +264,7 @@ def test_the_script_is_followed_in_order_and_by_path(engine: Engine):
     assert engine.faults.pending() == ()
 
 
-def test_faults_at_a_rate_are_the_same_in_every_run():
+def test_faults_at_a_rate_are_the_same_in_every_run() -> None:
     random_faults = (Fault(kind="status", status=500), Fault(kind="status", status=503))
     runs = []
     for _ in range(2):
@@ -283,20 +280,25 @@ def test_faults_at_a_rate_are_the_same_in_every_run():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kind": "nope"}, {"kind": "abort", "phase": "body"}, {"kind": "status", "phase": "accept"}, {"kind": "truncate", "phase": "sampled"}],
-)  # fmt: skip
-def test_faults_that_make_no_sense(wrong: dict[str, Any]):
-    with pytest.raises(ValueError, match="kind must be|happens in phase"):
+    [
+        {"kind": "nope"},
+        {"kind": "abort", "phase": "body"},
+        {"kind": "status", "phase": "accept"},
+        {"kind": "truncate", "phase": "sampled"},
+    ],
+)
+def test_faults_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"kind must be|happens in phase"):
         Fault(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "tgi"}, {"prompt_start": "x"}, {"fault_rate": 0.1}, {"latency": -1.0}])
-def test_settings_that_make_no_sense(wrong: dict[str, Any]):
+def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Engine(**wrong)
 
 
-def test_a_client_that_leaves_is_noticed():
+def test_a_client_that_leaves_is_noticed() -> None:
     with simulator.running(backend="vllm", latency=30.0) as engine:
         client = Client(engine)
         client.send(headers="x-request-id: gone\r\n")
@@ -307,7 +309,7 @@ def test_a_client_that_leaves_is_noticed():
         wait_for(lambda: engine.admin.in_flight == 0)
 
 
-def test_hits_by_request_id(engine: Engine):
+def test_hits_by_request_id(engine: Engine) -> None:
     with httpx.Client(base_url=engine.url, trust_env=False) as client:
         for name in ("a", "b", "a"):
             client.post(PATH, content=BODY, headers={"content-type": "application/json", "x-request-id": name})
@@ -323,7 +325,7 @@ def test_hits_by_request_id(engine: Engine):
     assert (engine.total_requests, engine.total_sampled) == (6, 5)
 
 
-def test_the_record_is_bounded():
+def test_the_record_is_bounded() -> None:
     with simulator.running(backend="vllm", keep_records=3) as engine:
         with httpx.Client(base_url=engine.url, trust_env=False) as client:
             for _ in range(5):
@@ -333,7 +335,7 @@ def test_the_record_is_bounded():
         assert engine.calls == []
 
 
-def test_two_hundred_at_once():
+def test_two_hundred_at_once() -> None:
     async def main(engine: Engine) -> list[int]:
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(base_url=engine.url, limits=limits, timeout=60.0, trust_env=False) as client:
@@ -351,7 +353,7 @@ def test_two_hundred_at_once():
         assert len(engine.sampled()) == 200
 
 
-def test_the_async_face():
+def test_the_async_face() -> None:
     async def main() -> int:
         async with simulator.serve(backend="sglang") as engine, httpx.AsyncClient(trust_env=False) as client:
             response = await client.post(f"{engine.url}/generate", json={"input_ids": [1], "sampling_params": {}})
@@ -360,7 +362,7 @@ def test_the_async_face():
     assert asyncio.run(main()) == 200
 
 
-def test_stopping_drops_what_is_in_flight():
+def test_stopping_drops_what_is_in_flight() -> None:
     answers: list[str] = []
 
     def ask(url: str) -> None:
@@ -374,7 +376,8 @@ def test_stopping_drops_what_is_in_flight():
         thread.start()
         wait_for(lambda: engine.admin.in_flight == 1)
     thread.join(10)
-    assert answers == ["RemoteProtocolError"] or answers == ["ReadError"]
+    assert len(answers) == 1
+    assert answers[0] in {"RemoteProtocolError", "ReadError"}
 
 
 def wait_for(condition: Any) -> None:

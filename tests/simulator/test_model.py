@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from dynamo_tito.simulator.tokenizer import Tokenizer
 PROMPT = list(range(300, 340))
 
 
-def test_a_continued_prompt_continues_the_same():
+def test_a_continued_prompt_continues_the_same() -> None:
     model = Model()
     whole = model.sample(PROMPT, 50)
     part = model.sample([*PROMPT, *whole.token_ids[:20].tolist()], 30)
@@ -20,14 +22,14 @@ def test_a_continued_prompt_continues_the_same():
     np.testing.assert_array_equal(part.routed_experts, whole.routed_experts)
 
 
-def test_scoring_agrees_with_sampling():
+def test_scoring_agrees_with_sampling() -> None:
     model = Model()
     sample = model.sample(PROMPT, 25)
     ids = np.concatenate([sample.prompt_ids, sample.token_ids])
     np.testing.assert_array_equal(model.score(ids).logprobs[len(PROMPT) :], sample.logprobs)
 
 
-def test_routing_of_a_position_depends_on_what_is_before_it_only():
+def test_routing_of_a_position_depends_on_what_is_before_it_only() -> None:
     model = Model(num_layers=3, top_k=4, num_experts=60)
     ids = np.array([*PROMPT, *range(1000, 1040)])
     other = ids.copy()
@@ -39,7 +41,7 @@ def test_routing_of_a_position_depends_on_what_is_before_it_only():
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (2, 2), (60, 6), (128, 8), (256, 8), (257, 3), (65_536, 4)])
-def test_a_token_goes_to_different_experts_in_range(num_experts: int, top_k: int):
+def test_a_token_goes_to_different_experts_in_range(num_experts: int, top_k: int) -> None:
     model = Model(num_layers=3, top_k=top_k, num_experts=num_experts)
     rows = model.sample(PROMPT, 60).routed_experts
     assert rows.dtype == (np.uint8 if num_experts <= 256 else np.uint16)
@@ -48,7 +50,7 @@ def test_a_token_goes_to_different_experts_in_range(num_experts: int, top_k: int
     assert (ordered[:, :, 1:] != ordered[:, :, :-1]).all()
 
 
-def test_neighbouring_rows_and_values_differ():
+def test_neighbouring_rows_and_values_differ() -> None:
     """Data shifted by one token must not look like the right data."""
     sample = Model().sample(PROMPT, 2_000)
     rows = sample.routed_experts
@@ -59,7 +61,7 @@ def test_neighbouring_rows_and_values_differ():
 
 
 @pytest.mark.parametrize("change", ["seed", "version", "index", "request_seed"])
-def test_what_tells_samples_apart(change: str):
+def test_what_tells_samples_apart(change: str) -> None:
     base = Model().sample(PROMPT, 20)
     if change == "seed":
         other = Model(seed=1).sample(PROMPT, 20)
@@ -72,7 +74,7 @@ def test_what_tells_samples_apart(change: str):
     assert same_routing is (change in ("index", "request_seed"))
 
 
-def test_stops():
+def test_stops() -> None:
     model = Model()
     free = model.sample(PROMPT, 10)
     stop = int(free.token_ids[4])
@@ -85,7 +87,7 @@ def test_stops():
     assert len(Model(eos_rate=0.2).sample(PROMPT, 300, ignore_eos=True).token_ids) == 300
 
 
-def test_alternatives_are_ranked_and_never_the_given_token():
+def test_alternatives_are_ranked_and_never_the_given_token() -> None:
     model = Model()
     scores = model.sample(PROMPT, 200).scores
     ids, logprobs, ranks, counts = model.alternatives(scores, 4)
@@ -105,12 +107,12 @@ def test_alternatives_are_ranked_and_never_the_given_token():
 @pytest.mark.parametrize(
     "wrong", [{"top_k": 0}, {"top_k": 129}, {"num_experts": 70_000}, {"num_layers": 0}, {"vocab_size": 260}]
 )
-def test_shapes_that_make_no_sense(wrong: dict[str, int]):
+def test_shapes_that_make_no_sense(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Model(**wrong)
 
 
-def test_the_tokenizer_reads_its_own_text():
+def test_the_tokenizer_reads_its_own_text() -> None:
     tokenizer = Tokenizer(32_000)
     text = "<|im_start|>user\nh\u00e9llo \U0001f600<|im_end|>\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -120,9 +122,9 @@ def test_the_tokenizer_reads_its_own_text():
     assert tokenizer.decode([0xC3]) == "\ufffd"
 
 
-def test_the_chat_template():
+def test_the_chat_template() -> None:
     tokenizer = Tokenizer(32_000)
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]
     text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(tokenizer.apply_chat_template(messages)) == text
     open_end = tokenizer.apply_chat_template(messages, continue_final_message=True)

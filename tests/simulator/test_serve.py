@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "se
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped(stop: signal.Signals):
+def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
     with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -34,7 +34,7 @@ def test_it_serves_until_it_is_stopped(stop: signal.Signals):
             process.kill()
 
 
-def test_it_says_where_it_listens():
+def test_it_says_where_it_listens() -> None:
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -47,13 +47,13 @@ def test_it_says_where_it_listens():
 
 
 @pytest.mark.parametrize("wrong", [["--backend", "tgi"], ["--top-k", "200"], ["--port", "70000"]])
-def test_wrong_options_are_named(wrong: list[str]):
+def test_wrong_options_are_named(wrong: list[str]) -> None:
     result = CliRunner().invoke(app, ["serve", *wrong])
     assert result.exit_code == 2
     assert wrong[0].removeprefix("--").replace("-", "_")[:4] in result.output.replace("-", "_")
 
 
-def test_a_taken_port_is_an_error():
+def test_a_taken_port_is_an_error() -> None:
     with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -66,7 +66,7 @@ def test_a_taken_port_is_an_error():
             process.wait(20)
 
 
-def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path):
+def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(
         "import httpx\n"
         "seen = []\n"

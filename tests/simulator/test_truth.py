@@ -92,21 +92,25 @@ def same(completion: tito.Completion, engine: Engine, dialect: Dialect, *, start
 @pytest.mark.parametrize("num_experts", [2, 128, 512])
 @pytest.mark.parametrize("start", [None, 2, len(PROMPT) - 1])
 @pytest.mark.parametrize("name", TRIMMING)
-def test_the_answer_is_what_was_sampled(name: str, start: int | None, num_experts: int):
+def test_the_answer_is_what_was_sampled(name: str, start: int | None, num_experts: int) -> None:
     dialect = DIALECTS[name]
     with simulator.running(**dialect.settings, num_experts=num_experts, num_layers=5, top_k=2) as engine:
         body = ask(engine, dialect, count=7, start=start)
         prompt_len = len(engine.last.samples[0].prompt_ids)
-        shape = {"num_layers": 5, "top_k": 2} if dialect.bare else {}
+        shape: dict[str, Any] = {"num_layers": 5, "top_k": 2} if dialect.bare else {}
         completion = tito.decode(
-            body, wire=dialect.wire, prompt_len=prompt_len, routed_experts_prompt_start=start, require_routed_experts=True,
+            body,
+            wire=dialect.wire,
+            prompt_len=prompt_len,
+            routed_experts_prompt_start=start,
+            require_routed_experts=True,
             **shape,
-        )  # fmt: skip
+        )
         same(completion, engine, dialect, start=start or 0)
     assert len(completion.token_ids) == 7
 
 
-def test_bare_routing_through_dynamo():
+def test_bare_routing_through_dynamo() -> None:
     dialect = DIALECTS["dynamo chat bare"]
     with simulator.running(**dialect.settings) as engine:
         body = ask(engine, dialect, count=4)
@@ -117,11 +121,11 @@ def test_bare_routing_through_dynamo():
 @pytest.mark.parametrize(
     "name", [name for name in DIALECTS if DIALECTS[name].wire in ("vllm_generate", "sglang_generate")]
 )
-def test_every_choice(name: str):
+def test_every_choice(name: str) -> None:
     dialect = DIALECTS[name]
     with simulator.running(**dialect.settings) as engine:
         body = ask(engine, dialect, count=5, n=3)
-        shape = {"num_layers": 4, "top_k": 2} if dialect.bare else {}
+        shape: dict[str, Any] = {"num_layers": 4, "top_k": 2} if dialect.bare else {}
         completions = tito.decode_choices(body, wire=dialect.wire, prompt_len=len(PROMPT), **shape)
         assert len(completions) == 3
         for choice, completion in enumerate(completions):
@@ -130,7 +134,7 @@ def test_every_choice(name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in DIALECTS if DIALECTS[name].wire != "sglang_generate"])
-def test_prompt_logprobs_are_those_of_the_prompt(name: str):
+def test_prompt_logprobs_are_those_of_the_prompt(name: str) -> None:
     dialect = DIALECTS[name]
     with simulator.running(**dialect.settings) as engine:
         body = ask(engine, dialect, count=2)
@@ -146,7 +150,7 @@ def test_prompt_logprobs_are_those_of_the_prompt(name: str):
     np.testing.assert_array_equal(scored[1:], rounded[1:])
 
 
-def test_ignored_start_is_trimmed_by_the_decoder():
+def test_ignored_start_is_trimmed_by_the_decoder() -> None:
     dialect = DIALECTS["dynamo chat"]
     with simulator.running(backend="dynamo", prompt_start="ignore") as engine:
         body = ask(engine, dialect, count=3, start=4)
@@ -158,7 +162,7 @@ def test_ignored_start_is_trimmed_by_the_decoder():
 
 @pytest.mark.parametrize("by", [-1, 1])
 @pytest.mark.parametrize("name", ["dynamo chat", "dynamo generate", "vllm generate", "prime chat tokens", "sglang"])
-def test_wrong_rows_are_refused(name: str, by: int):
+def test_wrong_rows_are_refused(name: str, by: int) -> None:
     dialect = DIALECTS[name]
     with simulator.running(**dialect.settings) as engine:
         engine.inject(Fault(kind="wrong_rows", by=by))
@@ -168,7 +172,7 @@ def test_wrong_rows_are_refused(name: str, by: int):
 
 
 @pytest.mark.parametrize("name", TRIMMING)
-def test_the_same_on_every_wire_and_in_every_run(name: str):
+def test_the_same_on_every_wire_and_in_every_run(name: str) -> None:
     dialect = DIALECTS[name]
     runs = []
     for _ in range(2):
@@ -182,7 +186,7 @@ def test_the_same_on_every_wire_and_in_every_run(name: str):
             np.testing.assert_array_equal(runs[0].token_ids, engine.last.samples[0].token_ids)
 
 
-def test_64k_tokens():
+def test_64k_tokens() -> None:
     prompt = list(range(300, 700)) * 80
     dialect = DIALECTS["dynamo chat"]
     with simulator.running(**dialect.settings, num_layers=48, top_k=8) as engine:

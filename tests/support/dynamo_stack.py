@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORKER = CHECKOUT / "tools" / "dynamo" / "worker.py"
@@ -62,7 +62,7 @@ class Worker:
         fresh.rename(self.control_path)
 
     def events(self) -> list[dict[str, Any]]:
-        """All that the engine has recorded so far, oldest first; a line that is still being written is left for later."""
+        """All that the engine has recorded, oldest first; a line that is still being written is left for later."""
         lines = self.record_path.read_text().splitlines(keepends=True) if self.record_path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -77,7 +77,7 @@ class Worker:
 
 @dataclass
 class DynamoStack:
-    """The frontend and its workers. `directory` holds what install.sh made; the run's own files go to `directory`/run."""
+    """The frontend and its workers. `directory` holds what install.sh made; a run's own files go to its `run`."""
 
     directory: Path
     num_workers: int = 1
@@ -87,7 +87,7 @@ class DynamoStack:
     workers: list[Worker] = field(default_factory=list)
     _exit: ExitStack = field(default_factory=ExitStack, repr=False)
 
-    def __enter__(self) -> DynamoStack:
+    def __enter__(self) -> Self:
         self.directory = self.directory.resolve()
         self._run = self.directory / "run"
         shutil.rmtree(self._run, ignore_errors=True)

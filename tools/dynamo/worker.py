@@ -4,10 +4,13 @@ What is Dynamo's own: the runtime, discovery, the RL route registry, and the fun
 build `engine_data` (taken from the installed file; the module itself cannot be imported without vLLM). What is not: the
 engine. It samples with `dynamo_tito/simulator/model.py`, loaded by path, because this runs in Dynamo's venv.
 
-`--record` names a JSON-lines file: {"event": "request", "context_id", "request"} for each request that reaches the engine,
-{"event": "sampled", "context_id", "choices"} when it has answered, {"event": "cancelled", ...} when the frontend gave up on it.
-`--control` names a JSON file, read at each request; its keys and defaults are `CONTROL` below.
+`--record` names a JSON-lines file: {"event": "request", "context_id", "request"} for each request that reaches the
+engine, {"event": "sampled", "context_id", "prompt_ids", "choices"} when it has answered, {"event": "cancelled", ...}
+when the frontend gave up on it. `--control` names a JSON file, read at each request: see `CONTROL`.
 """
+
+# Administration routes are named for what they do, and all have one signature.
+# ruff: noqa: ARG002, D102
 
 from __future__ import annotations
 
@@ -76,14 +79,16 @@ logger = logging.getLogger("stand-in")
 def dynamo_helpers() -> dict[str, Any]:
     """The named functions of the installed `dynamo/vllm/handlers.py`."""
     common = importlib.util.find_spec("dynamo.common")
-    assert common is not None and common.origin is not None
+    if common is None or common.origin is None:
+        raise RuntimeError("ai-dynamo is not installed")
     tree = ast.parse((Path(common.origin).parent.parent / "vllm" / "handlers.py").read_text())
     body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in HELPERS]
     names: dict[str, Any] = {
         "Any": Any, "Dict": dict, "Iterator": Iterator, "Optional": Optional, "_MIN_FINITE_LOGPROB": -1e30,
         "base64": base64, "deque": deque, "logger": logger, "math": math,
     }  # fmt: skip
-    exec(compile(ast.Module(body=body, type_ignores=[]), "handlers.py", "exec"), names)
+    code = compile(ast.Module(body=body, type_ignores=[]), "handlers.py", "exec")
+    exec(code, names)  # noqa: S102 - code of the installed package, whose module cannot be imported without vLLM
     absent = [name for name in HELPERS if name not in names]
     if absent:
         raise RuntimeError(f"this version of ai-dynamo has no {', '.join(absent)}")
@@ -91,8 +96,10 @@ def dynamo_helpers() -> dict[str, Any]:
 
 
 def load_model_module(path: Path) -> Any:
+    """The hash model, from its file."""
     spec = importlib.util.spec_from_file_location("hash_model", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules["hash_model"] = module
     spec.loader.exec_module(module)
@@ -381,6 +388,7 @@ def _given_first(model: Any, scores: Any, k: int) -> list[list[tuple[int, float,
 
 
 async def main() -> None:
+    """Serve until the runtime shuts down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--model-name", default="tito-model")
@@ -406,7 +414,7 @@ async def main() -> None:
     config = ModelRuntimeConfig()
     config.context_length = args.context_length
     # What the frontend looks for before it offers /inference/v1/generate for a model.
-    config.set_engine_specific("vllm_inference_v1_generate", json.dumps(True))
+    config.set_engine_specific("vllm_inference_v1_generate", "true")
     await register_model(
         ModelInput.Tokens,
         ModelType.Chat | ModelType.Completions,

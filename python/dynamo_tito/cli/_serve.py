@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dynamo_tito.simulator import Backend, EngineConfig, PromptStart, serve as start_engine
+from dynamo_tito.simulator import Backend, EngineConfig, PromptStart
+from dynamo_tito.simulator import serve as start_engine
 
 
-def serve(
+def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
     backend: Annotated[Backend, typer.Option(help="Whose server to be.")] = "dynamo",
     port: Annotated[int, typer.Option(help="Port of the main listener; 0 takes a free one.", min=0, max=65_535)] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
