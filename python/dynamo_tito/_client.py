@@ -117,18 +117,16 @@ class _Client:
         self._limits = Limits(max_response_bytes=max_response_bytes, thread_from_bytes=thread_from_bytes)
         self._process = os.getpid()
         self._closed = False
-        self._open(
-            http,
-            http_client,
-            lambda: Wiring(
-                limits=self._limits,
-                connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
-                tls=tls_context(tls),
-                proxy=proxy_for(endpoint.root) if trust_env else None,
-            ),
+        proxy = proxy_for(endpoint.root) if trust_env else None
+        wiring = Wiring(
+            limits=self._limits,
+            connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
+            tls=tls_context(tls, endpoint.root, proxy),
+            proxy=proxy,
         )
+        self._open(http, http_client, wiring)
 
-    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+    def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
         raise NotImplementedError
 
     @property
@@ -199,7 +197,7 @@ class AsyncTitoClient(_Client):
         ValueError: an argument that makes no sense.
     """
 
-    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+    def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
         self._transport = open_async(http, client, wiring)
         self._slots = asyncio.Semaphore(self._concurrency)
         self._alone = asyncio.Lock()
@@ -347,7 +345,7 @@ class TitoClient(_Client):
     ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._transports.base.SyncTransport`.
     """
 
-    def _open(self, http: HttpLibrary, client: Any, wiring: Any) -> None:
+    def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
         self._transport = open_sync(http, client, wiring)
         self._slots = threading.Semaphore(self._concurrency)
         self._alone = threading.Lock()

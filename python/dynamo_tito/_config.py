@@ -42,9 +42,9 @@ it: a request sent into a closing connection fails without a sign whether it was
 MAX_CONCURRENCY = 2048
 """Requests in flight from one client."""
 
-POOL_SIZE = 64
-"""Connections of one httpx pool. It searches its connections for every request and every answer, so one pool of a
-thousand starves the event loop; many small ones do not."""
+POOL_SIZE = 4
+"""Connections of one httpx pool. It looks at all of its connections, each with a system call, for every request and
+every answer: with one pool of a thousand that is all the process does. A client costs 35 us, so there are many."""
 
 PREFLIGHT_TIMEOUT = 10.0
 """Seconds for the question of how long a prompt may be; without an answer the prompt is sent unchecked."""

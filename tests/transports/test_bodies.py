@@ -30,7 +30,7 @@ def body(transport: RendererTransport, prompt_ids: Any = None, **arguments: Any)
     return document
 
 
-def test_there_is_no_other_transport():
+def test_there_is_no_other_transport() -> None:
     assert set(DIALECTS) == set(TRANSPORTS)
     with pytest.raises(ValueError, match="vllm_chat takes no token ids"):
         body("vllm_chat")  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def test_there_is_no_other_transport():
 # ------------------------------------------------------------------------------------------------ plain bodies
 
 
-def test_vllm_generate():
+def test_vllm_generate() -> None:
     assert body("vllm_generate", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
         "model": "m",
         "token_ids": IDS,
@@ -47,7 +47,7 @@ def test_vllm_generate():
     }
 
 
-def test_vllm_generate_with_everything():
+def test_vllm_generate_with_everything() -> None:
     features = {"mm_hashes": {"image": ["h"]}, "mm_placeholders": {"image": [{"offset": 1, "length": 2}]}}
     assert body(
         "vllm_generate",
@@ -76,11 +76,11 @@ def test_vllm_generate_with_everything():
     }
 
 
-def test_vllm_generate_needs_no_model():
+def test_vllm_generate_needs_no_model() -> None:
     assert "model" not in body("vllm_generate", model=None)
 
 
-def test_dynamo_chat():
+def test_dynamo_chat() -> None:
     assert body("dynamo_chat", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
         "model": "m",
         "messages": [{"role": "user", "content": "(token-in mode)"}],
@@ -92,7 +92,7 @@ def test_dynamo_chat():
     }
 
 
-def test_dynamo_completions():
+def test_dynamo_completions() -> None:
     assert body("dynamo_completions", sampling_params={"max_tokens": 8, "temperature": 0.5, "logprobs": 2}) == {
         "model": "m",
         "prompt": IDS,
@@ -104,7 +104,7 @@ def test_dynamo_completions():
     }
 
 
-def test_prime_chat_tokens():
+def test_prime_chat_tokens() -> None:
     messages = [{"role": "user", "content": "hello"}]
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert body(
@@ -131,11 +131,11 @@ def test_prime_chat_tokens():
     }
 
 
-def test_prime_chat_tokens_has_a_message_even_if_none_is_given():
+def test_prime_chat_tokens_has_a_message_even_if_none_is_given() -> None:
     assert body("prime_chat_tokens")["messages"] == [{"role": "user", "content": "(token-in mode)"}]
 
 
-def test_sglang_generate():
+def test_sglang_generate() -> None:
     assert body(
         "sglang_generate",
         sampling_params={"max_tokens": 8, "min_tokens": 2, "seed": 3, "temperature": 0.5, "top_p": None, "logprobs": 2},
@@ -171,7 +171,7 @@ def test_sglang_generate():
     }
 
 
-def test_sglang_is_asked_for_routed_experts_only_if_they_are_wanted():
+def test_sglang_is_asked_for_routed_experts_only_if_they_are_wanted() -> None:
     assert "return_routed_experts" not in body("sglang_generate")
     assert body("sglang_generate", return_routed_experts=True)["return_routed_experts"] is True
 
@@ -180,7 +180,7 @@ def test_sglang_is_asked_for_routed_experts_only_if_they_are_wanted():
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
-def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTransport):
+def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTransport) -> None:
     document = body(
         transport,
         sampling_params={
@@ -207,7 +207,7 @@ def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTran
 
 @pytest.mark.parametrize("transport", DYNAMO)
 @pytest.mark.parametrize("asked", [["routed_experts"], ["routed_experts", "timing", "routed_experts"], None, []])
-def test_the_blob_is_never_asked_for_twice(transport: RendererTransport, asked: list[str] | None):
+def test_the_blob_is_never_asked_for_twice(transport: RendererTransport, asked: list[str] | None) -> None:
     fields = body(transport, extra_body={"nvext": {"extra_fields": asked}})["nvext"]["extra_fields"]
     assert fields == [name for name in dict.fromkeys(asked or []) if name != "routed_experts"] + OURS
 
@@ -223,7 +223,9 @@ def test_the_blob_is_never_asked_for_twice(transport: RendererTransport, asked: 
         {"sampling_params": {"cache_salt": "s", "priority": 5}, "extra_body": {"nvext": {"cache_salt": "loses"}}},
     ],
 )
-def test_salt_and_priority_never_reach_the_top_level_of_dynamo(transport: RendererTransport, arguments: dict[str, Any]):
+def test_salt_and_priority_never_reach_the_top_level_of_dynamo(
+    transport: RendererTransport, arguments: dict[str, Any]
+) -> None:
     document = body(transport, **arguments)
     assert "cache_salt" not in document
     assert "priority" not in document
@@ -232,12 +234,12 @@ def test_salt_and_priority_never_reach_the_top_level_of_dynamo(transport: Render
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
-def test_no_hints_unless_there_is_something_to_hint(transport: RendererTransport):
+def test_no_hints_unless_there_is_something_to_hint(transport: RendererTransport) -> None:
     assert set(body(transport)["nvext"]) <= {"extra_fields", "token_data"}
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
-def test_dynamo_gets_every_other_field_but_what_it_refuses(transport: RendererTransport):
+def test_dynamo_gets_every_other_field_but_what_it_refuses(transport: RendererTransport) -> None:
     document = body(
         transport,
         sampling_params={
@@ -262,7 +264,7 @@ def test_dynamo_gets_every_other_field_but_what_it_refuses(transport: RendererTr
     assert not unwanted & set(document)
 
 
-def test_the_budget_is_spelled_as_the_route_spells_it():
+def test_the_budget_is_spelled_as_the_route_spells_it() -> None:
     assert body("dynamo_chat", sampling_params={"max_tokens": 8, "max_completion_tokens": 9})[
         "max_completion_tokens"
     ] == (9)
@@ -288,7 +290,7 @@ def test_the_budget_is_spelled_as_the_route_spells_it():
         ({"logprobs": False}, {}, None),
     ],
 )
-def test_logprobs(given: dict[str, Any], chat: dict[str, Any], generate: int | None):
+def test_logprobs(given: dict[str, Any], chat: dict[str, Any], generate: int | None) -> None:
     for transport in ("dynamo_chat", "prime_chat_tokens"):
         document = body(transport, sampling_params=given)
         assert {key: document[key] for key in ("logprobs", "top_logprobs") if key in document} == chat
@@ -300,25 +302,25 @@ def test_logprobs(given: dict[str, Any], chat: dict[str, Any], generate: int | N
     assert "logprobs" not in sglang["sampling_params"]
 
 
-def test_openai_spelling_of_logprobs():
+def test_openai_spelling_of_logprobs() -> None:
     document = body("dynamo_chat", sampling_params={"logprobs": True, "top_logprobs": 3})
     assert (document["logprobs"], document["top_logprobs"]) == (True, 3)
 
 
-def test_the_whole_vocabulary_can_be_asked_of_vllm():
+def test_the_whole_vocabulary_can_be_asked_of_vllm() -> None:
     assert body("vllm_generate", sampling_params={"logprobs": -1})["sampling_params"]["logprobs"] == -1
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
 @pytest.mark.parametrize("count", [21, -1])
-def test_more_logprobs_than_dynamo_gives(transport: RendererTransport, count: int):
+def test_more_logprobs_than_dynamo_gives(transport: RendererTransport, count: int) -> None:
     with pytest.raises(ValueError, match=rf"logprobs is {count}; {transport} gives 0 to 20"):
         body(transport, sampling_params={"logprobs": count})
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("wrong", [1.0, "1"])
-def test_logprobs_are_counted(transport: RendererTransport, wrong: Any):
+def test_logprobs_are_counted(transport: RendererTransport, wrong: Any) -> None:
     with pytest.raises(TypeError, match="logprobs must be an integer"):
         body(transport, sampling_params={"logprobs": wrong})
 
@@ -337,7 +339,7 @@ def test_logprobs_are_counted(transport: RendererTransport, wrong: Any):
     ],
 )
 @pytest.mark.parametrize("start", [0, 1, 4, 5, None])
-def test_prompt_start(transport: RendererTransport, at: tuple[str, ...], start: int | None):
+def test_prompt_start(transport: RendererTransport, at: tuple[str, ...], start: int | None) -> None:
     for given in ({"routed_experts_prompt_start": start}, {"sampling_params": {"routed_experts_prompt_start": start}}):
         document = body(transport, **given)
         for key in at[:-1]:
@@ -348,7 +350,7 @@ def test_prompt_start(transport: RendererTransport, at: tuple[str, ...], start: 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("start", "error"), [(6, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)])
-def test_prompt_start_outside_the_prompt(transport: RendererTransport, start: Any, error: type[Exception]):
+def test_prompt_start_outside_the_prompt(transport: RendererTransport, start: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="routed_experts_prompt_start"):
         body(transport, routed_experts_prompt_start=start)
 
@@ -358,25 +360,25 @@ def test_prompt_start_outside_the_prompt(transport: RendererTransport, start: An
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("salt", ["", "x" * 129, "a@b", "a/b", "a\\b", "a\0b"])
-def test_a_salt_that_servers_refuse(transport: RendererTransport, salt: str):
+def test_a_salt_that_servers_refuse(transport: RendererTransport, salt: str) -> None:
     for arguments in ({"cache_salt": salt}, {"sampling_params": {"cache_salt": salt}}):
         with pytest.raises(ValueError, match="cache_salt must"):
             body(transport, **arguments)
 
 
-def test_a_salt_that_servers_take():
+def test_a_salt_that_servers_take() -> None:
     assert body("vllm_generate", cache_salt="x" * 128)["cache_salt"] == "x" * 128
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("priority", [1.5, True, "1"])
-def test_priority_is_an_integer(transport: RendererTransport, priority: Any):
+def test_priority_is_an_integer(transport: RendererTransport, priority: Any) -> None:
     with pytest.raises(TypeError, match="priority must be an integer"):
         body(transport, priority=priority)
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
-def test_several_samples_on_dynamo(transport: RendererTransport):
+def test_several_samples_on_dynamo(transport: RendererTransport) -> None:
     with pytest.raises(ValueError, match="n must be 1"):
         body(transport, sampling_params={"n": 2})
     assert body(transport, sampling_params={"n": 1})["n"] == 1
@@ -384,19 +386,19 @@ def test_several_samples_on_dynamo(transport: RendererTransport):
 
 @pytest.mark.parametrize("transport", DYNAMO)
 @pytest.mark.parametrize("where", ["sampling_params", "extra_body"])
-def test_logit_bias_on_dynamo(transport: RendererTransport, where: str):
+def test_logit_bias_on_dynamo(transport: RendererTransport, where: str) -> None:
     with pytest.raises(ValueError, match="logit_bias cannot be given"):
         body(transport, **{where: {"logit_bias": {"5": 1.0}}})
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_streams(transport: RendererTransport):
+def test_streams(transport: RendererTransport) -> None:
     with pytest.raises(ValueError, match="stream cannot be true"):
         body(transport, extra_body={"stream": True})
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS[1:])
-def test_features_name_the_transport_that_carries_them(transport: RendererTransport):
+def test_features_name_the_transport_that_carries_them(transport: RendererTransport) -> None:
     with pytest.raises(NotImplementedError, match="vllm_generate"):
         body(transport, features={})
 
@@ -415,13 +417,13 @@ def test_features_name_the_transport_that_carries_them(transport: RendererTransp
         ("sglang_generate", {"text": "text"}),
     ],
 )
-def test_another_prompt_beside_the_prompt(transport: RendererTransport, members: dict[str, Any]):
+def test_another_prompt_beside_the_prompt(transport: RendererTransport, members: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be given"):
         body(transport, extra_body=members)
 
 
 @pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions", "prime_chat_tokens"])
-def test_routes_that_need_a_model(transport: RendererTransport):
+def test_routes_that_need_a_model(transport: RendererTransport) -> None:
     with pytest.raises(ValueError, match="need"):
         body(transport, model=None)
 
@@ -430,7 +432,7 @@ def test_routes_that_need_a_model(transport: RendererTransport):
     ("nvext", "error"),
     [([], TypeError), ({"extra_fields": "engine_data"}, TypeError), ({"extra_fields": 3}, TypeError)],
 )
-def test_nvext_of_the_wrong_type(nvext: Any, error: type[Exception]):
+def test_nvext_of_the_wrong_type(nvext: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="nvext"):
         body("dynamo_chat", extra_body={"nvext": nvext})
 
@@ -452,7 +454,7 @@ def test_nvext_of_the_wrong_type(nvext: Any, error: type[Exception]):
     ],
     ids=lambda prompt: f"{type(prompt).__name__}-{getattr(prompt, 'dtype', '')}",
 )
-def test_prompts(transport: RendererTransport, prompt: Any):
+def test_prompts(transport: RendererTransport, prompt: Any) -> None:
     assert "[1,2,3]" in encode_request(transport, model="m", prompt_ids=prompt).decode()
 
 
@@ -479,19 +481,19 @@ def test_prompts(transport: RendererTransport, prompt: Any):
     ],
     ids=repr,
 )
-def test_what_is_no_prompt(prompt: Any, error: type[Exception]):
+def test_what_is_no_prompt(prompt: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         encode_request("vllm_generate", model="m", prompt_ids=prompt)
 
 
-def test_the_largest_id():
+def test_the_largest_id() -> None:
     assert body("vllm_generate", [0, 2**31 - 1])["token_ids"] == [0, 2**31 - 1]
 
 
 # ------------------------------------------------------------------------------------------------ what JSON can hold
 
 
-def test_numbers_and_arrays_of_numpy():
+def test_numbers_and_arrays_of_numpy() -> None:
     params = body("vllm_generate", sampling_params={"temperature": np.float32(0.5), "x": np.arange(2)})[
         "sampling_params"
     ]
@@ -499,21 +501,21 @@ def test_numbers_and_arrays_of_numpy():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_json_cannot_hold(value: float):
+def test_numbers_that_json_cannot_hold(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         body("vllm_generate", sampling_params={"temperature": value})
 
 
-def test_objects_that_json_cannot_hold():
+def test_objects_that_json_cannot_hold() -> None:
     with pytest.raises(TypeError, match="object cannot be part of a request body"):
         body("vllm_generate", sampling_params={"x": object()})
 
 
-def test_a_lone_surrogate_does_not_break_the_encoding():
+def test_a_lone_surrogate_does_not_break_the_encoding() -> None:
     assert body("vllm_generate", sampling_params={"stop": "\ud800"})["sampling_params"]["stop"] == "\ud800"
 
 
-def test_arguments_stay_as_they_were():
+def test_arguments_stay_as_they_were() -> None:
     params = {"logprobs": 2, "nvext": {"extra_fields": ["timing"], "agent_hints": {"osl": 1}}, "max_tokens": 3}
     extra = {"nvext": {"extra_fields": ["worker_id"]}, "sampling_params": {"seed": 1}}
     before = json.dumps([params, extra])
@@ -523,12 +525,12 @@ def test_arguments_stay_as_they_were():
 
 
 @pytest.mark.parametrize("name", ["sampling_params", "extra_body", "features"])
-def test_mappings(name: str):
+def test_mappings(name: str) -> None:
     with pytest.raises(TypeError, match=f"{name} must be a mapping"):
         body("vllm_generate", **{name: [1]})
 
 
 @pytest.mark.parametrize(("ids", "error"), [([-1], ValueError), ([2**31], ValueError), ([1.5], TypeError)])
-def test_stop_ids(ids: list[Any], error: type[Exception]):
+def test_stop_ids(ids: list[Any], error: type[Exception]) -> None:
     with pytest.raises(error, match="stop_token_ids"):
         body("vllm_generate", stop_token_ids=ids)

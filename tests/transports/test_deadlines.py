@@ -39,7 +39,7 @@ DAWDLING: dict[str, tuple[Answer, str]] = {
 
 
 @pytest.mark.parametrize("how", DAWDLING)
-def test_a_dawdling_server(connect: Connect, server: RawServer, recorded: Recorded, how: str):
+def test_a_dawdling_server(connect: Connect, server: RawServer, recorded: Recorded, how: str) -> None:
     answer, phase = DAWDLING[how]
     server.play(answer, reply(200, recorded("generate_basic")))
     client = connect()
@@ -55,13 +55,13 @@ def test_a_dawdling_server(connect: Connect, server: RawServer, recorded: Record
     assert len(client.generate().token_ids) == 4
 
 
-def test_the_clients_own_timeout(connect: Connect, server: RawServer):
+def test_the_clients_own_timeout(connect: Connect, server: RawServer) -> None:
     server.play([Stall()])
     with pytest.raises(TransportError, match="the deadline passed"):
         connect(timeout=0.3).generate()
 
 
-def test_a_call_may_take_longer_than_the_client_allows(connect: Connect, server: RawServer, recorded: Recorded):
+def test_a_call_may_take_longer_than_the_client_allows(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play([Pause(0.4), *reply(200, recorded("generate_basic"))])
     client = connect(timeout=0.1)
     assert len(client.generate(deadline=20.0).token_ids) == 4
@@ -69,13 +69,13 @@ def test_a_call_may_take_longer_than_the_client_allows(connect: Connect, server:
 
 
 @pytest.mark.parametrize("deadline", [0, -1, float("nan")])
-def test_deadlines_that_make_no_sense(connect: Connect, server: RawServer, deadline: float):
+def test_deadlines_that_make_no_sense(connect: Connect, server: RawServer, deadline: float) -> None:
     with pytest.raises(ValueError, match="deadline must be a positive number"):
         connect().generate(deadline=deadline)
     assert server.hits == 0
 
 
-def test_waiting_for_a_free_connection_counts(connect: Connect, server: RawServer, kind: Kind):
+def test_waiting_for_a_free_connection_counts(connect: Connect, server: RawServer) -> None:
     server.play([Stall()])
     client = connect(max_concurrency=1)
     if isinstance(client.client, AsyncTitoClient):
@@ -118,7 +118,7 @@ def _two_threads(client: Driver) -> list[TransportError]:
 @pytest.mark.parametrize(
     "answer", [[Stall()], [head(200, {"content-length": "10"}), Stall()]], ids=["before the answer", "within it"]
 )
-def test_cancelling_closes_the_connection(kind: Kind, server: RawServer, recorded: Recorded, answer: Answer):
+def test_cancelling_closes_the_connection(kind: Kind, server: RawServer, recorded: Recorded, answer: Answer) -> None:
     server.play(answer, reply(200, recorded("generate_basic")))
 
     async def leave(client: AsyncTitoClient) -> None:
@@ -138,7 +138,7 @@ def test_cancelling_closes_the_connection(kind: Kind, server: RawServer, recorde
 
 
 @pytest.mark.parametrize("kind", ["httpx", "aiohttp"])
-def test_cancelling_at_every_turn_of_the_loop(kind: Kind, server: RawServer, recorded: Recorded):
+def test_cancelling_at_every_turn_of_the_loop(kind: Kind, server: RawServer, recorded: Recorded) -> None:
     """Wherever a call is when it is cancelled, its place in the pool comes back."""
     server.play(reply(200, recorded("generate_basic")))
 
@@ -158,7 +158,7 @@ def test_cancelling_at_every_turn_of_the_loop(kind: Kind, server: RawServer, rec
         assert len(client.generate(deadline=20.0).token_ids) == 4
 
 
-def test_a_closed_client(connect: Connect, server: RawServer):
+def test_a_closed_client(connect: Connect, server: RawServer) -> None:
     client = connect()
     if isinstance(client.client, AsyncTitoClient):
         client._runner.run(client.client.aclose())
@@ -169,7 +169,7 @@ def test_a_closed_client(connect: Connect, server: RawServer):
     assert server.hits == 0
 
 
-def test_another_event_loop(server: RawServer, recorded: Recorded):
+def test_another_event_loop(server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic")))
     with Driver("httpx", server.url) as driver:
         driver.generate()

@@ -28,7 +28,7 @@ ENCODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 @pytest.mark.parametrize("how", ENCODINGS)
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-def test_compressed_answers(connect: Connect, server: RawServer, recorded: Recorded, how: str, framing: str):
+def test_compressed_answers(connect: Connect, server: RawServer, recorded: Recorded, how: str, framing: str) -> None:
     encoding, compress = ENCODINGS[how]
     body = compress(recorded("generate_basic"))
     headers = {"content-encoding": encoding}
@@ -41,14 +41,14 @@ def test_compressed_answers(connect: Connect, server: RawServer, recorded: Recor
     assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
 
-def test_a_compressed_error(connect: Connect, server: RawServer):
+def test_a_compressed_error(connect: Connect, server: RawServer) -> None:
     server.play(reply(500, gzip.compress(b'{"message":"told so"}'), headers={"content-encoding": "gzip"}))
     with pytest.raises(EngineError, match="told so"):
         connect().generate()
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 30])
-def test_compression_that_was_cut(connect: Connect, server: RawServer, recorded: Recorded, cut: int):
+def test_compression_that_was_cut(connect: Connect, server: RawServer, recorded: Recorded, cut: int) -> None:
     body = gzip.compress(recorded("generate_basic"))[:-cut]
     server.play([head(200, {"content-encoding": "gzip", "connection": "close"}) + body, Close()])
     with pytest.raises(TransportError, match="cut short") as caught:
@@ -56,19 +56,19 @@ def test_compression_that_was_cut(connect: Connect, server: RawServer, recorded:
     assert caught.value.phase == "body"
 
 
-def test_compression_that_is_none(connect: Connect, server: RawServer, recorded: Recorded):
+def test_compression_that_is_none(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic"), headers={"content-encoding": "gzip"}))
     with pytest.raises(TransportError, match="not what its content-encoding says"):
         connect().generate()
 
 
-def test_an_encoding_that_nobody_asked_for(connect: Connect, server: RawServer, recorded: Recorded):
+def test_an_encoding_that_nobody_asked_for(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic"), headers={"content-encoding": "br"}))
     with pytest.raises(TransportError, match="'br', which was not asked for"):
         connect().generate()
 
 
-def test_a_bomb(connect: Connect, server: RawServer):
+def test_a_bomb(connect: Connect, server: RawServer) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     assert len(bomb) < 100_000
     server.play(reply(200, bomb, headers={"content-encoding": "gzip"}))
@@ -76,7 +76,7 @@ def test_a_bomb(connect: Connect, server: RawServer):
         connect(max_response_bytes=1_000_000).generate()
 
 
-def test_output_that_waits_inside_the_decompressor(connect: Connect, server: RawServer):
+def test_output_that_waits_inside_the_decompressor(connect: Connect, server: RawServer) -> None:
     """Megabytes of one byte: the input is used up long before the output is out."""
     body = json.dumps({"message": " " * 5_000_000, "choices": []}).encode()
     server.play(reply(200, gzip.compress(body), headers={"content-encoding": "gzip"}))
@@ -85,7 +85,7 @@ def test_output_that_waits_inside_the_decompressor(connect: Connect, server: Raw
 
 
 @pytest.mark.parametrize("framing", ["announced", "chunks", "unannounced"])
-def test_a_body_that_is_too_large(connect: Connect, server: RawServer, recorded: Recorded, framing: str):
+def test_a_body_that_is_too_large(connect: Connect, server: RawServer, recorded: Recorded, framing: str) -> None:
     body = recorded("generate_basic")
     if framing == "announced":
         server.play(reply(200, b"", length=10**9))
@@ -101,13 +101,13 @@ def test_a_body_that_is_too_large(connect: Connect, server: RawServer, recorded:
     assert len(client.generate().token_ids) == 4
 
 
-def test_an_absurd_length(connect: Connect, server: RawServer):
+def test_an_absurd_length(connect: Connect, server: RawServer) -> None:
     server.play([head(200, {"content-length": "9" * 30}), Close()])
     with pytest.raises(TransportError):
         connect().generate()
 
 
-def test_of_an_error_only_the_beginning_is_read(connect: Connect, server: RawServer):
+def test_of_an_error_only_the_beginning_is_read(connect: Connect, server: RawServer) -> None:
     server.play([head(500, {"content-length": str(10**12)}) + b"x" * 100_000])
     with pytest.raises(EngineError):
         connect().generate(deadline=10.0)
@@ -115,13 +115,13 @@ def test_of_an_error_only_the_beginning_is_read(connect: Connect, server: RawSer
 
 
 @pytest.mark.parametrize("size", [1_000, 3_000_000])
-def test_bodies_on_both_sides_of_the_thread(connect: Connect, server: RawServer, recorded: Recorded, size: int):
+def test_bodies_on_both_sides_of_the_thread(connect: Connect, server: RawServer, recorded: Recorded, size: int) -> None:
     body = recorded("generate_basic")
     server.play(reply(200, body + b" " * size))
     assert len(connect(thread_from_bytes=100_000).generate().token_ids) == 4
 
 
 @pytest.mark.parametrize("name", ["max_response_bytes", "thread_from_bytes", "max_concurrency"])
-def test_ceilings_below_one(connect: Connect, name: str):
+def test_ceilings_below_one(connect: Connect, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1"):
         connect(**{name: 0})

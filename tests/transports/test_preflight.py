@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from dynamo_tito import _calls, _preflight
+from dynamo_tito import _calls
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._errors import OverlongPromptError
 
@@ -31,7 +32,7 @@ def client(connect: Connect, server: RawServer, recorded: Recorded) -> Driver:
 
 
 @pytest.mark.parametrize("key", ["max_model_len", "context_window"])
-def test_overlong_prompts_are_not_sent(client: Driver, server: RawServer, key: str):
+def test_overlong_prompts_are_not_sent(client: Driver, server: RawServer, key: str) -> None:
     server.models = reply(200, card(**{key: 4}))
     with pytest.raises(OverlongPromptError) as caught:
         client.generate()
@@ -39,7 +40,7 @@ def test_overlong_prompts_are_not_sent(client: Driver, server: RawServer, key: s
     assert server.hits == 0
 
 
-def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server: RawServer):
+def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server: RawServer) -> None:
     server.models = reply(200, card(max_model_len=5))
     for _ in range(3):
         client.generate()
@@ -51,7 +52,7 @@ def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server:
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_model_len": None}, {"context_window": 0}, {"max_model_len": "4"}])
-def test_a_server_that_does_not_say(client: Driver, server: RawServer, fields: dict[str, Any]):
+def test_a_server_that_does_not_say(client: Driver, server: RawServer, fields: dict[str, Any]) -> None:
     server.models = reply(200, card(**fields))
     for _ in range(2):
         client.generate()
@@ -71,7 +72,7 @@ FAILURES: dict[str, Answer] = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_question_is_asked_again_later(
     client: Driver, server: RawServer, failure: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     server.models = FAILURES[failure]
     for _ in range(3):
         client.generate()
@@ -79,15 +80,15 @@ def test_a_failed_question_is_asked_again_later(
     # Sending a GET again is harmless, and aiohttp does so by itself.
     asked = len(server.lookups)
     assert asked == 1 or (asked == 2 and failure == "reset")
-    clock = _preflight.time.monotonic
-    monkeypatch.setattr(_preflight.time, "monotonic", lambda: clock() + 31)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 31)
     server.models = reply(200, card(max_model_len=4))
     with pytest.raises(OverlongPromptError):
         client.generate(deadline=float("inf"))
     assert len(server.lookups) == asked + 1
 
 
-def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, recorded: Recorded):
+def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, recorded: Recorded) -> None:
 
     server.play(reply(200, recorded("generate_basic")))
     server.models = [Stall()]
@@ -96,7 +97,7 @@ def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, rec
         assert len(connect(preflight=True).generate(deadline=20.0).token_ids) == 4
 
 
-def test_many_at_once_ask_once(client: Driver, server: RawServer):
+def test_many_at_once_ask_once(client: Driver, server: RawServer) -> None:
     server.models = [Pause(0.2), *reply(200, card(max_model_len=100))]
     calls = 20
     if isinstance(client.client, AsyncTitoClient):
@@ -111,21 +112,21 @@ async def _together(client: AsyncTitoClient, calls: int) -> None:
     await asyncio.gather(*(client.generate(PROMPT) for _ in range(calls)))
 
 
-def test_the_model_of_the_call_counts(client: Driver, server: RawServer):
+def test_the_model_of_the_call_counts(client: Driver, server: RawServer) -> None:
     server.models = reply(200, card(max_model_len=100))
     with pytest.raises(OverlongPromptError):
         client.generate(extra_body={"model": "other"})
     assert server.hits == 0
 
 
-def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawServer):
+def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawServer) -> None:
     server.models = reply(200, {"data": [{"id": "the-one", "max_model_len": 4}]})
     with pytest.raises(OverlongPromptError):
         connect(preflight=True, model=None).generate()
     assert server.hits == 0
 
 
-def test_wrong_arguments_cost_no_question(client: Driver, server: RawServer):
+def test_wrong_arguments_cost_no_question(client: Driver, server: RawServer) -> None:
     with pytest.raises(ValueError, match="cache_salt"):
         client.generate(cache_salt="a/b")
     assert not server.lookups

@@ -61,7 +61,7 @@ def test_the_caller_sees_the_same(
     transport: RendererTransport,
     behaviour: str,
     start: int | None,
-):
+) -> None:
     dynamo = DynamoLike(recorded(BODIES[transport]), behaviour, recorded("chat_re_prompt_start_nvext"))
     server.play(dynamo)
     client = connect(transport=transport)
@@ -77,7 +77,7 @@ def test_the_caller_sees_the_same(
     assert sent == ([wanted, None, None, None] if behaviour == "refuses" and start else [wanted] * 3)
 
 
-def test_what_was_learnt_holds_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded):
+def test_what_was_learnt_holds_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     refusal = recorded("chat_re_prompt_start_nvext")
     client = connect()
     for transport in DYNAMO:
@@ -86,21 +86,21 @@ def test_what_was_learnt_holds_for_both_routes(connect: Connect, server: RawServ
     assert server.hits == 3
 
 
-def test_a_refusal_of_something_else_surfaces(connect: Connect, server: RawServer, recorded: Recorded):
+def test_a_refusal_of_something_else_surfaces(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(400, recorded("error_unknown_nvext_field")))
     with pytest.raises(UnsupportedParameterError, match="unknown field `foo`"):
         connect(transport="dynamo_chat").generate(routed_experts_prompt_start=2, extra_body={"nvext": {"foo": 1}})
     assert server.hits == 1
 
 
-def test_a_second_refusal_surfaces(connect: Connect, server: RawServer, recorded: Recorded):
+def test_a_second_refusal_surfaces(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(400, recorded("chat_re_prompt_start_nvext")), reply(400, {"message": "and that is wrong too"}))
     with pytest.raises(BadRequestError, match="and that is wrong too"):
         connect(transport="dynamo_chat").generate(routed_experts_prompt_start=2)
     assert server.hits == 2
 
 
-def test_an_answer_from_another_start_is_refused(connect: Connect, server: RawServer, recorded: Recorded):
+def test_an_answer_from_another_start_is_refused(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     document = json.loads(recorded(BODIES["dynamo_chat"]))
     document["nvext"]["engine_data"]["routed_experts"]["start"] = 1
     server.play(reply(200, document))
@@ -120,11 +120,11 @@ def test_an_answer_from_another_start_is_refused(connect: Connect, server: RawSe
         ("Invalid request", False),
     ],
 )
-def test_which_refusals_name_the_field(message: str, expected: bool):
+def test_which_refusals_name_the_field(message: str, expected: bool) -> None:
     assert names_prompt_start(json.dumps({"message": message})) is expected
 
 
-def test_generate_through_dynamo(connect: Connect, server: RawServer, recorded: Recorded):
+def test_generate_through_dynamo(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     """Its frontend refuses a start that is not within the prompt, vLLM allows the one behind it."""
     server.play(reply(200, recorded("generate_prompt_start")))
     routed = connect().generate(routed_experts_prompt_start=3, sampling_params={"logprobs": 0}).routed_experts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -29,7 +29,9 @@ OK = {"request_id": "r", "choices": [{"index": 0, "token_ids": [], "finish_reaso
 
 
 @pytest.mark.parametrize("refusal", [reply(429), reply(503, PAUSED), reply(503, NOT_READY)])
-def test_refusals_before_sampling_are_retried(connect: Connect, server: RawServer, recorded: Recorded, refusal: Answer):
+def test_refusals_before_sampling_are_retried(
+    connect: Connect, server: RawServer, recorded: Recorded, refusal: Answer
+) -> None:
     server.play(refusal, refusal, reply(200, recorded("generate_basic")))
     completion = connect(retries=QUICK).generate()
     assert completion.token_ids.tolist() == [1000, 1001, 1002, 1003]
@@ -37,14 +39,14 @@ def test_refusals_before_sampling_are_retried(connect: Connect, server: RawServe
     assert len({request.body for request in server.requests}) == 1
 
 
-def test_there_is_an_end_to_it(connect: Connect, server: RawServer):
+def test_there_is_an_end_to_it(connect: Connect, server: RawServer) -> None:
     server.play(reply(429, {"error": {"message": "busy"}}))
     with pytest.raises(OverloadedError, match="HTTP 429: busy"):
         connect(retries=QUICK).generate()
     assert server.hits == QUICK.attempts
 
 
-def test_not_at_all_if_not_wanted(connect: Connect, server: RawServer):
+def test_not_at_all_if_not_wanted(connect: Connect, server: RawServer) -> None:
     server.play(reply(429))
     with pytest.raises(OverloadedError):
         connect(retries=None).generate()
@@ -52,7 +54,7 @@ def test_not_at_all_if_not_wanted(connect: Connect, server: RawServer):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 413, 422, 499, 500, 502, 503, 504])
-def test_everything_else_surfaces_once(connect: Connect, server: RawServer, status: int):
+def test_everything_else_surfaces_once(connect: Connect, server: RawServer, status: int) -> None:
     server.play(reply(status, {"message": "Service temporarily unavailable"}), reply(200, OK))
     with pytest.raises(ServerError) as caught:
         connect(retries=QUICK).generate()
@@ -85,7 +87,7 @@ FAULTS: dict[str, tuple[Answer, str | None]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_after_sending_is_an_error_and_never_a_second_request(
     connect: Connect, server: RawServer, recorded: Recorded, fault: str
-):
+) -> None:
     answer, phase = FAULTS[fault]
     server.play(answer, reply(200, recorded("generate_basic")))
     client = connect(retries=QUICK)
@@ -101,7 +103,7 @@ def test_a_fault_after_sending_is_an_error_and_never_a_second_request(
     assert server.hits == 2
 
 
-def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawServer, recorded: Recorded):
+def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     """The request went out on it, and nobody knows whether it was read."""
     good = reply(200, recorded("generate_basic"))
     server.play(good, [Reset()], good)
@@ -114,7 +116,7 @@ def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawSe
     client.generate()
 
 
-def test_connections_that_never_came_about_are_retried(kind: Kind):
+def test_connections_that_never_came_about_are_retried(kind: Kind) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -123,7 +125,7 @@ def test_connections_that_never_came_about_are_retried(kind: Kind):
     assert caught.value.phase == "connect"
 
 
-def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded):
+def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -146,14 +148,14 @@ def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded):
             thread.join()
 
 
-def test_retry_after_is_honoured_up_to_a_cap(connect: Connect, server: RawServer, recorded: Recorded):
+def test_retry_after_is_honoured_up_to_a_cap(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(429, headers={"retry-after": "0.2"}), reply(200, recorded("generate_basic")))
     started = time.monotonic()
     connect(retries=RetryPolicy(initial=0.0, maximum=0.0, retry_after=1.0)).generate()
     assert time.monotonic() - started >= 0.2
 
 
-def test_no_wait_is_begun_that_the_deadline_would_cut(connect: Connect, server: RawServer):
+def test_no_wait_is_begun_that_the_deadline_would_cut(connect: Connect, server: RawServer) -> None:
     server.play(reply(429, headers={"retry-after": "20"}))
     with pytest.raises(OverloadedError):
         connect().generate(deadline=5.0)
@@ -163,7 +165,7 @@ def test_no_wait_is_begun_that_the_deadline_would_cut(connect: Connect, server: 
 # ------------------------------------------------------------------------------------------------ the policy alone
 
 
-def steps_of(policy: RetryPolicy, errors: list[TitoError], **options: Any) -> tuple[list[float], object]:
+def steps_of(policy: RetryPolicy, errors: Sequence[TitoError], **options: Any) -> tuple[list[float], object]:
     """The waits that a policy has between attempts that fail, and what came of it in the end."""
     left = iter(errors)
 
@@ -174,7 +176,7 @@ def steps_of(policy: RetryPolicy, errors: list[TitoError], **options: Any) -> tu
         return "done"
 
     steps = retried(policy, Patience(policy, deadline=None, rng=lambda: 1.0, **options), attempt, Sleep)
-    waits = []
+    waits: list[float] = []
     while True:
         try:
             step = next(steps)
@@ -190,24 +192,24 @@ def refused() -> TransportError:
     return TransportError("refused", phase="connect")
 
 
-def test_waits_grow_to_a_ceiling():
+def test_waits_grow_to_a_ceiling() -> None:
     policy = RetryPolicy(attempts=6, initial=1.0, maximum=3.0, budget=100.0)
     assert steps_of(policy, [refused() for _ in range(5)]) == ([1.0, 2.0, 3.0, 3.0, 3.0], "done")
 
 
-def test_the_budget_ends_it():
+def test_the_budget_ends_it() -> None:
     policy = RetryPolicy(attempts=100, initial=1.0, maximum=1.0, budget=2.5)
     errors = [refused() for _ in range(5)]
     assert steps_of(policy, errors) == ([1.0, 1.0], errors[2])
 
 
 @pytest.mark.parametrize("phase", ["send", "headers", "body"])
-def test_only_what_never_connected(phase: Any):
+def test_only_what_never_connected(phase: Any) -> None:
     error = TransportError("lost", phase=phase)
     assert steps_of(RetryPolicy(), [error]) == ([], error)
 
 
-def test_jitter_is_full():
+def test_jitter_is_full() -> None:
     policy = RetryPolicy(initial=1.0, maximum=8.0)
     waits = {Patience(policy, deadline=None).next_wait(4) for _ in range(50)}
     assert len(waits) > 40
@@ -218,11 +220,11 @@ def test_jitter_is_full():
     ("value", "expected"),
     [("3", 3.0), ("0.5", 0.5), (" 7 ", 7.0), ("-3", 0.0), ("nan", None), ("inf", None), ("soon", None), ("", None)],
 )
-def test_retry_after(value: str, expected: float | None):
+def test_retry_after(value: str, expected: float | None) -> None:
     assert retry_after({"retry-after": value}) == expected
 
 
-def test_retry_after_as_a_date():
+def test_retry_after_as_a_date() -> None:
     seconds = retry_after({"retry-after": formatdate(time.time() + 100, usegmt=True)})
     assert seconds is not None
     assert 90 < seconds <= 100
@@ -233,6 +235,6 @@ def test_retry_after_as_a_date():
 @pytest.mark.parametrize(
     "wrong", [{"attempts": 0}, {"initial": -1.0}, {"budget": float("nan")}, {"maximum": float("inf")}]
 )
-def test_policies_that_make_no_sense(wrong: dict[str, Any]):
+def test_policies_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         RetryPolicy(**wrong)

@@ -52,7 +52,7 @@ NESTED = {"error": {"message": "told so", "type": "BadRequestError", "param": No
         (b"line one\nline two", "line one line two"),
     ],
 )
-def test_what_is_said(body: bytes, said: str | None):
+def test_what_is_said(body: bytes, said: str | None) -> None:
     error = error_of(400, {}, body)
     if said is not None:
         assert str(error) == f"HTTP 400: {said}"
@@ -92,7 +92,7 @@ def test_what_is_said(body: bytes, said: str | None):
         (799, "", EngineError, False),
     ],
 )
-def test_classes(status: int, message: str, expected: type[ServerError], retryable: bool):
+def test_classes(status: int, message: str, expected: type[ServerError], retryable: bool) -> None:
     for body in (json.dumps({"message": message}), json.dumps({"error": {"message": message}}), message):
         error = error_of(status, {}, body.encode())
         assert type(error) is expected
@@ -110,7 +110,7 @@ def recorded_refusals() -> list[str]:
 
 
 @pytest.mark.parametrize("name", recorded_refusals())
-def test_recorded_refusals(name: str):
+def test_recorded_refusals(name: str) -> None:
     status, body = index()[name]["status"], (FOLDER / name).read_bytes()
     error = error_of(status, {}, body)
     assert error.status == status
@@ -121,14 +121,14 @@ def test_recorded_refusals(name: str):
     assert error.retryable is name.startswith("quarantined_")
 
 
-def test_request_ids():
+def test_request_ids() -> None:
     assert error_of(500, {"x-request-id": "header"}, b'{"request_id":"body"}', request_id="ours").request_id == "header"
     assert error_of(500, {}, b'{"request_id":"body"}', request_id="ours").request_id == "body"
     assert error_of(500, {}, b"", request_id="ours").request_id == "ours"
     assert error_of(500, {}, b'{"request_id":7}').request_id is None
 
 
-def test_over_the_wire(connect: Callable[..., Driver], server: RawServer):
+def test_over_the_wire(connect: Callable[..., Driver], server: RawServer) -> None:
     server.play(reply(400, NESTED, headers={"X-Request-Id": "r-7"}))
     with pytest.raises(BadRequestError, match="HTTP 400: told so") as caught:
         connect().generate()
@@ -140,14 +140,14 @@ def test_over_the_wire(connect: Callable[..., Driver], server: RawServer):
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
-def test_empty_bodies(connect: Callable[..., Driver], server: RawServer, status: int):
+def test_empty_bodies(connect: Callable[..., Driver], server: RawServer, status: int) -> None:
     server.play(reply(status, b"", content_type="text/plain"))
     with pytest.raises(ServerError) as caught:
         connect().generate()
     assert (caught.value.status, caught.value.body) == (status, "")
 
 
-def test_of_a_long_explanation_the_beginning_is_kept(connect: Callable[..., Driver], server: RawServer):
+def test_of_a_long_explanation_the_beginning_is_kept(connect: Callable[..., Driver], server: RawServer) -> None:
     server.play(reply(500, b"x" * 3_000_000, content_type="text/plain"))
     with pytest.raises(EngineError) as caught:
         connect().generate()
@@ -155,7 +155,7 @@ def test_of_a_long_explanation_the_beginning_is_kept(connect: Callable[..., Driv
     assert len(str(caught.value)) < 600
 
 
-def test_an_error_with_status_200(connect: Callable[..., Driver], server: RawServer):
+def test_an_error_with_status_200(connect: Callable[..., Driver], server: RawServer) -> None:
     server.play(reply(200, NESTED))
     with pytest.raises(ServerError, match="told so"):
         connect().generate()
@@ -163,7 +163,7 @@ def test_an_error_with_status_200(connect: Callable[..., Driver], server: RawSer
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(connect: Callable[..., Driver], server: RawServer, status: int):
+def test_redirects_are_not_followed(connect: Callable[..., Driver], server: RawServer, status: int) -> None:
     server.play(reply(status, b"", headers={"location": f"http://localhost:{server.port}/elsewhere"}))
     with pytest.raises(ServerError, match="redirects are not followed") as caught:
         connect(api_key="k").generate()

@@ -40,12 +40,14 @@ def transport(request: pytest.FixtureRequest) -> RendererTransport:
     return chosen
 
 
-def test_paths_are_those_of_the_servers():
+def test_paths_are_those_of_the_servers() -> None:
     assert {name: spec.path for name, spec in DIALECTS.items()} == PATHS
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
-def test_the_request_as_it_arrives(connect: Connect, server: RawServer, transport: RendererTransport, suffix: str):
+def test_the_request_as_it_arrives(
+    connect: Connect, server: RawServer, transport: RendererTransport, suffix: str
+) -> None:
     server.play(reply(400, {"error": "seen enough"}))
     arguments: dict[str, Any] = {
         "sampling_params": {"max_tokens": 3, "temperature": 0.5},
@@ -69,7 +71,7 @@ def test_the_request_as_it_arrives(connect: Connect, server: RawServer, transpor
     assert "transfer-encoding" not in headers
 
 
-def test_a_prefix_of_the_path_is_kept(connect: Connect, server: RawServer):
+def test_a_prefix_of_the_path_is_kept(connect: Connect, server: RawServer) -> None:
     server.play(reply(400, {"error": "seen enough"}))
     with pytest.raises(ServerError):
         connect(f"{server.url}/cluster-7/v1").generate()
@@ -88,7 +90,7 @@ def test_a_prefix_of_the_path_is_kept(connect: Connect, server: RawServer):
 )
 def test_session_rank_and_request_id(
     connect: Connect, server: RawServer, transport: RendererTransport, expected: dict[str, str]
-):
+) -> None:
     server.play(reply(400, {"error": "seen enough"}))
     with pytest.raises(ServerError):
         connect(transport=transport).generate(session_id="s", data_parallel_rank=3, request_id="r")
@@ -99,7 +101,7 @@ def test_session_rank_and_request_id(
         assert (body["session_id"], body["routed_dp_rank"], body["rid"]) == ("s", 3, "r")
 
 
-def test_headers_of_the_client_and_of_the_call(connect: Connect, server: RawServer):
+def test_headers_of_the_client_and_of_the_call(connect: Connect, server: RawServer) -> None:
     server.play(reply(400, {"error": "seen enough"}))
     client = connect(api_key="k", headers={"X-Team": "rl", "X-Both": "client"})
     with pytest.raises(ServerError):
@@ -109,7 +111,7 @@ def test_headers_of_the_client_and_of_the_call(connect: Connect, server: RawServ
     assert (sent["x-team"], sent["x-both"], sent["traceparent"]) == ("rl", "call", "00-a-b-01")
 
 
-def test_credentials_of_the_url_become_a_header(connect: Connect, server: RawServer):
+def test_credentials_of_the_url_become_a_header(connect: Connect, server: RawServer) -> None:
     server.play(reply(400, {"error": "seen enough"}))
     with pytest.raises(ServerError):
         connect(server.url.replace("//", "//me:p%40ss@")).generate()
@@ -118,7 +120,9 @@ def test_credentials_of_the_url_become_a_header(connect: Connect, server: RawSer
 
 @pytest.mark.parametrize("transport", sorted(ANSWERS))
 @pytest.mark.parametrize("framing", ["length", "chunks", "close"])
-def test_answers(connect: Connect, server: RawServer, recorded: Recorded, transport: RendererTransport, framing: str):
+def test_answers(
+    connect: Connect, server: RawServer, recorded: Recorded, transport: RendererTransport, framing: str
+) -> None:
     body = recorded(ANSWERS[transport])
     if framing == "length":
         server.play(reply(200, body))
@@ -136,7 +140,7 @@ def test_answers(connect: Connect, server: RawServer, recorded: Recorded, transp
     assert server.hits == 1
 
 
-def test_connections_are_kept(connect: Connect, server: RawServer, recorded: Recorded):
+def test_connections_are_kept(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic")))
     client = connect()
     for _ in range(5):
@@ -144,7 +148,7 @@ def test_connections_are_kept(connect: Connect, server: RawServer, recorded: Rec
     assert (server.hits, server.connections) == (5, 1)
 
 
-def test_the_transport_of_one_call(connect: Connect, server: RawServer, recorded: Recorded):
+def test_the_transport_of_one_call(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("chat_engine_data_logprobs")), reply(200, recorded("generate_basic")))
     client = connect(transport="vllm_generate")
     client.generate(transport="dynamo_chat")
@@ -152,7 +156,9 @@ def test_the_transport_of_one_call(connect: Connect, server: RawServer, recorded
     assert [request.path for request in server.requests] == ["/v1/chat/completions", "/inference/v1/generate"]
 
 
-def test_logprobs_are_required_unless_none_were_asked_for(connect: Connect, server: RawServer, recorded: Recorded):
+def test_logprobs_are_required_unless_none_were_asked_for(
+    connect: Connect, server: RawServer, recorded: Recorded
+) -> None:
     server.play(reply(200, recorded("chat_engine_data_no_logprobs")))
     client = connect(transport="dynamo_chat")
     with pytest.raises(MissingFieldError):
@@ -160,19 +166,19 @@ def test_logprobs_are_required_unless_none_were_asked_for(connect: Connect, serv
     assert client.generate(sampling_params={"logprobs": 0}).logprobs is None
 
 
-def test_the_answer_must_be_to_this_prompt(connect: Connect, server: RawServer, recorded: Recorded):
+def test_the_answer_must_be_to_this_prompt(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("chat_engine_data_logprobs")))
     with pytest.raises(AlignmentError):
         connect(transport="dynamo_chat").generate([1, 2, 3, 4, 6])
 
 
-def test_the_rows_must_fit_this_prompt(connect: Connect, server: RawServer, recorded: Recorded):
+def test_the_rows_must_fit_this_prompt(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic")))
     with pytest.raises(ValueError, match="rows"):
         connect().generate([1, 2, 3, 4])
 
 
-def test_absent_routing_is_an_error_if_it_is_required(connect: Connect, server: RawServer, recorded: Recorded):
+def test_absent_routing_is_an_error_if_it_is_required(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     body = json.loads(recorded("generate_basic"))
     body["choices"][0]["routed_experts"] = None
     server.play(reply(200, body))
@@ -181,7 +187,7 @@ def test_absent_routing_is_an_error_if_it_is_required(connect: Connect, server: 
         connect(require_routed_experts=True).generate()
 
 
-def test_experts_as_the_client_wants_them(connect: Connect, server: RawServer, recorded: Recorded):
+def test_experts_as_the_client_wants_them(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic")))
     native = connect(experts="native").generate().routed_experts
     assert native is not None
@@ -189,14 +195,14 @@ def test_experts_as_the_client_wants_them(connect: Connect, server: RawServer, r
     assert connect(experts="skip").generate().routed_experts is None
 
 
-def test_several_samples_are_refused_unsent(connect: Connect, server: RawServer, transport: RendererTransport):
+def test_several_samples_are_refused_unsent(connect: Connect, server: RawServer, transport: RendererTransport) -> None:
     server.play(reply(200, {}))
     with pytest.raises(ValueError, match="n "):
         connect(transport=transport).generate(sampling_params={"n": 2})
     assert server.hits == 0
 
 
-def test_routing_that_could_not_be_read_is_not_asked_for(connect: Connect, server: RawServer):
+def test_routing_that_could_not_be_read_is_not_asked_for(connect: Connect, server: RawServer) -> None:
     server.play(reply(400, {"error": {"message": "seen enough"}}))
     client = connect(transport="sglang_generate")
     with pytest.raises(ValueError, match="num_layers and top_k"):
@@ -208,5 +214,5 @@ def test_routing_that_could_not_be_read_is_not_asked_for(connect: Connect, serve
         assert server.requests[-1].json.get("return_routed_experts") is asked
 
 
-def test_the_recordings_are_where_they_are_looked_for():
+def test_the_recordings_are_where_they_are_looked_for() -> None:
     assert all((FOLDER / f"{name}.json").exists() for name in ANSWERS.values())

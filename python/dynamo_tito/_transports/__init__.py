@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from dynamo_tito._config import HttpLibrary
 
 from .base import AsyncTransport, Exchange, HttpRequest, HttpResponse, SyncTransport, Wiring
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "AsyncTransport",
@@ -24,7 +21,7 @@ __all__ = [
 ]
 
 
-def open_async(http: HttpLibrary, client: Any, wiring: Callable[[], Wiring]) -> AsyncTransport:
+def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncTransport:
     """The transport of an asynchronous client.
 
     Args:
@@ -45,17 +42,17 @@ def open_async(http: HttpLibrary, client: Any, wiring: Callable[[], Wiring]) -> 
             raise ModuleNotFoundError(
                 "http='aiohttp' needs the extra: pip install 'dynamo-tito[aiohttp]'", name=error.name
             ) from error
-        return AiohttpTransport(wiring(), client)
+        return AiohttpTransport(wiring, client)
     if client is None or _is_a(client, "httpx", "AsyncClient"):
         from .httpx import AsyncHttpxTransport  # noqa: PLC0415 - loaded when it is needed
 
-        return AsyncHttpxTransport(wiring(), client)
+        return AsyncHttpxTransport(wiring, client)
     if isinstance(client, AsyncTransport):
         return client
     raise TypeError(f"http_client must be an httpx.AsyncClient or an aiohttp.ClientSession, not {_name(client)}")
 
 
-def open_sync(http: HttpLibrary, client: Any, wiring: Callable[[], Wiring]) -> SyncTransport:
+def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> SyncTransport:
     """The transport of a blocking client.
 
     Args:
@@ -73,7 +70,7 @@ def open_sync(http: HttpLibrary, client: Any, wiring: Callable[[], Wiring]) -> S
     if client is None or _is_a(client, "httpx", "Client"):
         from .httpx import HttpxTransport  # noqa: PLC0415 - loaded when it is needed
 
-        return HttpxTransport(wiring(), client)
+        return HttpxTransport(wiring, client)
     if isinstance(client, SyncTransport):
         return client
     raise TypeError(f"http_client must be an httpx.Client, not {_name(client)}")

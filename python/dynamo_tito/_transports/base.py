@@ -1,7 +1,7 @@
 """What every transport has in common: bytes in, bytes out, our own errors.
 
-A transport carries one request and brings one whole answer. It never sends a POST twice, follows no redirect, and hands the
-body over as it was sent; whether it is complete and how large it may be is judged here, once for all HTTP libraries.
+A transport carries one request and brings one whole answer. It never sends a POST twice, follows no redirect, and takes
+the body as it was sent; whether it is complete and how large it may be is judged here, once for all HTTP libraries.
 """
 
 from __future__ import annotations

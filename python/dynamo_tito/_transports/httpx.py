@@ -8,6 +8,7 @@ with every read, so blocking connections get a network backend that knows the de
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,15 +24,7 @@ from .base import Exchange, HttpResponse, Receiver, Wiring, failure_of
 if TYPE_CHECKING:
     import ssl
 
-    from typing_extensions import override
-
     from dynamo_tito._errors import TransportPhase
-else:
-
-    def override(method: Callable[..., Any]) -> Callable[..., Any]:
-        """typing.override, which Python has from 3.12 on."""
-        return method
-
 
 _Client = TypeVar("_Client", bound="httpx.Client | httpx.AsyncClient")
 
@@ -89,7 +82,7 @@ class AsyncHttpxTransport:
         pools = self._pools
         client = pools.take()
         try:
-            request = _request(client, exchange, trace, pools.timeout)
+            request = pools.request(client, exchange, trace, pools.timeout)
             response = await client.send(request, stream=True, follow_redirects=False)
             exchange.phase = "body"
             try:
@@ -136,7 +129,8 @@ class HttpxTransport:
         token = _deadline.set(exchange.deadline)
         try:
             timeout = _timeout(pools.wiring, exchange.deadline)
-            response = client.send(_request(client, exchange, trace, timeout), stream=True, follow_redirects=False)
+            request = pools.request(client, exchange, trace, timeout)
+            response = client.send(request, stream=True, follow_redirects=False)
             exchange.phase = "body"
             try:
                 receiver = _receiver(response, exchange, pools.wiring)
@@ -198,6 +192,16 @@ class _Pools(Generic[_Client]):
         if self._given is None:
             self._free.append(client)
 
+    def request(
+        self, client: _Client, exchange: Exchange, trace: Callable[..., Any], timeout: httpx.Timeout
+    ) -> httpx.Request:
+        """The request in httpx's terms. A client of the caller's adds what it was set up to add."""
+        request = exchange.request
+        url, headers, content = _url(request.url), dict(request.headers), request.content or None
+        extensions = {"trace": trace, "timeout": timeout.as_dict()}
+        make = httpx.Request if self._given is None else client.build_request
+        return make(request.method, url, headers=headers, content=content, extensions=extensions)
+
     def owned(self) -> list[_Client]:
         """The clients to close; they are forgotten."""
         with self._growing:
@@ -211,7 +215,6 @@ class _DeadlineTransport(httpx.BaseTransport):
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
 
-    @override
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = httpcore.URL(
             scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
@@ -229,7 +232,6 @@ class _DeadlineTransport(httpx.BaseTransport):
         stream = _Stream(response)
         return httpx.Response(response.status, headers=response.headers, stream=stream, extensions=response.extensions)
 
-    @override
     def close(self) -> None:
         self._pool.close()
 
@@ -238,11 +240,9 @@ class _Stream(httpx.SyncByteStream):
     def __init__(self, response: httpcore.Response) -> None:
         self._response = response
 
-    @override
     def __iter__(self) -> Iterator[bytes]:
         yield from self._response.iter_stream()
 
-    @override
     def close(self) -> None:
         self._response.close()
 
@@ -253,7 +253,6 @@ class _DeadlineBackend(httpcore.NetworkBackend):
     def __init__(self) -> None:
         self._backend = httpcore.SyncBackend()
 
-    @override
     def connect_tcp(
         self,
         host: str,
@@ -265,7 +264,6 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         left = _remaining(timeout, httpcore.ConnectTimeout)
         return _DeadlineStream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
 
-    @override
     def sleep(self, seconds: float) -> None:
         self._backend.sleep(seconds)
 
@@ -274,28 +272,23 @@ class _DeadlineStream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
-    @override
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._stream.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
 
-    @override
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _WRITE_STEP):
             step = buffer[start : start + _WRITE_STEP]
             self._stream.write(step, _remaining(timeout, httpcore.WriteTimeout))
 
-    @override
     def close(self) -> None:
         self._stream.close()
 
-    @override
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         left = _remaining(timeout, httpcore.ConnectTimeout)
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
 
-    @override
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
@@ -341,18 +334,10 @@ def _timeout(wiring: Wiring, deadline: float | None) -> httpx.Timeout:
     return httpx.Timeout(left, connect=connect)
 
 
-def _request(
-    client: httpx.Client | httpx.AsyncClient, exchange: Exchange, trace: Callable[..., Any], timeout: httpx.Timeout
-) -> httpx.Request:
-    request = exchange.request
-    return client.build_request(
-        request.method,
-        request.url,
-        headers=dict(request.headers),
-        content=request.content or None,
-        timeout=timeout,
-        extensions={"trace": trace},
-    )
+@functools.lru_cache(maxsize=64)
+def _url(url: str) -> httpx.URL:
+    """Parsed once: a client has a handful of addresses."""
+    return httpx.URL(url)
 
 
 def _receiver(response: httpx.Response, exchange: Exchange, wiring: Wiring) -> Receiver:
