@@ -115,7 +115,7 @@ def __getattr__(name: str) -> Any:
     submodule = _LAZY.get(name)
     if submodule is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{submodule}", __name__), name)
+    value = _public(getattr(import_module(f".{submodule}", __name__), name))
     globals()[name] = value
     return value
 
@@ -124,9 +124,13 @@ def __dir__() -> list[str]:
     return sorted(globals().keys() | _LAZY.keys())
 
 
-# Tracebacks, documentation and pickles show the public address of a class, not the file that it happens to be in.
-for _name in __all__:
-    _value = globals().get(_name)
-    if isinstance(_value, type):
-        _value.__module__ = __name__
-del _name, _value
+def _public(value: Any) -> Any:
+    """Tracebacks, documentation and pickles show the public address of a class, not the file it happens to be in."""
+    if isinstance(value, type):
+        value.__module__ = __name__
+    return value
+
+
+for _name in set(__all__) - _LAZY.keys():
+    _public(globals()[_name])
+del _name

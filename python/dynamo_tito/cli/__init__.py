@@ -17,15 +17,11 @@ app = typer.Typer(
     help="Token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes break long lines, in help, in errors and in pipes
     pretty_exceptions_enable=False,
 )
 app.command()(decode)
 app.command()(serve)
-
-
-@app.callback()
-def _group() -> None:
-    """Makes ``decode`` a subcommand even while it is the only one."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import typer
 import dynamo_tito as tito
 from dynamo_tito._types import ExpertsMode, FinalRow, MissingLogprob, Wire
 
-from ._report import as_json, as_table
+from ._report import as_json, as_table, printable
 
 _STDIN = Path("-")
 
@@ -19,14 +19,7 @@ _STDIN = Path("-")
 def decode(  # a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
-        typer.Argument(
-            help="Saved response bodies; - for standard input.",
-            metavar="FILE...",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
-        ),
+        typer.Argument(help="Saved response bodies; - for standard input.", metavar="FILE"),
     ],
     wire: Annotated[Wire, typer.Option(help=f"Who answered: {', '.join(get_args(Wire))}.", metavar="NAME")],
     prompt_len: Annotated[
@@ -56,7 +49,7 @@ def decode(  # a parameter per option is how typer reads the command line
 ) -> None:
     """Show what saved responses hold: counts, dtypes, shapes, sources, first and last values.
 
-    Exits with status 1 if a response is refused; the reason is one line on standard error.
+    The status is 1 if a response cannot be read or is refused; the reason is one line on standard error.
     """
     options: dict[str, Any] = {
         "prompt_len": prompt_len,
@@ -70,19 +63,26 @@ def decode(  # a parameter per option is how typer reads the command line
         "require_routed_experts": require_routed_experts,
     }
     show = as_json if json else as_table
-    refused = False
+    failed = False
     for file in files:
         name = "stdin" if file == _STDIN else str(file)
-        body = sys.stdin.buffer.read() if file == _STDIN else file.read_bytes()
         try:
+            body = sys.stdin.buffer.read() if file == _STDIN else file.read_bytes()
             completions = tito.decode_choices(body, wire=wire, **options)
+        except OSError as error:
+            _complain(f"{name}: {error.strerror}")
+            failed = True
         except tito.TitoError as error:
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-            refused = True
+            _complain(f"{name}: {type(error).__name__}: {error}")
+            failed = True
         except ValueError as error:
             # A plain ValueError asks for an option: routed experts that do not say their own shape, for example.
             raise typer.BadParameter(f"{name}: {error}") from error
         else:
             show(name, wire, len(body), completions)
-    if refused:
+    if failed:
         raise typer.Exit(1)
+
+
+def _complain(line: str) -> None:
+    print(printable(line), file=sys.stderr)

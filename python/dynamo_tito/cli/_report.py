@@ -16,26 +16,30 @@ from rich.text import Text
 
 import dynamo_tito as tito
 
-_ENDS = 3
+_ENDS = 2
 """Values shown from either end of an array."""
 
 
 class _Row(NamedTuple):
+    """One array."""
+
     name: str
     holds: str
-    values: str = ""
-    source: str = ""
+    values: str
+    source: str
+
+
+def printable(text: str) -> str:
+    """The text without what could steer a terminal: a server chose it."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def as_table(name: str, wire: str, size: int, completions: Sequence[tito.Completion]) -> None:
-    """Print one table per choice: as wide as it needs in a pipe, fitted to the terminal otherwise."""
+    """Print one table per choice: fitted to a terminal, as wide as it needs in a pipe."""
+    show = _rich if sys.stdout.isatty() else _plain
     for completion in completions:
-        title = f"{name}  {wire}, {size:,} bytes, choice {completion.index}"
-        rows = [*_rows(completion)]
-        if sys.stdout.isatty():
-            _rich(title, rows)
-        else:
-            _plain(title, rows)
+        title = f"{name}: choice {completion.index} of {wire}, {size:,} bytes"
+        show(title, [*_arrays(completion)], dict(_facts(completion)))
 
 
 def as_json(name: str, wire: str, size: int, completions: Sequence[tito.Completion]) -> None:
@@ -45,59 +49,67 @@ def as_json(name: str, wire: str, size: int, completions: Sequence[tito.Completi
         print(json.dumps(summary, allow_nan=False))
 
 
-def _plain(title: str, rows: Sequence[_Row]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _plain(title: str, arrays: Sequence[_Row], facts: dict[str, str]) -> None:
+    widths = [max(map(len, column)) for column in zip(*arrays, strict=True)]
+    widths[0] = max(widths[0], *map(len, facts))
     print(title)
-    for row in rows:
+    for row in arrays:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name, fact in facts.items():
+        print(f"  {name.ljust(widths[0])}  {fact}")
 
 
-def _rich(title: str, rows: Sequence[_Row]) -> None:
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, style in (("field", "bold"), ("holds", "cyan"), ("values", ""), ("source", "dim")):
+def _rich(title: str, arrays: Sequence[_Row], facts: dict[str, str]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, style in (("array", "bold"), ("holds", "cyan"), ("first … last", ""), ("from", "dim")):
         table.add_column(heading, style=style, overflow="fold")
-    for row in rows:
+    for row in arrays:
         table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def _rows(completion: tito.Completion) -> Iterator[_Row]:
-    for row in _arrays(completion):
-        yield row._replace(source=completion.sources.get(row.name, ""))
-    yield from _facts(completion)
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        grid.add_row(Text(name, style="bold"), Text(fact))
+    Console().print(Text(title, style="bold"), table, grid, sep="\n")
 
 
 def _arrays(completion: tito.Completion) -> Iterator[_Row]:
+    for name, holds, values in _columns(completion):
+        yield _Row(name, holds, values, completion.sources.get(name, ""))
+
+
+def _columns(completion: tito.Completion) -> Iterator[tuple[str, str, str]]:
     for name in ("token_ids", "logprobs", "prompt_token_ids"):
         array = getattr(completion, name)
         if array is not None:
-            yield _Row(name, _shape(array), _ends(array))
+            yield name, _shape(array), _ends(array)
     if (top := completion.top_logprobs) is not None:
-        yield _Row("top_logprobs", _ragged(top), _ends(top.token_ids))
+        yield "top_logprobs", _ragged(top), _ends(top.token_ids)
     if (prompt := completion.prompt_logprobs) is not None:
-        yield _Row("prompt_logprobs", _shape(prompt.logprobs), _ends(prompt.logprobs))
-        yield _Row("", _ragged(prompt.top), _ends(prompt.top.token_ids))
+        yield "prompt_logprobs", _shape(prompt.logprobs), _ends(prompt.logprobs)
+        yield "prompt_logprobs.top", _ragged(prompt.top), _ends(prompt.top.token_ids)
     elif "prompt_logprobs" in completion.sources:
-        yield _Row("prompt_logprobs", "not read")
+        yield "prompt_logprobs", "not read", ""
     if (routed := completion.routed_experts) is not None:
-        yield _Row("routed_experts", _shape(routed.array), _ends(routed.array.reshape(-1)))
-        whole = "complete" if routed.complete else "fewer rows than tokens call for"
-        yield _Row("", f"start {routed.start}, {routed.wire_dtype} on the wire, {whole}")
+        yield "routed_experts", _shape(routed.array), _ends(routed.array.reshape(-1))
+    elif "routed_experts" in completion.sources:
+        yield "routed_experts", "not read", ""
     if (mask := completion.sampling_mask) is not None:
-        yield _Row("sampling_mask", _ragged(mask), _ends(mask.token_ids))
+        yield "sampling_mask", _ragged(mask), _ends(mask.token_ids)
 
 
-def _facts(completion: tito.Completion) -> Iterator[_Row]:
+def _facts(completion: tito.Completion) -> Iterator[tuple[str, str]]:
+    if (routed := completion.routed_experts) is not None:
+        whole = "complete" if routed.complete else "fewer rows than tokens call for"
+        yield "routing", f"from position {routed.start}, {routed.wire_dtype} on the wire, {whole}"
     finish, raw = completion.finish_reason, completion.finish_reason_raw
-    yield _Row("finish_reason", finish or "none", "" if raw == finish else f"{raw!r} on the wire")
+    yield "finish_reason", printable(finish or "none") + ("" if raw == finish else f" ({raw!r} on the wire)")
     if completion.stop_reason is not None:
-        yield _Row("stop_reason", repr(completion.stop_reason))
-    yield _Row("aborted", {True: "yes", False: "no", None: "the wire cannot tell"}[completion.aborted])
-    yield _Row("request_id", completion.request_id or "none")
+        yield "stop_reason", repr(completion.stop_reason)
+    yield "aborted", {True: "yes", False: "no", None: "the wire cannot tell"}[completion.aborted]
+    yield "request_id", printable(completion.request_id or "none")
     for name in ("usage", "weight_versions"):
         value = getattr(completion, name)
         if value is not None:
-            yield _Row(name, json.dumps(value))
+            yield name, json.dumps(value)
 
 
 def _summary(completion: tito.Completion) -> dict[str, Any]:
