@@ -5,7 +5,7 @@ use super::readers;
 use super::structure::{Channel, Choice, Usage, first};
 use super::{StopReason, Value};
 use crate::limits::MAX_METADATA;
-use crate::{Class, Error, Options, Result};
+use crate::{Class, Error, Options, Result, Wire};
 
 /// (e) of one completion.
 pub(super) struct Read {
@@ -31,19 +31,23 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         Usage::Counts(counts) => reader.counts(counts)?,
     };
 
-    let (plain, detailed, stop_reason);
-    if choice.triples.is_some() {
-        (plain, stop_reason) = reader.finish_object(metadata.finish_reason.found())?;
-        detailed = None;
+    let sglang = options.wire == Wire::SglangGenerate;
+    let finish_reason = metadata.finish_reason.found();
+    let mut plain = None;
+    if sglang {
+        reader.value(finish_reason, "an object", |n| n.as_object().is_some())?;
     } else {
-        plain = reader.text(metadata.finish_reason.found())?;
-        let channel = metadata.detailed_finish_reason.as_ref();
-        detailed = reader.text(channel.and_then(Channel::found))?;
-        stop_reason = reader.stop_reason(first(&metadata.stop_reason))?;
+        plain = reader.text(finish_reason)?;
     }
+    let detailed = metadata.detailed_finish_reason.as_ref();
+    let detailed = reader.text(detailed.and_then(Channel::found))?;
+    let stop_reason_at = first(&metadata.stop_reason);
+    let stop_value = reader.value(stop_reason_at, "a string or an integer", |n| {
+        n.as_text().is_some() || n.as_integer().is_some()
+    })?;
 
-    let versions = reader.value(metadata.weight_versions.found(), "an array", |node| {
-        node.as_array().is_some()
+    let versions = reader.value(metadata.weight_versions.found(), "an array", |n| {
+        n.as_array().is_some()
     })?;
     let weight_versions = match (versions, &metadata.weight_version) {
         (Some(versions), _) => Some(versions),
@@ -53,6 +57,18 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         }
         (None, None) => None,
     };
+
+    // All fields are read; now for what they say.
+    let mut stop_reason = None;
+    if let (Some(value), Some((path, node))) = (stop_value, stop_reason_at) {
+        let fits = as_stop_reason(value).ok_or_else(|| no_value(path, node))?;
+        stop_reason = Some(fits);
+    }
+    if let (true, Some((path, node))) = (sglang, finish_reason) {
+        plain = Some(type_of(path, node)?);
+        let matched = node.get("matched").and_then(value);
+        stop_reason = matched.and_then(as_stop_reason);
+    }
 
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");
     let abort = is_abort(&plain) || is_abort(&detailed);
@@ -142,37 +158,20 @@ impl Reader {
         }
         Ok((!usage.is_empty()).then_some(Value::Map(usage)))
     }
+}
 
-    fn stop_reason(&mut self, found: Found<'_, '_>) -> Result<Option<StopReason>> {
-        let value = self.value(found, "a string or an integer", |node| {
-            node.as_text().is_some() || node.as_integer().is_some()
-        })?;
-        match (value, found) {
-            // Not of i64.
-            (Some(Value::Uint(_)), Some((path, node))) => Err(no_value(path, node)),
-            (value, _) => Ok(value.and_then(stop_reason)),
-        }
+/// Of SGLang's `{type, matched, …}`.
+fn type_of(path: &str, node: &Node) -> Result<String> {
+    let twice = |key| node.as_object().is_some_and(|m| times(m, key) > 1);
+    if twice("type") || twice("matched") {
+        return Err(readers::duplicate_key(path, node.start));
     }
-
-    /// SGLang's `{type, matched, …}`.
-    fn finish_object(
-        &mut self,
-        found: Found<'_, '_>,
-    ) -> Result<(Option<String>, Option<StopReason>)> {
-        self.value(found, "an object", |node| node.as_object().is_some())?;
-        let Some((path, node)) = found else {
-            return Ok((None, None));
-        };
-        let twice = |key| node.as_object().is_some_and(|m| times(m, key) > 1);
-        if twice("type") || twice("matched") {
-            return Err(readers::duplicate_key(path, node.start));
-        }
-        let Some(reason) = node.get("type").and_then(Node::as_text) else {
+    match node.get("type").and_then(Node::as_text) {
+        Some(reason) => Ok(reason.value.clone()),
+        None => {
             let message = "the finish reason has no type";
-            return Err(malformed("type", path, node, message.to_owned()));
-        };
-        let matched = node.get("matched").and_then(value).and_then(stop_reason);
-        Ok((Some(reason.value.clone()), matched))
+            Err(malformed("type", path, node, message.to_owned()))
+        }
     }
 }
 
@@ -189,7 +188,7 @@ fn no_value(path: &str, node: &Node) -> Error {
     malformed("metadata", path, node, message.to_owned())
 }
 
-fn stop_reason(value: Value) -> Option<StopReason> {
+fn as_stop_reason(value: Value) -> Option<StopReason> {
     match value {
         Value::Text(text) => Some(StopReason::Text(text)),
         Value::Int(token) => Some(StopReason::Token(token)),

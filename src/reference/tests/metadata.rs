@@ -445,6 +445,24 @@ fn metadata_is_judged_in_its_order() {
 }
 
 #[test]
+fn what_the_metadata_says_is_judged_when_all_of_it_is_read() {
+    let body = generate(
+        "",
+        r#""stop_reason":9223372036854775808,"weight_versions":§1,"#,
+    );
+    malformed(
+        &options(GENERATE),
+        &body,
+        "type",
+        "choices[0].weight_versions",
+    );
+    for reason in [r#"{"type":7}"#, "{}", r#"{"type":"stop","type":"stop"}"#] {
+        let body = sglang(&format!(r#""finish_reason":{reason},"weight_version":§1"#));
+        malformed(&lenient(SGLANG), &body, "type", "meta_info.weight_version");
+    }
+}
+
+#[test]
 fn metadata_has_a_ceiling() {
     // Quotes count: the bytes of the values in the body.
     let long = |n: usize| format!("\"{}\"", "x".repeat(n - 2));
