@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
@@ -30,43 +31,47 @@ __all__ = [
 ]
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """JSON text that is written as it is."""
+    """JSON that is written as it is, in one piece or several."""
 
-    text: str
+    pieces: tuple[bytes, ...]
 
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8; NaN and infinities are an error."""
-    parts: list[str] = []
+    parts: list[bytes] = []
     _write(value, parts)
-    return "".join(parts).encode()
+    return b"".join(parts)
 
 
-def _write(value: Any, parts: list[str]) -> None:
+def _write(value: Any, parts: list[bytes]) -> None:
     if isinstance(value, Raw):
-        parts.append(value.text)
+        parts.extend(value.pieces)
     elif isinstance(value, dict):
-        parts.append("{")
-        for number, (key, item) in enumerate(value.items()):
-            parts.append(f"{',' if number else ''}{json.dumps(key)}:")
+        before = b"{"
+        for key, item in value.items():
+            parts.append(before + encode_basestring(key).encode() + b":")
+            before = b","
             _write(item, parts)
-        parts.append("}")
+        parts.append(b"}" if value else b"{}")
     elif isinstance(value, list) and any(isinstance(item, dict | Raw) for item in value):
-        parts.append("[")
-        for number, item in enumerate(value):
-            if number:
-                parts.append(",")
+        before = b"["
+        for item in value:
+            parts.append(before)
+            before = b","
             _write(item, parts)
-        parts.append("]")
+        parts.append(b"]")
     else:
-        parts.append(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+        parts.append(_ENCODER.encode(value).encode())
 
 
 def array_of(items: Iterable[str]) -> Raw:
     """A JSON array of elements that are JSON text already."""
-    return Raw("[" + ",".join(items) + "]")
+    return Raw((b"[", ",".join(items).encode(), b"]"))
 
 
 def f64_text(values: NDArray[np.float64]) -> list[str]:
@@ -86,26 +91,27 @@ def f32_wide_text(values: NDArray[np.float64]) -> list[str]:
 
 def ids(values: NDArray[np.int64]) -> Raw:
     """A list of token ids."""
-    return Raw("[" + ",".join(map(str, values.tolist())) + "]")
+    return array_of(map(str, values.tolist()))
 
 
 def routing_object(rows: NDArray[np.generic], start: int) -> dict[str, Any]:
     """`{data, shape, start, dtype}`: base64 of the raw little-endian rows."""
-    return {
-        "data": Raw('"' + base64.b64encode(rows.tobytes()).decode() + '"'),
-        "shape": list(rows.shape),
-        "start": start,
-        "dtype": str(rows.dtype),
-    }
+    return {"data": _base64(rows), "shape": list(rows.shape), "start": start, "dtype": str(rows.dtype)}
 
 
 def routing_npy(rows: NDArray[np.generic]) -> Raw:
     """A string that holds an .npy file in base64."""
     file = io.BytesIO()
     np.save(file, rows, allow_pickle=False)
-    return Raw('"' + base64.b64encode(file.getbuffer()).decode() + '"')
+    return Raw((b'"', base64.b64encode(file.getbuffer()), b'"'))
 
 
 def routing_bare(rows: NDArray[np.generic]) -> Raw:
     """A string of base64: int32 rows without a header."""
-    return Raw('"' + base64.b64encode(rows.astype("<i4").tobytes()).decode() + '"')
+    return _base64(rows.astype("<i4"))
+
+
+def _base64(rows: NDArray[np.generic]) -> Raw:
+    # A view of the bytes where there are any: memoryview casts no empty arrays.
+    data = np.ascontiguousarray(rows).data.cast("B") if rows.size else b""
+    return Raw((b'"', base64.b64encode(data), b'"'))

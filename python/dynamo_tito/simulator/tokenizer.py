@@ -50,6 +50,13 @@ class Tokenizer:
         skipped = self._special_text if skip_special else {}
         return b"".join(self.token_bytes(token) for token in ids if token not in skipped).decode(errors="replace")
 
+    @staticmethod
+    @lru_cache(maxsize=1 << 16)
+    def placeholder(token: int) -> tuple[str, str]:
+        """`piece` of the text `token_id:N`, which stands for a token where a server has no text."""
+        name = f"token_id:{token}"
+        return f'"{name}"', json.dumps(list(name.encode()), separators=(",", ":"))
+
     def _piece(self, token: int) -> tuple[str, str]:
         """(JSON string of the token's text, JSON array of its bytes)."""
         data = self.token_bytes(token)

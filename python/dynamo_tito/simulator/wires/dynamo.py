@@ -346,9 +346,11 @@ class DynamoApp(App):
         return self.reply(document)
 
     def _token_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
+        placeholder = self.engine.tokenizer.placeholder
+
         def entry(item: Entry) -> str:
-            name = f"token_id:{item[0]}"
-            return f'"token":"{name}","logprob":{item[1]},"bytes":[{",".join(map(str, name.encode()))}]'
+            name, data = placeholder(item[0])
+            return f'"token":{name},"logprob":{item[1]},"bytes":{data}'
 
         def content(row: list[Entry]) -> str:
             return f'{{{entry(row[0])},"top_logprobs":[{",".join(f"{{{entry(item)}}}" for item in row)}]}}'

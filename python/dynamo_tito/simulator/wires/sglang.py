@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynamo_tito.simulator.calls import App, Ask, Call, EngineError, Route
-from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_bare
+from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_bare
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
 
@@ -170,7 +170,7 @@ class SglangApp(App):
         top = integer(document, "top_logprobs_num", 0)
         model = self.engine.model
         triple = self._triples(texts=texts)
-        info: dict[str, Any] = {"input_token_logprobs": Raw("[]")}
+        info: dict[str, Any] = {"input_token_logprobs": []}
         begin = integer(document, "logprob_start_len", -1, low=-1)
         if begin >= 0:
             rows = prompt_entries(model, sample.prompt_ids, sample.version, 0, f32_wide_text)[begin:]

@@ -302,17 +302,15 @@ class VllmApp(VllmAdminRoutes, App):
         tokenizer = self.engine.tokenizer
         placeholders = bool(document.get("return_tokens_as_token_ids"))
 
-        def named(token: int) -> tuple[str, str]:
-            return (f'"token_id:{token}"', tokenizer.piece(token)[1]) if placeholders else tokenizer.piece(token)
-
         def top(item: Entry) -> str:
-            text, data = named(item[0])
-            if placeholders:  # here the bytes are those of the placeholder
-                data = "[" + ",".join(map(str, text[1:-1].encode())) + "]"
+            # A placeholder's bytes are its own here; the entry above them has those of the token.
+            text, data = tokenizer.placeholder(item[0]) if placeholders else tokenizer.piece(item[0])
             return f'{{"token":{text},"logprob":{item[1]},"bytes":{data}}}'
 
         def content(row: list[Entry]) -> str:
-            text, data = named(row[0][0])
+            text, data = tokenizer.piece(row[0][0])
+            if placeholders:
+                text = tokenizer.placeholder(row[0][0])[0]
             tops = ",".join(map(top, row[:k]))
             return f'{{"token":{text},"logprob":{row[0][1]},"bytes":{data},"top_logprobs":[{tops}]}}'
 
