@@ -3,7 +3,7 @@
 use super::base64::Element;
 use super::blob::Blob;
 use crate::error::{Class, Error, Result};
-use crate::json::{Cursor, Kind, Text};
+use crate::json::{Cursor, Kind, Reader, Stop, Text};
 
 /// Routed experts as they stand in the body. Paths of errors are relative to the field.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Container {
                 Ok(Container::Text { at, blob })
             }
             Kind::Object if !presence_only => {
-                let object = cursor.field(|cursor| Object::read(cursor).map_err(Into::into))?;
+                let object = cursor.field::<Object>()?;
                 Ok(Container::Object { at, object })
             }
             _ => {
@@ -68,8 +68,16 @@ impl Container {
     }
 }
 
+impl Reader for Object {
+    type Value = Self;
+
+    fn read(cursor: &mut Cursor<'_>) -> std::result::Result<Self, Stop> {
+        Self::members(cursor).map_err(Stop::from)
+    }
+}
+
 impl Object {
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
+    fn members(cursor: &mut Cursor<'_>) -> Result<Self> {
         let at = cursor.pos;
         let (mut data, mut shape, mut start, mut dtype) = (None, None, 0, Element::U8);
         let mut seen = 0u8;

@@ -89,6 +89,9 @@ impl<'a> Cursor<'a> {
     /// Steps over white space.
     #[inline(always)]
     pub(crate) fn space(&mut self) {
+        if self.byte().is_some_and(|byte| byte > b' ') {
+            return;
+        }
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.byte() {
             self.pos += 1;
         }
@@ -160,6 +163,12 @@ impl<'a> Cursor<'a> {
     pub(crate) fn entered(&mut self) {
         debug_assert!(self.depth < MAX_DEPTH);
         self.depth += 1;
+    }
+
+    /// Takes an [`entered`](Self::entered) back.
+    #[inline(always)]
+    pub(crate) fn left(&mut self) {
+        self.depth -= 1;
     }
 
     /// Steps over a closing bracket.

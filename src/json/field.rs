@@ -13,6 +13,15 @@ pub(crate) enum Stop {
     Field(Box<Error>),
 }
 
+/// A typed reader of one kind of value.
+pub(crate) trait Reader {
+    /// What it makes of the value.
+    type Value;
+
+    /// Reads the value at the cursor. `#[inline(always)]` where it is worth compiling for the processor at hand.
+    fn read(cursor: &mut Cursor<'_>) -> std::result::Result<Self::Value, Stop>;
+}
+
 impl From<Error> for Stop {
     #[cold]
     fn from(error: Error) -> Self {
@@ -51,12 +60,9 @@ impl<'a> Cursor<'a> {
     /// Reads one value through a typed reader. The outer error is the document's (not JSON at all), the inner one the field's.
     ///
     /// A reader that stops is never the judge of syntax: the value is read again, strictly.
-    pub(crate) fn field<T>(
-        &mut self,
-        reader: impl FnOnce(&mut Self) -> std::result::Result<T, Stop>,
-    ) -> Result<Result<T>> {
+    pub(crate) fn field<R: Reader>(&mut self) -> Result<Result<R::Value>> {
         let (start, depth) = (self.pos, self.depth);
-        match reader(self) {
+        match super::tuned::read::<R>(self) {
             Ok(value) => {
                 self.depth = depth;
                 Ok(Ok(value))

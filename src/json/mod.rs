@@ -10,10 +10,11 @@ mod metadata;
 mod number;
 mod skip;
 mod string;
+mod tuned;
 mod vector;
 
 pub(crate) use cursor::{Cursor, Kind};
-pub(crate) use field::{Stop, misfit};
+pub(crate) use field::{Reader, Stop, misfit};
 pub(crate) use metadata::{Metadata, Value};
 pub(crate) use number::canonical_id;
 pub(crate) use string::Text;

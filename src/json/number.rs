@@ -91,8 +91,9 @@ impl Cursor<'_> {
     /// The number at `pos`, correctly rounded; steps behind it. None where it is no number. May be infinite.
     #[inline(always)]
     pub(crate) fn double(&mut self) -> Option<f64> {
-        let (value, end) =
-            fast_double(self.bytes, self.pos).or_else(|| slow_double(self.bytes, self.pos))?;
+        let (value, end) = usual_double(self.bytes, self.pos)
+            .or_else(|| any_double(self.bytes, self.pos))
+            .or_else(|| exact_double(self.bytes, self.pos))?;
         self.pos = end;
         Some(value)
     }
@@ -106,7 +107,7 @@ pub(crate) fn canonical_id(text: &[u8]) -> Option<i32> {
 }
 
 #[cold]
-fn slow_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
+fn exact_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     let end = number_end(bytes, pos).ok()?;
     let text = std::str::from_utf8(&bytes[pos..end]).ok()?;
     Some((text.parse().ok()?, end))
@@ -154,91 +155,111 @@ const fn powers_of_five() -> [(u64, i32); 2 * MAX_POWER as usize + 1] {
     table
 }
 
-/// A number of up to 19 significant digits and a small exponent. None where it is anything else, or where
-/// 64 bits of the power of five do not decide the rounding (two in a thousand).
-#[inline(always)]
-fn fast_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
-    let mut at = pos;
-    let negative = *bytes.get(at)? == b'-';
-    at += usize::from(negative);
-    let first = at;
-    let mut mantissa = 0u64;
-    while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-        mantissa = mantissa
-            .wrapping_mul(10)
-            .wrapping_add(u64::from(digit - b'0'));
-        at += 1;
+/// Powers of ten of up to 16 fraction digits.
+const TENS: [u64; 17] = {
+    let mut tens = [1; 17];
+    let mut n = 1;
+    while n < 17 {
+        tens[n] = 10 * tens[n - 1];
+        n += 1;
     }
-    let whole = at - first;
-    if whole == 0 || (whole > 1 && bytes[first] == b'0') {
+    tens
+};
+
+/// A number as engines write log-probabilities: one digit, a point, up to 19 digits, perhaps an exponent, well before the
+/// end of the body. None where it is anything else.
+#[inline(always)]
+fn usual_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
+    let window = bytes.get(pos..)?.first_chunk::<32>()?;
+    let negative = window[0] == b'-';
+    let sign = usize::from(negative);
+    let whole = u64::from(window[sign].wrapping_sub(b'0'));
+    if whole > 9 || window[sign + 1] != b'.' {
         return None;
     }
-    let mut fraction = 0;
-    if bytes.get(at) == Some(&b'.') {
-        at += 1;
-        let start = at;
-        while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-            let x = u64::from_le_bytes(*chunk) ^ ZEROS;
-            let n = leading_digits(x);
-            if n >= 8 {
-                mantissa = mantissa
-                    .wrapping_mul(100_000_000)
-                    .wrapping_add(eight_digits(x));
-                at += 8;
-                continue;
+    let point = sign + 1;
+    let low = u64::from_le_bytes(*window[point + 1..].first_chunk()?) ^ ZEROS;
+    let high = u64::from_le_bytes(*window[point + 9..].first_chunk()?) ^ ZEROS;
+    let mut digits = leading_digits(low) as usize;
+    let mut mantissa = whole;
+    if digits == 8 {
+        digits += leading_digits(high) as usize;
+    }
+    if digits == 16 {
+        mantissa = whole * TENS[16] + eight_digits(low) * TENS[8] + eight_digits(high);
+        while let digit @ 0..=9 = window[point + 1 + digits].wrapping_sub(b'0') {
+            // A u64 holds 19 digits.
+            if digits == 18 + usize::from(whole == 0) {
+                return None;
             }
-            if n > 0 {
-                const TENS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
-                mantissa = mantissa
-                    .wrapping_mul(TENS[n as usize])
-                    .wrapping_add(eight_digits(x << (64 - 8 * n)));
-                at += n as usize;
-            }
-            break;
+            mantissa = mantissa * 10 + u64::from(digit);
+            digits += 1;
         }
-        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            mantissa = mantissa
-                .wrapping_mul(10)
-                .wrapping_add(u64::from(digit - b'0'));
-            at += 1;
-        }
-        fraction = at - start;
-        if fraction == 0 {
+    } else {
+        if digits == 0 {
             return None;
         }
+        // What is no digit goes out at the top; zeros come in at the bottom, which is the front of the text.
+        let both = (u128::from(low) | u128::from(high) << 64) << (8 * (16 - digits));
+        let fraction = eight_digits(both as u64) * TENS[8] + eight_digits((both >> 64) as u64);
+        mantissa = mantissa * TENS[digits] + fraction;
     }
-    if whole + fraction > 19 {
-        // Leading zeros do not count: 0.00012345678901234567 has 17 significant digits.
-        let zeros = bytes[first..at]
-            .iter()
-            .take_while(|b| matches!(b, b'0' | b'.'))
-            .count();
-        let significant = whole + fraction - zeros.saturating_sub(usize::from(zeros > whole));
-        if significant > 19 {
-            return None;
-        }
-    }
-    let mut exponent = -(i32::try_from(fraction).ok()?);
-    if let Some(b'e' | b'E') = bytes.get(at) {
-        at += 1;
-        let minus = bytes.get(at) == Some(&b'-');
-        at += usize::from(minus || bytes.get(at) == Some(&b'+'));
-        let start = at;
-        let mut written = 0i32;
-        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            written = written * 10 + i32::from(digit - b'0');
-            at += 1;
-            if at > start + 3 {
+    let mut exponent = -(digits as i32);
+    let mut end = point + 1 + digits;
+    if window[end] | 0x20 == b'e' {
+        let minus = window[end + 1] == b'-';
+        end += 1 + usize::from(minus || window[end + 1] == b'+');
+        let mut written = 0;
+        let first = end;
+        while let digit @ 0..=9 = window[end].wrapping_sub(b'0') {
+            written = written * 10 + i32::from(digit);
+            end += 1;
+            if end > first + 3 {
                 return None;
             }
         }
-        if at == start {
+        if end == first {
             return None;
         }
         exponent += if minus { -written } else { written };
     }
     let magnitude = scale(mantissa, exponent)?;
-    Some((if negative { -magnitude } else { magnitude }, at))
+    Some((if negative { -magnitude } else { magnitude }, pos + end))
+}
+
+/// A number of up to 19 significant digits and a small exponent, in any spelling. None where it is anything else, or where
+/// 64 bits of the power of five do not decide the rounding (two in a thousand).
+#[inline(never)]
+fn any_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
+    let end = number_end(bytes, pos).ok()?;
+    let text = &bytes[pos..end];
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    let (mut mantissa, mut exponent) = (0u64, 0i32);
+    let mut fraction = false;
+    for (i, &byte) in unsigned.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if mantissa >= TENS[16] * 100 => return None,
+            b'0'..=b'9' => {
+                mantissa = mantissa * 10 + u64::from(byte - b'0');
+                exponent -= i32::from(fraction);
+            }
+            b'.' => fraction = true,
+            _ => {
+                let written = std::str::from_utf8(&unsigned[i + 1..]).ok()?;
+                exponent = exponent.checked_add(written.parse::<i32>().ok()?)?;
+                break;
+            }
+        }
+    }
+    let magnitude = scale(mantissa, exponent)?;
+    Some((
+        if text.len() > unsigned.len() {
+            -magnitude
+        } else {
+            magnitude
+        },
+        end,
+    ))
 }
 
 /// `mantissa * 10^exponent`, correctly rounded. None where it cannot tell.

@@ -29,7 +29,10 @@ impl Cursor<'_> {
                 }
                 Some(b'[') => {
                     self.open()?;
-                    if self.peek() == Some(b']') {
+                    if let Some(end) = small_integers_end(&self.bytes[self.pos..]) {
+                        self.pos += end;
+                        self.depth -= 1;
+                    } else if self.peek() == Some(b']') {
                         self.close();
                     } else {
                         in_object <<= 1;
@@ -94,6 +97,29 @@ impl Cursor<'_> {
     }
 }
 
+/// Where a compact list of integers of up to three digits ends, such as the UTF-8 bytes that come with every logprob.
+/// `text` begins behind its bracket. None where it is anything else, which may well be JSON.
+#[inline]
+fn small_integers_end(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let window = text.get(at..)?.first_chunk::<4>()?;
+        let digits = window
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        if digits == 0 || digits == 4 || (digits > 1 && window[0] == b'0') {
+            return None;
+        }
+        at += digits + 1;
+        match window[digits] {
+            b',' => {}
+            b']' => return Some(at),
+            _ => return None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +175,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn accepts_the_lists_that_serde_json_accepts(body in r#"\[[0-9,\]. -]{0,12}"#) {
+            let body = format!("{body}  ]");
+            let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&body).is_ok();
+            prop_assert_eq!(whole(body.as_bytes()).is_ok(), theirs, "{}", body);
+        }
+
         #[test]
         fn accepts_what_serde_json_accepts(body in r#"[\[\]{},:"\\a-c0-2.eE+ tnul-]{0,24}"#) {
             let ours = whole(body.as_bytes()).is_ok();

@@ -78,7 +78,7 @@ impl Body {
     fn append(&self, py: Python<'_>, chunk: &Bound<'_, PyAny>) -> PyResult<()> {
         let frozen =
             || PyValueError::new_err("the body is frozen: it has been decoded or exported");
-        let mut append = |bytes: &[u8]| match &mut *self.lock() {
+        let append = |bytes: &[u8]| match &mut *self.lock() {
             State::Growing(buffer) => buffer
                 .extend_from_slice(bytes)
                 .map_err(|out| no_memory(py, out)),

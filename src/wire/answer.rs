@@ -189,7 +189,7 @@ fn index(choice: &Choice, position: usize, at: usize, body: &[u8], earlier: &[u3
         None => (position as u32, at),
         Some(span) => {
             let mut cursor = Cursor::at(body, span.start);
-            let index = cursor.field(|cursor| list::id(cursor, String::new))?;
+            let index = cursor.field::<list::Id>()?;
             (
                 index.map_err(|error| error.under(&path()))? as u32,
                 span.start,

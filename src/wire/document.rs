@@ -220,18 +220,18 @@ impl<'a> Walk<'a> {
                     document.nvext = walk.part(cursor, "nvext", Kind::Object, Self::nvext)?
                 }
                 "prompt_token_ids" if wire == Wire::SglangGenerate => {
-                    element.prompt_token_ids = Field::now(cursor, list::ids)?
+                    element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
                 }
-                "prompt_token_ids" => document.prompt_token_ids = Field::now(cursor, list::ids)?,
+                "prompt_token_ids" => document.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
                 "prompt_logprobs" if wire.is_dynamo() => {
                     document.prompt_logprobs = Field::later(cursor)?
                 }
                 "prompt_logprobs" => {
-                    document.prompt_logprobs = Field::now(cursor, prompt::entries)?
+                    document.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
                 }
                 "usage" => document.usage = Span::read(cursor)?,
                 "id" | "request_id" => document.request_id = Span::read(cursor)?,
-                "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
+                "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
                 "meta_info" => element.meta_info = walk.meta_info(cursor, "meta_info")?,
                 _ => unreachable!("{name}"),
             }
@@ -298,8 +298,10 @@ impl<'a> Walk<'a> {
             let mut element = Element::default();
             walk.object(cursor, path, NAMES, |walk, cursor, name| {
                 match name {
-                    "output_ids" => element.output_ids = Field::now(cursor, list::ids)?,
-                    "prompt_token_ids" => element.prompt_token_ids = Field::now(cursor, list::ids)?,
+                    "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
+                    "prompt_token_ids" => {
+                        element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
+                    }
                     _ => {
                         element.meta_info = walk.meta_info(cursor, &format!("{path}.meta_info"))?
                     }
@@ -335,16 +337,16 @@ impl<'a> Walk<'a> {
                     "weight_version" => meta.weight_version = Span::read(cursor)?,
                     "weight_versions" => meta.weight_versions = Span::read(cursor)?,
                     "output_token_logprobs" => {
-                        meta.output_token_logprobs = Field::now(cursor, list::triples)?
+                        meta.output_token_logprobs = Field::now::<list::Triples>(cursor)?
                     }
                     "output_top_logprobs" => {
-                        meta.output_top_logprobs = Field::now(cursor, super::top::rows)?
+                        meta.output_top_logprobs = Field::now::<super::top::TopRows>(cursor)?
                     }
                     "input_token_logprobs" => {
-                        meta.input_token_logprobs = Field::now(cursor, list::triples)?
+                        meta.input_token_logprobs = Field::now::<list::Triples>(cursor)?
                     }
                     "output_token_sampling_mask" => {
-                        meta.sampling_mask = Field::now(cursor, list::id_lists)?
+                        meta.sampling_mask = Field::now::<list::IdLists>(cursor)?
                     }
                     "routed_experts" => meta.routed_experts = walk.experts(cursor)?,
                     count => {
@@ -393,12 +395,12 @@ impl<'a> Walk<'a> {
                 match name {
                     "index" => choice.index = Span::read(cursor)?,
                     "token_ids" if wire.is_dynamo() => choice.token_ids = Field::later(cursor)?,
-                    "token_ids" => choice.token_ids = Field::now(cursor, list::ids)?,
+                    "token_ids" => choice.token_ids = Field::now::<list::Ids>(cursor)?,
                     "logprobs" => choice.logprobs = walk.logprobs(cursor, wire, path)?,
                     "finish_reason" => choice.finish_reason = Span::read(cursor)?,
                     "stop_reason" => choice.stop_reason = Span::read(cursor)?,
                     "weight_versions" => choice.weight_versions = Span::read(cursor)?,
-                    "sampling_mask" => choice.sampling_mask = Field::now(cursor, list::id_lists)?,
+                    "sampling_mask" => choice.sampling_mask = Field::now::<list::IdLists>(cursor)?,
                     "routed_experts" => choice.routed_experts = walk.experts(cursor)?,
                     _ => unreachable!("{name}"),
                 }
@@ -423,9 +425,9 @@ impl<'a> Walk<'a> {
             let mut logprobs = Logprobs::default();
             walk.object(cursor, &path, names, |_, cursor, name| {
                 match name {
-                    "content" => logprobs.content = Field::now(cursor, entries::content)?,
+                    "content" => logprobs.content = Field::now::<entries::Content>(cursor)?,
                     "token_logprobs" => {
-                        logprobs.token_logprobs = Field::now(cursor, list::numbers)?
+                        logprobs.token_logprobs = Field::now::<list::Numbers>(cursor)?
                     }
                     _ => logprobs.tokens = Span::read(cursor)?,
                 }
@@ -476,15 +478,17 @@ impl<'a> Walk<'a> {
         self.object(cursor, "nvext.engine_data", NAMES, |walk, cursor, name| {
             match name {
                 "completion_token_ids" => {
-                    data.completion_token_ids = Field::now(cursor, list::ids)?
+                    data.completion_token_ids = Field::now::<list::Ids>(cursor)?
                 }
                 "completion_logprobs" => {
-                    data.completion_logprobs = Field::now(cursor, list::numbers)?
+                    data.completion_logprobs = Field::now::<list::Numbers>(cursor)?
                 }
-                "prompt_token_ids" => data.prompt_token_ids = Field::now(cursor, list::ids)?,
-                "prompt_logprobs" => data.prompt_logprobs = Field::now(cursor, prompt::entries)?,
+                "prompt_token_ids" => data.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
+                "prompt_logprobs" => {
+                    data.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
+                }
                 "routed_experts" => data.routed_experts = walk.experts(cursor)?,
-                "sampling_mask" => data.sampling_mask = Field::now(cursor, list::id_lists)?,
+                "sampling_mask" => data.sampling_mask = Field::now::<list::IdLists>(cursor)?,
                 _ => {
                     let at = cursor.pos;
                     cursor.skip_value()?;

@@ -5,7 +5,7 @@
 //! `{"token":" a","logprob":-0.1,"token_id":7,"bytes":[32,97],"top_logprobs":[{"token":" a","logprob":-0.1,"bytes":[32,97]}]}`.
 
 use crate::error::{Class, Error};
-use crate::json::{Cursor, Stop, canonical_id, misfit};
+use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::evidence::is_sentinel;
@@ -41,70 +41,90 @@ pub(super) struct Top {
 
 impl Top {
     /// Ends position `position`.
-    #[inline]
+    #[inline(always)]
     fn end(&mut self, position: usize) -> Read<()> {
         if self.offsets.is_empty() {
             if self.ids.is_empty() {
                 return Ok(());
             }
-            for _ in 0..=position {
-                self.offsets.push(0)?;
-            }
+            self.begin(position)?;
         }
         self.offsets.push(self.ids.len() as i64)?;
         Ok(())
     }
-}
 
-/// Reads a `content` list.
-pub(super) fn content(cursor: &mut Cursor<'_>) -> Read<Content> {
-    let mut content = Content::default();
-    elements(cursor, String::new, |cursor| {
-        let position = content.names.len();
-        let top = &mut content.top;
-        let entry = entry::<false>(
-            cursor,
-            |key| path(position, None, key),
-            |cursor| {
-                elements(
-                    cursor,
-                    || path(position, None, "top_logprobs"),
-                    |cursor| {
-                        let first = top.offsets.as_slice().last().map_or(0, |&at| at as usize);
-                        let index = top.ids.len() - first;
-                        let entry = entry::<true>(
-                            cursor,
-                            |key| path(position, Some(index), key),
-                            |_| Err(Stop::Syntax),
-                        )?;
-                        top.text_only |= entry.name < 0;
-                        top.ids.push(entry.name)?;
-                        top.logprobs.push(entry.logprob)?;
-                        Ok(())
-                    },
-                )
-            },
-        )?;
-        top.end(position)?;
-        content.names.push(entry.name)?;
-        content.logprobs.push(entry.logprob)?;
+    /// Position `position` is the first that has alternatives.
+    #[cold]
+    fn begin(&mut self, position: usize) -> Read<()> {
+        for _ in 0..=position {
+            self.offsets.push(0)?;
+        }
         Ok(())
-    })?;
-    Ok(content)
+    }
 }
 
-/// The path of a key of an entry (or of the entry, for ""), relative to the list.
-#[cold]
-fn path(position: usize, alternative: Option<usize>, key: &str) -> String {
-    let mut path = format!("[{position}]");
-    if let Some(index) = alternative {
-        path.push_str(&format!(".top_logprobs[{index}]"));
+impl Reader for Content {
+    type Value = Self;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let mut content = Content::default();
+        elements!(cursor, String::new(), {
+            let place = Place {
+                position: content.names.len(),
+                alternative: None,
+            };
+            let entry = entry::<false>(cursor, place, &mut content.top)?;
+            content.top.end(place.position)?;
+            content.names.push(entry.name)?;
+            content.logprobs.push(entry.logprob)?;
+        });
+        Ok(content)
     }
-    if !key.is_empty() {
-        path.push('.');
-        path.push_str(key);
+}
+
+/// Reads the `top_logprobs` of a position.
+#[inline(always)]
+fn alternatives(cursor: &mut Cursor<'_>, position: usize, top: &mut Top) -> Read<()> {
+    let first = top.offsets.as_slice().last().map_or(0, |&at| at as usize);
+    let whole = Place {
+        position,
+        alternative: None,
+    };
+    elements!(cursor, whole.path("top_logprobs"), {
+        let place = Place {
+            position,
+            alternative: Some(top.ids.len() - first),
+        };
+        let entry = entry::<true>(cursor, place, top)?;
+        top.text_only |= entry.name < 0;
+        top.ids.push(entry.name)?;
+        top.logprobs.push(entry.logprob)?;
+    });
+    Ok(())
+}
+
+/// Which entry is being read.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: usize,
+    alternative: Option<usize>,
+}
+
+impl Place {
+    /// The path of a key of the entry (or of the entry, for ""), relative to the list.
+    #[cold]
+    fn path(self, key: &str) -> String {
+        let mut path = format!("[{}]", self.position);
+        if let Some(index) = self.alternative {
+            path.push_str(&format!(".top_logprobs[{index}]"));
+        }
+        if !key.is_empty() {
+            path.push('.');
+            path.push_str(key);
+        }
+        path
     }
-    path
 }
 
 /// One entry, or one alternative.
@@ -113,29 +133,99 @@ struct Entry {
     logprob: f64,
 }
 
-/// Reads an entry. `alternatives` reads its `top_logprobs`; an alternative (`TOP`) has none, and may have null for a logprob.
+/// Reads an entry, and its alternatives into `top`. An alternative (`TOP`) has none itself, and may have null for a logprob.
 #[inline(always)]
-fn entry<'a, const TOP: bool>(
-    cursor: &mut Cursor<'a>,
-    path: impl Fn(&str) -> String,
-    mut alternatives: impl FnMut(&mut Cursor<'a>) -> Read<()>,
-) -> Read<Entry> {
+fn entry<const TOP: bool>(cursor: &mut Cursor<'_>, place: Place, top: &mut Top) -> Read<Entry> {
     let at = cursor.pos;
-    let mut members = Members::default();
-    if members.usual::<TOP>(cursor) {
-        cursor.entered();
-    } else {
-        members = Members::default();
+    let Some(usual) = usual(cursor) else {
         cursor.pos = at;
+        return any::<TOP>(cursor, at, None, place, top);
+    };
+    let mut seen = Key::Logprob.bit();
+    let _ = cursor.eat(b",\"bytes\":null");
+    if !TOP && cursor.eat(b",\"top_logprobs\":") {
+        seen |= Key::TopLogprobs.bit();
+        if !cursor.eat(b"null") {
+            cursor.entered();
+            alternatives(cursor, place.position, top)?;
+            cursor.left();
+        }
+    }
+    if cursor.eat(b"}") {
+        let logprob = if TOP {
+            known(usual.logprob)
+        } else {
+            usual.logprob
+        };
+        return Ok(Entry {
+            name: usual.name,
+            logprob,
+        });
+    }
+    let (token, token_id, bit) = if usual.by_token {
+        (usual.name, UNNAMED, Key::Token.bit())
+    } else {
+        (UNNAMED, usual.name, Key::TokenId.bit())
+    };
+    let members = Members {
+        token,
+        token_id,
+        logprob: Some(usual.logprob),
+        seen: seen | bit,
+    };
+    any::<TOP>(cursor, at, Some(members), place, top)
+}
+
+/// The first members as vLLM, prime-rl's server and Dynamo's generate write them.
+struct Usual {
+    name: i32,
+    logprob: f64,
+    /// The name stood in `token`, not in `token_id`.
+    by_token: bool,
+}
+
+/// Reads the brace, the name and the logprob. None (and the cursor anywhere) where they are written in another way.
+#[inline(always)]
+fn usual(cursor: &mut Cursor<'_>) -> Option<Usual> {
+    let by_token = cursor.eat(b"{\"token\":\"token_id:");
+    if !by_token && !cursor.eat(b"{\"token_id\":") {
+        return None;
+    }
+    let name = cursor.short_id()?;
+    if by_token && !cursor.eat(b"\"") || !cursor.eat(b",\"logprob\":") {
+        return None;
+    }
+    let logprob = cursor.double().filter(|value| value.is_finite())?;
+    Some(Usual {
+        name,
+        logprob,
+        by_token,
+    })
+}
+
+/// Reads an entry of any spelling, or what is left of one whose first members have been read.
+#[inline(never)]
+fn any<const TOP: bool>(
+    cursor: &mut Cursor<'_>,
+    at: usize,
+    begun: Option<Members>,
+    place: Place,
+    top: &mut Top,
+) -> Read<Entry> {
+    let mut members = Members::default();
+    if let Some(begun) = begun {
+        cursor.entered();
+        members = begun;
+    } else {
         if cursor.byte() != Some(b'{') {
-            return Err(misfit(cursor, path(""), "an object"));
+            return Err(misfit(cursor, place.path(""), "an object"));
         }
         cursor.open()?;
         if cursor.peek() == Some(b'}') {
             cursor.close();
-            return Err(without_logprob(path("logprob"), at));
+            return Err(without_logprob(place.path("logprob"), at));
         }
-        members.read::<TOP>(cursor, &path, &mut alternatives)?;
+        members.read::<TOP>(cursor, place, top)?;
     }
     loop {
         // Compact documents have no white space here.
@@ -148,21 +238,31 @@ fn entry<'a, const TOP: bool>(
             Some(b'}') => break,
             _ => return Err(Stop::Syntax),
         }
-        members.read::<TOP>(cursor, &path, &mut alternatives)?;
+        members.read::<TOP>(cursor, place, top)?;
     }
     cursor.close();
-    let Some(mut logprob) = members.logprob else {
-        return Err(without_logprob(path("logprob"), at));
+    let Some(logprob) = members.logprob else {
+        return Err(without_logprob(place.path("logprob"), at));
     };
-    if TOP && is_sentinel(logprob) {
-        logprob = f64::NAN;
-    }
     let name = match (members.token, members.token_id) {
         (UNNAMED, other) | (other, UNNAMED) => other,
         (one, other) if one == other => one,
         _ => CONFLICT,
     };
-    Ok(Entry { name, logprob })
+    Ok(Entry {
+        name,
+        logprob: if TOP { known(logprob) } else { logprob },
+    })
+}
+
+/// An alternative's value: NaN for a sentinel.
+#[inline(always)]
+fn known(logprob: f64) -> f64 {
+    if is_sentinel(logprob) {
+        f64::NAN
+    } else {
+        logprob
+    }
 }
 
 /// The members of an entry so far.
@@ -186,47 +286,13 @@ impl Default for Members {
 }
 
 impl Members {
-    /// The brace and the first members as vLLM, prime-rl's server and Dynamo's generate write them. False (and anywhere) where it is not that.
-    #[inline(always)]
-    fn usual<const TOP: bool>(&mut self, cursor: &mut Cursor<'_>) -> bool {
-        let known = if cursor.eat(b"{\"token\":\"token_id:") {
-            let Some(id) = cursor.short_id() else {
-                return false;
-            };
-            self.token = id;
-            self.seen = Key::Token.bit() | Key::Logprob.bit();
-            cursor.eat(b"\",\"logprob\":")
-        } else if cursor.eat(b"{\"token_id\":") {
-            let Some(id) = cursor.short_id() else {
-                return false;
-            };
-            self.token_id = id;
-            self.seen = Key::TokenId.bit() | Key::Logprob.bit();
-            cursor.eat(b",\"logprob\":")
-        } else {
-            false
-        };
-        if !known {
-            return false;
-        }
-        self.logprob = cursor.double().filter(|value| value.is_finite());
-        if self.logprob.is_none() {
-            return false;
-        }
-        let _ = cursor.eat(b",\"bytes\":null");
-        if !TOP && cursor.eat(b",\"top_logprobs\":[]") {
-            self.seen |= Key::TopLogprobs.bit();
-        }
-        true
-    }
-
     /// One member.
-    #[inline(always)]
-    fn read<'a, const TOP: bool>(
+    #[inline]
+    fn read<const TOP: bool>(
         &mut self,
-        cursor: &mut Cursor<'a>,
-        path: impl Fn(&str) -> String,
-        mut alternatives: impl FnMut(&mut Cursor<'a>) -> Read<()>,
+        cursor: &mut Cursor<'_>,
+        place: Place,
+        top: &mut Top,
     ) -> Read<()> {
         if cursor.peek() != Some(b'"') {
             return Err(Stop::Syntax);
@@ -234,17 +300,17 @@ impl Members {
         let key_at = cursor.pos;
         let key = Key::read::<TOP>(cursor)?;
         if self.seen & key.bit() != 0 {
-            return Err(repeated(path(key.name()), key_at));
+            return Err(repeated(place.path(key.name()), key_at));
         }
         self.seen |= key.bit();
         match key {
-            Key::Token => self.token = token_name(cursor, &path)?,
+            Key::Token => self.token = token_name(cursor, place)?,
             Key::TokenId if cursor.eat(b"null") => {}
-            Key::TokenId => self.token_id = id(cursor, || path("token_id"))?,
+            Key::TokenId => self.token_id = id(cursor, || place.path("token_id"))?,
             Key::Logprob if TOP && cursor.eat(b"null") => self.logprob = Some(f64::NAN),
-            Key::Logprob => self.logprob = Some(number(cursor, || path("logprob"))?),
+            Key::Logprob => self.logprob = Some(number(cursor, || place.path("logprob"))?),
             Key::TopLogprobs if cursor.eat(b"null") => {}
-            Key::TopLogprobs => alternatives(cursor)?,
+            Key::TopLogprobs => alternatives(cursor, place.position, top)?,
             Key::Other if cursor.eat(b"null") => {}
             Key::Other => cursor.skip_value()?,
         }
@@ -278,7 +344,7 @@ pub(super) fn without_logprob(path: String, at: usize) -> Stop {
 
 /// Reads the value of `token`: the id that `token_id:N` names, or [`UNNAMED`] for other text and null.
 #[inline(always)]
-fn token_name(cursor: &mut Cursor<'_>, path: impl Fn(&str) -> String) -> Read<i32> {
+fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
     let start = cursor.pos;
     if cursor.eat(b"\"token_id:") {
         if let Some(id) = cursor.short_id() {
@@ -293,7 +359,7 @@ fn token_name(cursor: &mut Cursor<'_>, path: impl Fn(&str) -> String) -> Read<i3
         return Ok(UNNAMED);
     }
     if cursor.byte() != Some(b'"') {
-        return Err(misfit(cursor, path("token"), "a string"));
+        return Err(misfit(cursor, place.path("token"), "a string"));
     }
     let text = cursor.string()?;
     Ok(named_by(&text))

@@ -15,6 +15,14 @@ pub(super) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
+/// Whether a value may be a sentinel or NaN. Has no branches, so that it costs next to nothing.
+#[inline]
+pub(super) fn any_doubt(values: &[f64]) -> bool {
+    values
+        .iter()
+        .fold(false, |doubt, &value| doubt | !(value > VLLM))
+}
+
 /// The error of a token without a logprob.
 #[cold]
 pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
@@ -55,5 +63,9 @@ mod tests {
         ] {
             assert!(!is_sentinel(value));
         }
+        for value in [-9999.0, -1e30, f64::NAN] {
+            assert!(any_doubt(&[0.0, value]));
+        }
+        assert!(!any_doubt(&[0.0, -9998.0, 3.5]));
     }
 }

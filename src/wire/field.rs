@@ -1,7 +1,7 @@
 //! A value of the document that one role of the answer may come from.
 
 use crate::error::Result;
-use crate::json::{Cursor, Stop};
+use crate::json::{Cursor, Reader};
 
 /// A channel as the scan left it. null counts as absent.
 #[derive(Debug, Default)]
@@ -25,15 +25,12 @@ pub(super) enum Field<T> {
 
 impl<T> Field<T> {
     /// Reads the value at the cursor now.
-    pub(super) fn now<'a>(
-        cursor: &mut Cursor<'a>,
-        reader: impl FnOnce(&mut Cursor<'a>) -> std::result::Result<T, Stop>,
-    ) -> Result<Self> {
+    pub(super) fn now<R: Reader<Value = T>>(cursor: &mut Cursor<'_>) -> Result<Self> {
         if cursor.null()? {
             return Ok(Field::Absent);
         }
         let at = cursor.pos;
-        let value = cursor.field(reader)?;
+        let value = cursor.field::<R>()?;
         Ok(Field::Read { at, value })
     }
 
@@ -53,16 +50,12 @@ impl<T> Field<T> {
     }
 
     /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
-    pub(super) fn take<'a>(
-        self,
-        body: &'a [u8],
-        reader: impl FnOnce(&mut Cursor<'a>) -> std::result::Result<T, Stop>,
-    ) -> Option<(usize, Result<T>)> {
+    pub(super) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
         match self {
             Field::Absent => None,
             Field::Read { at, value } => Some((at, value)),
             Field::Later { at } => {
-                let value = Cursor::at(body, at).field(reader).unwrap_or_else(Err);
+                let value = Cursor::at(body, at).field::<R>().unwrap_or_else(Err);
                 Some((at, value))
             }
         }

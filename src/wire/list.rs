@@ -1,46 +1,47 @@
 //! Typed readers of lists: ids, numbers, triples.
 
 use crate::error::{Class, Error};
-use crate::json::{Cursor, Stop, misfit};
+use crate::json::{Cursor, Reader, Stop, misfit};
 use crate::limits::MAX_TOKEN_ID;
 use crate::memory::Buffer;
 
 /// What a typed reader returns.
 pub(super) type Read<T> = std::result::Result<T, Stop>;
 
-/// Reads an array, one call of `element` each. Stops at anything that is not one.
-#[inline(always)]
-pub(super) fn elements<'a>(
-    cursor: &mut Cursor<'a>,
-    path: impl FnOnce() -> String,
-    mut element: impl FnMut(&mut Cursor<'a>) -> Read<()>,
-) -> Read<()> {
-    if cursor.peek() != Some(b'[') {
-        return Err(misfit(cursor, path(), "an array"));
-    }
-    cursor.open()?;
-    if cursor.peek() == Some(b']') {
-        cursor.close();
-        return Ok(());
-    }
-    loop {
-        cursor.space();
-        element(cursor)?;
-        // Compact documents have no white space here.
-        let mut next = cursor.byte();
-        if !matches!(next, Some(b',' | b']')) {
-            next = cursor.peek();
+/// Reads an array: `$element` for each element, with the cursor at it; returns from the function around it at anything else.
+///
+/// A macro, because what a function with a closure becomes need not be inlined, and then is not compiled for the
+/// processor that `json::tuned` has found.
+macro_rules! elements {
+    ($cursor:ident, $path:expr, $element:block) => {
+        if $cursor.peek() != Some(b'[') {
+            return Err($crate::json::misfit($cursor, $path, "an array"));
         }
-        match next {
-            Some(b',') => cursor.pos += 1,
-            Some(b']') => {
-                cursor.close();
-                return Ok(());
+        $cursor.open()?;
+        if $cursor.peek() == Some(b']') {
+            $cursor.close();
+        } else {
+            loop {
+                $cursor.space();
+                $element
+                // Compact documents have no white space here.
+                let mut next = $cursor.byte();
+                if !matches!(next, Some(b',' | b']')) {
+                    next = $cursor.peek();
+                }
+                match next {
+                    Some(b',') => $cursor.pos += 1,
+                    Some(b']') => {
+                        $cursor.close();
+                        break;
+                    }
+                    _ => return Err($crate::json::Stop::Syntax),
+                }
             }
-            _ => return Err(Stop::Syntax),
         }
-    }
+    };
 }
+pub(super) use elements;
 
 /// A token id at the cursor: a JSON integer without sign, fraction or exponent, at most 2^31-1.
 #[inline(always)]
@@ -91,26 +92,49 @@ pub(super) fn number(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> 
     }
 }
 
-/// Reads a list of token ids.
-pub(super) fn ids(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
-    let mut ids = Buffer::new();
-    elements(cursor, String::new, |cursor| {
-        let id = id(cursor, || format!("[{}]", ids.len()))?;
-        ids.push(id)?;
-        Ok(())
-    })?;
-    Ok(ids)
+/// One token id.
+pub(super) struct Id;
+
+impl Reader for Id {
+    type Value = i32;
+
+    fn read(cursor: &mut Cursor<'_>) -> Read<i32> {
+        id(cursor, String::new)
+    }
 }
 
-/// Reads a flat list of numbers.
-pub(super) fn numbers(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
-    let mut numbers = Buffer::new();
-    elements(cursor, String::new, |cursor| {
-        let number = number(cursor, || format!("[{}]", numbers.len()))?;
-        numbers.push(number)?;
-        Ok(())
-    })?;
-    Ok(numbers)
+/// A list of token ids.
+pub(super) struct Ids;
+
+impl Reader for Ids {
+    type Value = Buffer<i32>;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
+        let mut ids = Buffer::new();
+        elements!(cursor, String::new(), {
+            let id = id(cursor, || format!("[{}]", ids.len()))?;
+            ids.push(id)?;
+        });
+        Ok(ids)
+    }
+}
+
+/// A flat list of numbers.
+pub(super) struct Numbers;
+
+impl Reader for Numbers {
+    type Value = Buffer<f64>;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
+        let mut numbers = Buffer::new();
+        elements!(cursor, String::new(), {
+            let number = number(cursor, || format!("[{}]", numbers.len()))?;
+            numbers.push(number)?;
+        });
+        Ok(numbers)
+    }
 }
 
 /// Lists of token ids, end to end.
@@ -121,46 +145,45 @@ pub(super) struct IdLists {
     pub(super) offsets: Buffer<i64>,
 }
 
-/// Reads a list of lists of token ids.
-pub(super) fn id_lists(cursor: &mut Cursor<'_>) -> Read<IdLists> {
-    let mut lists = IdLists {
-        ids: Buffer::new(),
-        offsets: Buffer::new(),
-    };
-    lists.offsets.push(0)?;
-    elements(cursor, String::new, |cursor| {
-        let row = lists.offsets.len() - 1;
-        let first = lists.ids.len();
-        elements(
-            cursor,
-            || format!("[{row}]"),
-            |cursor| {
+impl Reader for IdLists {
+    type Value = Self;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let mut lists = IdLists {
+            ids: Buffer::new(),
+            offsets: Buffer::new(),
+        };
+        lists.offsets.push(0)?;
+        elements!(cursor, String::new(), {
+            let row = lists.offsets.len() - 1;
+            let first = lists.ids.len();
+            elements!(cursor, format!("[{row}]"), {
                 let id = id(cursor, || format!("[{row}][{}]", lists.ids.len() - first))?;
                 lists.ids.push(id)?;
-                Ok(())
-            },
-        )?;
-        lists.offsets.push(lists.ids.len() as i64)?;
-        Ok(())
-    })?;
-    Ok(lists)
+            });
+            lists.offsets.push(lists.ids.len() as i64)?;
+        });
+        Ok(lists)
+    }
 }
 
 /// Reads SGLang's `[logprob, id, text, …]`; null as a logprob is NaN.
+#[inline(always)]
 pub(super) fn triple(cursor: &mut Cursor<'_>, path: impl Fn() -> String) -> Read<(f64, i32)> {
     let at = cursor.pos;
     let mut place = 0;
     let (mut logprob, mut token) = (f64::NAN, 0);
-    elements(cursor, &path, |cursor| {
+    elements!(cursor, path(), {
         match place {
             0 if cursor.eat(b"null") => {}
             0 => logprob = number(cursor, || format!("{}[0]", path()))?,
             1 => token = id(cursor, || format!("{}[1]", path()))?,
+            _ if cursor.eat(b"null") => {}
             _ => cursor.skip_value()?,
         }
         place += 1;
-        Ok(())
-    })?;
+    });
     if place < 2 {
         return Err(Error::new(
             Class::Malformed,
@@ -181,18 +204,21 @@ pub(super) struct Triples {
     pub(super) ids: Buffer<i32>,
 }
 
-/// Reads a list of triples.
-pub(super) fn triples(cursor: &mut Cursor<'_>) -> Read<Triples> {
-    let mut columns = Triples {
-        logprobs: Buffer::new(),
-        ids: Buffer::new(),
-    };
-    elements(cursor, String::new, |cursor| {
-        let row = columns.ids.len();
-        let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
-        columns.logprobs.push(logprob)?;
-        columns.ids.push(id)?;
-        Ok(())
-    })?;
-    Ok(columns)
+impl Reader for Triples {
+    type Value = Self;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let mut columns = Triples {
+            logprobs: Buffer::new(),
+            ids: Buffer::new(),
+        };
+        elements!(cursor, String::new(), {
+            let row = columns.ids.len();
+            let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
+            columns.logprobs.push(logprob)?;
+            columns.ids.push(id)?;
+        });
+        Ok(columns)
+    }
 }

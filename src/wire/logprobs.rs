@@ -6,8 +6,8 @@ use crate::memory::Buffer;
 
 use super::answer::{Channels, Place};
 use super::decoded::TopLogprobs;
-use super::entries::{CONFLICT, Content, Top, UNNAMED, content, named_by};
-use super::evidence::{is_sentinel, no_logprob};
+use super::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
+use super::evidence::{any_doubt, is_sentinel, no_logprob};
 use super::field::{Field, Span};
 use super::list;
 use super::locate::{Step, locate};
@@ -45,14 +45,14 @@ pub(super) fn resolve(
     let mut held = None;
     if let Some(channel) = flat {
         let path = paths.text(channel.place);
-        if let Some((at, values)) = channel.field.take(body, list::numbers) {
+        if let Some((at, values)) = channel.field.take::<list::Numbers>(body) {
             let mut values = values.map_err(|error| error.under(&path))?;
             judge.count(values.len(), &path, at, "logprobs")?;
             judge.flat(&mut values, &path, at)?;
             found.values = Some(values);
             found.source = Some(channel.place);
         }
-        held = channels.content.field.take(body, content);
+        held = channels.content.field.take::<Content>(body);
         if let Some((at, entries)) = &mut held {
             let path = paths.text(content_place);
             let entries = std::mem::replace(entries, Ok(Content::default()))
@@ -63,7 +63,7 @@ pub(super) fn resolve(
             judge.content_names(&entries, &path, *at, false, |_| Ok(()))?;
             held = Some((*at, Ok(entries)));
         }
-    } else if let Some((at, entries)) = channels.content.field.take(body, content) {
+    } else if let Some((at, entries)) = channels.content.field.take::<Content>(body) {
         let path = paths.text(content_place);
         let mut entries = entries.map_err(|error| error.under(&path))?;
         judge.count(entries.names.len(), &path, at, "logprob entries")?;
@@ -71,7 +71,7 @@ pub(super) fn resolve(
         found.values = Some(std::mem::take(&mut entries.logprobs));
         found.source = Some(content_place);
         held = Some((at, Ok(entries)));
-    } else if let Some((at, triples)) = channels.triples.field.take(body, list::triples) {
+    } else if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
         let path = paths.text(channels.triples.place);
         let mut triples = triples.map_err(|error| error.under(&path))?;
         judge.count(triples.ids.len(), &path, at, "logprob entries")?;
@@ -120,7 +120,7 @@ fn top_rows(
     judge: &Judge<'_>,
     path: &str,
 ) -> Result<Option<String>> {
-    let Some((at, rows)) = field.take(judge.body, super::top::rows) else {
+    let Some((at, rows)) = field.take::<super::top::TopRows>(judge.body) else {
         return Ok(None);
     };
     let rows = rows.map_err(|error| error.under(path))?;
@@ -193,6 +193,9 @@ impl Judge<'_> {
     }
 
     fn flat(&self, values: &mut Buffer<f64>, path: &str, at: usize) -> Result<()> {
+        if !any_doubt(values.as_slice()) {
+            return Ok(());
+        }
         for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
             self.evidence(value, || {
                 (
@@ -222,6 +225,10 @@ impl Judge<'_> {
 
     /// Names and values of a list that is the channel of the values.
     fn content(&self, entries: &mut Content, path: &str, at: usize, must_name: bool) -> Result<()> {
+        // Nearly always every entry names its token and none is without evidence: two passes without branches see that.
+        if entries.names.as_slice() == self.ids && !any_doubt(entries.logprobs.as_slice()) {
+            return Ok(());
+        }
         let mut values = std::mem::take(&mut entries.logprobs);
         let settle = values.as_mut_slice();
         self.content_names(entries, path, at, must_name, |i| {

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Class, Error};
-use crate::json::{Cursor, Stop, canonical_id, misfit};
+use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::entries::{repeated, without_logprob};
@@ -26,21 +26,24 @@ pub(super) struct PromptEntries {
 /// Entries of one position up to which a repeated key is looked for by comparing.
 const FEW: usize = 16;
 
-/// Reads a list of maps.
-pub(super) fn entries(cursor: &mut Cursor<'_>) -> Read<PromptEntries> {
-    let mut columns = PromptEntries::default();
-    columns.offsets.push(0)?;
-    elements(cursor, String::new, |cursor| {
-        let position = columns.offsets.len() - 1;
-        if cursor.eat(b"null") {
-            columns.nulls.push(position as i64)?;
-        } else {
-            map(cursor, position, &mut columns)?;
-        }
-        columns.offsets.push(columns.ids.len() as i64)?;
-        Ok(())
-    })?;
-    Ok(columns)
+impl Reader for PromptEntries {
+    type Value = Self;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let mut columns = PromptEntries::default();
+        columns.offsets.push(0)?;
+        elements!(cursor, String::new(), {
+            let position = columns.offsets.len() - 1;
+            if cursor.eat(b"null") {
+                columns.nulls.push(position as i64)?;
+            } else {
+                map(cursor, position, &mut columns)?;
+            }
+            columns.offsets.push(columns.ids.len() as i64)?;
+        });
+        Ok(columns)
+    }
 }
 
 /// Reads the map of one position.

@@ -24,7 +24,7 @@ pub(super) fn resolve(
 ) -> Result<Prompt> {
     let mut prompt = Prompt::default();
     let path = paths.text(channels.echo.place);
-    if let Some((at, echo)) = channels.echo.field.take(body, list::ids) {
+    if let Some((at, echo)) = channels.echo.field.take::<list::Ids>(body) {
         let echo = echo.map_err(|error| error.under(&path))?;
         if let Some(passed) = options.prompt_token_ids {
             same(passed, echo.as_slice(), &path, at)?;
@@ -45,7 +45,7 @@ pub(super) fn resolve(
             return Ok(prompt);
         };
         let path = paths.text(channel.place);
-        if let Some((at, entries)) = channel.field.take(body, prompt::entries) {
+        if let Some((at, entries)) = channel.field.take::<prompt::PromptEntries>(body) {
             let entries = entries.map_err(|error| error.under(&path))?;
             let lookup = Lookup {
                 ids,
@@ -60,7 +60,7 @@ pub(super) fn resolve(
         return Ok(prompt);
     }
     let path = paths.text(channels.triples.place);
-    if let Some((at, triples)) = channels.triples.field.take(body, list::triples) {
+    if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
         // SGLang sends an empty list where no prompt logprobs were asked for.
         if triples.as_ref().is_ok_and(|triples| triples.ids.is_empty()) {
             return Ok(prompt);

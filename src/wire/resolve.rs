@@ -123,7 +123,7 @@ fn decode_answer(
         .into_iter()
         .find(|channel| channel.field.is_present());
     let (place, ids) = match ids {
-        Some(channel) => (channel.place, channel.field.take(body, list::ids)),
+        Some(channel) => (channel.place, channel.field.take::<list::Ids>(body)),
         None => (none, None),
     };
     let path = paths.text(place);
@@ -156,7 +156,7 @@ fn decode_answer(
     // (f) Sampling mask.
     let path = paths.text(answer.sampling_mask.place);
     let mut sampling_mask = None;
-    if let Some((at, lists)) = answer.sampling_mask.field.take(body, list::id_lists) {
+    if let Some((at, lists)) = answer.sampling_mask.field.take::<list::IdLists>(body) {
         let lists = lists.map_err(|error| error.under(&path))?;
         let rows = lists.offsets.len() - 1;
         if rows != token_ids.len() {

@@ -1,11 +1,12 @@
 //! SGLang's alternatives: a row of triples per position.
 
+use crate::json::{Cursor, Reader};
 use crate::memory::Buffer;
 
 use super::evidence::is_sentinel;
 use super::list::{Read, elements, triple};
 
-/// Alternatives of every position, end to end.
+/// Alternatives of every position, end to end: `[[[logprob, id, text], …] | null, …]`.
 #[derive(Debug)]
 pub(super) struct TopRows {
     pub(super) ids: Buffer<i32>,
@@ -15,22 +16,22 @@ pub(super) struct TopRows {
     pub(super) offsets: Buffer<i64>,
 }
 
-/// Reads `[[[logprob, id, text], …] | null, …]`.
-pub(super) fn rows(cursor: &mut crate::json::Cursor<'_>) -> Read<TopRows> {
-    let mut top = TopRows {
-        ids: Buffer::new(),
-        logprobs: Buffer::new(),
-        offsets: Buffer::new(),
-    };
-    top.offsets.push(0)?;
-    elements(cursor, String::new, |cursor| {
-        let row = top.offsets.len() - 1;
-        let first = top.ids.len();
-        if !cursor.eat(b"null") {
-            elements(
-                cursor,
-                || format!("[{row}]"),
-                |cursor| {
+impl Reader for TopRows {
+    type Value = Self;
+
+    #[inline(always)]
+    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let mut top = TopRows {
+            ids: Buffer::new(),
+            logprobs: Buffer::new(),
+            offsets: Buffer::new(),
+        };
+        top.offsets.push(0)?;
+        elements!(cursor, String::new(), {
+            let row = top.offsets.len() - 1;
+            let first = top.ids.len();
+            if !cursor.eat(b"null") {
+                elements!(cursor, format!("[{row}]"), {
                     let index = top.ids.len() - first;
                     let (logprob, id) = triple(cursor, || format!("[{row}][{index}]"))?;
                     top.ids.push(id)?;
@@ -39,12 +40,10 @@ pub(super) fn rows(cursor: &mut crate::json::Cursor<'_>) -> Read<TopRows> {
                     } else {
                         logprob
                     })?;
-                    Ok(())
-                },
-            )?;
-        }
-        top.offsets.push(top.ids.len() as i64)?;
-        Ok(())
-    })?;
-    Ok(top)
+                });
+            }
+            top.offsets.push(top.ids.len() as i64)?;
+        });
+        Ok(top)
+    }
 }
