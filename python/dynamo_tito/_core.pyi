@@ -1,5 +1,3 @@
-"""The compiled core: response bytes in, numpy arrays out."""
-
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -8,6 +6,18 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+
+__all__ = [
+    "Body",
+    "build_info",
+    "configure_memory",
+    "decode",
+    "decode_choices",
+    "encode_routed_experts",
+    "encode_token_ids",
+    "memory_stats",
+    "trim_memory",
+]
 
 def decode(
     body: bytes | Body | Buffer,

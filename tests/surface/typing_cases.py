@@ -55,7 +55,7 @@ def attributes(error: tito.DecodeError) -> None:
 
 def mistakes(body: bytes) -> None:
     tito.decode(body)  # type: ignore[call-arg]
-    tito.decode(body, "vllm_generate")  # type: ignore[misc]
+    tito.decode(body, "vllm_generate")  # type: ignore[call-arg]
     tito.decode(body, wire="openai")  # type: ignore[arg-type]
     tito.decode("text", wire="vllm_generate")  # type: ignore[arg-type]
     tito.decode(body, wire="vllm_generate", experts="int8")  # type: ignore[arg-type]

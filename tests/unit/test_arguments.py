@@ -89,7 +89,7 @@ def test_wire_has_no_default() -> None:
 
 def test_knobs_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        tito.decode(GENERATE, "vllm_generate")  # type: ignore[misc]
+        tito.decode(GENERATE, "vllm_generate")  # type: ignore[call-arg]
 
 
 def test_an_unknown_knob() -> None:
@@ -109,7 +109,7 @@ def test_a_body_is_never_modified() -> None:
 
 
 def test_a_strided_body_is_read_in_its_own_order() -> None:
-    backwards = np.frombuffer(GENERATE[::-1], np.uint8)[::-1]
+    backwards: Any = np.frombuffer(GENERATE[::-1], np.uint8)[::-1]
     assert tito.decode(backwards, wire="vllm_generate").token_ids.tolist() == [5, 6]
 
 

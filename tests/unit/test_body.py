@@ -19,11 +19,17 @@ def test_chunks_become_one_body(capacity: int, size: int) -> None:
     for at in range(0, len(GENERATE), size):
         body.append(GENERATE[at : at + size])
     assert len(body) == len(GENERATE)
-    assert not body.frozen
     assert body.tobytes() == GENERATE
     assert tito.decode(body, wire="vllm_generate").token_ids.tolist() == [5, 6]
-    assert body.frozen
     assert body.tobytes() == GENERATE
+
+
+def test_decoding_freezes() -> None:
+    body = Body()
+    body.append(GENERATE)
+    states = [body.frozen]
+    tito.decode(body, wire="vllm_generate")
+    assert [*states, body.frozen] == [False, True]
 
 
 @pytest.mark.parametrize("form", [bytes, bytearray, memoryview, lambda chunk: np.frombuffer(chunk, np.uint8)])

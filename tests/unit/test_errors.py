@@ -122,9 +122,9 @@ def test_a_body_that_is_not_utf8_is_shown_nevertheless() -> None:
 
 def test_attributes_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        DecodeError("bad", "syntax")  # type: ignore[call-arg,misc]
+        DecodeError("bad", "syntax")  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        TransportError("bad", "send")  # type: ignore[call-arg,misc]
+        TransportError("bad", "send")  # type: ignore[call-arg]
 
 
 def test_an_overlong_prompt_names_both_lengths() -> None:

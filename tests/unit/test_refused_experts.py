@@ -128,7 +128,7 @@ class TestObjects:
             assert routed.wire_dtype == dtype
 
     @pytest.mark.parametrize("knobs", [{"num_layers": 2}, {"top_k": 1}, {"num_layers": 1, "top_k": 3}])
-    def test_of_another_model(self, knobs: dict[str, int]) -> None:
+    def test_of_another_model(self, knobs: dict[str, Any]) -> None:
         bad(EXPERTS, "shape", ".shape", at=b"[4,1,2]", **knobs)
 
 
@@ -271,7 +271,7 @@ class TestBareStrings:
         assert not isinstance(caught.value, tito.TitoError)
 
     @pytest.mark.parametrize("knobs", [{"num_layers": 3, "top_k": 1}, {"num_layers": 1, "top_k": 5}])
-    def test_of_another_model(self, knobs: dict[str, int]) -> None:
+    def test_of_another_model(self, knobs: dict[str, Any]) -> None:
         bad(text(self.RAW), "size", **knobs)
 
     def test_of_no_rows(self) -> None:

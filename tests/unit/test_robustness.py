@@ -177,7 +177,8 @@ def test_decoding_makes_no_python_object_per_token() -> None:
     tracemalloc.stop()
     assert len(completion.token_ids) == 20_000
     # numpy reports its arrays here, Python its objects; one int per token would be half a million bytes alone.
-    arrays = [completion.token_ids, completion.logprobs]
-    assert completion.top_logprobs is not None
-    arrays += [completion.top_logprobs.token_ids, completion.top_logprobs.logprobs, completion.top_logprobs.offsets]
-    assert peak < sum(array.nbytes for array in arrays if array is not None) + 65_536
+    assert completion.logprobs is not None
+    top = completion.top_logprobs
+    assert top is not None
+    arrays = (completion.token_ids, completion.logprobs, top.token_ids, top.logprobs, top.offsets)
+    assert peak < sum(array.nbytes for array in arrays) + 65_536
