@@ -46,7 +46,26 @@ def test_it_says_where_it_listens() -> None:
             process.wait(20)
 
 
-@pytest.mark.parametrize("wrong", [["--backend", "tgi"], ["--top-k", "200"], ["--port", "70000"]])
+def test_it_can_be_told_to_fail() -> None:
+    options = ["--backend", "vllm", "--json", "--fault", "status", "--fault", "not_ready", "--fault-rate", "1"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
+            answers = {
+                httpx.post(f"{url}/inference/v1/generate", json=body, trust_env=False).status_code for _ in range(20)
+            }
+            assert answers == {500, 503}
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--backend", "tgi"], ["--fault-rate", "0.5"], ["--fault", "nope"], ["--top-k", "200"], ["--port", "70000"]],
+)
 def test_wrong_options_are_named(wrong: list[str]) -> None:
     result = CliRunner().invoke(app, ["serve", *wrong])
     assert result.exit_code == 2

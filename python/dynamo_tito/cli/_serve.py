@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import json as _json
 import signal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from dynamo_tito.simulator import Backend, EngineConfig, PromptStart
+from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart
 from dynamo_tito.simulator import serve as start_engine
+
+# Where the middle is more telling than the default position.
+_FAULTS: dict[FaultKind, Fault] = {kind: Fault(kind=kind) for kind in get_args(FaultKind)} | {
+    "reset": Fault(kind="reset", at=0.5),
+    "truncate": Fault(kind="truncate", at=0.5),
+    "stall": Fault(kind="stall", at=0.5),
+    "abort": Fault(kind="abort", at=0.5),
+    "trickle": Fault(kind="trickle", chunk=1_024, seconds=0.01),
+    "delay": Fault(kind="delay", seconds=1.0),
+}
 
 
 def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
@@ -30,6 +40,13 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
     eos_rate: Annotated[float, typer.Option(help="Probability per token that a message ends.", min=0, max=1)] = 0.0,
     latency: Annotated[float, typer.Option(help="Seconds before an answer.", min=0)] = 0.0,
     token_latency: Annotated[float, typer.Option(help="Seconds per sampled token.", min=0)] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What may go wrong, several times: {', '.join(get_args(FaultKind))}.", metavar="KIND"),
+    ] = None,
+    fault_rate: Annotated[
+        float, typer.Option(help="Share of requests that one of the faults hits.", min=0, max=1)
+    ] = 0.0,
     keep_records: Annotated[int, typer.Option(help="Requests to remember.", min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
 ) -> None:
@@ -53,6 +70,8 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
             eos_rate=eos_rate,
             latency=latency,
             token_latency=token_latency,
+            fault_rate=fault_rate,
+            random_faults=tuple(map(_fault, fault or ())),
             keep_records=keep_records,
         )
         asyncio.run(_serve(config, as_json=json))
@@ -60,6 +79,13 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
         raise typer.BadParameter(str(error)) from error
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _fault(name: str) -> Fault:
+    for kind, fault in _FAULTS.items():
+        if kind == name:
+            return fault
+    raise ValueError(f"fault must be one of {', '.join(_FAULTS)}, got {name!r}")
 
 
 async def _serve(config: EngineConfig, *, as_json: bool) -> None:
