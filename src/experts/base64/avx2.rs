@@ -59,9 +59,8 @@ type Line<T, const N: usize> = [MaybeUninit<T>; N];
 #[target_feature(enable = "avx2")]
 fn alphabet_len(text: &[u8]) -> usize {
     let letters = Letters::new();
-    let (blocks, _) = text.as_chunks::<128>();
     let mut done = 0;
-    for block in blocks {
+    for block in text.as_chunks::<128>().0 {
         prefetch(block);
         let mut bad = _mm256_setzero_si256();
         for line in block.as_chunks::<32>().0 {
@@ -72,19 +71,7 @@ fn alphabet_len(text: &[u8]) -> usize {
         }
         done += 128;
     }
-    for line in text[done..].as_chunks::<32>().0 {
-        if let Some(bad) = letters.first_bad(line) {
-            return done + bad;
-        }
-        done += 32;
-    }
-    // The last letters lie in a line that begins among those already judged.
-    match text.last_chunk::<32>() {
-        Some(line) => letters
-            .first_bad(line)
-            .map_or(text.len(), |bad| text.len() - 32 + bad),
-        None => portable::alphabet_len(text),
-    }
+    done + portable::alphabet_len(&text[done..])
 }
 
 /// Tables by nibble, each twice, because a shuffle sees 16 bytes at a time.
@@ -158,16 +145,6 @@ impl Letters {
         let columns = _mm256_shuffle_epi8(self.columns, column);
         *bad = _mm256_or_si256(*bad, _mm256_and_si256(rows, columns));
         row
-    }
-
-    /// Index of the first byte that is no letter.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn first_bad(self, line: &[u8; 32]) -> Option<usize> {
-        let mut bad = _mm256_setzero_si256();
-        self.judge(load(line), &mut bad);
-        let good = _mm256_movemask_epi8(_mm256_cmpeq_epi8(bad, _mm256_setzero_si256()));
-        (good != -1).then_some(good.trailing_ones() as usize)
     }
 
     /// Eight groups of 24 bits, the first byte of each on top.

@@ -62,9 +62,8 @@ type Line<T, const N: usize> = [MaybeUninit<T>; N];
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn alphabet_len(text: &[u8]) -> usize {
     let letters = Letters::new();
-    let (blocks, _) = text.as_chunks::<256>();
     let mut done = 0;
-    for block in blocks {
+    for block in text.as_chunks::<256>().0 {
         prefetch(block);
         let mut bad = _mm512_setzero_si512();
         for line in block.as_chunks::<64>().0 {
@@ -75,19 +74,7 @@ fn alphabet_len(text: &[u8]) -> usize {
         }
         done += 256;
     }
-    for line in text[done..].as_chunks::<64>().0 {
-        if let Some(bad) = letters.first_bad(line) {
-            return done + bad;
-        }
-        done += 64;
-    }
-    // The last letters lie in a line that begins among those already judged.
-    match text.last_chunk::<64>() {
-        Some(line) => letters
-            .first_bad(line)
-            .map_or(text.len(), |bad| text.len() - 64 + bad),
-        None => portable::alphabet_len(text),
-    }
+    done + portable::alphabet_len(&text[done..])
 }
 
 /// Index of byte `byte` of the decoded stream in a vector of [`Letters::groups`].
@@ -121,16 +108,6 @@ impl Letters {
         let values = _mm512_permutex2var_epi8(self.low, text, self.high);
         *bad = _mm512_ternarylogic_epi32::<0b1111_1110>(*bad, values, text);
         values
-    }
-
-    /// Index of the first byte that is no letter.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-    fn first_bad(self, line: &[u8; 64]) -> Option<usize> {
-        let mut bad = _mm512_setzero_si512();
-        self.values(load(line), &mut bad);
-        let bad = _mm512_movepi8_mask(bad);
-        (bad != 0).then_some(bad.trailing_zeros() as usize)
     }
 
     /// Sixteen groups of 24 bits, the first byte of each on top, see [`place`].

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::portable::Item;
 use super::run::{self, Stores};
 use super::{Element, cache, portable};
@@ -51,6 +53,8 @@ impl Kernel {
             "avx512vbmi" => avx512::table()?,
             #[cfg(target_arch = "x86_64")]
             "avx2" => avx2::table()?,
+            #[cfg(target_arch = "aarch64")]
+            "neon" => neon::table()?,
             "portable" => portable::TABLE,
             _ => return None,
         };
@@ -211,5 +215,44 @@ mod tests {
             Some(choice.kernel.name()),
             Kernel::available().map(|kernel| kernel.name()).next()
         );
+    }
+
+    #[test]
+    fn nothing_of_a_good_text_is_left_over() {
+        // Every letter, at every place of a group.
+        let letters: Vec<u8> = (0..=255)
+            .filter(|&byte| portable::value(byte) < 64)
+            .collect();
+        let text: Vec<u8> = (0..6400).map(|at| letters[(at + at / 64) % 64]).collect();
+        for Table {
+            name,
+            alphabet_len,
+            bytes,
+            u8_to_i32,
+            u16_to_i32,
+            i16_to_i32,
+            i32_to_i32,
+        } in Kernel::available().map(|kernel| kernel.table)
+        {
+            assert_eq!(alphabet_len(&text), 6400, "{name}");
+            assert_eq!(
+                bytes(&text, &mut [MaybeUninit::uninit(); 4800], Stores::Cached),
+                4800,
+                "{name}"
+            );
+            let mut out = [MaybeUninit::uninit(); 4800];
+            for (bulk, items) in [
+                (u8_to_i32, 4800),
+                (u16_to_i32, 2400),
+                (i16_to_i32, 2400),
+                (i32_to_i32, 1200),
+            ] {
+                assert_eq!(
+                    bulk(&text, &mut out[..items], Stores::Cached),
+                    items,
+                    "{name}"
+                );
+            }
+        }
     }
 }

@@ -11,6 +11,8 @@ mod avx512;
 pub mod bench_support;
 mod cache;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod run;
 #[cfg(test)]
