@@ -1,6 +1,9 @@
 //! Decodes the token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang into flat arrays.
 //!
-//! `docs/design.md` says how a body is judged; [`wire`] does it.
+//! `docs/design.md` says how a body is judged; `wire` does it.
+
+// The Python face uses all of the core; without it, tests and benchmarks use most.
+#![cfg_attr(not(feature = "python"), allow(dead_code, unused_imports))]
 
 #[cfg(any(test, feature = "reference"))]
 pub mod agreement;
@@ -17,4 +20,7 @@ mod request;
 mod wire;
 
 pub use error::{Class, Error, Result};
+#[cfg(feature = "reference")]
+#[doc(hidden)]
+pub use experts::bench_support;
 pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

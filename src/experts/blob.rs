@@ -9,7 +9,7 @@ use crate::json::Cursor;
 
 /// A string that should be base64. Its letters were looked at once, in the pass that looked for the closing quote.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Blob {
+pub(crate) struct Blob {
     /// Offset of the opening quote.
     pub(super) at: usize,
     /// Offset of the closing quote.

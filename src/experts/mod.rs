@@ -10,6 +10,8 @@ mod fill;
 mod npy;
 mod rows;
 
+#[cfg(feature = "reference")]
+pub use base64::bench_support;
 #[cfg(feature = "python")]
 pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;

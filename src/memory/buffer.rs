@@ -96,12 +96,6 @@ impl<T: Plain> Buffer<T> {
         self.len == 0
     }
 
-    /// Items that fit without growing.
-    #[inline]
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// The items.
     #[inline]
     pub(crate) fn as_slice(&self) -> &[T] {
@@ -114,11 +108,6 @@ impl<T: Plain> Buffer<T> {
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as in `as_slice`, and `&mut self` is the only way to them.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-
-    /// Forgets the items past the first `len`.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
     }
 
     /// The room past the items.

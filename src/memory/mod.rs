@@ -18,15 +18,15 @@ mod mapping;
 pub(crate) use block::Block;
 pub(crate) use buffer::{Buffer, Plain};
 pub(crate) use pool::environment_error;
-pub use pool::{Stats, configure, stats, trim};
+pub(crate) use pool::{configure, stats, trim};
 
 use std::fmt;
 
 /// Memory that could not be had; becomes a `MemoryError`, never an abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfMemory {
+pub(crate) struct OutOfMemory {
     /// Bytes that were asked for; `usize::MAX` where the size itself overflowed.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl fmt::Display for OutOfMemory {

@@ -26,33 +26,33 @@ const MAX_BLOCKS: usize = 1024;
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Bytes in the pool now.
-    pub held_bytes: usize,
+    pub(crate) held_bytes: usize,
     /// Blocks in the pool now.
-    pub held_blocks: usize,
+    pub(crate) held_blocks: usize,
     /// The bound on `held_bytes`; 0 is off.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// Requests that the pool served.
-    pub reused: u64,
+    pub(crate) reused: u64,
     /// Requests that new pages served.
-    pub allocated: u64,
+    pub(crate) allocated: u64,
 }
 
 static POOL: SharedPool = SharedPool::new();
 
 /// Gives back to the system what the pool holds; returns how many bytes that was.
-pub fn trim() -> usize {
+pub(crate) fn trim() -> usize {
     POOL.trim()
 }
 
 /// Sets how many bytes the pool may hold; 0 turns it off. What is too much goes at once.
-pub fn configure(max_bytes: usize) {
+pub(crate) fn configure(max_bytes: usize) {
     POOL.configure(max_bytes);
 }
 
 /// What the pool holds and what it has done.
-pub fn stats() -> Stats {
+pub(crate) fn stats() -> Stats {
     POOL.stats()
 }
 

@@ -347,11 +347,10 @@ pub(super) fn without_logprob(path: String, at: usize) -> Stop {
 fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
     let start = cursor.pos;
     if cursor.eat(b"\"token_id:") {
-        if let Some(id) = cursor.short_id() {
-            if cursor.byte() == Some(b'"') {
-                cursor.pos += 1;
-                return Ok(id);
-            }
+        if let Some(id) = cursor.short_id()
+            && cursor.eat(b"\"")
+        {
+            return Ok(id);
         }
         cursor.pos = start;
     }

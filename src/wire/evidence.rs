@@ -18,9 +18,9 @@ pub(super) fn is_sentinel(value: f64) -> bool {
 /// Whether a value may be a sentinel or NaN. Has no branches, so that it costs next to nothing.
 #[inline]
 pub(super) fn any_doubt(values: &[f64]) -> bool {
-    values
-        .iter()
-        .fold(false, |doubt, &value| doubt | !(value > VLLM))
+    values.iter().fold(false, |doubt, &value| {
+        doubt | (value <= VLLM) | value.is_nan()
+    })
 }
 
 /// The error of a token without a logprob.

@@ -330,14 +330,9 @@ impl Judge<'_> {
             offsets,
             text_only,
         } = entries.top;
-        if text_only {
-            if let Some(i) = token_ids
-                .as_slice()
-                .iter()
-                .position(|&name| name == CONFLICT)
-            {
-                return Err(self.conflict(i, offsets.as_slice(), path, at));
-            }
+        let mut names = token_ids.as_slice().iter();
+        if text_only && let Some(i) = names.position(|&name| name == CONFLICT) {
+            return Err(self.conflict(i, offsets.as_slice(), path, at));
         }
         if text_only || token_ids.is_empty() || entries.names.len() != self.ids.len() {
             return Ok(None);

@@ -96,11 +96,11 @@ fn map(cursor: &mut Cursor<'_>, position: usize, columns: &mut PromptEntries) ->
 fn key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
     let at = cursor.pos;
     cursor.pos += 1;
-    if let Some(id) = cursor.short_id() {
-        if cursor.eat(b"\":") {
-            cursor.space();
-            return Ok(id);
-        }
+    if let Some(id) = cursor.short_id()
+        && cursor.eat(b"\":")
+    {
+        cursor.space();
+        return Ok(id);
     }
     cursor.pos = at;
     any_key(cursor, position)
