@@ -98,18 +98,13 @@ pub(super) fn choices<'a>(
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
     repeated_keys(&elements, options.wire)?;
-    if !is_list(document) {
-        server_error(document)?;
-    }
+    // A list has no members to say anything.
+    server_error(document)?;
     if options.wire == Wire::SglangGenerate {
         sglang(&elements, one_only)
     } else {
         with_choices(&Part::root(document), options.wire, one_only)
     }
-}
-
-fn is_list(document: &Node) -> bool {
-    document.as_array().is_some()
 }
 
 /// Step 2: the document itself, or sglang's elements.
