@@ -7,6 +7,7 @@
 
 #[cfg(any(test, feature = "reference"))]
 pub mod agreement;
+mod divergence;
 mod error;
 mod experts;
 mod json;
