@@ -83,8 +83,14 @@ wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean envi
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
 	$(PY) benches/claims.py
 
+$(VENV)/.rivals: $(VENV)/.ready
+	$(PY) -m pip install --quiet --group bench
+	touch $@
+
 .PHONY: bench
-bench: claims ## every measurement
+bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes docs/benchmarks.md
+	$(CARGO) bench --locked --quiet --no-default-features --features reference --bench kernels --bench decode
+	$(PY) benches/peers.py report
 
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
