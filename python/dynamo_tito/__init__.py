@@ -16,6 +16,8 @@ from ._codec import (
     configure_memory,
     decode,
     decode_choices,
+    decode_prompt_logprobs,
+    divergence,
     encode_routed_experts,
     encode_token_ids,
     memory_stats,
@@ -39,7 +41,7 @@ from ._errors import (
     UnauthorizedError,
     UnsupportedParameterError,
 )
-from ._types import Completion, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
@@ -57,6 +59,7 @@ __all__ = [
     "ClientOptions",
     "Completion",
     "DecodeError",
+    "Divergence",
     "EngineError",
     "HttpRequest",
     "HttpResponse",
@@ -86,6 +89,8 @@ __all__ = [
     "connect",
     "decode",
     "decode_choices",
+    "decode_prompt_logprobs",
+    "divergence",
     "encode_request",
     "encode_routed_experts",
     "encode_token_ids",

@@ -138,6 +138,11 @@ impl<T: Plain> Buffer<T> {
         self.len -= count;
     }
 
+    /// Keeps the first `count` items, if there are more.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.len = self.len.min(count);
+    }
+
     /// The memory and how many items it holds, for numpy to own.
     pub(crate) fn into_block(self) -> (Block, usize) {
         (self.block, self.len)

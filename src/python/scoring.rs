@@ -169,7 +169,10 @@ fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyU
     Ok(object
         .cast::<PyUntypedArray>()
         .map_err(|_| {
-            PyTypeError::new_err(format!("{name} must be a numpy array, not {}", kind(object)))
+            PyTypeError::new_err(format!(
+                "{name} must be a numpy array, not {}",
+                kind(object)
+            ))
         })?
         .clone())
 }

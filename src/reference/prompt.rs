@@ -207,12 +207,7 @@ fn from_triples(
     for (entry, triple) in triples.iter().enumerate() {
         let i = first + entry;
         let place = format!("{path}[{entry}]");
-        logprobs::same_id(
-            triple.id,
-            ids[i],
-            format!("{place}[1]"),
-            triple.id_offset,
-        )?;
+        logprobs::same_id(triple.id, ids[i], format!("{place}[1]"), triple.id_offset)?;
         if i < start {
             values.push(f64::NAN);
             top.end_position();

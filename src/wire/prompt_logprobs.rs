@@ -295,15 +295,8 @@ impl<'a> Lookup<'a> {
         rows: Option<TopRows>,
     ) -> Result<PromptLogprobs> {
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
-        let mut top = TopLogprobs {
-            token_ids: Buffer::new(),
-            logprobs: Buffer::new(),
-            offsets: Buffer::with_capacity(self.ids.len() + 1)?,
-        };
-        top.offsets.push(0)?;
         for _ in 0..from {
             logprobs.push(f64::NAN)?;
-            top.offsets.push(0)?;
         }
         let listed = triples
             .logprobs
@@ -319,22 +312,69 @@ impl<'a> Lookup<'a> {
             if name != self.ids[i] {
                 return Err(self.without_token(i, place(1)));
             }
-            if i < self.start {
-                logprobs.push(f64::NAN)?;
-                top.offsets.push(0)?;
-                continue;
+            logprobs.push(if i < self.start {
+                f64::NAN
+            } else {
+                self.settle(i, written, || place(0))?
+            })?;
+        }
+        let top = match rows {
+            Some(rows) => self.joined(&triples, from, &rows)?,
+            None => self.alone(triples, from)?,
+        };
+        Ok(PromptLogprobs { logprobs, top })
+    }
+
+    /// The offsets of the positions before the first triple.
+    fn offsets(&self, from: usize) -> Result<Buffer<i64>> {
+        let mut offsets = Buffer::with_capacity(self.ids.len() + 1)?;
+        for _ in 0..=from {
+            offsets.push(0)?;
+        }
+        Ok(offsets)
+    }
+
+    /// The tokens' own entries, in the memory that they were read into.
+    fn alone(&self, mut triples: list::Triples, from: usize) -> Result<TopLogprobs> {
+        let mut offsets = self.offsets(from)?;
+        let (ids, values) = (triples.ids.as_mut_slice(), triples.logprobs.as_mut_slice());
+        let mut kept = 0;
+        for entry in 0..ids.len() {
+            if from + entry >= self.start && !values[entry].is_nan() {
+                ids[kept] = ids[entry];
+                values[kept] = or_nan(values[entry]);
+                kept += 1;
             }
-            logprobs.push(self.settle(i, written, || place(0))?)?;
-            let begin = top.token_ids.len();
-            if !written.is_nan() {
-                top.token_ids.push(name)?;
-                top.logprobs.push(if is_sentinel(written) {
-                    f64::NAN
-                } else {
-                    written
-                })?;
-            }
-            if let Some(rows) = &rows {
+            offsets.push(kept as i64)?;
+        }
+        triples.ids.truncate(kept);
+        triples.logprobs.truncate(kept);
+        Ok(TopLogprobs {
+            token_ids: triples.ids,
+            logprobs: triples.logprobs,
+            offsets,
+        })
+    }
+
+    /// The tokens' own entries and those beside them.
+    fn joined(&self, triples: &list::Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
+        let mut top = TopLogprobs {
+            token_ids: Buffer::new(),
+            logprobs: Buffer::new(),
+            offsets: self.offsets(from)?,
+        };
+        let listed = triples
+            .logprobs
+            .as_slice()
+            .iter()
+            .zip(triples.ids.as_slice());
+        for (entry, (&written, &name)) in listed.enumerate() {
+            if from + entry >= self.start {
+                let begin = top.token_ids.len();
+                if !written.is_nan() {
+                    top.token_ids.push(name)?;
+                    top.logprobs.push(or_nan(written))?;
+                }
                 rows.append_others(entry, name, &mut top)?;
                 order(
                     &mut top.token_ids.as_mut_slice()[begin..],
@@ -343,7 +383,16 @@ impl<'a> Lookup<'a> {
             }
             top.offsets.push(top.token_ids.len() as i64)?;
         }
-        Ok(PromptLogprobs { logprobs, top })
+        Ok(top)
+    }
+}
+
+/// NaN for a sentinel.
+fn or_nan(written: f64) -> f64 {
+    if is_sentinel(written) {
+        f64::NAN
+    } else {
+        written
     }
 }
 
