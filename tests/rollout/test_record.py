@@ -27,19 +27,22 @@ class Route(NamedTuple):
     float32: bool
 
 
+DYNAMO_CHAT: RendererTransport = "dynamo_chat"
+DYNAMO_COMPLETIONS: RendererTransport = "dynamo_completions"
 #: Backend, its settings, and the transport.
+STARTS: list[tuple[dict[str, Any], RendererTransport]] = [
+    ({"backend": "dynamo", "prompt_start": start, "num_experts": experts}, transport)
+    for start in ("refuse", "ignore", "trim")
+    for experts, transport in ((128, DYNAMO_CHAT), (512, DYNAMO_COMPLETIONS))
+]
 ROUTES: list[tuple[dict[str, Any], RendererTransport]] = [
-    *(
-        ({"backend": "dynamo", "prompt_start": start, "num_experts": experts}, transport)
-        for start in ("refuse", "ignore", "trim")
-        for experts, transport in ((128, "dynamo_chat"), (512, "dynamo_completions"))
-    ),
+    *STARTS,
     ({"backend": "dynamo", "num_experts": 300}, "vllm_generate"),
     ({"backend": "vllm"}, "vllm_generate"),
     ({"backend": "vllm", "vllm_version": "0.31", "num_experts": 512}, "vllm_generate"),
     ({"backend": "prime"}, "prime_chat_tokens"),
     ({"backend": "sglang"}, "sglang_generate"),
-    ({"backend": "dynamo", "routed_experts_container": "bare"}, "dynamo_chat"),
+    ({"backend": "dynamo", "routed_experts_container": "bare"}, DYNAMO_CHAT),
     ({"backend": "vllm", "routed_experts": False}, "vllm_generate"),
 ]
 
@@ -66,7 +69,7 @@ def route(request: pytest.FixtureRequest) -> Iterator[Route]:
             **SHAPE,  # type: ignore[arg-type]
         ) as client,
     ):
-        yield Route(engine, client, transport == "vllm_generate" and engine.config.backend == "dynamo")
+        yield Route(engine, client, transport not in ("dynamo_chat", "dynamo_completions"))
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=6)

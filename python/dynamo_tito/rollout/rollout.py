@@ -216,7 +216,7 @@ class Rollout:
         """Take the answer to the prompt that was planned last.
 
         Args:
-            completion: as decoded; it becomes part of the rollout, which holds its arrays without copying them.
+            completion: as decoded; it becomes part of the rollout, which may hold its arrays without copying them.
             message: the assistant's message as the caller will hand it over in ``conversation``; None for what the
                 renderer makes of the completion.
 
@@ -433,10 +433,11 @@ class Rollout:
         parsed: Parsed = self._renderer.parse_response(
             completion.token_ids.tolist(), tools=self._tools, prompt_ids=plan.ids[plan.tail :].tolist()
         )
-        number = len(tree.parts(plan.parent))
+        number = 0 if plan.parent is None else plan.parent.number + 1
         said = assistant_message(parsed, number) if message is None else plain([message])[0]
         return tree.Turn(
             parent=plan.parent,
+            number=number,
             start=plan.start,
             prompt_ids=plan.ids[plan.start :].copy(),
             token_ids=completion.token_ids,
@@ -457,17 +458,17 @@ class Rollout:
 
     def _rows(self, plan: _Plan, completion: Completion, held: int) -> Chunk | None:
         experts = completion.routed_experts
-        earlier = tree.rows(plan.parent, plan.start)
+        like = tree.some_rows(plan.parent)
         if experts is None:
-            if earlier:
+            if like is not None:
                 raise RoutedExpertsError("earlier turns brought routed experts, this one brings none", kind="gap")
             return None
         end = len(plan.ids) + len(completion.token_ids)
-        again, rows = new_rows(experts, held=held, end=end, like=earlier[-1] if earlier else None)
+        again, rows = new_rows(experts, held=held, end=end, like=like)
         if self._checks is not None:
             refuse_findings(rows, self._checks)
             if len(again):
-                before = np.concatenate(earlier)[held - len(again) :]
+                before = np.concatenate(tree.rows(plan.parent, plan.start))[held - len(again) :]
                 refuse_findings(np.ascontiguousarray(again), self._checks, earlier=before)
         return rows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,6 +24,11 @@ Chunk: TypeAlias = NDArray[np.integer[Any]]
 FinalRowPolicy: TypeAlias = Literal["repeat", "zeros", "spread", "drop"]
 """The row of the last sampled token, which has no forward pass: the row before it, zeros, expert j in slot j, or the
 token is dropped with all that belongs to it."""
+
+
+_COPY_BELOW = 4 << 20
+"""Bytes of a turn's rows that are copied out of the decoder's block: it may be larger than they are, and the next
+response is decoded into it. More stay where they are, so that even for a moment they are not held twice."""
 
 
 def new_rows(experts: RoutedExperts, *, held: int, end: int, like: Chunk | None) -> tuple[Chunk, Chunk]:
@@ -66,7 +71,7 @@ def new_rows(experts: RoutedExperts, *, held: int, end: int, like: Chunk | None)
 def _narrow(rows: Chunk, wire: str, *, alone: bool) -> Chunk:
     """At wire width, and without the memory of rows that are not kept."""
     if rows.dtype == wire:
-        return rows if alone else rows.copy()
+        return rows if alone and rows.nbytes >= _COPY_BELOW else rows.copy()
     narrow = rows.astype(wire)
     if not np.array_equal(narrow, rows):
         raise RoutedExpertsError(f"ids do not fit {wire}, the width they are said to have had", kind="dtype")
@@ -137,11 +142,8 @@ def complete(chunks: list[Chunk], *, tokens: int, policy: FinalRowPolicy) -> Row
     """The rows of ``tokens`` tokens, of which the last may lack one; with ``"drop"``, as many rows as there are.
 
     Raises:
-        ValueError: no such policy.
         RoutedExpertsError: more rows are missing, or there is none to repeat.
     """
-    if policy not in get_args(FinalRowPolicy):
-        raise ValueError(f"final_row must be one of {', '.join(get_args(FinalRowPolicy))}, not {policy!r}")
     missing = tokens - sum(map(len, chunks))
     if missing and policy != "drop":
         if missing > 1:

@@ -119,7 +119,7 @@ class TrainingSample:
             self.mask[first:last],
             self.logprobs[first:last],
             None if self._rows is None else self._rows[first:last],
-            tuple(cut(turn, first, last) for turn in self.turns if turn.start < last and turn.end > first),
+            tuple(cut(turn, first, last) for turn in self.turns if max(turn.start, first) < min(turn.end, last)),
             min(max(self.shared - first, 0), last - first),
         )
 
@@ -210,7 +210,7 @@ def cut(turn: TurnSpan, first: int, last: int) -> TurnSpan:
     versions = (
         WeightSpan(span.version, moved(span.start), moved(span.end))
         for span in turn.weight_versions
-        if span.start < last and span.end > first
+        if max(span.start, first) < min(span.end, last)
     )
     return dataclasses.replace(
         turn,

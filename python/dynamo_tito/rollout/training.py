@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from dynamo_tito._errors import AlignmentError
 
 from . import tree
-from .routing import complete
+from .routing import FinalRowPolicy, complete
 from .sample import TrainingSample, TurnSpan, WeightSpan, cut
 
 if TYPE_CHECKING:
-    from .routing import FinalRowPolicy
     from .tree import Part, Turn
 
 
 def make_sample(turn: Turn, *, final_row: FinalRowPolicy, shared: int = 0) -> TrainingSample:
     """The sequence that ends with ``turn``."""
+    if final_row not in get_args(FinalRowPolicy):
+        raise ValueError(f"final_row must be one of {', '.join(get_args(FinalRowPolicy))}, not {final_row!r}")
     parts = tree.parts(turn)
     ids = tree.token_ids(turn)
     mask = np.zeros(len(ids), np.bool_)

@@ -27,6 +27,7 @@ class Turn:
 
     Attributes:
         parent: the turn whose sequence this one continues; None for a first turn.
+        number: how many turns the sequence had before.
         start: position of the first token of this turn; the parent's tokens from there on are not part of it.
         prompt_ids: int32, what this turn added to the prompt; never sampled.
         token_ids: int32 [C], what the engine sampled.
@@ -38,6 +39,7 @@ class Turn:
     """
 
     parent: Turn | None = field(repr=False)
+    number: int
     start: int
     prompt_ids: Int32Array = field(repr=False)
     token_ids: Int32Array = field(repr=False)
@@ -116,6 +118,13 @@ def rows(turn: Turn | None, end: int | None = None) -> list[Chunk]:
         for part in parts(turn, end)
         if part.turn.rows is not None
     ]
+
+
+def some_rows(turn: Turn | None) -> Chunk | None:
+    """Rows of the turn, or of the nearest one before it that brought any."""
+    while turn is not None and turn.rows is None:
+        turn = turn.parent
+    return None if turn is None else turn.rows
 
 
 def rows_held(turn: Turn | None, end: int) -> int:
