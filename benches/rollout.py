@@ -3,8 +3,8 @@
 python benches/rollout.py [--prompt-start trim|ignore|refuse] [--turns N] [--tokens N] [--http httpx|aiohttp]
 
 A turn's own share is its time less what the client needs for the same request: the prompt is sent again on every turn,
-whoever does it. The engine runs in a process of its own. Memory is the peak of this process beyond what it had after
-one request as long as the last one, beside one copy of the routing at wire width.
+whoever does it. The engine runs in a process of its own. Memory is the peak of this process beyond the peak of one such
+request alone, beside one copy of the routing at wire width.
 """
 
 from __future__ import annotations
@@ -59,13 +59,15 @@ async def measure(url: str, options: argparse.Namespace) -> None:
         url, model="tito-model", transport="dynamo_chat", experts="native", http=options.http, trust_env=False
     ) as client:
         timed = _Timed(client)
-        # As long as the last one will be: what HTTP and the engine's echo of the prompt take is there from now on.
+        idle = _now()
+        # As long as the last one will be: what HTTP and the engine's echo of the prompt take.
         await client.generate(
             np.arange(options.tokens) % 30_000,
             sampling_params={"max_tokens": 2},
             routed_experts_prompt_start=options.tokens - 1,
         )
-        before = _now()
+        request = _peak() - idle
+        _now()
         for _ in range(options.turns):
             begun = time.perf_counter()
             await rollout.step(
@@ -77,16 +79,17 @@ async def measure(url: str, options: argparse.Namespace) -> None:
             own.append((time.perf_counter() - begun - timed.seconds) * 1e3)
             asked.append(timed.seconds * 1e3)
     tokens, rows = len(rollout.token_ids), sum(turn.rows.nbytes for turn in rollout.turns if turn.rows is not None)
-    peak = _peak() - before
+    peak = _peak() - idle
     turns = rollout.turns
     del rollout
-    _report(own, asked, tokens, rows, peak, options)
+    _report(own, asked, tokens, rows, (peak, request), options)
     _check(turns)
 
 
 def _report(
-    own: list[float], asked: list[float], tokens: int, rows: int, peak: int, options: argparse.Namespace
+    own: list[float], asked: list[float], tokens: int, rows: int, peaks: tuple[int, int], options: argparse.Namespace
 ) -> None:
+    peak, request = peaks
     one_copy = (tokens - 1) * LAYERS * TOP_K
     first = statistics.mean(own[:10])
     late = [statistics.median(own[n : n + 10]) for n in range(10, len(own), 10)]
@@ -97,7 +100,13 @@ def _report(
     print(f"request (engine included): first ten {statistics.mean(asked[:10]):.0f} ms, last ten "
           f"{statistics.mean(asked[-10:]):.0f} ms")  # fmt: skip
     print(f"routing held: {rows / 1e6:.1f} MB, one copy at wire width is {one_copy / 1e6:.1f} MB")
-    print(f"peak memory of the rollout: {peak / 1e6:.1f} MB, {peak / one_copy:.2f} copies")
+    own_peak = peak - request
+    print(
+        f"peak above the idle process: {peak / 1e6:.1f} MB; of one request of that length alone: {request / 1e6:.1f} MB"
+    )
+    print(
+        f"peak beyond that request: {own_peak / 1e6:.1f} MB, {own_peak / one_copy:.2f} copies (at most 1.2)"
+    )
 
 
 def _check(turns: list[Any]) -> None:
