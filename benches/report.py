@@ -73,12 +73,12 @@ def write(rounds: int) -> None:
     results = [_told(speed.measure(name, rounds or 15)) for name in CASES]
     results += [_told(speed.measure(name, rounds or 15, full=True)) for name in _FULL]
     parts += [speed.summary(results).markdown(), _command("time"), _smallest(results)]
-    parts += _section("Memory", "mem", beside.memory(beside.CASES_OF_MEMORY))
-    parts += _section("Other threads", "lag", beside.lag(beside.CASES_OF_LAG, rounds or 15))
-    parts += _section("A large process", "heap", beside.heap(beside.CASES_OF_HEAP, rounds or 9))
-    parts += _section("From 1k to 256k tokens", "growth", growth.tables(rounds or 15, _CHART))
+    parts += _section("mem", beside.memory(beside.CASES_OF_MEMORY))
+    parts += _section("lag", beside.lag(beside.CASES_OF_LAG, rounds or 15))
+    parts += _section("heap", beside.heap(beside.CASES_OF_HEAP, rounds or 9))
+    parts += _section("growth", growth.tables(rounds or 15, _CHART))
     parts += ["![time by tokens, beside rivals](growth.png)\n"]
-    parts += _section("The request", "request", request.tables(rounds or 31))
+    parts += _section("request", request.tables(rounds or 31))
     parts += [_LIMITS, "## Every contender\n", _command("time")]
     parts += [speed.details(result).markdown() for result in results]
     _PAGE.write_text("\n".join(parts))
@@ -91,15 +91,15 @@ def _told(result: Result) -> Result:
     return result
 
 
-def _section(title: str, command: str, tables: Iterable[Table]) -> Iterator[str]:
-    print(title, flush=True)
-    yield f"## {title}\n"
-    yield from (table.markdown() for table in tables)
+def _section(command: str, tables: Iterable[Table]) -> Iterator[str]:
+    for table in tables:
+        print(table.title, flush=True)
+        yield table.markdown(2)
     yield _command(command)
 
 
 def _command(name: str) -> str:
-    return f"`python benches/peers.py {name}`\n"
+    return f"`.venv/bin/python benches/peers.py {name}`\n"
 
 
 def _smallest(results: list[Result]) -> str:

@@ -7,6 +7,9 @@
 
 #[cfg(any(test, feature = "reference"))]
 pub mod agreement;
+#[cfg(feature = "reference")]
+#[doc(hidden)]
+pub mod bench_support;
 mod error;
 mod experts;
 mod json;
@@ -21,7 +24,4 @@ mod routing;
 mod wire;
 
 pub use error::{Class, Error, Result};
-#[cfg(feature = "reference")]
-#[doc(hidden)]
-pub use experts::bench_support;
 pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

@@ -87,5 +87,5 @@ class BlockingStream(Watched, httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """See httpcore."""
         if info == "is_readable":
-            return self.readable(self._stream.get_extra_info("socket"))
+            return self.spoken_for(self._stream.get_extra_info("socket"))
         return self._stream.get_extra_info(info)

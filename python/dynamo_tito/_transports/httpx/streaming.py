@@ -166,7 +166,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
         value = None if self._transport is None else self._transport.get_extra_info(names.get(info, info))
         if info == "is_readable":
             connection = None if self._transport is None else self._transport.get_extra_info("socket")
-            return bool(self._arrived) or self._ended or self.readable(connection)
+            return bool(self._arrived) or self._ended or self.spoken_for(connection)
         return value
 
 

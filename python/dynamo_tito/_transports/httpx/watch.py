@@ -7,8 +7,7 @@ below it do.
 
 from __future__ import annotations
 
-import select
-import socket
+from dynamo_tito._transports.sockets import HasFileno, readable
 
 
 class Watched:
@@ -37,10 +36,6 @@ class Watched:
         self._surplus = not self._last.endswith(chunk)
         self._last = b""
 
-    def readable(self, connection: socket.socket | None) -> bool:
-        """Whether an idle connection has something to say, which can only be its end or nonsense."""
-        if self._surplus or connection is None or connection.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        return bool(poll.poll(0))
+    def spoken_for(self, connection: HasFileno | None) -> bool:
+        """Whether an idle connection must not be used again."""
+        return self._surplus or readable(connection)
