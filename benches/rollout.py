@@ -104,9 +104,7 @@ def _report(
     print(
         f"peak above the idle process: {peak / 1e6:.1f} MB; of one request of that length alone: {request / 1e6:.1f} MB"
     )
-    print(
-        f"peak beyond that request: {own_peak / 1e6:.1f} MB, {own_peak / one_copy:.2f} copies (at most 1.2)"
-    )
+    print(f"peak beyond that request: {own_peak / 1e6:.1f} MB, {own_peak / one_copy:.2f} copies (at most 1.2)")
 
 
 def _check(turns: list[Any]) -> None:

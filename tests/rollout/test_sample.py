@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -118,6 +119,11 @@ def test_what_is_no_saved_sample_is_refused(tmp_path: Path) -> None:
     save_file(arrays, path)
     with pytest.raises(ValueError, match="is not a"):
         TrainingSample.load(path)
+
+
+def test_a_sample_crosses_process_borders() -> None:
+    sample = made().sample()
+    assert pickle.loads(pickle.dumps(sample[3:])).equals(sample[3:])
 
 
 def test_lists_and_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
