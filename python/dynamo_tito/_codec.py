@@ -13,6 +13,7 @@ from ._core import (
     encode_routed_experts,
     encode_token_ids,
     memory_stats,
+    scan_routing,
     trim_memory,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "encode_routed_experts",
     "encode_token_ids",
     "memory_stats",
+    "scan_routing",
     "trim_memory",
 ]

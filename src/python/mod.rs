@@ -7,6 +7,7 @@ mod completion;
 mod encode;
 mod errors;
 mod memory;
+mod routing;
 mod scoring;
 
 use pyo3::prelude::*;
@@ -22,6 +23,8 @@ mod _core {
     use super::encode::{encode_routed_experts, encode_token_ids};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
+    #[pymodule_export]
+    use super::routing::scan_routing;
     #[pymodule_export]
     use super::scoring::{decode_prompt_logprobs, divergence};
 
