@@ -1,0 +1,56 @@
+"""Find the workers of a policy, and change their weights without leaving one behind.
+
+>>> fleet = await Fleet.connect("http://frontend:8000", backend="dynamo", model="m")  # doctest: +SKIP
+>>> result = await fleet.update_weights("/shared/weights/step_7")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from ._http import HttpOptions
+from ._types import (
+    Changes,
+    FleetLimits,
+    FleetResult,
+    Identity,
+    PauseMode,
+    Phase,
+    PhaseLimit,
+    Policy,
+    WeightGroup,
+    WeightUpdate,
+    Worker,
+    WorkerResult,
+    WorkerState,
+)
+from .admin import AdminApi, DynamoAdmin, PrimeVllmAdmin, SglangAdmin, VllmAdmin, detect_backend, make_admin
+from .discovery import Workers, discover_workers
+from .fleet import Fleet
+from .watch import WatchReport
+
+__all__ = [
+    "AdminApi",
+    "Changes",
+    "DynamoAdmin",
+    "Fleet",
+    "FleetLimits",
+    "FleetResult",
+    "HttpOptions",
+    "Identity",
+    "PauseMode",
+    "Phase",
+    "PhaseLimit",
+    "Policy",
+    "PrimeVllmAdmin",
+    "SglangAdmin",
+    "VllmAdmin",
+    "WatchReport",
+    "WeightGroup",
+    "WeightUpdate",
+    "Worker",
+    "WorkerResult",
+    "WorkerState",
+    "Workers",
+    "detect_backend",
+    "discover_workers",
+    "make_admin",
+]
