@@ -109,7 +109,7 @@ class Server:
         if not 200 <= response.status < 300:
             error = error_of(response.status, response.headers, content, secrets=self._endpoint.secrets)
             # Where it was asked is half of what an operator needs.
-            error.args = (f"{self.url}{path}: HTTP {response.status}: {error}",)
+            error.args = (f"{self.url}{path}: {error}",)
             raise error
         try:
             return json.loads(content) if content else None

@@ -183,6 +183,8 @@ class Fleet:
                 await uninterrupted(operation, _pause(operation, mode, clear_cache=clear_cache))
                 operation.check("pause")
                 yield
+                for progress in operation.progress:
+                    progress.error = None  # an update inside has raised it
             finally:
                 await uninterrupted(operation, operation.resume())
             operation.check("resume")
