@@ -26,6 +26,7 @@ from .admin import AdminApi, DynamoAdmin, PrimeVllmAdmin, SglangAdmin, VllmAdmin
 from .discovery import Workers, discover_workers
 from .fleet import Fleet
 from .watch import WatchReport
+from .weights import WeightPublisher
 
 __all__ = [
     "AdminApi",
@@ -45,6 +46,7 @@ __all__ = [
     "VllmAdmin",
     "WatchReport",
     "WeightGroup",
+    "WeightPublisher",
     "WeightUpdate",
     "Worker",
     "WorkerResult",

@@ -88,7 +88,11 @@ class SglangApp(App):
             "id": config.model, "object": "model", "created": int(time.time()), "owned_by": "sglang", "root":
             config.model, "parent": None, "max_model_len": config.max_model_len,
         }  # fmt: skip
-        return self.reply({"object": "list", "data": [card]})
+        adapters = [
+            card | {"id": name, "root": path, "parent": config.model, "max_model_len": None}
+            for name, path in self.engine.admin.adapters.items()
+        ]
+        return self.reply({"object": "list", "data": [card, *adapters]})
 
     async def model_info(self, call: Call) -> Response:
         config = self.engine.config
