@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from dynamo_tito.control import Fleet, FleetLimits, PhaseLimit, WorkerResult
 from dynamo_tito.simulator import Engine, Record, serve
 
-SHORT = PhaseLimit(0.4, 0.9)
+SHORT = PhaseLimit(0.6, 2.5)
 LIMITS = FleetLimits(
     gate=SHORT, pause=SHORT, update=SHORT, verify=SHORT, flush=SHORT, resume=SHORT, attempts=3, wait=0.01, max_wait=0.02
 )
@@ -49,6 +50,8 @@ class Pool:
         """What is said of a worker that lives is so."""
         for engine, result in self.paired(results):
             if engine.stopped:
+                assert (result.version, result.state) == (None, "unknown"), result
+                assert result.error is not None
                 continue
             version = str(engine.admin.version) if engine.admin.version_declared else None
             assert result.version in (None, version), result
@@ -60,6 +63,13 @@ class Pool:
     def paired(self, results: tuple[WorkerResult, ...]) -> list[tuple[Engine, WorkerResult]]:
         by_url = {result.worker.rpartition(" at ")[2]: result for result in results}
         return [(engine, by_url[engine.system_url]) for engine in self.engines if engine.system_url in by_url]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it holds; fail if it does not within seconds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import dynamo_tito as tito
 from dynamo_tito.control import FleetLimits, FleetResult, PhaseLimit
 from dynamo_tito.simulator import Engine, Fault
 
-from .pool import BOUND, LIMITS, PATH, UPDATE, VERSION, Pool, pool
+from .pool import BOUND, LIMITS, PATH, UPDATE, VERSION, Pool, pool, until
 
 AT_ONCE = 8
 
@@ -56,16 +57,16 @@ def check(workers: Pool, outcome: object) -> None:
 
 
 async def settled(task: asyncio.Task[Any]) -> object:
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    return outcome
+    outcomes: list[object] = await asyncio.gather(task, return_exceptions=True)
+    return outcomes[0]
 
 
-async def in_turns(cases: list[Callable[[], Any]]) -> None:
+async def in_turns(cases: Sequence[Callable[[], Awaitable[bool]]], reached: list[bool]) -> None:
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one(case: Callable[[], Any]) -> None:
+    async def one(case: Callable[[], Awaitable[bool]]) -> None:
         async with slots:
-            await case()
+            reached.append(await case())
 
     async with asyncio.TaskGroup() as group:
         for case in cases:
@@ -137,23 +138,13 @@ def test_cancellation_at_every_await(capsys: pytest.CaptureFixture[str]) -> None
         async with pool() as workers:
             stepping = Stepping(workers.fleet.update_weights(PATH), lambda _: None)
             await stepping
-        cases: list[Callable[[], Any]] = []
-
-        def add(make: Callable[[], Any]) -> None:
-            async def case() -> None:
-                reached.append(await make())
-
-            cases.append(case)
-
-        for step in range(1, stepping.steps + 1):
-            add(lambda step=step: at_step(step, 1))
-            add(lambda step=step: at_step(step, 3))
-        for number in range(1, 37):
-            add(lambda number=number: at_request(number, late=False))
-            add(lambda number=number: at_request(number, late=True))
-        for tick in range(160):
-            add(lambda tick=tick: at_tick(tick))
-        await in_turns(cases)
+        steps, requests = range(1, stepping.steps + 1), range(1, 37)
+        makers = [
+            *(partial(at_step, step, times) for step in steps for times in (1, 3)),
+            *(partial(at_request, number, late=late) for number in requests for late in (False, True)),
+            *(partial(at_tick, tick) for tick in range(160)),
+        ]
+        await in_turns(makers, reached)
 
     asyncio.run(main())
     assert sum(reached) > 150
@@ -167,8 +158,7 @@ def test_cancellation_while_a_worker_hangs_is_heard_after_the_deadline() -> None
             fault = Fault(kind="stall", phase="request", path=f"/engine/{route}")
             workers.engines[2].inject(*[fault] * 10)
             task = asyncio.create_task(workers.fleet.update_weights(PATH, policy="resume_all"))
-            while not any(record.path.endswith(route) for record in workers.engines[2].calls):
-                await asyncio.sleep(0.005)
+            await until(lambda: any(record.path.endswith(route) for record in workers.engines[2].calls))
             started = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -202,13 +192,19 @@ def test_a_block_that_is_cancelled_or_fails_resumes() -> None:
     async def main() -> None:
         async with pool() as workers:
             for failure in (asyncio.CancelledError, KeyError):
+                seen: list[str | None] = []
                 with pytest.raises(failure):
-                    async with workers.fleet.paused():
-                        assert all(engine.admin.paused == "keep" for engine in workers.engines)
-                        raise failure
+                    await failing(workers, failure, seen)
+                assert seen == ["keep"] * 4
                 assert all(engine.admin.paused is None for engine in workers.engines)
 
     asyncio.run(main())
+
+
+async def failing(workers: Pool, failure: type[BaseException], seen: list[str | None]) -> None:
+    async with workers.fleet.paused():
+        seen += [engine.admin.paused for engine in workers.engines]
+        raise failure
 
 
 def test_a_second_update_waits_for_the_first() -> None:
@@ -234,8 +230,7 @@ def test_a_second_update_gives_up_at_the_gate() -> None:
         async with pool(limits=limits) as workers:
             workers.engines[0].inject(Fault(kind="delay", seconds=0.6, path=f"/engine/{UPDATE}"))
             first = asyncio.create_task(workers.fleet.update_weights(PATH))
-            while not workers.times(UPDATE):
-                await asyncio.sleep(0.005)
+            await until(lambda: bool(workers.times(UPDATE)))
             with pytest.raises(tito.AdminError, match="another operation of the fleet is still under way"):
                 await workers.fleet.update_weights("/weights/step_8")
             result = await first

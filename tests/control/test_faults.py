@@ -1,4 +1,4 @@
-"""Every single fault, at every phase, on every one of four workers: nobody is left behind, nothing is claimed falsely."""
+"""Every single fault, at every phase, on each of four workers: nobody is left behind, nothing is claimed falsely."""
 
 from __future__ import annotations
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.control import Fleet, FleetLimits, PhaseLimit
-from dynamo_tito.simulator import Fault
+from dynamo_tito.simulator import Backend, Fault
 
-from .pool import LIMITS, PATH, UPDATE, VERSION, pool
+from .pool import LIMITS, PATH, UPDATE, VERSION, pool, until
 
 STOCK: list[Any] = ["vllm", "prime", "sglang"]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -26,29 +26,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("backend", STOCK)
 def test_the_verbs_of_other_backends(backend: Any) -> None:
     async def main() -> None:
-        async with simulator.serve(backend=backend) as one, simulator.serve(backend=backend, seed=1) as two:
-            async with await Fleet.connect([one.url, two.url + "/v1"], model="tito-model", limits=LIMITS,
-                                           trust_env=False) as fleet:  # fmt: skip
-                readable = backend != "prime"
-                for source, options in ((PATH, {}), (8, OPTIONS[backend])):
-                    result = await fleet.update_weights(source, options=options)
-                    expected = str(source).rpartition("/")[2]
-                    assert fleet.version == expected
-                    for engine, worker in zip((one, two), result.workers, strict=True):
-                        assert engine.admin.paused is None
-                        assert engine.admin.cache_flushes >= 1
-                        assert worker.updated
-                        assert worker.verified is (True if readable else None)
-                        assert worker.version == (expected if readable else None)
-                    assert len(result.unverified) == (0 if readable else 2)
-                for _ in range(2):
-                    await fleet.load_lora("adapter", "/weights/lora")
-                    assert one.admin.adapters == two.admin.adapters == {"adapter": "/weights/lora"}
-                await fleet.unload_lora("adapter")
-                assert one.admin.adapters == {}
-                async with fleet.paused(mode="abort"):
-                    assert one.admin.paused == two.admin.paused == "abort"
-                assert one.admin.paused is None
+        async with (
+            simulator.serve(backend=backend) as one,
+            simulator.serve(backend=backend, seed=1) as two,
+            await Fleet.connect(
+                [one.url, two.url + "/v1"], model="tito-model", limits=LIMITS, trust_env=False
+            ) as fleet,
+        ):
+            readable = backend != "prime"
+            for source, options in ((PATH, {}), (8, OPTIONS[backend])):
+                result = await fleet.update_weights(source, options=options)
+                expected = str(source).rpartition("/")[2]
+                assert fleet.version == expected
+                for engine, worker in zip((one, two), result.workers, strict=True):
+                    assert engine.admin.paused is None
+                    assert engine.admin.cache_flushes >= 1
+                    assert worker.updated
+                    assert worker.verified is (True if readable else None)
+                    assert worker.version == (expected if readable else None)
+                assert len(result.unverified) == (0 if readable else 2)
+            for _ in range(2):
+                await fleet.load_lora("adapter", "/weights/lora")
+                assert one.admin.adapters == two.admin.adapters == {"adapter": "/weights/lora"}
+            await fleet.unload_lora("adapter")
+            assert one.admin.adapters == {}
+            async with fleet.paused(mode="abort"):
+                assert one.admin.paused == two.admin.paused == "abort"
+            assert one.admin.paused is None
 
     asyncio.run(main())
 
@@ -107,7 +111,7 @@ def test_the_policy_of_a_half_updated_fleet(policy: Any, paused: int) -> None:
         async with pool() as workers:
             body = b'{"status":"error","message":"no such file"}'
             workers.engines[3].inject(Fault(kind="error_body", phase="request", path=f"/engine/{UPDATE}", body=body))
-            with pytest.raises(tito.AdminError, match="update to step_7 failed on 1 of 4 workers.*no such file"):
+            with pytest.raises(tito.AdminError, match=r"update to step_7 failed on 1 of 4 workers.*no such file"):
                 await workers.fleet.update_weights(PATH, policy=policy)
             assert [engine.admin.paused for engine in workers.engines].count("keep") == paused
             # The refused one is sent once: the worker said no, and would again.
@@ -229,11 +233,26 @@ def test_control_never_queues_behind_generation() -> None:
             client = tito.connect(engine.url, backend="vllm", model=None, max_concurrency=1, trust_env=False)
             async with client, await Fleet.connect(engine.url, limits=LIMITS, trust_env=False) as fleet:
                 call = asyncio.create_task(client.generate([1, 2, 3]))
-                while engine.admin.in_flight == 0:
-                    await asyncio.sleep(0.005)
+                await until(lambda: engine.admin.in_flight == 1)
                 await fleet.update_weights(PATH)
                 assert engine.admin.version == VERSION
                 call.cancel()
+
+    asyncio.run(main())
+
+
+def test_one_setting_chooses_the_transport_and_the_administration() -> None:
+    async def main() -> None:
+        for backend in get_args(Backend):
+            async with simulator.serve(backend=backend) as engine:
+                client = tito.connect(engine.url, backend=backend, model="tito-model", api_key="sk", trust_env=False)
+                rl_url = engine.rl_url if backend == "dynamo" else None
+                async with client, await client.fleet(rl_base_url=rl_url) as fleet:
+                    await fleet.update_weights(PATH)
+                    completion = await client.generate([1, 2, 3])
+                    assert len(completion.token_ids) == 16
+                    assert {engine.last.headers["authorization"]} == {"Bearer sk"}
+                assert len([call for call in engine.calls if "pause" in call.path]) >= 1
 
     asyncio.run(main())
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito.control import WeightPublisher, weights
+from dynamo_tito.control import WeightPublisher
 
 SCRIPT = Path(__file__).with_name("publishing.py")
 
@@ -21,6 +21,17 @@ def put(publisher: WeightPublisher, *steps: int) -> None:
     for step in steps:
         with publisher.publish(step) as directory:
             (directory / "w.bin").write_bytes(b"x" * 10)
+
+
+def fail(publisher: WeightPublisher) -> None:
+    with publisher.publish(1) as directory:
+        (directory / "w.bin").write_bytes(b"x")
+        raise KeyError
+
+
+def link(publisher: WeightPublisher) -> None:
+    with publisher.publish(2) as directory:
+        (directory / "w.bin").symlink_to("/etc/hostname")
 
 
 def run(*arguments: object) -> dict[str, Any]:
@@ -66,17 +77,18 @@ def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
 
 def test_a_block_that_raises_leaves_nothing(tmp_path: Path) -> None:
     publisher = WeightPublisher(tmp_path, keep_recent=1)
-    with pytest.raises(KeyError), publisher.publish(1) as directory:
-        (directory / "w.bin").write_bytes(b"x")
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail(publisher)
     assert [*tmp_path.iterdir()] == []
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
     publisher = WeightPublisher(tmp_path, keep_recent=1)
-    with pytest.raises(ValueError, match="is a link"), publisher.publish(1) as directory:
-        (directory / "w.bin").symlink_to("/etc/hostname")
-    assert publisher.published() == []
+    with publisher.publish(1) as directory:
+        (directory / "w.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match="is a link"):
+        link(publisher)
+    assert publisher.published() == [1]
 
 
 def test_retention(tmp_path: Path) -> None:
@@ -134,7 +146,7 @@ def test_a_stale_handle_is_not_an_error(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights.os, "listdir", stale)
+        patch.setattr("os.listdir", stale)
         with pytest.raises(TimeoutError):
             publisher.resolve(1)
     publisher.resolve(1)

@@ -24,6 +24,7 @@ from ._types import (
 )
 from .admin import AdminApi, DynamoAdmin, PrimeVllmAdmin, SglangAdmin, VllmAdmin, detect_backend, make_admin
 from .discovery import Workers, discover_workers
+from .doctor import Diagnosis, Finding, examine
 from .fleet import Fleet
 from .watch import WatchReport
 from .weights import WeightPublisher
@@ -31,7 +32,9 @@ from .weights import WeightPublisher
 __all__ = [
     "AdminApi",
     "Changes",
+    "Diagnosis",
     "DynamoAdmin",
+    "Finding",
     "Fleet",
     "FleetLimits",
     "FleetResult",
@@ -54,5 +57,6 @@ __all__ = [
     "Workers",
     "detect_backend",
     "discover_workers",
+    "examine",
     "make_admin",
 ]

@@ -69,7 +69,7 @@ class Server:
     async def send(
         self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None
     ) -> HttpResponse:
-        """Send once; the answer, whatever its status.
+        """Send; the answer, whatever its status. What changes nothing is sent a second time if the connection ended.
 
         Args:
             method: ``"GET"`` or ``"POST"``.
@@ -80,6 +80,15 @@ class Server:
         Raises:
             TransportError: no complete answer came in time.
         """
+        try:
+            return await self._send_once(method, path, body, query)
+        except TransportError as error:
+            # Servers close idle connections at the moment in which they are used.
+            if method != "GET" or error.phase == "connect":
+                raise
+        return await self._send_once(method, path, body, query)
+
+    async def _send_once(self, method: str, path: str, body: Any, query: Mapping[str, str] | None) -> HttpResponse:
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         url = self.url + path + (f"?{urlencode(query)}" if query else "")
         exchange = Exchange(
@@ -95,7 +104,7 @@ class Server:
         raise failure
 
     async def json(self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None) -> Any:
-        """Send once; the answer's JSON, or its text where it is none.
+        """Send; the answer's JSON, or its text where it is none.
 
         Raises:
             ServerError: any status but 2xx.

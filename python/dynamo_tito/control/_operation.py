@@ -197,6 +197,8 @@ class Operation:
         for progress in self.progress:
             good = progress.updated is True and progress.error is None
             progress.held = policy == "keep_paused" or (policy == "resume_updated" and not good)
+            if progress.held and isinstance(progress.error, TransportError):
+                progress.state = "unknown"  # it paused, but whether it still lives nobody can tell
 
 
 async def look(progress: Progress) -> None:

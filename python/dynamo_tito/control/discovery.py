@@ -141,7 +141,7 @@ class Workers(Sequence[Worker]):
             if self._model not in listed:
                 raise AdminError(f"{server.url}/v1/models lists {', '.join(listed) or 'nothing'}, not {self._model!r}")
 
-    async def wait_ready(self, timeout: float, *, interval: float = _INTERVAL) -> None:
+    async def wait_ready(self, timeout: float, *, interval: float = _INTERVAL) -> None:  # noqa: ASYNC109 - ends in our error
         """Wait until discovery is complete, every worker is alive, and every frontend lists the model.
 
         Args:

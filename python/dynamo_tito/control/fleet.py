@@ -441,27 +441,11 @@ class Fleet:
             if inspect.isawaitable(called):
                 await called
 
-        async def load(progress: Progress) -> None:
-            progress.updated = None
-            await change.load(progress.admin)
-            progress.updated = True
-
-        async def flush(progress: Progress) -> None:
-            await progress.admin.flush_cache()
-
-        async def read(progress: Progress) -> None:
-            await change.read(progress)
-            if progress.touched and await progress.admin.is_paused() is False:
-                progress.state = "running"
-                progress.fail("verify", AdminError("it is not paused any more: restarted, or resumed by someone else"))
-
-        await operation.phase("update", load, idempotent=change.idempotent)
-        await operation.phase("verify", read, tolerant=True)
-        operation.settle(change.expected)
+        await _load(operation, change)
         await self._compare_members(operation)
         if change.flush:
             updated = [progress for progress in operation.progress if progress.updated]
-            await operation.phase("flush", flush, updated)
+            await operation.phase("flush", _flush, updated)
         operation.hold(change.policy)
 
     async def _finish(self, operation: Operation, change: _Change) -> None:
@@ -469,13 +453,18 @@ class Fleet:
         await operation.resume()
 
         async def read(progress: Progress) -> None:
-            version = await progress.admin.weight_version()
-            if version != progress.version:
-                progress.version, progress.verified, progress.updated = version, False, False
-                raise AdminError(f"it reports version {version} now: it was replaced, or updated by someone else")
+            progress.version = await progress.admin.weight_version()
+            progress.verified = None if progress.version is None else progress.version == change.expected
+            if not progress.verified:
+                progress.updated = False
+                raise AdminError(f"it reports version {progress.version} now: replaced, or updated by someone else")
 
-        if change.expected is not None:
-            await operation.phase("resume", read, [each for each in operation.progress if each.verified])
+        if change.expected is None:
+            return
+        verified = [progress for progress in operation.progress if progress.verified]
+        for progress in verified:
+            progress.version = progress.verified = None
+        await operation.phase("resume", read, verified)
 
     async def _compare_members(self, operation: Operation) -> None:
         """Fail the members that discovery lists no more, or as someone else; doubt the fleet if others joined."""
@@ -538,6 +527,31 @@ async def _pause(operation: Operation, mode: PauseMode, *, clear_cache: bool) ->
 def _check_mode(mode: str) -> None:
     if mode not in get_args(PauseMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(PauseMode))}, not {mode!r}")
+
+
+async def _load(operation: Operation, change: _Change) -> None:
+    """Update, and read back what came of it."""
+
+    async def load(progress: Progress) -> None:
+        progress.updated = None
+        await change.load(progress.admin)
+        progress.updated = True
+
+    async def read(progress: Progress) -> None:
+        await change.read(progress)
+        if progress.touched and await progress.admin.is_paused() is False:
+            progress.state = "running"
+            progress.fail("verify", AdminError("it is not paused any more: restarted, or resumed by someone else"))
+
+    await operation.phase("update", load, idempotent=change.idempotent)
+    for progress in operation.progress:
+        progress.version = None
+    await operation.phase("verify", read, tolerant=True)
+    operation.settle(change.expected)
+
+
+async def _flush(progress: Progress) -> None:
+    await progress.admin.flush_cache()
 
 
 async def _leave(progress: Progress) -> None:

@@ -47,7 +47,7 @@ class WeightPublisher:
     def __init__(
         self, directory: str | os.PathLike[str], *, keep_recent: int, max_off_policy_steps: int | None = None
     ) -> None:
-        least = max(1, max_off_policy_steps or 1)
+        least = 1 if max_off_policy_steps is None else max(1, max_off_policy_steps)
         if keep_recent < least:
             why = "max_off_policy_steps" if least > 1 else "one version"
             raise ValueError(f"keep_recent must be at least {least} ({why}), got {keep_recent}")
@@ -58,7 +58,7 @@ class WeightPublisher:
 
     def path(self, step: int) -> Path:
         """The directory of a version; its name is the version's in a :class:`dynamo_tito.control.Fleet`."""
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        if type(step) is not int or step < 0:
             raise ValueError(f"step must be an integer, at least 0, got {step!r}")
         return self.directory / f"{_PREFIX}{step}"
 

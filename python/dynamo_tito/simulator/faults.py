@@ -75,7 +75,7 @@ class Fault:
     | `finish` | another finish reason (`message`) and stop reason | sampled |
     | `wrong_rows` | `by` rows of routed experts too many (negative: too few) | sampled |
     | `die` | the engine stops: nothing listens any more | request, sampled |
-    | `restart` | a new process in its place: same address, new identity, nothing paused, first weights | request, sampled |
+    | `restart` | as if replaced: same address, another identity, not paused, first weights | request, sampled |
 
     Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
     `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a

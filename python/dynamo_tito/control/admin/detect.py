@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, TypeAlias, Unpack
 
 from dynamo_tito._config import Backend
@@ -44,10 +45,8 @@ async def backend_of(server: Server) -> Backend:
     if await _member(server, "POST", "/engine/liveness_probe", "status"):
         return "dynamo"
     cards: list[dict[str, Any]] = []
-    try:
+    with contextlib.suppress(ServerError):  # without a list they are told apart by routes
         cards = await cards_of(server)
-    except ServerError:
-        pass  # told apart below, by a route that the others have not
     owners = {card.get("owned_by") for card in cards}
     if "nvidia" in owners or isinstance(await _member(server, "GET", "/health", "endpoints"), list):
         return "dynamo"
