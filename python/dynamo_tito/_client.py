@@ -298,13 +298,15 @@ class AsyncTitoClient(_Client):
         """
         from .control import Fleet  # noqa: PLC0415 - loaded when it is needed
 
+        options = self._reach.copy()
+        options["headers"] = self._caller.endpoint.headers
         return await Fleet.connect(
             self.base_url,
             backend=self._backend,
             model=self.model,
             rl_base_url=rl_base_url,
             admin_base_url=admin_base_url,
-            **{**self._reach, "headers": self._caller.endpoint.headers},
+            **options,
         )
 
     async def aclose(self) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from dynamo_tito.control import Fleet, FleetLimits, PhaseLimit, WorkerResult
 from dynamo_tito.simulator import Engine, Record, serve
 
-SHORT = PhaseLimit(0.6, 2.5)
+SHORT = PhaseLimit(0.5, 2.0)
 LIMITS = FleetLimits(
-    gate=SHORT, pause=SHORT, update=SHORT, verify=SHORT, flush=SHORT, resume=SHORT, attempts=3, wait=0.01, max_wait=0.02
+    gate=SHORT, pause=SHORT, update=SHORT, verify=SHORT, flush=SHORT, resume=SHORT, attempts=2, wait=0.01, max_wait=0.02
 )
 #: Every phase to its deadline, the last look included, and as much again for a busy machine.
 BOUND = 2 * 7 * SHORT.total

@@ -41,11 +41,11 @@ def test_alive_paused_and_named(backend: Any) -> None:
         assert await admin.is_paused() is (False if knows else None)
         for _ in range(2):
             await admin.pause("abort", clear_cache=True)
-        assert engine.admin.paused == "abort"
+        assert [engine.admin.paused] == ["abort"]
         assert await admin.is_paused() is (True if knows else None)
         for _ in range(2):
             await admin.resume()
-        assert not engine.admin.paused
+        assert [engine.admin.paused] == [None]
         flushed = engine.admin.cache_flushes
         await admin.flush_cache()
         assert engine.admin.cache_flushes == flushed + 1

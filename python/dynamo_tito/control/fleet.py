@@ -482,12 +482,14 @@ class Fleet:
                 known[old].state, known[old].updated = "unknown", False
                 known[old].fail("verify", AdminError(f"it was replaced by {new.identity}"))
         for worker in change.left:
+            known[worker].state = "unknown"
             known[worker].fail("verify", AdminError("discovery lists it no more"))
         for worker in change.joined:
             operation.failure = AdminError(f"{worker.identity} joined in between and was not updated")
         broken = {worker.identity: worker.problem for worker in listed if worker.problem is not None}
         for worker, progress in known.items():
             if worker.identity in broken:
+                progress.state = "unknown"
                 progress.fail("verify", AdminError(f"discovery says: {broken[worker.identity]}"))
 
 
