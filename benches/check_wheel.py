@@ -31,7 +31,7 @@ print(f"imports in {elapsed:.1f} ms beyond numpy, decodes, kernel {tito.build_in
 
 def main() -> None:
     """Check the one wheel in a folder."""
-    (wheel,) = Path(sys.argv[1]).glob("*.whl")
+    (wheel,) = Path(sys.argv[1]).resolve().glob("*.whl")
     tag = re.fullmatch(r"dynamo_tito-[\d.]+-cp311-abi3-manylinux_(\d+)_(\d+)_\w+\.whl", wheel.name)
     assert tag, f"{wheel.name} is no manylinux abi3 wheel"
     size = wheel.stat().st_size / 1e6

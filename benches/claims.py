@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import statistics
 import subprocess
 import sys
@@ -113,23 +114,30 @@ def _in_fresh_process(code: str, *arguments: str) -> list[int]:
 
 
 def latency() -> list[Figure]:
-    """How long a 1 ms ticker waits while another thread decodes, less what it waits anyway."""
+    """How long a 1 ms ticker waits while another thread decodes, less what it waits anyway.
+
+    Beside it what it waits while another thread hashes for as long, which needs a core but never the interpreter:
+    where that is no better, the machine has no core to spare, and the figure is its scheduler's.
+    """
     body = response()
-    tito.decode(body, wire=DIALECT.wire)
-    begin = time.perf_counter()
-    tito.decode(body, wire=DIALECT.wire)
-    span = time.perf_counter() - begin
 
     def decode() -> None:
         tito.decode(body, wire=DIALECT.wire)
 
+    decode()
+    span = _seconds(decode)
+    chunk = body[: int(len(body) * span / _seconds(lambda: hashlib.sha256(body)))]
+
     def rest() -> None:
         time.sleep(span)
 
-    rounds = [(_worst_tick(decode), _worst_tick(rest)) for _ in range(ROUNDS)]
-    busy, idle = (statistics.median(column) for column in zip(*rounds, strict=True))
-    extra = (busy - idle) * 1e3
-    return [Figure("a 1 ms ticker's worst delay while a thread decodes", f"{extra:.2f} ms", "<= 2 ms", extra <= 2)]
+    def hash_as_long() -> None:
+        hashlib.sha256(chunk)
+
+    rounds = [tuple(_worst_tick(work) for work in (decode, rest, hash_as_long)) for _ in range(ROUNDS)]
+    busy, idle, hashing = (1e3 * statistics.median(column) for column in zip(*rounds, strict=True))
+    name = f"worst tick of 1 ms in a decode, over idle (hashing: {hashing - idle:+.2f} ms)"
+    return [Figure(name, f"{busy - idle:+.2f} ms", "<= 2 ms", busy - idle <= 2)]
 
 
 def _worst_tick(work: Callable[[], None]) -> float:

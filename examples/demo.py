@@ -63,7 +63,8 @@ def recorded() -> None:
     refusals = _table("Refused, as they must be", "response", "error")
     for name, wire, outcome in _outcomes():
         if isinstance(outcome, tito.TitoError):
-            refusals.add_row(name, Text(f"{type(outcome).__name__}: {outcome}"))
+            error = Text(f"{type(outcome).__name__}: {outcome}", no_wrap=True, overflow="ellipsis")
+            refusals.add_row(name, error)
         for completion in outcome if isinstance(outcome, list) else ():
             table.add_row(
                 name,
@@ -192,7 +193,7 @@ def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         numeric = heading in ("tokens", "body", "dynamo-tito", "by hand", "faster", "")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading != "error")
     return table
 
 

@@ -7,6 +7,9 @@
 
 #[cfg(any(test, feature = "reference"))]
 pub mod agreement;
+#[cfg(feature = "reference")]
+#[doc(hidden)]
+pub mod bench_support;
 mod error;
 mod experts;
 mod json;
@@ -20,7 +23,4 @@ mod request;
 mod wire;
 
 pub use error::{Class, Error, Result};
-#[cfg(feature = "reference")]
-#[doc(hidden)]
-pub use experts::bench_support;
 pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

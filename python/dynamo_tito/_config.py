@@ -44,7 +44,7 @@ MAX_CONCURRENCY = 2048
 
 POOL_SIZE = 4
 """Connections of one httpx pool. It looks at all of its connections, each with a system call, for every request and
-every answer: with one pool of a thousand that is all the process does. A client costs 35 us, so there are many."""
+every answer: with one pool of a thousand that is all the process does."""
 
 PREFLIGHT_TIMEOUT = 10.0
 """Seconds for the question of how long a prompt may be; without an answer the prompt is sent unchecked."""

@@ -96,7 +96,11 @@ def _host(parts: SplitResult) -> str:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"base_url: {error}") from None
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    name = parts.hostname
+    if not name.isascii():
+        name = name.encode("idna").decode()
+    if ":" in name:
+        name = f"[{name}]"
     return name if port is None else f"{name}:{port}"
 
 

@@ -29,6 +29,7 @@ _MESSAGE_CHARACTERS = 500
 _NOT_STARTED = (
     "generation is paused",  # vLLM, between pause and resume
     "not ready to serve requests yet",  # Dynamo, no worker in rotation
+    "the request queue is full",  # SGLang, --max-queued-requests
 )
 
 # These name a field, which is what tells an unknown parameter from a wrong value.

@@ -11,7 +11,7 @@ mod npy;
 mod rows;
 
 #[cfg(feature = "reference")]
-pub use base64::bench_support;
+pub(crate) use base64::bench_support;
 #[cfg(feature = "python")]
 pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;

@@ -166,18 +166,26 @@ const TENS: [u64; 17] = {
     tens
 };
 
-/// A number as engines write log-probabilities: one digit, a point, up to 19 digits, perhaps an exponent, well before the
+/// A number as engines write log-probabilities: one or two digits, a point, digits, perhaps an exponent, well before the
 /// end of the body. None where it is anything else.
 #[inline(always)]
 fn usual_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     let window = bytes.get(pos..)?.first_chunk::<32>()?;
     let negative = window[0] == b'-';
     let sign = usize::from(negative);
-    let whole = u64::from(window[sign].wrapping_sub(b'0'));
-    if whole > 9 || window[sign + 1] != b'.' {
+    let mut whole = u64::from(window[sign].wrapping_sub(b'0'));
+    if whole > 9 {
         return None;
     }
-    let point = sign + 1;
+    let mut point = sign + 1;
+    if window[point] != b'.' {
+        let second = u64::from(window[point].wrapping_sub(b'0'));
+        if whole == 0 || second > 9 || window[point + 1] != b'.' {
+            return None;
+        }
+        whole = whole * 10 + second;
+        point += 1;
+    }
     let low = u64::from_le_bytes(*window[point + 1..].first_chunk()?) ^ ZEROS;
     let high = u64::from_le_bytes(*window[point + 9..].first_chunk()?) ^ ZEROS;
     let mut digits = leading_digits(low) as usize;
@@ -188,8 +196,8 @@ fn usual_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     if digits == 16 {
         mantissa = whole * TENS[16] + eight_digits(low) * TENS[8] + eight_digits(high);
         while let digit @ 0..=9 = window[point + 1 + digits].wrapping_sub(b'0') {
-            // A u64 holds 19 digits.
-            if digits == 18 + usize::from(whole == 0) {
+            // A u64 holds 19 digits, of which up to two stand before the point.
+            if digits == 17 + 2 * usize::from(whole == 0) {
                 return None;
             }
             mantissa = mantissa * 10 + u64::from(digit);

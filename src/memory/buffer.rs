@@ -52,7 +52,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Appends one item.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, item: T) -> Result<(), OutOfMemory> {
         if self.len == self.capacity {
             self.grow(1)?;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from dynamo_tito._calls import Sleep
 from dynamo_tito._config import RetryPolicy
-from dynamo_tito._errors import OverloadedError, ServerError, TitoError, TransportError
+from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
 from dynamo_tito._retry import Patience, Steps, retried, retry_after
 
 from .driver import Driver, Kind
@@ -101,6 +102,92 @@ def test_a_fault_after_sending_is_an_error_and_never_a_second_request(
     # The client is as good as new.
     assert client.generate().token_ids.tolist() == [1000, 1001, 1002, 1003]
     assert server.hits == 2
+
+
+def smuggled(token: int) -> bytes:
+    document = {"choices": [{"index": 0, "token_ids": [token], "finish_reason": "stop"}]}
+    return b"".join(step for step in reply(200, document) if isinstance(step, bytes))
+
+
+def test_an_answer_that_nobody_asked_for_is_nobodys_answer(connect: Connect, server: RawServer) -> None:
+    """A second answer in the same segment would be the next caller's, who asked something else."""
+    server.play([smuggled(1) + smuggled(2)], [smuggled(3)])
+    client = connect(retries=QUICK)
+    seen = []
+    for _ in range(4):
+        try:
+            seen.append(client.generate(sampling_params={"logprobs": 0}).token_ids.tolist())
+        except TransportError:
+            seen.append([])
+    assert [2] not in seen
+    assert seen[-1] == [3]
+
+
+def test_a_late_answer_that_nobody_asked_for(connect: Connect, server: RawServer) -> None:
+    server.play([smuggled(1), Pause(0.05), smuggled(2)], [smuggled(3)])
+    client = connect(retries=QUICK)
+    assert client.generate(sampling_params={"logprobs": 0}).token_ids.tolist() == [1]
+    time.sleep(0.1)
+    assert client.generate(sampling_params={"logprobs": 0}).token_ids.tolist() == [3]
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_an_interim_answer_is_not_the_answer(connect: Connect, server: RawServer, first: bytes) -> None:
+    server.play([first + smuggled(1)])
+    client = connect()
+    for _ in range(2):
+        assert client.generate(sampling_params={"logprobs": 0}).token_ids.tolist() == [1]
+
+
+def test_a_refusal_before_the_request_is_all_there(kind: Kind) -> None:
+    """A server may answer and close without reading megabytes: the answer counts if it can be had, else it is lost."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def refuse() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(100)
+                    connection.sendall(
+                        b"".join(s for s in reply(413, {"message": "too large"}) if isinstance(s, bytes))
+                    )
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with Driver(kind, f"http://127.0.0.1:{listener.getsockname()[1]}", retries=QUICK) as client:
+            for _ in range(2):
+                with pytest.raises((BadRequestError, TransportError)) as caught:
+                    client.generate([1] * 2_000_000, deadline=20.0)
+                assert getattr(caught.value, "phase", None) != "connect"
+        thread.join()
+
+
+def test_a_large_request_to_a_server_that_reads_slowly(kind: Kind) -> None:
+    """The request is many times what sockets buffer, so that sending has to wait for the server."""
+    prompt = list(range(1, 1_000_001))
+    document = {"choices": [{"index": 0, "token_ids": [1], "finish_reason": "stop"}]}
+    answer = b"".join(step for step in reply(200, document) if isinstance(step, bytes))
+    received = bytearray()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def read_slowly() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while not received.endswith(b"1000000]}"):
+                    received.extend(connection.recv(1 << 18))
+                    time.sleep(0.001)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=read_slowly)
+        thread.start()
+        with Driver(kind, f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            client.generate(prompt, sampling_params={"logprobs": 0}, deadline=60.0)
+        thread.join()
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["token_ids"] == prompt
 
 
 def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawServer, recorded: Recorded) -> None:

@@ -141,6 +141,7 @@ def test_masking(text: str, expected: str) -> None:
         ("https://h/a/b/v1/", "https://h/a/b"),
         ("http://[::1]:8000/v1", "http://[::1]:8000"),
         (" http://h/v1 ", "http://h"),
+        ("http://bücher.example:1/v1", "http://xn--bcher-kva.example:1"),
         ("http://h/v10", "http://h/v10"),
     ],
 )

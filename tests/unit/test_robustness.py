@@ -159,6 +159,31 @@ def test_memory_is_given_back_on_request() -> None:
     assert all(isinstance(value, int) for value in tito.memory_stats().values())
 
 
+def test_the_pool_can_be_bounded_and_turned_off() -> None:
+    body, sample = large(17)
+    bound = tito.memory_stats()["max_bytes"]
+    try:
+        tito.configure_memory(max_bytes=0)
+        tito.decode(body, wire="vllm_generate")
+        gc.collect()
+        assert tito.memory_stats()["held_bytes"] == 0
+        tito.configure_memory(max_bytes=bound)
+        tito.decode(body, wire="vllm_generate")
+        gc.collect()
+        held = tito.memory_stats()["held_bytes"]
+        assert 0 < held <= bound
+        assert tito.trim_memory() == held
+    finally:
+        tito.configure_memory(max_bytes=bound)
+    check(tito.decode(body, wire="vllm_generate"), sample, DIALECTS["prime_generate"], "object")
+
+
+@pytest.mark.parametrize(("bound", "error"), [(-1, (ValueError, OverflowError)), (1.5, TypeError), ("1", TypeError)])
+def test_a_bound_that_does_not_fit(bound: Any, error: Any) -> None:
+    with pytest.raises(error):
+        tito.configure_memory(max_bytes=bound)
+
+
 def test_a_forked_process_decodes() -> None:
     # In a process of its own: forking one with threads is deprecated, and pytest may have some.
     script = Path(__file__).with_name("forking.py")

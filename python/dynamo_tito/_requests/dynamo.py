@@ -33,7 +33,8 @@ PLACEHOLDER = {"role": "user", "content": "(token-in mode)"}
 
 _OURS = ("engine_data", "detailed_finish_reason")
 _START = "routed_experts_prompt_start"
-_MAX_TOP_LOGPROBS = 20
+# More is a 400 from Dynamo 1.6.1.
+_MAX_LOGPROBS = {"dynamo_chat": 20, "dynamo_completions": 5}
 
 # 400 on these routes, or already in the tokens.
 _NOT_SENT = ("return_token_ids", "spaces_between_special_tokens", "tools", "tool_choice")
@@ -131,8 +132,8 @@ def _logprobs(params: dict[str, Any], extra: dict[str, Any], fields: dict[str, A
     for key in asked:
         fields.pop(key, None)
     logprobs = take_logprobs(asked)
-    if not 0 <= logprobs <= _MAX_TOP_LOGPROBS:
-        raise ValueError(f"logprobs is {logprobs}; {transport} gives 0 to {_MAX_TOP_LOGPROBS}")
+    if not 0 <= logprobs <= _MAX_LOGPROBS[transport]:
+        raise ValueError(f"logprobs is {logprobs}; {transport} gives 0 to {_MAX_LOGPROBS[transport]}")
     return logprobs
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from dynamo_tito._config import KEEPALIVE, MAX_HEADER_BYTES
+from dynamo_tito._transports.sockets import readable
 
 from .base import Exchange, HttpResponse, Receiver, Wiring, failure_of
 
@@ -31,6 +34,8 @@ _FAILURES = (aiohttp.ClientError, OSError)
 
 # aiohttp stops reading from the socket at twice this many buffered bytes. A large one takes a body in few, large steps.
 _READ_BUFFER = 4 << 20
+
+_IN_PIECES = 1 << 20
 
 
 class AiohttpTransport:
@@ -56,9 +61,10 @@ class AiohttpTransport:
             response = await self._session.request(
                 request.method,
                 URL(request.url, encoded=True),
-                data=request.content or None,
+                data=_data(request.content),
                 headers=request.headers,
                 timeout=self._timeout,
+                proxy=self._wiring.proxy if self._owned else None,
                 allow_redirects=False,
                 auto_decompress=False,
                 raise_for_status=False,
@@ -93,11 +99,42 @@ class AiohttpTransport:
         wiring = self._wiring
         return aiohttp.ClientSession(
             # As many connections as the caller will use: a request never queues in here.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=wiring.tls),
+            connector=_Connector(limit=0, keepalive_timeout=KEEPALIVE, ssl=wiring.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=wiring.proxy,
             trace_configs=[_phases()],
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections that are used again only if they have nothing to say.
+
+    aiohttp takes what an idle connection has received for the answer to the next request, whoever that is from.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: weakref.WeakSet[object] = weakref.WeakSet()
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's interface
+        """See aiohttp."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None:
+                return connection  # aiohttp will say why
+            if protocol not in self._used:
+                self._used.add(protocol)
+                return connection
+            if not protocol.should_close and not readable(transport.get_extra_info("socket")):
+                return connection
+            connection.close()
+
+
+def _data(content: bytes) -> bytes | io.BytesIO | None:
+    """A large body as a file, which is written in pieces; aiohttp warns of large bytes."""
+    if not content:
+        return None
+    return io.BytesIO(content) if len(content) >= _IN_PIECES else content
 
 
 @contextlib.contextmanager
@@ -108,7 +145,7 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
     """
     connection = response.connection
     protocol = None if connection is None else connection.protocol
-    closed = getattr(protocol, "closed", None)
+    closed = None if protocol is None else protocol.closed
     if closed is None:  # the whole body has come already
         yield
         return

@@ -142,6 +142,11 @@ class Receiver:
         if self._good and exchange.into_body:
             self._sink = Body(min(self._announced or 0, _RESERVED))
 
+    @property
+    def complete(self) -> bool:
+        """Whether as much has come as was announced."""
+        return self._announced is not None and self._received >= self._announced
+
     def feed(self, chunk: bytes) -> bool:
         """Take a chunk as sent. False if the rest need not be read: of an error, enough is known."""
         self._received += len(chunk)

@@ -65,6 +65,7 @@ impl Kernel {
     }
 
     /// The same kernel with another bound: 0 always streams, `usize::MAX` never.
+    #[cfg(any(test, feature = "reference"))]
     pub(crate) fn streaming_from(self, bytes: usize) -> Self {
         Self {
             streaming_from: bytes,

@@ -8,7 +8,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(feature = "reference")]
-pub mod bench_support;
+pub(crate) mod bench_support;
 mod cache;
 mod kernel;
 #[cfg(target_arch = "aarch64")]

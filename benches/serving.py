@@ -1,0 +1,117 @@
+"""A server that costs next to nothing: prebuilt answers, nothing parsed but lengths. ``python -m benches.serving``.
+
+The first segment of a request's path names the answer. It runs in a process of its own, so that only the client is
+measured; on a small machine the two still share the cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_BACKLOG = 4096
+
+
+@contextmanager
+def served(answers: Mapping[str, bytes], *, delay: float = 0.0) -> Iterator[str]:
+    """The base URL of a server of these bodies, which answers after ``delay`` seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, body in answers.items():
+            Path(folder, name).write_bytes(body)
+        with _running(folder, delay) as url:
+            yield url
+
+
+@contextmanager
+def _running(folder: str, delay: float) -> Iterator[str]:
+    command = [sys.executable, "-m", "benches.serving", str(delay), folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+def _answers(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:
+    bodies = {path.name.encode(): path.read_bytes() for path in folder.iterdir()}
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return {name: (head % len(body), body) for name, body in bodies.items()}
+
+
+def _length(head: bytes | bytearray) -> int:
+    at = head.lower().find(b"content-length:")
+    return 0 if at < 0 else int(head[at + 15 :].split(b"\r\n", 1)[0])
+
+
+def _name(head: bytes) -> bytes:
+    return head.split(b" ", 2)[1].split(b"/", 2)[1]
+
+
+def _converse(connection: socket.socket, answers: Mapping[bytes, tuple[bytes, bytes]]) -> None:
+    """Answers of megabytes: a thread per connection, which hands the kernel the bytes as they are."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    received = bytearray()
+    with connection:
+        while data := connection.recv(1 << 20):
+            received += data
+            end = received.find(b"\r\n\r\n")
+            if end < 0 or len(received) < end + 4 + _length(received[:end]):
+                continue
+            head, body = answers[_name(bytes(received[:end]))]
+            received.clear()
+            try:
+                connection.sendall(head)
+                connection.sendall(body)
+            except ConnectionError:
+                return
+
+
+class _Late(asyncio.Protocol):
+    """Small answers, late: thousands of connections on one loop."""
+
+    def __init__(self, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float) -> None:
+        self._answers, self._delay, self._received = answers, delay, bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0 or len(self._received) < end + 4 + _length(self._received[:end]):
+            return
+        head, body = self._answers[_name(bytes(self._received[:end]))]
+        self._received.clear()
+        asyncio.get_running_loop().call_later(self._delay, self._transport.write, head + body)
+
+
+def _main(delay: float, folder: Path) -> None:
+    answers = _answers(folder)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    print(listener.getsockname()[1], flush=True)
+    if delay:
+        asyncio.run(_serve_late(listener, answers, delay))
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_converse, args=(connection, answers), daemon=True).start()
+
+
+async def _serve_late(listener: socket.socket, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float) -> None:
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Late(answers, delay), sock=listener, backlog=_BACKLOG
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    threading.stack_size(256 << 10)
+    _main(float(sys.argv[1]), Path(sys.argv[2]))

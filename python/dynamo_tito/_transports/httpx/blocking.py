@@ -1,0 +1,91 @@
+"""Blocking connections that know the deadline: a socket's timeout starts anew with every read, a call's does not."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+
+from .watch import Watched
+
+if TYPE_CHECKING:
+    import ssl
+
+_WRITE_STEP = 1 << 16
+
+deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
+"""Of the call that this thread is at, on the monotonic clock."""
+
+
+def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float | None:
+    """The seconds that one operation may take: its own timeout, and no more than the call has left."""
+    ends = deadline.get()
+    if ends is None:
+        return timeout
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise expired("the deadline is over")
+    return left if timeout is None else min(timeout, left)
+
+
+class BlockingBackend(httpcore.NetworkBackend):
+    """httpcore's blocking sockets, no operation of which outlasts the deadline."""
+
+    def __init__(self) -> None:
+        self._backend = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """See httpcore."""
+        left = remaining(timeout, httpcore.ConnectTimeout)
+        return BlockingStream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        """See httpcore."""
+        self._backend.sleep(seconds)
+
+
+class BlockingStream(Watched, httpcore.NetworkStream):
+    """One connection."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """See httpcore."""
+        data = self._stream.read(max_bytes, remaining(timeout, httpcore.ReadTimeout))
+        self.saw_read(data)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See httpcore."""
+        self.saw_write()
+        for start in range(0, len(buffer), _WRITE_STEP):
+            step = buffer[start : start + _WRITE_STEP]
+            self._stream.write(step, remaining(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        """See httpcore."""
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """See httpcore."""
+        left = remaining(timeout, httpcore.ConnectTimeout)
+        return BlockingStream(self._stream.start_tls(ssl_context, server_hostname, left))
+
+    def get_extra_info(self, info: str) -> Any:
+        """See httpcore."""
+        if info == "is_readable":
+            return self.spoken_for(self._stream.get_extra_info("socket"))
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,22 @@
+"""What an idle connection has to say."""
+
+from __future__ import annotations
+
+import select
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """A socket, or what event loops hand out for one."""
+
+    def fileno(self) -> int:
+        """Its descriptor; negative once it is closed."""
+
+
+def readable(connection: HasFileno | None) -> bool:
+    """Whether there is something to be read, which on an idle connection can only be its end, or nonsense."""
+    if connection is None or connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

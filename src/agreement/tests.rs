@@ -1,0 +1,141 @@
+//! Recorded bodies, whole, cut, changed in a byte, and changed in their structure.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::Wire;
+
+/// Every recorded body, with its name.
+fn bodies() -> Vec<(String, Vec<u8>)> {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let mut bodies = Vec::new();
+    for folder in ["captures", "made"] {
+        for entry in std::fs::read_dir(data.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let large = ["index.json", "field_matrix.json", "system_metrics.txt"];
+            if !large.contains(&name.as_str()) {
+                bodies.push((name, std::fs::read(path).unwrap()));
+            }
+        }
+    }
+    bodies.sort();
+    assert!(bodies.len() > 150, "only {} bodies", bodies.len());
+    bodies
+}
+
+fn check(name: &str, body: &[u8], options: &Options<'_>) {
+    if let Err(difference) = agree(body, options) {
+        panic!(
+            "{name}: {}\n{options:?}\n{difference}",
+            String::from_utf8_lossy(body)
+        );
+    }
+}
+
+const PROMPT: [i32; 5] = [1, 2, 3, 4, 5];
+
+#[test]
+fn on_every_recorded_body() {
+    for (name, body) in bodies() {
+        for (_, wire) in Wire::ALL {
+            for options in every_option(Options::new(wire), &PROMPT) {
+                check(&name, &body, &options);
+            }
+        }
+    }
+}
+
+/// The wires that a body is an answer of, or might be.
+fn wires(body: &[u8]) -> Vec<Wire> {
+    match String::from_utf8_lossy(body).as_ref() {
+        text if text.contains("meta_info") => vec![Wire::SglangGenerate],
+        text if text.contains("text_completion") => vec![Wire::DynamoCompletions],
+        text if text.contains("\"chat.completion\"") => vec![Wire::DynamoChat, Wire::VllmChat],
+        _ => vec![Wire::VllmGenerate],
+    }
+}
+
+#[test]
+fn on_every_truncation() {
+    for (name, body) in bodies() {
+        for wire in wires(&body) {
+            let options = Options {
+                num_layers: Some(4),
+                top_k: Some(2),
+                ..Options::new(wire)
+            };
+            for len in 0..body.len() {
+                check(&name, &body[..len], &options);
+            }
+        }
+    }
+}
+
+/// A few changes of every byte: what JSON is made of, and what it is not.
+#[test]
+fn on_every_changed_byte() {
+    for (name, body) in bodies() {
+        for wire in wires(&body) {
+            let options = Options {
+                num_layers: Some(4),
+                top_k: Some(2),
+                require_logprobs: false,
+                prompt_token_ids: Some(&PROMPT),
+                ..Options::new(wire)
+            };
+            let mut changed = body.clone();
+            for at in 0..body.len() {
+                // Two of eight at every place; which two differs from place to place.
+                let bytes = [body[at] ^ 1, b'"', b'0', b',', b'}', b'\\', b'-', 0xe4];
+                for byte in [bytes[at % 8], bytes[(at / 8 + 3) % 8]] {
+                    changed[at] = byte;
+                    check(&name, &changed, &options);
+                }
+                changed[at] = body[at];
+            }
+        }
+    }
+}
+
+/// Changes of structure: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.
+#[test]
+fn on_mutated_structure() {
+    let number = |name: &str, default: u64| match std::env::var(name) {
+        Ok(text) => text.parse().expect(name),
+        Err(_) => default,
+    };
+    let rounds = number("DYNAMO_TITO_MUTATIONS", 20_000);
+    let corpus: Vec<Vec<u8>> = bodies()
+        .into_iter()
+        .map(|(_, body)| body)
+        .filter(|body| body.len() < 4000)
+        .collect();
+    let mut mutator = Mutator::new(number("DYNAMO_TITO_SEED", 1), corpus);
+    let mut decoded = 0;
+    for _ in 0..rounds {
+        let (body, wire) = mutator.body();
+        let prompt: &[i32] = mutator.choose(&[&[1, 2, 3, 4, 5], &[1, 2, 3], &[7]]);
+        let mut options = mutator.choose(&every_option(Options::new(wire), prompt));
+        if mutator.chance(2) {
+            options.require_logprobs = false;
+        }
+        if mutator.chance(3) {
+            options.prompt_token_ids = Some(prompt);
+        }
+        if mutator.chance(3) {
+            options.num_layers = Some(mutator.choose(&[2, 1, 4]));
+            options.top_k = Some(mutator.choose(&[3, 1, 2]));
+        }
+        if mutator.chance(4) {
+            options.prompt_len = Some(mutator.choose(&[0, 1, 2, 3, 4, 5]));
+        }
+        if mutator.chance(4) {
+            options.routed_experts_prompt_start = mutator.choose(&[0, 1, 2, 3, 4, 5]);
+        }
+        check("mutated", &body, &options);
+        decoded += u64::from(reference::decode_choices(&body, &options).is_ok());
+    }
+    // Mutations that always break a body would compare nothing but refusals.
+    assert!(decoded > rounds / 100, "only {decoded} of {rounds} decoded");
+}
