@@ -454,6 +454,7 @@ class Fleet:
 
         async def read(progress: Progress) -> None:
             progress.version = await progress.admin.weight_version()
+            progress.state = states[id(progress)]
             progress.verified = None if progress.version is None else progress.version == change.expected
             if not progress.verified:
                 progress.updated = False
@@ -462,8 +463,10 @@ class Fleet:
         if change.expected is None:
             return
         verified = [progress for progress in operation.progress if progress.verified]
+        states = {id(progress): progress.state for progress in verified}
         for progress in verified:
             progress.version = progress.verified = None
+            progress.state = "unknown"
         await operation.phase("resume", read, verified)
 
     async def _compare_members(self, operation: Operation) -> None:
