@@ -10,6 +10,7 @@ pub mod agreement;
 #[cfg(feature = "reference")]
 #[doc(hidden)]
 pub mod bench_support;
+mod divergence;
 mod error;
 mod experts;
 mod json;

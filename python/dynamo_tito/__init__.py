@@ -16,6 +16,8 @@ from ._codec import (
     configure_memory,
     decode,
     decode_choices,
+    decode_prompt_logprobs,
+    divergence,
     encode_routed_experts,
     encode_token_ids,
     memory_stats,
@@ -40,7 +42,7 @@ from ._errors import (
     UnauthorizedError,
     UnsupportedParameterError,
 )
-from ._types import Completion, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
@@ -58,6 +60,7 @@ __all__ = [
     "ClientOptions",
     "Completion",
     "DecodeError",
+    "Divergence",
     "DriftError",
     "EngineError",
     "HttpRequest",
@@ -88,6 +91,8 @@ __all__ = [
     "connect",
     "decode",
     "decode_choices",
+    "decode_prompt_logprobs",
+    "divergence",
     "encode_request",
     "encode_routed_experts",
     "encode_token_ids",

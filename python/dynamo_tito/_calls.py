@@ -13,13 +13,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._codec import decode
+from ._codec import decode, decode_prompt_logprobs
 from ._config import PREFLIGHT_TIMEOUT, RetryPolicy
 from ._endpoint import Endpoint, checked_headers
 from ._errors import MalformedBodyError, ServerError, TitoError
 from ._preflight import PATH as MODELS_PATH
 from ._preflight import PromptLimits
-from ._requests import Call, Dialect, Draft, PromptIds, dialect, encode, make_call
+from ._requests import (
+    Call,
+    Dialect,
+    Draft,
+    PromptIds,
+    checked_score,
+    dialect,
+    encode,
+    make_call,
+    score_draft,
+    score_params,
+    score_rows_from,
+)
 from ._requests.call import wire_start
 from ._requests.dynamo import names_prompt_start
 from ._responses import error_of
@@ -30,7 +42,7 @@ from ._transports.base import HttpRequest, HttpResponse
 if TYPE_CHECKING:
     from ._codec import Body
     from ._config import RendererTransport
-    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +70,10 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Decode, and come back with the :class:`Completion`."""
+    """Decode, and come back with what the reading makes of the body."""
 
     content: Body | bytes = field(repr=False)
-    reading: Reading
+    reading: Callable[[Body | bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,41 @@ class Reading:
             return completion
         rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
         return dataclasses.replace(completion, routed_experts=rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """One sequence that shall be scored, checked but for its ids.
+
+    Attributes:
+        spec: who is asked.
+        call: what was asked.
+        draft: how it is asked.
+        headers: sent with the request.
+        start: the first position that is wanted.
+        missing_logprob: what to do where the engine has no log-probability.
+    """
+
+    spec: Dialect
+    call: Call = field(repr=False)
+    draft: Draft = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    start: int
+    missing_logprob: MissingLogprob
+
+    def body(self) -> bytes:
+        """The request's body; a ValueError if an id is none."""
+        return encode(self.draft, self.call)
+
+    def __call__(self, content: Body | bytes) -> PromptLogprobs:
+        """Decode the answer."""
+        return decode_prompt_logprobs(
+            content,
+            wire=self.spec.wire,
+            prompt_token_ids=self.call.prompt,
+            start=self.start,
+            missing_logprob=self.missing_logprob,
+        )
 
 
 class Caller:
@@ -197,6 +244,58 @@ class Caller:
         reading = Reading(spec.wire, call, draft, self._decoding)
         completion: Completion = yield Read(response.content, reading)
         return completion
+
+    def scoring(
+        self,
+        token_ids: PromptIds,
+        *,
+        start: int,
+        top_k: int,
+        cache_salt: str | None,
+        priority: int | None,
+        extra_body: Mapping[str, Any] | None,
+        session_id: str | None,
+        data_parallel_rank: int | None,
+        request_id: str | None,
+        extra_headers: Mapping[str, str] | None,
+        transport: RendererTransport | None,
+    ) -> Scoring:
+        """Check what a sequence shall be scored with."""
+        name = transport or self.transport
+        spec = dialect(name)
+        call = make_call(
+            token_ids,
+            model=self.model,
+            sampling_params=score_params(name, top_k),
+            stop_token_ids=(),
+            cache_salt=cache_salt,
+            priority=priority,
+            prompt_start=None,
+            features=None,
+            extra_body=extra_body,
+            session_id=session_id,
+            data_parallel_rank=data_parallel_rank,
+            request_id=request_id,
+            routed_experts=False,
+            ids_name="token_ids",
+        )
+        start, top_k = checked_score(start, top_k, call.prompt_len)
+        call = dataclasses.replace(call, prompt_start=score_rows_from(name, call.prompt_len))
+        headers = {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra_headers)}
+        draft = score_draft(name, spec.draft(call), start=start, top_k=top_k)
+        return Scoring(spec, call, draft, headers, start, self._decoding.missing_logprob)
+
+    def score(self, scoring: Scoring, *, deadline: float | None) -> Steps[PromptLogprobs]:
+        """Ask how long a prompt may be, send, decode."""
+        call, draft = scoring.call, scoring.draft
+        body = scoring.body()
+        if self._prompt_limits is not None:
+            yield from self._check_length(self._prompt_limits, draft.members.get("model"), call.prompt_len)
+        patience = Patience(self._retries, deadline=deadline)
+        response = yield from self._ask(scoring.spec, call, draft, scoring.headers, body, patience)
+        del body  # of a long sequence it is a megabyte
+        scores: PromptLogprobs = yield Read(response.content, scoring)
+        return scores
 
     def exchange(self, path: str, members: Mapping[str, Any], *, deadline: float | None) -> Steps[Any]:
         """Send JSON to a route that samples nothing, and come back with the JSON of its answer."""

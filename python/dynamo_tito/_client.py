@@ -9,7 +9,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from ._calls import Alone, Caller, Decoding, Read, Send, Sleep
@@ -27,6 +27,7 @@ from ._config import (
 from ._endpoint import make_endpoint
 from ._errors import MissingFieldError, TitoError, TransportError
 from ._routing_report import routing_checks
+from ._scoring import AsyncScoring, SyncScoring
 from ._transports import open_async, open_sync
 from ._transports.base import Exchange, Wiring
 from ._transports.environment import Tls, proxy_for, tls_context
@@ -172,7 +173,7 @@ class _Client:
         return self._timeout if deadline is None else _seconds("deadline", deadline)
 
 
-class AsyncTitoClient(_Client):
+class AsyncTitoClient(AsyncScoring, _Client):
     """Token ids in, arrays out, on an event loop.
 
     One client serves one server from one event loop, with up to ``max_concurrency`` calls in flight. Use it as a
@@ -337,6 +338,10 @@ class AsyncTitoClient(_Client):
     ) -> None:
         await self.aclose()
 
+    async def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> T:
+        seconds = self._allowed(deadline)
+        return await self._run(begin(_ends(seconds)), seconds)
+
     async def _run(self, steps: Steps[T], seconds: float | None) -> T:
         self._check_usable()
         loop = asyncio.get_running_loop()
@@ -385,7 +390,7 @@ class AsyncTitoClient(_Client):
                 raise TypeError(f"no step: {step!r}")
 
 
-class TitoClient(_Client):
+class TitoClient(SyncScoring, _Client):
     """Token ids in, arrays out, on the calling thread. It may be shared by threads.
 
     The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"``, and ``http_client`` an
@@ -478,6 +483,11 @@ class TitoClient(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> T:
+        ends = _ends(self._allowed(deadline))
+        self._check_usable()
+        return self._drive(begin(ends), ends)
 
     def _drive(self, steps: Steps[T], ends: float | None) -> T:
         answer: Any = None

@@ -1,11 +1,11 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+from ._types import Completion, Divergence, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
 __all__ = [
     "Body",
@@ -13,6 +13,8 @@ __all__ = [
     "configure_memory",
     "decode",
     "decode_choices",
+    "decode_prompt_logprobs",
+    "divergence",
     "encode_routed_experts",
     "encode_token_ids",
     "memory_stats",
@@ -54,6 +56,22 @@ def decode_choices(
     missing_logprob: MissingLogprob = "raise",
     final_row: FinalRow = "omitted",
 ) -> list[Completion]: ...
+def decode_prompt_logprobs(
+    body: bytes | Body | Buffer,
+    /,
+    *,
+    wire: Wire,
+    prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int],
+    start: int = 0,
+    missing_logprob: MissingLogprob = "raise",
+) -> PromptLogprobs: ...
+def divergence(
+    sample_logprobs: NDArray[np.float32] | NDArray[np.float64],
+    scored: PromptLogprobs | NDArray[np.float32] | NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    *,
+    missing_logprob: Literal["raise", "skip"] = "raise",
+) -> Divergence: ...
 def encode_routed_experts(
     array: NDArray[np.integer[Any]], *, start: int = 0, narrow: bool = True
 ) -> dict[str, Any]: ...

@@ -107,12 +107,35 @@ class PromptLogprobs(_Record):
 
     Attributes:
         logprobs: float64 [P], of the actual prompt tokens, natural logarithms; NaN where the engine could not score
-            (position 0 has no past).
-        top: every entry of every position, highest first, ties by id, NaN last; P positions.
+            (position 0 has no past), and before the first position that was asked for.
+        top: every entry of every position that was asked for, highest first, ties by id, NaN last; P positions.
     """
 
     logprobs: Float64Array
     top: TopLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far two scorings of the same sampled tokens are apart, with d = sample - scored per token.
+
+    All means are over ``count`` tokens; where that is 0 they are NaN, and so is ``max_abs``.
+
+    Attributes:
+        count: sampled tokens that were compared.
+        skipped: sampled tokens that were left out because one side is NaN; 0 unless that was allowed.
+        mean: of d, in nats; an unbiased estimate of the Kullback-Leibler divergence of the sampler from the scorer.
+        mean_abs: of abs(d).
+        max_abs: the largest abs(d).
+        k3: the mean of exp(-d) - 1 + d: the same divergence estimated with less variance, and never negative.
+    """
+
+    count: int
+    skipped: int
+    mean: float
+    mean_abs: float
+    max_abs: float
+    k3: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

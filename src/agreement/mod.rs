@@ -208,5 +208,20 @@ pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>
             final_row: FinalRow::Present,
             ..shaped
         },
+        Options {
+            require_logprobs: false,
+            prompt_token_ids: Some(prompt),
+            experts: ExpertsMode::Skip,
+            score_from: Some(0),
+            ..base
+        },
+        Options {
+            require_logprobs: false,
+            missing_logprob: MissingLogprob::Nan,
+            prompt_token_ids: Some(prompt),
+            experts: ExpertsMode::Skip,
+            score_from: Some(3),
+            ..base
+        },
     ]
 }

@@ -253,6 +253,7 @@ const KEYS: &[&str] = &[
     "output_token_logprobs",
     "output_top_logprobs",
     "input_token_logprobs",
+    "input_top_logprobs",
     "output_token_sampling_mask",
     "token",
     "token_id",

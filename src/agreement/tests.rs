@@ -98,6 +98,49 @@ fn on_every_changed_byte() {
     }
 }
 
+/// SGLang's answers to a suffix, with alternatives: every start, cut, and changed in a byte.
+#[test]
+fn on_scored_suffixes() {
+    let listed = [
+        r#"[[null,1,"a"],[-0.5,2],[-9999,3],[-1,4],[-2,5]],"input_top_logprobs":[null,[[-0.25,9],[-0.5,2]],[[null,7]],[[-1e30,3],[-1,4]],[]]"#,
+        r#"[[null,3],[-1,4],[-2,5]],"input_top_logprobs":[null,[[-1,9],[-1,8]],[[-2,5],[-1,5]]]"#,
+        r#"[[null,3],[-1,4],[-2,5]],"input_top_logprobs":[]"#,
+        r#"[[null,3],[-1,4],[-2,5]],"input_top_logprobs":[null,null]"#,
+        r#"[[null,5]],"input_top_logprobs":[null]"#,
+        r#"[]"#,
+    ];
+    for list in listed {
+        let body = format!(
+            r#"{{"output_ids":[7],"meta_info":{{"finish_reason":null,"input_token_logprobs":{list}}}}}"#
+        );
+        for (from, missing_logprob) in (0..=6).flat_map(|from| {
+            [
+                (from, crate::MissingLogprob::Raise),
+                (from, crate::MissingLogprob::Nan),
+            ]
+        }) {
+            let options = Options {
+                require_logprobs: false,
+                missing_logprob,
+                prompt_token_ids: Some(&PROMPT),
+                score_from: Some(from),
+                ..Options::new(Wire::SglangGenerate)
+            };
+            let mut changed = body.clone().into_bytes();
+            check("suffix", &changed, &options);
+            for at in 0..changed.len() {
+                check("cut suffix", &changed[..at], &options);
+                let kept = changed[at];
+                for byte in [kept ^ 1, b'n', b',', b']', b'1'] {
+                    changed[at] = byte;
+                    check("changed suffix", &changed, &options);
+                }
+                changed[at] = kept;
+            }
+        }
+    }
+}
+
 /// Changes of structure: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.
 #[test]
 fn on_mutated_structure() {
@@ -132,6 +175,9 @@ fn on_mutated_structure() {
         }
         if mutator.chance(4) {
             options.routed_experts_prompt_start = mutator.choose(&[0, 1, 2, 3, 4, 5]);
+        }
+        if mutator.chance(4) {
+            options.score_from = Some(mutator.choose(&[0, 1, 2, 3, 4, 5]));
         }
         check("mutated", &body, &options);
         decoded += u64::from(reference::decode_choices(&body, &options).is_ok());

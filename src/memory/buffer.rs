@@ -132,6 +132,17 @@ impl<T: Plain> Buffer<T> {
         self.len = len;
     }
 
+    /// Drops the first `count` items; the others move to the beginning.
+    pub(crate) fn drop_front(&mut self, count: usize) {
+        self.as_mut_slice().copy_within(count.., 0);
+        self.len -= count;
+    }
+
+    /// Keeps the first `count` items, if there are more.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.len = self.len.min(count);
+    }
+
     /// The memory and how many items it holds, for numpy to own.
     pub(crate) fn into_block(self) -> (Block, usize) {
         (self.block, self.len)

@@ -32,6 +32,33 @@ fn the_capacity_asked_for() {
 }
 
 #[test]
+fn the_end_goes() {
+    for (count, rest) in [
+        (0, vec![]),
+        (2, vec![1, 2]),
+        (3, vec![1, 2, 3]),
+        (9, vec![1, 2, 3]),
+    ] {
+        let mut buffer = Buffer::new();
+        buffer.extend_from_slice(&[1, 2, 3]).unwrap();
+        buffer.truncate(count);
+        assert_eq!(buffer.as_slice(), rest);
+    }
+}
+
+#[test]
+fn the_front_goes() {
+    for (count, rest) in [(0, vec![1, 2, 3]), (1, vec![2, 3]), (3, vec![])] {
+        let mut buffer = Buffer::new();
+        buffer.extend_from_slice(&[1, 2, 3]).unwrap();
+        buffer.drop_front(count);
+        assert_eq!(buffer.as_slice(), rest);
+        buffer.push(4).unwrap();
+        assert_eq!(buffer.as_slice().last(), Some(&4));
+    }
+}
+
+#[test]
 fn one_item_at_a_time() {
     let count = if cfg!(miri) { 30_000 } else { 3_000_000 };
     let mut buffer = Buffer::new();

@@ -12,7 +12,7 @@ use super::arrays::{ExpertsOut, flat, shaped};
 use super::errors::exception;
 use crate::experts::{Routed, Target, Values};
 use crate::json::Value;
-use crate::wire::{self, Decoded, Prompt, SamplingMask, StopReason, TopLogprobs};
+use crate::wire::{self, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
 use crate::{ExpertsMode, Options};
 
 /// Both decoding functions take the same keywords, visible in their signatures.
@@ -148,6 +148,7 @@ macro_rules! record {
         CLASS.import($py, "dynamo_tito._types", $name)
     }};
 }
+pub(super) use record;
 
 /// The prompt as Python objects, shared by the choices of a response.
 struct PromptArrays {
@@ -160,21 +161,20 @@ impl PromptArrays {
         let token_ids = prompt
             .token_ids
             .map_or_else(|| Ok(py.None()), |ids| flat(py, ids))?;
-        let logprobs = match prompt.logprobs {
-            None => py.None(),
-            Some(logprobs) => {
-                let values = flat(py, logprobs.logprobs)?;
-                let top = top(py, logprobs.top)?;
-                record!(py, "PromptLogprobs")?
-                    .call1((values, top))?
-                    .unbind()
-            }
-        };
+        let logprobs = prompt
+            .logprobs
+            .map_or_else(|| Ok(py.None()), |scores| prompt_logprobs(py, scores))?;
         Ok(Self {
             token_ids,
             logprobs,
         })
     }
+}
+
+/// A ``PromptLogprobs``.
+pub(super) fn prompt_logprobs(py: Python<'_>, scores: PromptLogprobs) -> PyResult<Py<PyAny>> {
+    let columns = (flat(py, scores.logprobs)?, top(py, scores.top)?);
+    Ok(record!(py, "PromptLogprobs")?.call1(columns)?.unbind())
 }
 
 fn completion(

@@ -8,6 +8,7 @@ mod encode;
 mod errors;
 mod memory;
 mod routing;
+mod scoring;
 
 use pyo3::prelude::*;
 
@@ -24,6 +25,8 @@ mod _core {
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
     #[pymodule_export]
     use super::routing::scan_routing;
+    #[pymodule_export]
+    use super::scoring::{decode_prompt_logprobs, divergence};
 
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;

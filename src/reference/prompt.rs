@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::json::Node;
 use super::logprobs::{self, Sourced};
 use super::readers::{self, Position};
-use super::structure::{Choice, first};
+use super::structure::{Channel, Choice, first};
 use super::{PromptLogprobs, Top};
 use crate::{Class, Error, MissingLogprob, Options, Result, Wire};
 
@@ -54,20 +54,37 @@ pub(super) fn logprobs(
     options: &Options<'_>,
 ) -> Result<Outcome> {
     let sglang = options.wire == Wire::SglangGenerate;
-    let Some((path, node)) = first(&choice.prompt_logprobs) else {
-        return Ok(Outcome::Absent);
+    let found = first(&choice.prompt_logprobs)
+        .filter(|(_, node)| !(sglang && node.as_array().is_some_and(<[Node]>::is_empty)));
+    let Some((path, node)) = found else {
+        return match (options.score_from, choice.prompt_logprobs.last()) {
+            (Some(_), Some(last)) => Err(Error::new(
+                Class::Missing,
+                "missing",
+                last.path.clone(),
+                None,
+                "scoring needs prompt logprobs",
+            )),
+            _ => Ok(Outcome::Absent),
+        };
     };
-    if sglang && node.as_array().is_some_and(<[Node]>::is_empty) {
-        return Ok(Outcome::Absent);
-    }
     let Some(ids) = ids else {
         return Ok(Outcome::LeftOut);
     };
     let read = match sglang {
-        true => from_triples(node, path, ids, options)?,
+        true => from_triples(node, path, choice.prompt_top_triples.as_ref(), ids, options)?,
         false => from_maps(node, path, ids, options)?,
     };
     Ok(Outcome::Read(read, path.to_owned()))
+}
+
+/// Before this position nobody asked for log-probabilities.
+fn start(ids: &[i32], options: &Options<'_>) -> usize {
+    match options.score_from {
+        Some(from) if from < ids.len() as u64 => from as usize,
+        Some(_) => ids.len(),
+        None => 0,
+    }
 }
 
 /// The engine cannot score the first token, so nothing is wrong if it has no value there.
@@ -88,7 +105,17 @@ fn from_maps(
     logprobs::same_count(positions.len(), ids, path, node)?;
     let mut values = Vec::new();
     let mut top = Top::start();
+    let start = start(ids, options);
     for (i, (position, id)) in positions.iter().zip(ids).enumerate() {
+        if i < start {
+            // Whose log-probability it is still has to be right.
+            if position.entries.is_some() {
+                actual(position, *id, &format!("{path}[{i}]"), MissingLogprob::Nan)?;
+            }
+            values.push(f64::NAN);
+            top.end_position();
+            continue;
+        }
         values.push(actual(
             position,
             *id,
@@ -144,23 +171,62 @@ fn highest_first(a: &(i32, f64), b: &(i32, f64)) -> Ordering {
 fn from_triples(
     node: &Node,
     path: &str,
+    beside: Option<&Channel<'_>>,
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<PromptLogprobs> {
     let triples = readers::triples(node, path)?;
-    logprobs::same_count(triples.len(), ids, path, node)?;
-    let mut values = Vec::new();
+    let start = start(ids, options);
+    // Asked for a suffix, the server also lists the position before it, without a value.
+    let suffix = ids.len() + 1 - start.max(1);
+    let first = match !ids.is_empty() && triples.len() == suffix {
+        true => ids.len() - suffix,
+        false => {
+            logprobs::same_count(triples.len(), ids, path, node)?;
+            0
+        }
+    };
+    let mut rows = Vec::new();
+    if let Some((path, node)) = beside.and_then(Channel::found) {
+        rows = readers::rows_of_triples(node, path)?;
+        if !rows.is_empty() && rows.len() != triples.len() {
+            let message = format!("{} rows for {} triples", rows.len(), triples.len());
+            return Err(logprobs::alignment(
+                "count",
+                path.to_owned(),
+                node.start,
+                message,
+            ));
+        }
+    }
+    let mut values = vec![f64::NAN; first];
     let mut top = Top::start();
-    for (i, (triple, id)) in triples.iter().zip(ids).enumerate() {
-        logprobs::same_id(triple.id, *id, format!("{path}[{i}][1]"), triple.id_offset)?;
-        let path = format!("{path}[{i}][0]");
+    for _ in 0..first {
+        top.end_position();
+    }
+    for (entry, triple) in triples.iter().enumerate() {
+        let i = first + entry;
+        let place = format!("{path}[{entry}]");
+        logprobs::same_id(triple.id, ids[i], format!("{place}[1]"), triple.id_offset)?;
+        if i < start {
+            values.push(f64::NAN);
+            top.end_position();
+            continue;
+        }
         values.push(logprobs::evidence(
             triple.logprob,
-            &path,
+            &format!("{place}[0]"),
             policy(i, options),
         )?);
-        if triple.logprob.value.is_some() {
-            top.push(triple.id, logprobs::or_nan(triple.logprob));
+        let own = std::iter::once(triple).filter(|triple| triple.logprob.value.is_some());
+        let others = rows.get(entry).into_iter().flatten();
+        let mut entries: Vec<(i32, f64)> = own
+            .chain(others.filter(|other| other.id != triple.id))
+            .map(|triple| (triple.id, logprobs::or_nan(triple.logprob)))
+            .collect();
+        entries.sort_by(highest_first);
+        for (id, value) in entries {
+            top.push(id, value);
         }
         top.end_position();
     }

@@ -69,6 +69,8 @@ pub(super) struct Choice<'a> {
     pub(super) top_triples: Option<Channel<'a>>,
     pub(super) prompt_token_ids: Channel<'a>,
     pub(super) prompt_logprobs: Vec<Channel<'a>>,
+    /// SGLang's rows of triples beside its prompt logprobs.
+    pub(super) prompt_top_triples: Option<Channel<'a>>,
     pub(super) sampling_mask: Channel<'a>,
     pub(super) routed_experts: Vec<Channel<'a>>,
     pub(super) metadata: Metadata<'a>,
@@ -226,6 +228,7 @@ const META_INFO_KEYS: &[&str] = &[
     "output_token_logprobs",
     "output_top_logprobs",
     "input_token_logprobs",
+    "input_top_logprobs",
     "output_token_sampling_mask",
     "routed_experts",
 ];
@@ -403,6 +406,7 @@ fn dynamo<'a>(
             nvext.channel("prompt_logprobs"),
             top.channel("prompt_logprobs"),
         ],
+        prompt_top_triples: None,
         sampling_mask: engine_data.channel("sampling_mask"),
         routed_experts: vec![
             nvext.channel("routed_experts"),
@@ -441,6 +445,7 @@ fn vllm<'a>(
         top_triples: None,
         prompt_token_ids: top.channel("prompt_token_ids"),
         prompt_logprobs: vec![top.channel("prompt_logprobs")],
+        prompt_top_triples: None,
         sampling_mask: choice.channel("sampling_mask"),
         routed_experts: vec![choice.channel("routed_experts")],
         metadata: Metadata {
@@ -477,6 +482,7 @@ fn sglang<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> 
             top_triples: Some(meta.channel("output_top_logprobs")),
             prompt_token_ids: element.channel("prompt_token_ids"),
             prompt_logprobs: vec![meta.channel("input_token_logprobs")],
+            prompt_top_triples: Some(meta.channel("input_top_logprobs")),
             sampling_mask: meta.channel("output_token_sampling_mask"),
             routed_experts: vec![meta.channel("routed_experts")],
             metadata: Metadata {

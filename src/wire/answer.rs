@@ -82,6 +82,10 @@ pub(super) struct PromptChannels {
     pub(super) echo: Channel<Buffer<i32>>,
     pub(super) entries: Vec<Channel<PromptEntries>>,
     pub(super) triples: Channel<Triples>,
+    /// Alternatives beside the triples.
+    pub(super) top_rows: Channel<TopRows>,
+    /// The path to speak of when there are no log-probabilities.
+    pub(super) none: Place,
 }
 
 /// What a small value is for.
@@ -277,6 +281,8 @@ fn vllm(
             document.prompt_logprobs,
         )],
         triples: Channel::new(top("prompt_logprobs"), Field::Absent),
+        top_rows: Channel::new(top("prompt_logprobs"), Field::Absent),
+        none: top("prompt_logprobs"),
     };
     Ok((answers, vec![prompt]))
 }
@@ -386,6 +392,8 @@ fn dynamo(
             Channel::new(top("prompt_logprobs"), document.prompt_logprobs),
         ],
         triples: Channel::new(top("prompt_logprobs"), Field::Absent),
+        top_rows: Channel::new(top("prompt_logprobs"), Field::Absent),
+        none: top("prompt_logprobs"),
     };
     Ok((vec![answer], vec![prompt]))
 }
@@ -509,6 +517,11 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
                 local("meta_info.input_token_logprobs"),
                 meta.input_token_logprobs,
             ),
+            top_rows: Channel::new(
+                local("meta_info.input_top_logprobs"),
+                meta.input_top_logprobs,
+            ),
+            none: local("meta_info.input_token_logprobs"),
         });
     }
     Ok((answers, prompts))

@@ -119,6 +119,7 @@ pub(super) struct MetaInfo {
     pub(super) output_token_logprobs: Field<Triples>,
     pub(super) output_top_logprobs: Field<TopRows>,
     pub(super) input_token_logprobs: Field<Triples>,
+    pub(super) input_top_logprobs: Field<TopRows>,
     pub(super) sampling_mask: Field<IdLists>,
     pub(super) routed_experts: Option<Container>,
 }
@@ -325,6 +326,7 @@ impl<'a> Walk<'a> {
             "output_token_logprobs",
             "output_top_logprobs",
             "input_token_logprobs",
+            "input_top_logprobs",
             "output_token_sampling_mask",
             "routed_experts",
         ];
@@ -344,6 +346,9 @@ impl<'a> Walk<'a> {
                     }
                     "input_token_logprobs" => {
                         meta.input_token_logprobs = Field::now::<list::Triples>(cursor)?
+                    }
+                    "input_top_logprobs" => {
+                        meta.input_top_logprobs = Field::now::<super::top::TopRows>(cursor)?
                     }
                     "output_token_sampling_mask" => {
                         meta.sampling_mask = Field::now::<list::IdLists>(cursor)?

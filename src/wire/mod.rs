@@ -18,5 +18,5 @@ mod resolve;
 mod top;
 mod walk;
 
-pub(crate) use decoded::{Decoded, Prompt, SamplingMask, StopReason, TopLogprobs};
+pub(crate) use decoded::{Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
 pub(crate) use resolve::decode;

@@ -95,6 +95,8 @@ pub struct Options<'a> {
     pub missing_logprob: MissingLogprob,
     /// How many rows are right.
     pub final_row: FinalRow,
+    /// Scoring: prompt logprobs are what is wanted, from this position of the prompt on.
+    pub score_from: Option<u64>,
 }
 
 impl Options<'_> {
@@ -113,7 +115,15 @@ impl Options<'_> {
             require_routed_experts: false,
             missing_logprob: MissingLogprob::Raise,
             final_row: FinalRow::Omitted,
+            score_from: None,
         }
+    }
+
+    /// The first position of a prompt of `len` tokens whose log-probability is wanted.
+    #[must_use]
+    pub fn first_scored(&self, len: usize) -> usize {
+        let wanted = self.score_from.unwrap_or(0);
+        usize::try_from(wanted).unwrap_or(len).min(len)
     }
 
     /// P of the contract, where the caller gave it.

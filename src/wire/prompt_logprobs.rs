@@ -11,6 +11,7 @@ use super::locate::{Step, locate};
 use super::options::{MissingLogprob, Options};
 use super::prompt::{self, PromptEntries};
 use super::resolve::Paths;
+use super::top::TopRows;
 
 /// What `sources` says of prompt logprobs that cannot be looked up.
 const LEFT_OUT: &str = "left out: needs prompt_token_ids";
@@ -47,22 +48,27 @@ pub(super) fn resolve(
         let path = paths.text(channel.place);
         if let Some((at, entries)) = channel.field.take::<prompt::PromptEntries>(body) {
             let entries = entries.map_err(|error| error.under(&path))?;
-            let lookup = Lookup {
-                ids,
-                body,
-                at,
-                path: &path,
-                missing: options.missing_logprob,
-            };
+            let lookup = Lookup::new(ids, body, at, &path, options);
             prompt.logprobs = Some(lookup.maps(entries)?);
             prompt.sources.push(("prompt_logprobs", path));
         }
         return Ok(prompt);
     }
+    let none = || match options.score_from {
+        Some(_) => Err(Error::new(
+            Class::Missing,
+            "missing",
+            paths.text(channels.none),
+            None,
+            "the response has no prompt logprobs",
+        )),
+        None => Ok(()),
+    };
     let path = paths.text(channels.triples.place);
     if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
         // SGLang sends an empty list where no prompt logprobs were asked for.
         if triples.as_ref().is_ok_and(|triples| triples.ids.is_empty()) {
+            none()?;
             return Ok(prompt);
         }
         let Some(ids) = ids else {
@@ -70,15 +76,19 @@ pub(super) fn resolve(
             return Ok(prompt);
         };
         let triples = triples.map_err(|error| error.under(&path))?;
-        let lookup = Lookup {
-            ids,
-            body,
-            at,
-            path: &path,
-            missing: options.missing_logprob,
-        };
-        prompt.logprobs = Some(lookup.triples(triples)?);
+        let lookup = Lookup::new(ids, body, at, &path, options);
+        let first = lookup.listed_from(triples.ids.len())?;
+        let rows = channels.top_rows.field.take::<TopRows>(body);
+        let rows = rows.map(|(at, rows)| {
+            let path = paths.text(channels.top_rows.place);
+            let rows = rows.map_err(|error| error.under(&path))?;
+            lookup.beside(rows, triples.ids.len(), path, at)
+        });
+        let rows = rows.transpose()?.flatten();
+        prompt.logprobs = Some(lookup.triples(triples, first, rows)?);
         prompt.sources.push(("prompt_logprobs", path));
+    } else {
+        none()?;
     }
     Ok(prompt)
 }
@@ -125,9 +135,38 @@ struct Lookup<'a> {
     at: usize,
     path: &'a str,
     missing: MissingLogprob,
+    /// The first position whose log-probability is wanted.
+    start: usize,
 }
 
-impl Lookup<'_> {
+impl<'a> Lookup<'a> {
+    fn new(
+        ids: &'a [i32],
+        body: &'a [u8],
+        at: usize,
+        path: &'a str,
+        options: &Options<'_>,
+    ) -> Self {
+        Self {
+            ids,
+            body,
+            at,
+            path,
+            missing: options.missing_logprob,
+            start: options.first_scored(ids.len()),
+        }
+    }
+
+    /// The position of the first of `found` triples. SGLang lists the positions that it was asked for, and one before them.
+    fn listed_from(&self, found: usize) -> Result<usize> {
+        let first = self.start.saturating_sub(1);
+        if found == self.ids.len() - first {
+            return Ok(first);
+        }
+        self.count(found)?;
+        Ok(0)
+    }
+
     fn count(&self, found: usize) -> Result<()> {
         if found == self.ids.len() {
             return Ok(());
@@ -141,6 +180,27 @@ impl Lookup<'_> {
                 "prompt logprobs of {found} positions for {} prompt token ids",
                 self.ids.len()
             ),
+        ))
+    }
+
+    /// Alternatives: a row for each of the `expected` triples, or none at all.
+    fn beside(
+        &self,
+        rows: TopRows,
+        expected: usize,
+        path: String,
+        at: usize,
+    ) -> Result<Option<TopRows>> {
+        let found = rows.offsets.len() - 1;
+        if found == 0 || found == expected {
+            return Ok((found > 0).then_some(rows));
+        }
+        Err(Error::new(
+            Class::Alignment,
+            "count",
+            path,
+            at,
+            format!("{found} rows of alternatives for {expected} prompt logprobs"),
         ))
     }
 
@@ -186,13 +246,22 @@ impl Lookup<'_> {
                 let at = locate(self.body, self.at, &[Step::Index(i)]);
                 (format!("{}[{i}]", self.path), at)
             };
+            let wanted = i >= self.start;
             let value = if nulls.next_if_eq(&(i as i64)).is_some() {
-                self.settle(i, f64::NAN, place)?
+                if wanted {
+                    self.settle(i, f64::NAN, place)?
+                } else {
+                    f64::NAN
+                }
             } else {
                 let names = &entries.ids.as_slice()[first..end];
                 let Some(found) = names.iter().position(|&name| name == id) else {
                     return Err(self.without_token(i, place()));
                 };
+                if !wanted {
+                    logprobs.push(f64::NAN)?;
+                    continue;
+                }
                 let value = entries.logprobs.as_slice()[first + found];
                 let value = self.settle(i, value, || {
                     let key = id.to_string();
@@ -209,50 +278,150 @@ impl Lookup<'_> {
             };
             logprobs.push(value)?;
         }
-        Ok(PromptLogprobs {
-            logprobs,
-            top: TopLogprobs {
-                token_ids: entries.ids,
-                logprobs: entries.logprobs,
-                offsets: entries.offsets,
-            },
-        })
+        let mut top = TopLogprobs {
+            token_ids: entries.ids,
+            logprobs: entries.logprobs,
+            offsets: entries.offsets,
+        };
+        drop_before(self.start, &mut top);
+        Ok(PromptLogprobs { logprobs, top })
     }
 
-    fn triples(&self, triples: list::Triples) -> Result<PromptLogprobs> {
-        self.count(triples.ids.len())?;
+    /// `from` is the position of the first triple.
+    fn triples(
+        &self,
+        triples: list::Triples,
+        from: usize,
+        rows: Option<TopRows>,
+    ) -> Result<PromptLogprobs> {
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
-        let mut top = TopLogprobs {
-            token_ids: Buffer::new(),
-            logprobs: Buffer::new(),
-            offsets: Buffer::with_capacity(self.ids.len() + 1)?,
-        };
-        top.offsets.push(0)?;
-        let rows = triples
+        for _ in 0..from {
+            logprobs.push(f64::NAN)?;
+        }
+        let listed = triples
             .logprobs
             .as_slice()
             .iter()
             .zip(triples.ids.as_slice());
-        for (i, (&written, &name)) in rows.enumerate() {
+        for (entry, (&written, &name)) in listed.enumerate() {
+            let i = from + entry;
             let place = |j| {
-                let at = locate(self.body, self.at, &[Step::Index(i), Step::Index(j)]);
-                (format!("{}[{i}][{j}]", self.path), at)
+                let at = locate(self.body, self.at, &[Step::Index(entry), Step::Index(j)]);
+                (format!("{}[{entry}][{j}]", self.path), at)
             };
             if name != self.ids[i] {
                 return Err(self.without_token(i, place(1)));
             }
-            logprobs.push(self.settle(i, written, || place(0))?)?;
-            if !written.is_nan() {
-                top.token_ids.push(name)?;
-                top.logprobs.push(if is_sentinel(written) {
-                    f64::NAN
-                } else {
-                    written
-                })?;
+            logprobs.push(if i < self.start {
+                f64::NAN
+            } else {
+                self.settle(i, written, || place(0))?
+            })?;
+        }
+        let top = match rows {
+            Some(rows) => self.joined(&triples, from, &rows)?,
+            None => self.alone(triples, from)?,
+        };
+        Ok(PromptLogprobs { logprobs, top })
+    }
+
+    /// The offsets of the positions before the first triple.
+    fn offsets(&self, from: usize) -> Result<Buffer<i64>> {
+        let mut offsets = Buffer::with_capacity(self.ids.len() + 1)?;
+        for _ in 0..=from {
+            offsets.push(0)?;
+        }
+        Ok(offsets)
+    }
+
+    /// The tokens' own entries, in the memory that they were read into.
+    fn alone(&self, mut triples: list::Triples, from: usize) -> Result<TopLogprobs> {
+        let mut offsets = self.offsets(from)?;
+        let (ids, values) = (triples.ids.as_mut_slice(), triples.logprobs.as_mut_slice());
+        let mut kept = 0;
+        for entry in 0..ids.len() {
+            if from + entry >= self.start && !values[entry].is_nan() {
+                ids[kept] = ids[entry];
+                values[kept] = or_nan(values[entry]);
+                kept += 1;
+            }
+            offsets.push(kept as i64)?;
+        }
+        triples.ids.truncate(kept);
+        triples.logprobs.truncate(kept);
+        Ok(TopLogprobs {
+            token_ids: triples.ids,
+            logprobs: triples.logprobs,
+            offsets,
+        })
+    }
+
+    /// The tokens' own entries and those beside them.
+    fn joined(&self, triples: &list::Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
+        let mut top = TopLogprobs {
+            token_ids: Buffer::new(),
+            logprobs: Buffer::new(),
+            offsets: self.offsets(from)?,
+        };
+        let listed = triples
+            .logprobs
+            .as_slice()
+            .iter()
+            .zip(triples.ids.as_slice());
+        for (entry, (&written, &name)) in listed.enumerate() {
+            if from + entry >= self.start {
+                let begin = top.token_ids.len();
+                if !written.is_nan() {
+                    top.token_ids.push(name)?;
+                    top.logprobs.push(or_nan(written))?;
+                }
+                rows.append_others(entry, name, &mut top)?;
+                order(
+                    &mut top.token_ids.as_mut_slice()[begin..],
+                    &mut top.logprobs.as_mut_slice()[begin..],
+                );
             }
             top.offsets.push(top.token_ids.len() as i64)?;
         }
-        Ok(PromptLogprobs { logprobs, top })
+        Ok(top)
+    }
+}
+
+/// NaN for a sentinel.
+fn or_nan(written: f64) -> f64 {
+    if is_sentinel(written) {
+        f64::NAN
+    } else {
+        written
+    }
+}
+
+impl TopRows {
+    /// Appends the entries of one row, but for the one of the token itself.
+    fn append_others(&self, row: usize, token: i32, top: &mut TopLogprobs) -> Result<()> {
+        let offsets = &self.offsets.as_slice()[row..=row + 1];
+        let span = offsets[0] as usize..offsets[1] as usize;
+        let values = &self.logprobs.as_slice()[span.clone()];
+        for (&id, &value) in self.ids.as_slice()[span].iter().zip(values) {
+            if id != token {
+                top.token_ids.push(id)?;
+                top.logprobs.push(value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Drops the entries of the positions before `start`.
+fn drop_before(start: usize, top: &mut TopLogprobs) {
+    let cut = top.offsets.as_slice()[start];
+    if cut == 0 {
+        return;
+    }
+    top.token_ids.drop_front(cut as usize);
+    top.logprobs.drop_front(cut as usize);
+    for offset in top.offsets.as_mut_slice() {
+        *offset = (*offset - cut).max(0);
     }
 }
 

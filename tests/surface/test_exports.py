@@ -90,6 +90,21 @@ def test_the_encoders_signatures() -> None:
     assert str(inspect.signature(tito.encode_token_ids)) == "(prefix, ids, suffix)"
 
 
+def test_the_signatures_of_scoring() -> None:
+    decoder = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise')"
+    assert str(inspect.signature(tito.decode_prompt_logprobs)) == decoder
+    comparison = "(sample_logprobs, scored, mask, *, missing_logprob='raise')"
+    assert str(inspect.signature(tito.divergence)) == comparison
+
+
+def test_both_clients_score_with_the_same_arguments() -> None:
+    for name in ("score", "score_many"):
+        ours, theirs = (
+            inspect.signature(getattr(client, name)).parameters for client in (tito.AsyncTitoClient, tito.TitoClient)
+        )
+        assert ours == theirs
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'dynamo_tito' has no attribute 'nothing'"):
         tito.nothing  # noqa: B018

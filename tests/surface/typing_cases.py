@@ -47,6 +47,16 @@ def bodies(body: bytes) -> None:
     assert_type(buffer.frozen, bool)
 
 
+async def scores(ours: tito.AsyncTitoClient, theirs: tito.TitoClient, ids: NDArray[np.int32], body: bytes) -> None:
+    assert_type(await ours.score(ids, start=2), tito.PromptLogprobs)
+    assert_type(theirs.score([1, 2], top_k=1), tito.PromptLogprobs)
+    assert_type(await ours.score_many([ids, [1]], start=[1, 0]), list[tito.PromptLogprobs | tito.TitoError])
+    assert_type(theirs.score_many([ids], progress=print, top_k=1), list[tito.PromptLogprobs | tito.TitoError])
+    scored = tito.decode_prompt_logprobs(body, wire="vllm_generate", prompt_token_ids=ids, start=1)
+    assert_type(scored, tito.PromptLogprobs)
+    assert_type(tito.divergence(scored.logprobs, scored, np.isfinite(scored.logprobs)), tito.Divergence)
+
+
 def attributes(error: tito.DecodeError) -> None:
     assert_type(error.kind, str)
     assert_type(error.path, str)

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any, Literal, Self, TypeAlias
 
 from dynamo_tito._client import AsyncTitoClient, TitoClient
-from dynamo_tito._types import Completion
+from dynamo_tito._errors import TitoError
+from dynamo_tito._types import Completion, PromptLogprobs
 
 Kind: TypeAlias = Literal["httpx", "aiohttp", "blocking"]
 
@@ -33,6 +34,18 @@ class Driver:
         if isinstance(self.client, TitoClient):
             return self.client.generate(prompt, **arguments)
         return self._runner.run(self.client.generate(prompt, **arguments))
+
+    def score(self, token_ids: Any, **arguments: Any) -> PromptLogprobs:
+        """One sequence scored."""
+        if isinstance(self.client, TitoClient):
+            return self.client.score(token_ids, **arguments)
+        return self._runner.run(self.client.score(token_ids, **arguments))
+
+    def score_many(self, sequences: Any, **arguments: Any) -> list[PromptLogprobs | TitoError]:
+        """Several."""
+        if isinstance(self.client, TitoClient):
+            return self.client.score_many(sequences, **arguments)
+        return self._runner.run(self.client.score_many(sequences, **arguments))
 
     def __enter__(self) -> Self:
         return self

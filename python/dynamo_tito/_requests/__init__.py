@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import dynamo, prime_chat, sglang, vllm_generate
 from .call import Call, Draft, PromptIds, make_call
 from .encode import encode
+from .score import checked_score, score_draft, score_params, score_rows_from
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport
     from dynamo_tito._types import Wire
 
-__all__ = ["DIALECTS", "Call", "Dialect", "Draft", "PromptIds", "dialect", "encode", "encode_request", "make_call"]
+__all__ = [
+    "DIALECTS",
+    "Call",
+    "Dialect",
+    "Draft",
+    "PromptIds",
+    "checked_score",
+    "dialect",
+    "encode",
+    "encode_request",
+    "make_call",
+    "score_draft",
+    "score_params",
+    "score_rows_from",
+]
 
 
 class DraftFunction(Protocol):

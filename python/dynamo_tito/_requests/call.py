@@ -79,8 +79,9 @@ def make_call(
     data_parallel_rank: int | None,
     request_id: str | None,
     routed_experts: bool,
+    ids_name: str = "prompt_ids",
 ) -> Call:
-    """Check the arguments that no transport has a say in."""
+    """Check the arguments that no transport has a say in; ``ids_name`` is what the caller calls the ids."""
     for name, value in (("sampling_params", sampling_params), ("extra_body", extra_body), ("features", features)):
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
@@ -88,7 +89,7 @@ def make_call(
         raise ValueError("data_parallel_rank must be at least 0")
     return Call(
         model=model,
-        prompt=_prompt(prompt_ids),
+        prompt=_prompt(ids_name, prompt_ids),
         sampling_params=sampling_params or {},
         stop_token_ids=tuple(_token_id("stop_token_ids", token) for token in stop_token_ids),
         cache_salt=cache_salt,
@@ -193,29 +194,29 @@ def refuse_features(call: Call, transport: str) -> None:
         )
 
 
-def _prompt(ids: Any) -> list[int] | NDArray[np.int32] | NDArray[np.int64]:
+def _prompt(name: str, ids: Any) -> list[int] | NDArray[np.int32] | NDArray[np.int64]:
     if isinstance(ids, list):
         prompt: list[int] | NDArray[Any] = ids
     elif hasattr(ids, "__array__"):
-        prompt = _array(np.asarray(ids))
+        prompt = _array(name, np.asarray(ids))
     elif isinstance(ids, Sequence) and not isinstance(ids, (str, bytes, bytearray, memoryview)):
         prompt = list(ids)
     else:
-        raise TypeError(f"prompt_ids must be a list or an integer array, not {type(ids).__name__}")
+        raise TypeError(f"{name} must be a list or an integer array, not {type(ids).__name__}")
     if len(prompt) == 0:
-        raise ValueError("prompt_ids is empty")
+        raise ValueError(f"{name} is empty")
     return prompt
 
 
-def _array(ids: NDArray[Any]) -> NDArray[Any]:
+def _array(name: str, ids: NDArray[Any]) -> NDArray[Any]:
     if ids.ndim != 1:
-        raise ValueError(f"prompt_ids must have one dimension, not {ids.ndim}")
+        raise ValueError(f"{name} must have one dimension, not {ids.ndim}")
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"prompt_ids must hold integers, not {ids.dtype}")
+        raise TypeError(f"{name} must hold integers, not {ids.dtype}")
     if ids.dtype in (np.dtype(np.int32), np.dtype(np.int64)):
         return np.ascontiguousarray(ids)
     if ids.dtype == np.uint64 and ids.size and ids.max() > _INT32_MAX:
-        raise ValueError(f"prompt_ids: {ids.max()} is not a token id, the largest is {_INT32_MAX}")
+        raise ValueError(f"{name}: {ids.max()} is not a token id, the largest is {_INT32_MAX}")
     return ids.astype(np.int64)
 
 

@@ -8,6 +8,7 @@ mod experts;
 mod logprobs;
 mod metadata;
 mod prompt;
+mod scoring;
 mod structure;
 mod syntax;
 mod tokens;

@@ -176,21 +176,27 @@ class SglangApp(App):
         top = integer(document, "top_logprobs_num", 0)
         model = self.engine.model
         triple = self._triples(texts=texts)
+
+        def best(row: list[Entry]) -> str:
+            ranked = sorted(row, key=lambda entry: entry[2])[:top]
+            return "[" + ",".join(map(triple, ranked)) + "]"
+
         info: dict[str, Any] = {"input_token_logprobs": []}
         begin = integer(document, "logprob_start_len", -1, low=-1)
         if begin >= 0:
-            rows = prompt_entries(model, sample.prompt_ids, sample.version, 0, f32_wide_text)[begin:]
+            rows = prompt_entries(model, sample.prompt_ids, sample.version, top, f32_wide_text)[begin:]
             # Whatever the start, the first has no value.
             first = triple((int(sample.prompt_ids[begin]), "null", 0)) if rows else None
             info["input_token_logprobs"] = array_of(
                 [*([first] if first else []), *(triple(row[0]) for row in rows[1:])]
             )
+            if top and rows:
+                info["input_top_logprobs"] = array_of(["null", *(best(row) for row in rows[1:])])
         rows = entries(model, sample.scores, top, f32_wide_text)
         info["output_token_logprobs"] = array_of(triple(row[0]) for row in rows)
         info["output_token_logprobs_length"] = len(rows)
         if top:
-            ranked = (sorted(row, key=lambda entry: entry[2])[:top] for row in rows)
-            info["output_top_logprobs"] = array_of("[" + ",".join(map(triple, row)) + "]" for row in ranked)
+            info["output_top_logprobs"] = array_of(map(best, rows))
         return info
 
     def _triples(self, *, texts: bool) -> Callable[[Entry], str]:

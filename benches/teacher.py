@@ -1,0 +1,232 @@
+"""What scoring costs: memory of a 128k-token score, request to arrays, and time from a 32k-token body to arrays.
+
+python benches/teacher.py              all of it
+python benches/teacher.py memory       only that
+python benches/teacher.py --check      exit with status 1 if a figure is missed
+
+Every answer is proven right before its figure counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import json
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+
+import dynamo_tito as tito
+from benches import cases, measure
+from dynamo_tito._types import Float64Array, Int32Array, Wire
+
+LONG = 131_072
+_MIB = 1 << 20
+_LIMIT = 1.2
+ROUNDS = 15
+_VOCABULARY = 150_000
+
+
+class Figure(NamedTuple):
+    """What was measured, beside what must hold."""
+
+    name: str
+    measured: str
+    wanted: str
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A server's answer to a scoring request of ``LONG`` tokens."""
+
+    wire: Wire
+    top_k: int
+    body: bytes
+    ids: Int32Array
+    logprobs: Float64Array
+
+
+def teacher(wire: Wire, top_k: int) -> Teacher:
+    """An answer from a seed."""
+    rng = np.random.default_rng(top_k)
+    ids = rng.integers(0, _VOCABULARY, LONG, dtype=np.int32)
+    # float32 as its shortest float64, as vLLM and SGLang print them: 17 digits.
+    logprobs = -rng.exponential(1.0, LONG).astype(np.float32).astype(np.float64)
+    logprobs[0] = np.nan
+    rows = [*zip(ids.tolist(), logprobs.tolist(), strict=True)][1:]
+    scores: list[Any]
+    if wire == "sglang_generate":
+        scores = [[None, int(ids[0]), None], *([value, token, None] for token, value in rows)]
+        document: dict[str, Any] = {"output_ids": [7], "meta_info": {"input_token_logprobs": scores}}
+    else:
+        entry = {"rank": 1, "decoded_token": None}
+        others = ((token + 1 + place, value - 0.5 * place) for token, value in rows for place in range(top_k))
+        scores = [None]
+        for token, value in rows:
+            listed = [(token, value), *(next(others) for _ in range(top_k))]
+            scores.append({str(name): {"logprob": score, **entry} for name, score in listed})
+        document = {"choices": [{"index": 0, "token_ids": [7], "logprobs": None}], "prompt_logprobs": scores}
+    return Teacher(wire, top_k, json.dumps(document, separators=(",", ":")).encode(), ids, logprobs)
+
+
+# ---------------------------------------------------------------------------------------------------- memory
+
+_SCORE = """
+import sys
+import numpy as np
+import dynamo_tito as tito
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+url, transport, top_k, data = sys.argv[1:]
+kept = np.load(data)
+ids, logprobs = kept["ids"], kept["logprobs"]
+with tito.TitoClient(url, model=None, transport=transport, preflight=False, trust_env=False) as client:
+    client.score(ids[:2])  # everything is loaded and connected
+    with open("/proc/self/clear_refs", "w") as refs:
+        refs.write("5")  # the peak starts anew from here
+    before = status("VmRSS")
+    scored = client.score(ids, top_k=int(top_k))
+    peak = status("VmHWM") - before
+assert np.array_equal(scored.logprobs, logprobs, equal_nan=True)
+top = scored.top
+print(peak, scored.logprobs.nbytes + top.token_ids.nbytes + top.logprobs.nbytes + top.offsets.nbytes)
+"""
+
+
+def memory() -> Iterator[Figure]:
+    """Peak memory of one whole score in a fresh process, request and HTTP included, beyond what was there before."""
+    whole: list[tuple[Wire, int]] = [("vllm_generate", 0), ("vllm_generate", 4), ("sglang_generate", 0)]
+    for wire, top_k in whole:
+        given = teacher(wire, top_k)
+        cases.KEPT.mkdir(exist_ok=True)
+        data = cases.KEPT / f"teacher-{wire}-{top_k}.npz"
+        np.savez(data, ids=given.ids, logprobs=given.logprobs)
+        with _served(given) as url:
+            runs = [_fresh(_SCORE, url, wire, str(top_k), str(data)) for _ in range(3)]
+        data.unlink()
+        peak, result = (statistics.median(column) for column in zip(*runs, strict=True))
+        ratio = peak / (result + len(given.body))
+        size = f"body {len(given.body) / _MIB:.1f} + result {result / _MIB:.1f} MiB"
+        name = f"peak of scoring 128k, {wire}, top_k={top_k} ({size})"
+        yield Figure(name, f"{ratio:.2f} x", f"<= {_LIMIT} x", ratio <= _LIMIT)
+
+
+@contextmanager
+def _served(given: Teacher) -> Iterator[str]:
+    """A server that answers every long request with the body, every other with one of two tokens."""
+    short = _short(given)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers["content-length"]))
+            body = given.body if len(sent) > LONG else short
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _short(given: Teacher) -> bytes:
+    document = json.loads(given.body)
+    holder, key = (document, "prompt_logprobs")
+    if given.wire == "sglang_generate":
+        holder, key = (document["meta_info"], "input_token_logprobs")
+    holder[key] = holder[key][:2]
+    return json.dumps(document).encode()
+
+
+def _fresh(code: str, *arguments: str) -> list[int]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+# ------------------------------------------------------------------------------------------------------ time
+
+
+def time() -> Iterator[Figure]:
+    """From the body of case e to the array, beside json with the same look-up."""
+    for name in ("e_vllm", "e_vllm_k2", "e_nvext"):
+        body, truth = cases.load(name)
+        wire = cases.CASES[name].wire
+        ids = _prompt(body, wire)
+
+        def ours(body: bytes = body, wire: Wire = wire, ids: Int32Array = ids) -> Float64Array:
+            return tito.decode_prompt_logprobs(body, wire=wire, prompt_token_ids=ids).logprobs
+
+        def theirs(body: bytes = body, wire: Wire = wire, ids: Int32Array = ids) -> Float64Array:
+            positions = _maps(json.loads(body), wire)
+            looked_up = (entry[str(token)]["logprob"] for entry, token in zip(positions[1:], ids[1:], strict=True))
+            return np.array([np.nan, *looked_up])
+
+        for contender in (ours, theirs):
+            assert np.array_equal(contender(), truth.prompt_logprobs, equal_nan=True)  # type: ignore[arg-type]
+        times = measure.interleave({"ours": ours, "json": theirs}, ROUNDS)
+        fast, slow = (statistics.median(times[who]) for who in ("ours", "json"))
+        ratio = measure.ratio(times["json"], times["ours"])
+        size = f"{len(body) / 1e6:.1f} MB, {len(ids):,} tokens: {fast:.2f} ms, json {slow:.0f} ms"
+        yield Figure(f"{name} ({size})", f"{ratio:.0f} x", ">= 20 x", ratio >= 20)
+
+
+def _maps(document: Any, wire: Wire) -> Any:
+    return document["nvext"]["engine_data"]["prompt_logprobs"] if wire == "dynamo_chat" else document["prompt_logprobs"]
+
+
+def _prompt(body: bytes, wire: Wire) -> Int32Array:
+    """The prompt that a body echoes."""
+    echoed = tito.decode(body, wire=wire).prompt_token_ids
+    assert echoed is not None
+    return echoed
+
+
+MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {"memory": memory, "time": time}
+
+
+def main() -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", nargs="*", metavar="|".join(MEASUREMENTS))
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if a figure is missed")
+    arguments = parser.parse_args()
+    if unknown := {*arguments.which} - {*MEASUREMENTS}:
+        parser.error(f"no such figure: {', '.join(sorted(unknown))}")
+    held = True
+    for name in arguments.which or MEASUREMENTS:
+        for figure in MEASUREMENTS[name]():
+            held &= figure.held
+            verdict = "held" if figure.held else "MISSED"
+            print(f"{figure.name:95s} {figure.measured:>8s}   wanted {figure.wanted:9s} {verdict}", flush=True)
+    return 0 if held or not arguments.check else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
