@@ -5,6 +5,7 @@ make demo
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import sys
 import time
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import numpy as np
 from rich import box
@@ -22,6 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 import dynamo_tito as tito
+from dynamo_tito import simulator
+from examples.rollout import confirmed, roll_all
 from support import captures, made, plain, reading
 from support.bodies import DIALECTS, Dialect, Sample
 from support.samples import invent
@@ -50,7 +54,7 @@ def main() -> None:
     """Run every part; each prints what it found and raises if an array is wrong."""
     info = tito.build_info()
     console.print(f"dynamo-tito {info['version']} ({info['profile']} build, {info['kernel']} kernel, {info['target']})")
-    for part in (recorded, generated):
+    for part in (recorded, generated, rollouts):
         part()
 
 
@@ -184,6 +188,32 @@ def _seconds(call: Callable[[], object]) -> float:
     elapsed = time.perf_counter() - begin
     del result
     return elapsed
+
+
+# -------------------------------------------------------------------------------------- multi-turn rollouts
+
+
+def rollouts() -> None:
+    """Roll out conversations with tools against the embedded engine and hold each sample against its record."""
+    table = _table(
+        f"Multi-turn rollouts with tools, {LAYERS} layers x top-{TOP_K}",
+        *("server", "turns", "tool calls", "tokens", "sampled", "routed experts"),
+    )
+    for start in ("refuse", "ignore", "trim"):
+        with simulator.running(num_layers=LAYERS, top_k=TOP_K, eos_rate=0.1, prompt_start=start) as engine:
+            for rollout in asyncio.run(roll_all(engine, rollouts=2, turns=8)):
+                sample = confirmed(engine, rollout)
+                assert sample.routed_experts is not None
+                table.add_row(
+                    f"Dynamo that {start}s the start of routing",
+                    str(len(rollout.turns)),
+                    str(sum(turn.finish_reason == "tool_calls" for turn in rollout.turns)),
+                    f"{len(sample):,}",
+                    f"{int(sample.mask.sum()):,}",
+                    " x ".join(f"{size:,}" for size in sample.routed_experts.shape),
+                )
+    console.print(table)
+    console.print("Every sample equal to what the engine recorded: token by token, row by row.")
 
 
 # ---------------------------------------------------------------------------------------------------- tables

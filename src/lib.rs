@@ -20,6 +20,7 @@ mod python;
 #[cfg(any(test, feature = "reference"))]
 pub mod reference;
 mod request;
+mod routing;
 mod wire;
 
 pub use error::{Class, Error, Result};

@@ -8,6 +8,7 @@ in which they differ.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ._codec import decode
 from ._config import PREFLIGHT_TIMEOUT, RetryPolicy
 from ._endpoint import Endpoint, checked_headers
-from ._errors import ServerError, TitoError
+from ._errors import MalformedBodyError, ServerError, TitoError
 from ._preflight import PATH as MODELS_PATH
 from ._preflight import PromptLimits
 from ._requests import Call, Dialect, Draft, PromptIds, dialect, encode, make_call
@@ -23,6 +24,7 @@ from ._requests.call import wire_start
 from ._requests.dynamo import names_prompt_start
 from ._responses import error_of
 from ._retry import Patience, Steps, retried, retry_after
+from ._routing_report import RoutingChecks, refuse_findings
 from ._transports.base import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Decoding:
     missing_logprob: MissingLogprob = "raise"
     require_routed_experts: bool = False
     final_row: FinalRow = "omitted"
+    strict_routing: RoutingChecks | None = None
 
     @property
     def bare_experts(self) -> bool:
@@ -115,7 +118,11 @@ class Reading:
         )
         surplus = self.draft.prompt_start - sent
         experts = completion.routed_experts
-        if not surplus or experts is None:
+        if experts is None:
+            return completion
+        if want.strict_routing is not None:
+            refuse_findings(experts.array, want.strict_routing)
+        if not surplus:
             return completion
         rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
         return dataclasses.replace(completion, routed_experts=rest)
@@ -191,6 +198,16 @@ class Caller:
         completion: Completion = yield Read(response.content, reading)
         return completion
 
+    def exchange(self, path: str, members: Mapping[str, Any], *, deadline: float | None) -> Steps[Any]:
+        """Send JSON to a route that samples nothing, and come back with the JSON of its answer."""
+        body = json.dumps(members).encode()
+        request = HttpRequest("POST", self.endpoint.root + path, self.endpoint.headers, body)
+        response = yield from self._send(request, None, Patience(self._retries, deadline=deadline), into_body=False)
+        try:
+            return json.loads(bytes(response.content))
+        except ValueError:
+            raise MalformedBodyError(f"the answer of {path} is not JSON", kind="syntax") from None
+
     def _ask(
         self, spec: Dialect, call: Call, draft: Draft, headers: Mapping[str, str], body: bytes, patience: Patience
     ) -> Steps[HttpResponse]:
@@ -210,11 +227,13 @@ class Caller:
         body = encode(spec.draft(call, send_start=False), call)
         return (yield from self._send(HttpRequest("POST", url, headers, body), call.request_id, patience))
 
-    def _send(self, request: HttpRequest, request_id: str | None, patience: Patience) -> Steps[HttpResponse]:
+    def _send(
+        self, request: HttpRequest, request_id: str | None, patience: Patience, *, into_body: bool = True
+    ) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
 
         def attempt() -> Steps[HttpResponse]:
-            response: HttpResponse = yield Send(request, into_body=True)
+            response: HttpResponse = yield Send(request, into_body=into_body)
             if 200 <= response.status < 300:
                 return response
             patience.server_asks = retry_after(response.headers)

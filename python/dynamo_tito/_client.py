@@ -25,7 +25,8 @@ from ._config import (
     RetryPolicy,
 )
 from ._endpoint import make_endpoint
-from ._errors import TitoError, TransportError
+from ._errors import MissingFieldError, TitoError, TransportError
+from ._routing_report import routing_checks
 from ._transports import open_async, open_sync
 from ._transports.base import Exchange, Wiring
 from ._transports.environment import Tls, proxy_for, tls_context
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from ._requests import PromptIds
     from ._retry import Steps
+    from ._routing_report import RoutingChecks
     from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob
     from .control import Fleet, HttpOptions
 
@@ -64,6 +66,7 @@ class ClientOptions(TypedDict, total=False):
     missing_logprob: MissingLogprob
     require_routed_experts: bool
     final_row: FinalRow
+    strict_routing: bool | RoutingChecks
     max_response_bytes: int
     thread_from_bytes: int
     compression: bool
@@ -95,6 +98,7 @@ class _Client:
         missing_logprob: MissingLogprob = "raise",
         require_routed_experts: bool = False,
         final_row: FinalRow = "omitted",
+        strict_routing: bool | RoutingChecks = False,
         max_response_bytes: int = Limits().max_response_bytes,
         thread_from_bytes: int = Limits().thread_from_bytes,
         compression: bool = False,
@@ -108,7 +112,15 @@ class _Client:
             transport=transport,
             retries=RetryPolicy(attempts=1) if retries is None else retries,
             preflight=preflight,
-            decoding=Decoding(num_layers, top_k, experts, missing_logprob, require_routed_experts, final_row),
+            decoding=Decoding(
+                num_layers,
+                top_k,
+                experts,
+                missing_logprob,
+                require_routed_experts,
+                final_row,
+                routing_checks(strict_routing),
+            ),
         )
         self._timeout = _seconds("timeout", timeout)
         connect = _seconds("connect_timeout", connect_timeout)
@@ -188,6 +200,9 @@ class AsyncTitoClient(_Client):
         missing_logprob: ``"raise"`` or ``"nan"``, likewise.
         require_routed_experts: their absence is an error.
         final_row: ``"omitted"`` or ``"present"``, likewise.
+        strict_routing: refuse routed experts that show signs of a broken capture, such as layers of zeros; a mapping
+            with ``num_experts``, ``dense_layers`` and ``max_run`` says what the model is like
+            (:func:`dynamo_tito.rollout.routing_report`).
         max_response_bytes: largest body taken, as sent and as decompressed.
         thread_from_bytes: bodies from this size on are decoded in a thread, so that the loop keeps running.
         compression: let the server compress; off, because routed experts hardly compress and it costs both ends time.
@@ -421,6 +436,36 @@ class TitoClient(_Client):
         self._check_usable()
         return self._drive(steps, ends)
 
+    def tokenize(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens of a conversation by the server's chat template, as vLLM's ``/tokenize`` answers."""
+        members: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt,
+            "tools": list(tools) if tools else None,
+            "chat_template_kwargs": dict(chat_template_kwargs) if chat_template_kwargs else None,
+        }
+        answer = self._exchange("/tokenize", {name: value for name, value in members.items() if value is not None})
+        return _answered(answer, "tokens", list)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Their text, as vLLM's ``/detokenize`` answers (``prompt``), or SGLang's (``text``)."""
+        members = {"tokens": [int(token) for token in token_ids]}
+        answer = self._exchange("/detokenize", members if self.model is None else {"model": self.model, **members})
+        return _answered(answer, "text" if isinstance(answer, dict) and "text" in answer else "prompt", str)
+
+    def _exchange(self, path: str, members: Mapping[str, Any]) -> Any:
+        ends = _ends(self._allowed(None))
+        self._check_usable()
+        return self._drive(self._caller.exchange(path, members, deadline=ends), ends)
+
     def close(self) -> None:
         """Close the connections. Calls in flight on other threads fail."""
         self._closed = True
@@ -542,6 +587,14 @@ def _held(lock: threading.Lock | threading.Semaphore, ends: float | None) -> Ite
         yield
     finally:
         lock.release()
+
+
+def _answered(answer: Any, name: str, kind: type[T]) -> T:
+    """A member of an answer, of the type that it must have."""
+    value = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(value, kind):
+        raise MissingFieldError(f"the answer holds no {name}", kind="missing", path=name)
+    return value
 
 
 def _late(exchange: Exchange | None) -> TransportError:

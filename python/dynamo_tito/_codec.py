@@ -11,6 +11,7 @@ from ._core import (
     encode_routed_experts,
     encode_token_ids,
     memory_stats,
+    scan_routing,
     trim_memory,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "encode_routed_experts",
     "encode_token_ids",
     "memory_stats",
+    "scan_routing",
     "trim_memory",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "encode_routed_experts",
     "encode_token_ids",
     "memory_stats",
+    "scan_routing",
     "trim_memory",
 ]
 
@@ -74,3 +75,10 @@ def build_info() -> dict[str, str]: ...
 def memory_stats() -> dict[str, int]: ...
 def trim_memory() -> int: ...
 def configure_memory(*, max_bytes: int) -> None: ...
+def scan_routing(
+    array: NDArray[np.integer[Any]],
+    /,
+    *,
+    num_experts: int | None = None,
+    earlier: NDArray[np.integer[Any]] | None = None,
+) -> dict[str, Any]: ...

@@ -9,6 +9,7 @@
     │   ├── AlignmentError                  counts or identities that disagree
     │   └── RoutedExpertsError              routed experts that do not add up
     ├── OverlongPromptError (ValueError)    a prompt that the model cannot hold
+    ├── DriftError (ValueError)             a conversation that does not go on from the tokens held
     ├── ServerError                         the server answered, and the answer is an error
     │   ├── BadRequestError                 the request is wrong; sending it again will not help
     │   │   └── UnsupportedParameterError   this server does not know a parameter of the request
@@ -108,6 +109,28 @@ class OverlongPromptError(TitoError, ValueError):
         super().__init__(f"the prompt has {prompt_len} tokens, at most {max_prompt_len} fit")
         self.prompt_len = prompt_len
         self.max_prompt_len = max_prompt_len
+
+
+class DriftError(TitoError, ValueError):
+    """A conversation that does not go on, token by token, from what a rollout holds.
+
+    Attributes:
+        kind: ``"prefix"`` (rendered again, it has other tokens), ``"unclosed"`` (the same after a completion that was
+            cut by length), ``"messages"`` (other messages than those recorded), or ``"ambiguous"`` (several turns
+            recorded the same messages).
+        token: position of the first token that differs.
+        message: number of the message that it belongs to, from 0.
+    """
+
+    kind: str
+    token: int
+    message: int
+
+    def __init__(self, text: str, *, kind: str, token: int, message: int) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.token = token
+        self.message = message
 
 
 class ServerError(TitoError):

@@ -7,6 +7,7 @@ mod completion;
 mod encode;
 mod errors;
 mod memory;
+mod routing;
 
 use pyo3::prelude::*;
 
@@ -21,6 +22,8 @@ mod _core {
     use super::encode::{encode_routed_experts, encode_token_ids};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
+    #[pymodule_export]
+    use super::routing::scan_routing;
 
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;

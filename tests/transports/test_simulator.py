@@ -169,12 +169,16 @@ def test_what_is_fatal(kind: Kind, route: tuple[Engine, RendererTransport], faul
     call = f"fatal-{next(NUMBERS)}"
     with Driver(kind, engine.url, **options(engine, transport)) as client:
         engine.inject(fault)
+        endless = fault.kind in ("stall", "trickle")
         with pytest.raises(TitoError):
-            client.generate(PROMPT, sampling_params={"max_tokens": TOKENS}, request_id=call, deadline=0.5)
+            client.generate(
+                PROMPT, sampling_params={"max_tokens": TOKENS}, request_id=call, deadline=0.5 if endless else 30.0
+            )
         # Nothing of it sticks to the client.
         again, completion = ask(client)
         check(engine, again, completion)
-    assert engine.hits()[call] == 1
+    # On a busy machine the deadline may come before the request has.
+    assert engine.hits()[call] <= 1 if endless else engine.hits()[call] == 1
     assert engine.sampled()[call] <= 1
 
 

@@ -1,0 +1,190 @@
+"""Routing across turns: what is merged, what is repaired, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dynamo_tito as tito
+from dynamo_tito.rollout import Rollout
+from dynamo_tito.rollout.routing import Rows
+from support.chat import ShortRenderer
+from support.completions import completion, routed
+
+END = 31_997
+
+
+def say(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def begun(experts: Any = "full", **options: Any) -> tuple[Rollout, int]:
+    """A rollout after a first turn of three tokens; and how long it is."""
+    rollout = Rollout(ShortRenderer(), **options)
+    total = len(rollout.prompt_ids(say("a"))) + 3
+    rollout.append(completion([600, 601, END], routed(total - 1) if experts == "full" else experts))
+    return rollout, total
+
+
+def test_the_row_that_was_omitted_is_repaired_by_the_next_turn() -> None:
+    rollout, total = begun()
+    filled = rollout.sample().routed_experts
+    assert filled is not None
+    assert np.array_equal(filled[-1], filled[-2])
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    assert rollout.routed_experts_prompt_start == total - 1
+    rollout.append(completion([602, END], routed(end - total, total - 1)))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert np.array_equal(rows[:-1], routed(end - 1).array)
+    # The earlier sample is what it was.
+    assert np.array_equal(filled[-1], filled[-2])
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, -1])
+def test_start_decides_what_overlaps(start: int) -> None:
+    rollout, total = begun()
+    start = start if start >= 0 else total - 1
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    given = routed(end - 1 - start, start)
+    given.array[: total - 1 - start] ^= 128  # of positions that are held already: those stay
+    rollout.append(completion([602, END], given))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert np.array_equal(rows[:-1], routed(end - 1).array)
+
+
+def test_a_wider_turn_widens_the_sample_and_not_what_is_held() -> None:
+    rollout, total = begun()
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    wide = routed(end - total, total - 1, dtype="uint16")
+    wide.array[:] += 300
+    turn = rollout.append(completion([602, END], wide))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert rows.dtype == np.uint16
+    assert np.array_equal(rows[: total - 1], routed(total - 1).array)
+    assert np.array_equal(rows[total - 1 : -1], wide.array)
+    assert turn.parent is not None
+    assert turn.parent.rows is not None
+    assert turn.parent.rows.dtype == np.uint8
+    whole = rollout.sample().routed_experts_as(np.int32)
+    assert whole is not None
+    assert whole.dtype == np.int32
+    assert np.array_equal(whole, rows)
+
+
+def test_int32_from_the_client_is_held_at_wire_width() -> None:
+    rollout = Rollout(ShortRenderer())
+    total = len(rollout.prompt_ids(say("a"))) + 1
+    given = routed(total - 1, dtype="int32", wire_dtype="uint8")
+    turn = rollout.append(completion([END], given))
+    assert turn.rows is not None
+    assert turn.rows.dtype == np.uint8
+    assert np.array_equal(turn.rows, given.array)
+
+
+def test_ids_that_cannot_have_had_that_width_are_refused() -> None:
+    rollout = Rollout(ShortRenderer())
+    total = len(rollout.prompt_ids(say("a"))) + 1
+    given = routed(total - 1, dtype="int32", wire_dtype="uint8")
+    given.array[3, 1, 1] = 256
+    with pytest.raises(tito.RoutedExpertsError, match="do not fit uint8"):
+        rollout.append(completion([END], given))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift", "rows"),
+    [("gap", 1, 0), ("gap", 5, 0), ("rows", 0, 1), ("rows", 0, -1), ("rows", -2, 1), ("rows", -3, -1)],
+)
+def test_what_does_not_add_up_is_refused(kind: str, shift: int, rows: int) -> None:
+    rollout, total = begun()
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    start = total - 1 + shift
+    before = rollout.token_ids
+    with pytest.raises(tito.RoutedExpertsError) as caught:
+        rollout.append(completion([602, END], routed(end - 1 - start + rows, start)))
+    assert caught.value.kind == kind
+    # Nothing has changed: the right answer is still taken.
+    assert (len(rollout.turns), len(rollout.token_ids)) == (1, len(before))
+    rollout.append(completion([602, END], routed(end - total, total - 1)))
+
+
+def test_another_shape_is_refused() -> None:
+    rollout, total = begun()
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    with pytest.raises(tito.RoutedExpertsError) as caught:
+        rollout.append(completion([602, END], routed(end - total, total - 1, layers=3)))
+    assert caught.value.kind == "shape"
+
+
+def test_a_turn_without_routing_after_one_with_it_is_refused() -> None:
+    rollout, _ = begun()
+    rollout.prompt_ids(say("b"))
+    with pytest.raises(tito.RoutedExpertsError, match="this one brings none"):
+        rollout.append(completion([602, END]))
+
+
+def test_routing_that_comes_later_must_be_whole() -> None:
+    rollout, total = begun(experts=None)
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    assert rollout.routed_experts_prompt_start == 0
+    with pytest.raises(tito.RoutedExpertsError) as caught:
+        rollout.append(completion([602, END], routed(end - total, total - 1)))
+    assert caught.value.kind == "gap"
+    rollout.append(completion([602, END], routed(end - 1)))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert len(rows) == end
+
+
+def test_an_abort_leaves_rows_out_that_the_next_turn_is_asked_for() -> None:
+    rollout = Rollout(ShortRenderer())
+    total = len(rollout.prompt_ids(say("a"))) + 3
+    rollout.append(completion([600, 601, 602], routed(total - 3, complete=False), finish_reason="abort", aborted=True))
+    with pytest.raises(tito.RoutedExpertsError, match="3 of"):
+        rollout.sample()
+    assert len(rollout.sample(final_row="drop")) == total - 3
+    end = len(rollout.prompt_ids(say("b"))) + 1
+    assert rollout.routed_experts_prompt_start == total - 3
+    rollout.append(completion([END], routed(end - 1 - (total - 3), total - 3)))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert np.array_equal(rows[:-1], routed(end - 1).array)
+
+
+def test_strict_routing_names_what_is_found() -> None:
+    rollout = Rollout(ShortRenderer(), strict_routing={"num_experts": 251})
+    total = len(rollout.prompt_ids(say("a"))) + 1
+    given = routed(total - 1)
+    given.array[:, 1] = 0
+    with pytest.raises(tito.RoutedExpertsError, match="layers 1 are zero in all") as caught:
+        rollout.append(completion([END], given))
+    assert caught.value.kind == "routing"
+
+
+def test_strict_routing_holds_a_turn_against_the_one_before() -> None:
+    rollout, total = begun(strict_routing=True)
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    given = routed(end - 1)
+    given.array[total - 3] = [[90, 91], [92, 93]]
+    with pytest.raises(tito.RoutedExpertsError, match=f"the first is row {total - 3}: rows shifted"):
+        rollout.append(completion([602, END], given))
+
+
+def test_rows_are_let_go_as_they_are_joined() -> None:
+    """A sample that alone holds the turns' rows never holds them twice."""
+    freed: list[int] = []
+
+    class Chunk(np.ndarray[Any, Any]):
+        def __del__(self) -> None:
+            freed.append(len(self))
+
+    rows = Rows(np.full((n, 2, 2), n, np.uint8).view(Chunk) for n in (1, 2, 3))
+    freed.clear()
+    whole = rows.array()
+    assert freed == [1, 2, 3]
+    assert whole[:, 0, 0].tolist() == [1, 2, 2, 3, 3, 3]
+    assert rows.array() is whole
