@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._retry import Steps
     from ._routing_report import RoutingChecks
     from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob
+    from .control import Fleet, HttpOptions
 
 T = TypeVar("T")
 
@@ -137,6 +138,7 @@ class _Client:
             tls=tls_context(tls, endpoint.root, proxy),
             proxy=proxy,
         )
+        self._reach: HttpOptions = {"tls": tls, "trust_env": trust_env, "connect_timeout": wiring.connect_timeout}
         self._open(http, http_client, wiring)
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
@@ -212,6 +214,8 @@ class AsyncTitoClient(AsyncScoring, _Client):
         TypeError: an argument of the wrong type.
         ValueError: an argument that makes no sense.
     """
+
+    _backend: Backend | None = None
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
         self._transport = open_async(http, client, wiring)
@@ -292,6 +296,34 @@ class AsyncTitoClient(AsyncScoring, _Client):
             deadline=_ends(seconds),
         )
         return await self._run(steps, seconds)
+
+    async def fleet(
+        self, *, rl_base_url: str | None = None, admin_base_url: str | Sequence[str] | None = None
+    ) -> Fleet:
+        """The workers behind this server, to be paused and updated: on connections of their own.
+
+        The backend is the one that :func:`connect` was told; a client made otherwise asks the server.
+
+        Args:
+            rl_base_url: where Dynamo's discovery listens; see :meth:`dynamo_tito.control.Fleet.connect`.
+            admin_base_url: the workers; skips discovery.
+
+        Raises:
+            AdminError: discovery failed, lists no worker or a broken one, or the model is not served.
+            ServerError, TransportError: a server could not be asked.
+        """
+        from .control import Fleet  # noqa: PLC0415 - loaded when it is needed
+
+        options = self._reach.copy()
+        options["headers"] = self._caller.endpoint.headers
+        return await Fleet.connect(
+            self.base_url,
+            backend=self._backend,
+            model=self.model,
+            rl_base_url=rl_base_url,
+            admin_base_url=admin_base_url,
+            **options,
+        )
 
     async def aclose(self) -> None:
         """Close the connections. Calls in flight fail."""
@@ -503,7 +535,7 @@ class TitoClient(SyncScoring, _Client):
 
 
 def connect(base_url: str, *, backend: Backend, model: str | None, **options: Unpack[ClientOptions]) -> AsyncTitoClient:
-    """A client for a server of this kind.
+    """A client for a server of this kind; its :meth:`AsyncTitoClient.fleet` administers the workers in the same words.
 
     Args:
         base_url: the server.
@@ -516,7 +548,9 @@ def connect(base_url: str, *, backend: Backend, model: str | None, **options: Un
         transport = BACKEND_TRANSPORTS[backend]
     except (KeyError, TypeError):
         raise ValueError(f"backend must be one of {', '.join(BACKEND_TRANSPORTS)}, not {backend!r}") from None
-    return AsyncTitoClient(base_url, model=model, transport=transport, **options)
+    client = AsyncTitoClient(base_url, model=model, transport=transport, **options)
+    client._backend = backend  # noqa: SLF001 - made here
+    return client
 
 
 class _Watch:

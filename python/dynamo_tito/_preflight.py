@@ -37,7 +37,7 @@ class PromptLimits:
         else:
             named = [card for card in cards if card.get("id") == model]
         if named:
-            self._known[model] = _limit(named[0])
+            self._known[model] = limit_of(named[0])
         else:
             self.failed(model)
 
@@ -61,7 +61,7 @@ def _cards(body: bytes) -> list[dict[str, Any]]:
     return [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
 
 
-def _limit(card: dict[str, Any]) -> int | None:
+def limit_of(card: dict[str, Any]) -> int | None:
     """The model's length; 0 and null are how servers say that they do not know."""
     for key in ("max_model_len", "context_window"):
         value = card.get(key)

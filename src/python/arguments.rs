@@ -3,7 +3,7 @@
 use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyMemoryView, PyString};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView, PyString};
 
 use super::body::Body;
 use crate::{ExpertsMode, FinalRow, MissingLogprob, Wire};
@@ -192,6 +192,12 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
     items
         .map(|item| {
             let item = item?;
+            // Nearly every item of a list is exactly an int; the rest is asked what it is.
+            if item.is_exact_instance_of::<PyInt>() {
+                return item
+                    .extract::<i64>()
+                    .map_or_else(|_| Err(range(&item)), narrow);
+            }
             if item.is_instance_of::<PyBool>() || !item.hasattr("__index__")? {
                 return Err(PyTypeError::new_err(format!(
                     "{name} must hold ints, not {}",

@@ -13,6 +13,7 @@ from dynamo_tito._errors import (
     AdminError,
     AlignmentError,
     DecodeError,
+    DriftError,
     MalformedBodyError,
     MissingFieldError,
     OverlongPromptError,
@@ -37,6 +38,7 @@ EXAMPLES: list[TitoError] = [
         if issubclass(kind, ServerError)
     ),
     TransportError("cut short", phase="body"),
+    DriftError("token 7 differs", kind="prefix", token=7, message=2),
     AdminError("1 of 2 failed", results=[{"worker": 1, "ok": True}, {"worker": 2, "ok": False}]),
 ]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import typer
 
 from ._decode import decode
+from ._doctor import doctor
 from ._serve import serve
+from ._workers import workers
 
 __all__ = ["app", "main"]
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(decode)
 app.command()(serve)
+app.command()(workers)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -172,3 +172,19 @@ def _ragged(ragged: tito.TopLogprobs | tito.SamplingMask) -> str:
 def _ends(flat: np.ndarray[Any, Any]) -> str:
     values = flat.tolist() if len(flat) <= 2 * _ENDS else [*flat[:_ENDS].tolist(), "…", *flat[-_ENDS:].tolist()]
     return " ".join(value if isinstance(value, str) else f"{value:.6g}" for value in values)
+
+
+def as_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a head: fitted to a terminal, as wide as they need in a pipe."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in head:
+            table.add_column(heading, overflow="fold")
+        for row in shown:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+    for row in ([*head], *shown):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -18,7 +18,7 @@ import numpy as np
 from .admin import Admin, PauseMode
 from .calls import SAMPLING_PATHS, App, Ask, Call, EngineError, Record
 from .config import EngineConfig
-from .faults import Fault, FaultPlan
+from .faults import Fault, FaultKind, FaultPlan
 from .http import Listener, Request, Response
 from .model import Model, Sample
 from .tokenizer import Tokenizer
@@ -63,9 +63,9 @@ class Engine:
         self._numbers = 0
         self._listeners: list[Listener] = []
         self._flights: dict[int, tuple[Record, asyncio.Event]] = {}
-        digest = hashlib.blake2b(f"{c.seed}:{id(self)}".encode(), digest_size=8).digest()
-        # Above 2**53: a client that reads it as a float gets another number.
-        self.instance_id = int.from_bytes(digest, "little") | 1 << 63
+        self._lives = 0
+        self._ending: asyncio.Task[None] | None = None
+        self.instance_id = self._identity()
 
     # --- life ---
 
@@ -87,6 +87,19 @@ class Engine:
         self.admin.resume()
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._listeners.clear()
+
+    def restart(self) -> None:
+        """Be a new process at the same address: another identity, nothing paused, the weights it was started with."""
+        self._lives += 1
+        self.instance_id = self._identity()
+        self.admin = Admin()
+        for listener in self._listeners:
+            listener.drop()
+
+    def _identity(self) -> int:
+        digest = hashlib.blake2b(f"{self.config.seed}:{id(self)}:{self._lives}".encode(), digest_size=8).digest()
+        # Above 2**53: a client that reads it as a float gets another number.
+        return int.from_bytes(digest, "little") | 1 << 63
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -177,6 +190,8 @@ class Engine:
             if fault is not None and fault.when == "request":
                 if fault.kind == "reset":
                     return Response(200)  # which the connection never gets to send
+                if fault.kind == "error_body":
+                    return self._error_body(Response(200), app, call, fault)
                 await self._fail_early(fault, app)
             response = await app.handle(call)
             if fault is not None and fault.when == "sampled":
@@ -184,11 +199,21 @@ class Engine:
         except EngineError as error:
             return app.failure(call, error)
         if fault is not None and fault.kind == "error_body":
-            body = (
-                fault.body if fault.body is not None else app.failure(call, EngineError(500, fault.message or "")).body
-            )
-            return replace(response, status=200, body=body)
+            return self._error_body(response, app, call, fault)
         return response
+
+    @staticmethod
+    def _error_body(response: Response, app: App, call: Call, fault: Fault) -> Response:
+        body = fault.body if fault.body is not None else app.failure(call, EngineError(500, fault.message or "")).body
+        return replace(response, status=200, body=body)
+
+    async def _vanish(self, kind: FaultKind) -> None:
+        """Die or restart; either takes the connection of this request along."""
+        if kind == "die":
+            self._ending = asyncio.get_running_loop().create_task(self.stop())
+        else:
+            self.restart()
+        await asyncio.Event().wait()
 
     async def _fail_early(self, fault: Fault, app: App) -> None:
         match fault.kind:
@@ -200,6 +225,8 @@ class Engine:
                 await asyncio.sleep(fault.seconds or 0.0)
             case "stall":
                 await (asyncio.sleep(fault.seconds) if fault.seconds is not None else asyncio.Event().wait())
+            case "die" | "restart":
+                await self._vanish(fault.kind)
             case _:
                 pass
 
@@ -208,6 +235,8 @@ class Engine:
             raise EngineError(fault.status, fault.message or "", headers=dict(fault.headers))
         if fault.kind == "delay":
             await asyncio.sleep(fault.seconds or 0.0)
+        if fault.kind in ("die", "restart"):
+            await self._vanish(fault.kind)
 
     # --- sampling ---
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
@@ -24,6 +23,8 @@ FaultKind: TypeAlias = Literal[
     "abort",
     "finish",
     "wrong_rows",
+    "die",
+    "restart",
 ]
 Phase: TypeAlias = Literal["accept", "request", "sampled", "headers", "body"]
 
@@ -40,6 +41,8 @@ _DEFAULT_PHASE: Mapping[FaultKind, Phase] = {
     "abort": "sampled",
     "finish": "sampled",
     "wrong_rows": "sampled",
+    "die": "request",
+    "restart": "request",
 }
 _PHASES: Mapping[FaultKind, frozenset[Phase]] = {
     "status": frozenset(("request", "sampled")),
@@ -47,6 +50,9 @@ _PHASES: Mapping[FaultKind, frozenset[Phase]] = {
     "stall": frozenset(get_args(Phase)),
     "truncate": frozenset(("headers", "body")),
     "delay": frozenset(("request", "sampled")),
+    "error_body": frozenset(("request", "sampled")),
+    "die": frozenset(("request", "sampled")),
+    "restart": frozenset(("request", "sampled")),
 }
 
 
@@ -58,7 +64,7 @@ class Fault:
     |---|---|---|
     | `status` | an error with `status`, `message` and `headers`, in the backend's envelope | request, sampled |
     | `not_ready` | the backend's 503 that says that sampling did not start | request |
-    | `error_body` | 200 with an error in the body (`body`, or the backend's envelope) | sampled |
+    | `error_body` | 200 with an error in the body (`body`, or the backend's envelope) | sampled, request |
     | `reset` | the connection is reset (RST) | body, accept, request, sampled, headers |
     | `stall` | silence for `seconds` (None: for good) | body, accept, request, sampled, headers |
     | `truncate` | the connection is closed (FIN) after `at` bytes | body, headers |
@@ -68,6 +74,8 @@ class Fault:
     | `abort` | the engine aborts after `at` tokens; finish reason abort, in the backend's spelling | sampled |
     | `finish` | another finish reason (`message`) and stop reason | sampled |
     | `wrong_rows` | `by` rows of routed experts too many (negative: too few) | sampled |
+    | `die` | the engine stops: nothing listens any more | request, sampled |
+    | `restart` | as if replaced: same address, another identity, not paused, first weights | request, sampled |
 
     Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
     `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a
@@ -78,6 +86,8 @@ class Fault:
     phase: Phase | None = None
     #: Only requests whose path ends with this. None: requests that sample.
     path: str | None = None
+    #: How many requests that fit are let through before.
+    skip: int = 0
     at: int | float = 0
     by: int = 1
     status: int = 500
@@ -121,7 +131,8 @@ class FaultPlan:
             raise ValueError(f"fault_rate must be between 0 and 1, got {rate}")
         if rate and not random_faults:
             raise ValueError("fault_rate needs random_faults to choose from")
-        self._scripted: deque[Fault] = deque()
+        #: What is to happen, and how many requests that fit go through before.
+        self._scripted: list[tuple[Fault, int]] = []
         self._rate, self._faults = rate, random_faults
         self._random = random.Random(seed)  # noqa: S311 - repeatable by design
         self._lock = Lock()
@@ -129,7 +140,7 @@ class FaultPlan:
     def script(self, *faults: Fault) -> None:
         """Append to the script: each fault happens once, to the first request that it fits."""
         with self._lock:
-            self._scripted.extend(faults)
+            self._scripted += [(fault, fault.skip) for fault in faults]
 
     def clear(self) -> None:
         """Forget what has not happened yet."""
@@ -139,7 +150,7 @@ class FaultPlan:
     def pending(self) -> tuple[Fault, ...]:
         """What has not happened yet."""
         with self._lock:
-            return tuple(self._scripted)
+            return tuple(fault for fault, _ in self._scripted)
 
     def on_accept(self) -> Fault | None:
         """The fault of a new connection."""
@@ -159,8 +170,12 @@ class FaultPlan:
 
     def _take(self, fits: Callable[[Fault], bool]) -> Fault | None:
         with self._lock:
-            for number, fault in enumerate(self._scripted):
-                if fits(fault):
-                    del self._scripted[number]
-                    return fault
+            for number, (fault, skip) in enumerate(self._scripted):
+                if not fits(fault):
+                    continue
+                if skip:
+                    self._scripted[number] = fault, skip - 1
+                    continue
+                del self._scripted[number]
+                return fault
         return None

@@ -87,14 +87,18 @@ class Listener:
         bound = self._server.sockets[0].getsockname()
         return f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
+    def drop(self) -> None:
+        """Drop every connection, and go on listening."""
+        for connection in list(self.connections):
+            connection.abort()
+
     async def stop(self) -> None:
         """Stop listening, drop the connections and wait for what they were doing."""
         if self._server is not None:
             self._server.close()
             self._server = None
         tasks = [connection.task for connection in self.connections if connection.task is not None]
-        for connection in list(self.connections):
-            connection.abort()
+        self.drop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -35,6 +35,8 @@ class SglangApp(App):
         self.route("POST", "/continue_generation", self.continue_generation)
         self.route("GET POST", "/flush_cache", self.flush_cache)
         self.route("POST", "/update_weight_version", self.update_weight_version)
+        self.route("POST", "/load_lora_adapter", self.load_adapter)
+        self.route("POST", "/unload_lora_adapter", self.unload_adapter)
         self.route(
             "POST", "/update_weights_from_disk", self._weights("model_path", "Succeeded to update model weights.")
         )
@@ -86,7 +88,11 @@ class SglangApp(App):
             "id": config.model, "object": "model", "created": int(time.time()), "owned_by": "sglang", "root":
             config.model, "parent": None, "max_model_len": config.max_model_len,
         }  # fmt: skip
-        return self.reply({"object": "list", "data": [card]})
+        adapters = [
+            card | {"id": name, "root": path, "parent": config.model, "max_model_len": None}
+            for name, path in self.engine.admin.adapters.items()
+        ]
+        return self.reply({"object": "list", "data": [card, *adapters]})
 
     async def model_info(self, call: Call) -> Response:
         config = self.engine.config
@@ -246,6 +252,20 @@ class SglangApp(App):
                 "new_version": body.get("new_version"),
             }
         )
+
+    async def load_adapter(self, call: Call) -> Response:
+        body = self.document(call)
+        if not body.get("lora_name") or not body.get("lora_path"):
+            raise EngineError(400, "lora_name and lora_path are required")
+        self.engine.admin.adapters[body["lora_name"]] = body["lora_path"]
+        return self.reply({"success": True, "error_message": None, "loaded_adapters": self.engine.admin.adapters})
+
+    async def unload_adapter(self, call: Call) -> Response:
+        name = str(self.document(call).get("lora_name"))
+        if self.engine.admin.adapters.pop(name, None) is None:
+            message = f"LoRA adapter {name} is not loaded"
+            return self.reply({"success": False, "error_message": message}, 400)
+        return self.reply({"success": True, "error_message": None, "loaded_adapters": self.engine.admin.adapters})
 
     def _weights(self, required: str, message: str) -> Route:
         async def handle(call: Call) -> Response:

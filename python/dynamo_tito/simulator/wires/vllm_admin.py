@@ -85,8 +85,9 @@ class VllmAdminRoutes(Base):
         return self.reply({"status": "aborted", "aborted": sum(self.engine.abort(key) for key in keys)})
 
     async def reset_prefix_cache(self, call: Call) -> Response:
-        # Blocks that running requests hold cannot be reset: 200, and false.
-        free = self.engine.admin.in_flight == 0
+        # Blocks that running requests hold cannot be reset, unless these are preempted: 200, and false.
+        preempt = call.request.query.get("reset_running_requests", "false").lower() == "true"
+        free = preempt or self.engine.admin.in_flight == 0
         self.engine.admin.cache_flushes += free
         return self.reply({"success": free})
 

@@ -1,0 +1,254 @@
+"""The control plane's words: what is asked of workers, how long it may take, and what became of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
+"""What becomes of requests in flight: kept and continued after the pause, waited for, or aborted."""
+
+Phase: TypeAlias = Literal["gate", "pause", "update", "verify", "flush", "resume"]
+"""The phases of an operation, in their order."""
+
+Policy: TypeAlias = Literal["resume_updated", "resume_all", "keep_paused"]
+"""Who resumes when an update reached some workers and others not. It is an error in any case.
+
+``resume_updated``: those that hold the new weights; the others stay paused, so that nothing is sampled from old ones.
+``resume_all``: everyone; the fleet samples from mixed weights. ``keep_paused``: nobody.
+"""
+
+WorkerState: TypeAlias = Literal["running", "paused", "unknown"]
+"""Whether a worker generates, as it said last; ``unknown`` where it gave no answer that settles it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """What one running worker is, wherever it listens. A restarted worker has another.
+
+    Attributes:
+        namespace: Dynamo's namespace.
+        component: Dynamo's component.
+        endpoint: Dynamo's endpoint, ``"rl"``.
+        instance_id: an unsigned 64-bit number; usually above 2^53, so that a float would name another worker.
+    """
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.component}.{self.endpoint}/{self.instance_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker as Dynamo's discovery lists it.
+
+    Attributes:
+        identity: see there.
+        system_url: its system server, where it is administered; None if it has none.
+        admin_base_url: the engine's own HTTP server, where one runs beside Dynamo's.
+        model: the name that it serves.
+        routes: names of its administration routes.
+        world_size: its tensor- and data-parallel ranks.
+        error: why discovery could not ask it.
+    """
+
+    identity: Identity
+    system_url: str | None = None
+    admin_base_url: str | None = None
+    model: str | None = None
+    routes: tuple[str, ...] = ()
+    world_size: int | None = None
+    error: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be administered; None if it can."""
+        if self.error is not None:
+            return self.error
+        if self.system_url is None and self.admin_base_url is None:
+            return "no system_url: start the worker with DYN_SYSTEM_PORT"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the membership changed, by identity.
+
+    Attributes:
+        joined: workers that were not there before.
+        left: workers that are gone.
+        restarted: (old, new) where a new identity answers at an old one's address.
+    """
+
+    joined: tuple[Worker, ...] = ()
+    left: tuple[Worker, ...] = ()
+    restarted: tuple[tuple[Worker, Worker], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.joined or self.left or self.restarted)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """New weights.
+
+    Attributes:
+        version: the name under which they are reported; always sent.
+        path: absolute path of a checkpoint that the worker can read; None to receive the weights by collective.
+        engine_rpc: the engine's method that takes them, where a backend lets one choose (Dynamo).
+        options: further members of the backend's request, such as ``names``, ``dtypes`` and ``shapes``.
+    """
+
+    version: str
+    path: str | None = None
+    engine_rpc: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            raise ValueError("version must not be empty")
+        if self.path is not None:
+            check_path(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGroup:
+    """A process group that brings weights from the trainer, as one worker joins it.
+
+    Attributes:
+        host: where the trainer's first rank listens.
+        port: likewise.
+        world_size: ranks of the group, the trainer's included.
+        rank_offset: this worker's first rank.
+        trainer_ranks: ranks before those of the first worker.
+        timeout: seconds that the worker waits for the others.
+        name: the group's name, where a backend has names.
+        options: further members of the backend's request.
+    """
+
+    host: str
+    port: int
+    world_size: int
+    rank_offset: int
+    trainer_ranks: int = 1
+    timeout: float = 300.0
+    name: str = "weights"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseLimit:
+    """Seconds of one phase, on each worker.
+
+    Attributes:
+        attempt: of one request.
+        total: of the phase, requests that are sent again and the waits between them included.
+    """
+
+    attempt: float
+    total: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.attempt <= self.total < math.inf):
+            raise ValueError(f"0 < attempt <= total must hold, got attempt={self.attempt!r}, total={self.total!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLimits:
+    """Deadlines of every phase, and how often an idempotent request is sent again.
+
+    Attributes:
+        gate: waiting for another operation of the fleet, and looking at the workers.
+        pause: pausing; with mode ``wait`` that is as long as the longest completion.
+        update: loading weights.
+        verify: reading versions back.
+        flush: emptying prefix caches.
+        resume: resuming.
+        attempts: how often a request is sent at most.
+        wait: seconds before the second attempt, at most; doubles up to ``max_wait``, with full jitter.
+        max_wait: seconds.
+    """
+
+    gate: PhaseLimit = PhaseLimit(30.0, 120.0)
+    pause: PhaseLimit = PhaseLimit(300.0, 600.0)
+    update: PhaseLimit = PhaseLimit(720.0, 1440.0)
+    verify: PhaseLimit = PhaseLimit(30.0, 60.0)
+    flush: PhaseLimit = PhaseLimit(60.0, 120.0)
+    resume: PhaseLimit = PhaseLimit(300.0, 600.0)
+    attempts: int = 10
+    wait: float = 1.0
+    max_wait: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError("attempts must be at least 1")
+
+    def of(self, phase: Phase) -> PhaseLimit:
+        """The limit of a phase."""
+        limit: PhaseLimit = getattr(self, phase)
+        return limit
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResult:
+    """What became of one worker in one operation.
+
+    Attributes:
+        worker: its name in messages: its identity, or its URL without credentials.
+        phase: the phase that it completed last, or in which it failed.
+        error: the first thing that went wrong; None if nothing did.
+        state_before: whether it generated when the operation began.
+        state: whether it does now.
+        updated: whether it holds what was to be loaded; None where nobody can tell.
+        version_before: the weight version it reported before; None if it reports none.
+        version: the one it reports now; None if that could not be read back.
+        verified: whether ``version`` is the one that was asked for; None if it could not be read back.
+    """
+
+    worker: str
+    phase: Phase
+    error: Exception | None
+    state_before: WorkerState
+    state: WorkerState
+    updated: bool | None
+    version_before: str | None
+    version: str | None
+    verified: bool | None
+
+    def __str__(self) -> str:
+        versions = f"version {self.version_before or 'unknown'} -> {self.version or 'unknown'}"
+        said = f": {self.error}" if self.error is not None else ""
+        return f"{self.worker} [{self.phase}, {self.state}, {versions}]{said}"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetResult:
+    """What became of an operation.
+
+    Attributes:
+        workers: one result per worker.
+    """
+
+    workers: tuple[WorkerResult, ...]
+
+    @property
+    def failed(self) -> tuple[WorkerResult, ...]:
+        """The workers on which something went wrong."""
+        return tuple(result for result in self.workers if result.error is not None)
+
+    @property
+    def unverified(self) -> tuple[WorkerResult, ...]:
+        """The workers whose version could not be read back."""
+        return tuple(result for result in self.workers if result.verified is None)
+
+
+def check_path(path: str) -> None:
+    """Raise ValueError unless the path means the same on every machine."""
+    if not path.startswith("/"):
+        raise ValueError(f"a worker needs an absolute path, not {path!r}")

@@ -1,0 +1,90 @@
+"""SGLang's administration routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dynamo_tito.control._types import check_path
+
+from .base import HttpAdmin, version_text
+
+if TYPE_CHECKING:
+    from dynamo_tito._config import Backend
+    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+
+_MODES: dict[PauseMode, str] = {"keep": "retract", "abort": "abort"}
+
+
+class SglangAdmin(HttpAdmin):
+    """One SGLang server.
+
+    ``keep`` is SGLang's ``retract``: requests go back to the queue and are computed anew. ``in_place`` would leave them
+    in the cache, which can then be neither flushed nor updated under.
+    """
+
+    backend: ClassVar[Backend] = "sglang"
+
+    async def pause(self, mode: PauseMode = "keep", *, clear_cache: bool = False) -> None:
+        """``POST /pause_generation``."""
+        if mode not in _MODES:
+            raise NotImplementedError("SGLang pauses with mode 'keep' or 'abort', it does not wait")
+        await self._post("/pause_generation", {"mode": _MODES[mode]})
+        if clear_cache:
+            await self.flush_cache()
+
+    async def resume(self) -> None:
+        """``POST /continue_generation``."""
+        await self._post("/continue_generation")
+
+    async def is_paused(self) -> bool | None:
+        """SGLang does not say."""
+        return None
+
+    async def flush_cache(self) -> None:
+        """``POST /flush_cache``: 400 if it could not."""
+        await self._post("/flush_cache")
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """``update_weights_from_disk`` or ``update_weights_from_distributed``."""
+        body: dict[str, Any] = {**update.options, "weight_version": update.version}
+        if update.path is not None:
+            await self._post("/update_weights_from_disk", body | {"model_path": update.path})
+        else:
+            await self._post("/update_weights_from_distributed", body)
+
+    async def init_weight_group(self, group: WeightGroup) -> None:
+        """``init_weights_update_group``."""
+        body = {
+            "master_address": group.host,
+            "master_port": group.port,
+            "rank_offset": group.rank_offset,
+            "world_size": group.world_size,
+            "group_name": group.name,
+            "backend": "nccl",
+        }
+        await self._post("/init_weights_update_group", {**body, **group.options})
+
+    async def destroy_weight_group(self) -> None:
+        """``destroy_weights_update_group``."""
+        await self._post("/destroy_weights_update_group", {"group_name": "weights"})
+
+    async def weight_version(self) -> str | None:
+        """``GET /model_info``."""
+        return version_text(await self._ask("/model_info", "weight_version"))
+
+    async def world_size(self) -> int | None:
+        """SGLang does not say in one number."""
+        return None
+
+    async def load_lora(self, name: str, path: str) -> None:
+        """``POST /load_lora_adapter``."""
+        check_path(path)
+        await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    async def unload_lora(self, name: str) -> None:
+        """``POST /unload_lora_adapter``."""
+        await self._post("/unload_lora_adapter", {"lora_name": name})
+
+    async def abort(self, request_id: str | None = None) -> None:
+        """``POST /abort_request``. SGLang aborts every request whose id begins with this one."""
+        await self._post("/abort_request", {"abort_all": True} if request_id is None else {"rid": request_id})
