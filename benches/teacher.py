@@ -174,7 +174,7 @@ def _fresh(code: str, *arguments: str) -> list[int]:
 
 
 def time() -> Iterator[Figure]:
-    """From the body of case e to the array, beside json and ``decode``, which ``peers.py`` holds against every rival."""
+    """From a body of case e to arrays, beside json and ``decode``, which ``peers.py`` holds against every rival."""
     for name in ("e_vllm", "e_vllm_k2", "e_nvext"):
         body, truth = cases.load(name)
         wire = cases.CASES[name].wire
