@@ -47,7 +47,7 @@ _NO_EXPERTS: dict[str, str] = {
 _NO_ADMIN: dict[str, tuple[str, str]] = {
     "vllm": ("/pause", "set VLLM_SERVER_DEV_MODE=1 on the server"),
     "prime": ("/pause", "take a build with the routes for pausing"),
-    "sglang": ("/pause_generation", "take SGLang 0.5.20 or newer"),
+    "sglang": ("/pause_generation", "take a version of SGLang that has it"),
 }
 
 

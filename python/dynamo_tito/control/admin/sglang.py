@@ -23,6 +23,7 @@ class SglangAdmin(HttpAdmin):
     """
 
     backend: ClassVar[Backend] = "sglang"
+    _group = "weights"
 
     async def pause(self, mode: PauseMode = "keep", *, clear_cache: bool = False) -> None:
         """``POST /pause_generation``."""
@@ -54,6 +55,7 @@ class SglangAdmin(HttpAdmin):
 
     async def init_weight_group(self, group: WeightGroup) -> None:
         """``init_weights_update_group``."""
+        self._group = group.name
         body = {
             "master_address": group.host,
             "master_port": group.port,
@@ -65,8 +67,8 @@ class SglangAdmin(HttpAdmin):
         await self._post("/init_weights_update_group", {**body, **group.options})
 
     async def destroy_weight_group(self) -> None:
-        """``destroy_weights_update_group``."""
-        await self._post("/destroy_weights_update_group", {"group_name": "weights"})
+        """``destroy_weights_update_group``, of the group that was joined last."""
+        await self._post("/destroy_weights_update_group", {"group_name": self._group})
 
     async def weight_version(self) -> str | None:
         """``GET /model_info``."""
