@@ -372,7 +372,7 @@ def test_stopping_drops_what_is_in_flight() -> None:
             answers.append(type(error).__name__)
 
     with simulator.running(backend="vllm", latency=60.0) as engine:
-        thread = threading.Thread(target=ask, args=(engine.url,))
+        thread = threading.Thread(target=ask, args=(engine.url,), daemon=True)
         thread.start()
         wait_for(lambda: engine.admin.in_flight == 1)
     thread.join(10)

@@ -106,7 +106,7 @@ def _two_threads(client: Driver) -> list[TransportError]:
         except TransportError as error:
             errors.append(error)
 
-    first = threading.Thread(target=call, args=(1.0,))
+    first = threading.Thread(target=call, args=(1.0,), daemon=True)
     first.start()
     time.sleep(0.2)
     call(0.2)

@@ -154,7 +154,7 @@ def test_a_refusal_before_the_request_is_all_there(kind: Kind) -> None:
                         b"".join(s for s in reply(413, {"message": "too large"}) if isinstance(s, bytes))
                     )
 
-        thread = threading.Thread(target=refuse)
+        thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
         with Driver(kind, f"http://127.0.0.1:{listener.getsockname()[1]}", retries=QUICK) as client:
             for _ in range(2):
@@ -182,7 +182,7 @@ def test_a_large_request_to_a_server_that_reads_slowly(kind: Kind) -> None:
                     time.sleep(0.001)
                 connection.sendall(answer)
 
-        thread = threading.Thread(target=read_slowly)
+        thread = threading.Thread(target=read_slowly, daemon=True)
         thread.start()
         with Driver(kind, f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             client.generate(prompt, sampling_params={"logprobs": 0}, deadline=60.0)
@@ -229,7 +229,7 @@ def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded) ->
                         b"".join(step for step in reply(200, recorded("generate_basic")) if isinstance(step, bytes))
                     )
 
-            thread = threading.Thread(target=answer)
+            thread = threading.Thread(target=answer, daemon=True)
             thread.start()
             assert len(client.generate().token_ids) == 4
             thread.join()

@@ -82,7 +82,7 @@ def test_other_threads_run_while_one_decodes() -> None:
             time.sleep(0)  # lets go of the interpreter, which the long interval below would never ask for
 
     interval = sys.getswitchinterval()
-    counter = threading.Thread(target=count)
+    counter = threading.Thread(target=count, daemon=True)
     try:
         counter.start()
         # From here on a thread runs only while another lets go of the interpreter by itself.
