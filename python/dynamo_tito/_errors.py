@@ -142,7 +142,8 @@ class ServerError(TitoError):
         status: The HTTP status; None when the error was found by decoding a body.
         body: The first 4 KiB of the answer, as text.
         request_id: The id under which the server knows the request, if one is known.
-        retryable: Whether the same request may succeed later or on another server.
+        retryable: Whether nothing was sampled and the same request may succeed later or on another server. An engine's
+            own failure is not: it may have sampled before it failed.
     """
 
     status: int | None
