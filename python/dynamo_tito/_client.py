@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import os
 import resource
@@ -28,6 +29,7 @@ from ._endpoint import make_endpoint
 from ._errors import MissingFieldError, TitoError, TransportError
 from ._routing_report import routing_checks
 from ._scoring import AsyncScoring, SyncScoring
+from ._threads import in_thread
 from ._transports import open_async, open_sync
 from ._transports.base import Exchange, Wiring
 from ._transports.environment import Tls, proxy_for, tls_context
@@ -379,7 +381,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
             case Read():
                 if len(step.content) < self._limits.thread_from_bytes:
                     return step.reading(step.content)
-                return await asyncio.to_thread(step.reading, step.content)
+                return await in_thread(functools.partial(step.reading, step.content))
             case Sleep():
                 await asyncio.sleep(step.seconds)
                 return None
