@@ -139,7 +139,8 @@ fn every_pair_of_slots_at_every_place() {
     for top_k in [2, 3, 4, 6, 8, 11] {
         let (layers, rows) = (5, 3);
         // Entries whose last id is the next one's first: what lies across their border is no pair.
-        let entry = |layer: usize| (0..top_k).map(move |slot| (layer * (top_k - 1) + slot) as i64);
+        let entry =
+            |layer: usize| (0..top_k).map(move |slot| (1 + layer * (top_k - 1) + slot) as i64);
         let row: Vec<Vec<i64>> = (0..layers).map(|layer| entry(layer).collect()).collect();
         let sound: Rows = vec![row; rows];
         let nothing = Expected {

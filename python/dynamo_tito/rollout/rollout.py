@@ -12,6 +12,7 @@ import numpy as np
 
 from dynamo_tito._errors import AlignmentError, DriftError, RoutedExpertsError
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings, routing_checks
+from dynamo_tito._types import FinalRow
 
 from . import tree
 from .finish import assistant_message, finish_reason
@@ -99,6 +100,8 @@ class Rollout:
         on_drift: what to do where the conversation cannot continue token by token.
         strict_routing: look for signs of a broken capture in each turn's new rows, as of the client's option of this
             name; here also where a turn disagrees with rows already held.
+        final_row: ``"present"`` where the engine sends a row for the last token, too: as of the client's option of this
+            name, which must be the same.
     """
 
     def __init__(
@@ -108,9 +111,12 @@ class Rollout:
         tools: list[Any] | None = None,
         on_drift: OnDrift = "raise",
         strict_routing: bool | RoutingChecks = False,
+        final_row: FinalRow = "omitted",
     ) -> None:
         if on_drift not in get_args(OnDrift):
             raise ValueError(f"on_drift must be one of {', '.join(get_args(OnDrift))}, not {on_drift!r}")
+        if final_row not in get_args(FinalRow):
+            raise ValueError(f"final_row must be one of {', '.join(get_args(FinalRow))}, not {final_row!r}")
         self.on_drift: OnDrift = on_drift
         self.drifts: list[Drift] = []
         """Every drift so far, in order."""
@@ -119,6 +125,7 @@ class Rollout:
         self._blocking = bool(getattr(renderer, "blocking", False))
         self._tools = tools
         self._checks = routing_checks(strict_routing)
+        self._omitted = 1 if final_row == "omitted" else 0
         self._ids = GrowingIds()
         self._head: Turn | None = None
         self._leaves: dict[Turn, None] = {}
@@ -447,7 +454,7 @@ class Rollout:
                 raise RoutedExpertsError("earlier turns brought routed experts, this one brings none", kind="gap")
             return None
         end = len(plan.ids) + len(completion.token_ids)
-        again, rows = new_rows(experts, held=held, end=end, like=like)
+        again, rows = new_rows(experts, held=held, end=end, omitted=self._omitted, like=like)
         if self._checks is not None:
             refuse_findings(rows, self._checks)
             if len(again):
