@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use super::OutOfMemory;
 use super::mapping::Mapping;
-use super::pool;
+use super::pool::{self, Choice};
 
 /// Start of every block: a cache line, which is also the widest vector.
 pub(super) const ALIGNMENT: usize = 64;
@@ -17,6 +17,22 @@ pub(super) const MAPPED_FROM: usize = 64 << 10;
 /// Up to here a growing block is copied into recycled pages, which costs half of what new pages do; beyond, its own pages
 /// move to where there is room for more, and the new ones are huge.
 const COPIED_BELOW: usize = 8 << 20;
+
+/// From here on a passing block that grows is copied into the recycled pages of a larger one, whatever its size: what came
+/// before was probably of its kind, and what it leaves unused comes back soon.
+const LARGER_FROM: usize = 1 << 20;
+
+/// Moving pages takes no copy, so beyond this size room is made by the quarter.
+const QUARTERS_FROM: usize = 8 << 20;
+
+/// How long a block is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// For as long as the caller holds a result.
+    Result,
+    /// Until it has been decoded.
+    Passing,
+}
 
 /// Owned, uninitialised bytes. Dropping it gives them back: to the pool if they came by the page, else to the allocator.
 #[derive(Debug)]
@@ -56,35 +72,50 @@ impl Block {
         match bytes {
             0 => Ok(Self::empty()),
             1..MAPPED_FROM => Self::from_heap(bytes),
-            _ => Ok(Self::from_pages(match pool::take(bytes) {
-                Some(mapping) => mapping,
-                None => Mapping::new(bytes)?,
-            })),
+            _ => Ok(Self::from_pages(
+                match pool::take(bytes, Choice::FittingOrNearly) {
+                    Some(mapping) => mapping,
+                    None => Mapping::new(bytes)?,
+                },
+            )),
         }
     }
 
-    /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move.
-    pub(crate) fn grow(&mut self, bytes: usize, used: usize) -> Result<(), OutOfMemory> {
+    /// Grows to twice its size, or to `bytes` bytes where that is more, and keeps the first `used` of them; the start may
+    /// move. A large one may grow by less.
+    pub(crate) fn grow(
+        &mut self,
+        bytes: usize,
+        used: usize,
+        stay: Stay,
+    ) -> Result<(), OutOfMemory> {
         assert!(used <= self.size, "{used} bytes used of {}", self.size);
         if bytes <= self.size {
             return Ok(());
         }
+        let doubled = bytes.max(self.size.saturating_mul(2));
         let bigger = match &mut self.home {
             Home::Pages(mapping) => {
-                let recycled = if bytes < COPIED_BELOW {
-                    pool::take(bytes)
-                } else {
-                    None
+                let recycled = match stay {
+                    Stay::Passing if self.size >= LARGER_FROM => {
+                        pool::take(doubled, Choice::Larger)
+                    }
+                    _ if doubled < COPIED_BELOW => pool::take(doubled, Choice::Fitting),
+                    _ => None,
                 };
                 let Some(recycled) = recycled else {
-                    mapping.grow(bytes)?;
+                    let room = match self.size {
+                        QUARTERS_FROM.. => bytes.max(self.size.saturating_add(self.size / 4)),
+                        _ => doubled,
+                    };
+                    mapping.grow(room)?;
                     self.start = mapping.start();
                     self.size = mapping.size();
                     return Ok(());
                 };
                 Self::from_pages(recycled)
             }
-            Home::Nowhere | Home::Heap(_) => Self::new(bytes)?,
+            Home::Nowhere | Home::Heap(_) => Self::new(doubled)?,
         };
         // SAFETY: both blocks hold at least `used` bytes, and two owned blocks do not overlap.
         unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), bigger.start.as_ptr(), used) };

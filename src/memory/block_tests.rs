@@ -90,18 +90,39 @@ fn growth_keeps_what_is_there() {
     if !cfg!(miri) {
         sizes.extend([8 * MIB, 9 * MIB, 20 * MIB, 33 * MIB]);
     }
-    for (from, &first) in sizes.iter().enumerate() {
+    let stays = [Stay::Result, Stay::Passing];
+    let starts = sizes.iter().enumerate();
+    for ((from, &first), stay) in starts.flat_map(|start| stays.map(|stay| (start, stay))) {
         let mut block = Block::new(first).unwrap();
         let mut used = first;
         stamp(&block, used);
         for &next in &sizes[from..] {
-            block.grow(next, used).unwrap();
+            block.grow(next, used, stay).unwrap();
             assert!(is_stamped(&block, used), "{first} {used} {next}");
             assert!(block.start().as_ptr().addr().is_multiple_of(ALIGNMENT));
             used = next;
             stamp(&block, used);
         }
     }
+}
+
+#[test]
+fn room_for_more_than_was_asked_for() {
+    let mut block = Block::empty();
+    block.grow(1000, 0, Stay::Passing).unwrap();
+    assert_eq!(block.size(), 1024);
+    for (least, room) in [(1025, 2048), (10_000, 10_048), (10_049, 20_096)] {
+        block.grow(least, 0, Stay::Result).unwrap();
+        assert_eq!(block.size(), room);
+    }
+    if cfg!(miri) {
+        return;
+    }
+    // Of what is large, a quarter: the next body may end just behind this one.
+    let mut block = Block::new(16 * MIB).unwrap();
+    let size = block.size();
+    block.grow(size + 1, 0, Stay::Result).unwrap();
+    assert!(block.size() >= size + size / 4 && block.size() < size + size / 4 + 64 * KIB);
 }
 
 #[test]
@@ -115,7 +136,7 @@ fn growth_with_neighbours_in_the_way() {
         }
         for (block, used) in &mut blocks {
             let bytes = *used * 2 + step * 4096;
-            block.grow(bytes, *used).unwrap();
+            block.grow(bytes, *used, Stay::Result).unwrap();
             assert!(is_stamped(block, *used));
             *used = bytes;
         }
@@ -126,7 +147,7 @@ fn growth_with_neighbours_in_the_way() {
 fn growth_may_forget_what_is_not_used() {
     let mut block = Block::new(64).unwrap();
     stamp(&block, 16);
-    block.grow(100 * KIB, 16).unwrap();
+    block.grow(100 * KIB, 16, Stay::Result).unwrap();
     assert!(is_stamped(&block, 16) && block.size() >= 100 * KIB);
 }
 
@@ -138,7 +159,7 @@ fn too_much_is_a_value_and_harms_nothing() {
             let mut block = Block::new(first).unwrap();
             stamp(&block, first);
             let before = (block.start(), block.size());
-            assert!(block.grow(bytes, first).is_err());
+            assert!(block.grow(bytes, first, Stay::Passing).is_err());
             assert_eq!((block.start(), block.size()), before);
             assert!(is_stamped(&block, first));
         }
@@ -148,5 +169,5 @@ fn too_much_is_a_value_and_harms_nothing() {
 #[test]
 #[should_panic(expected = "65 bytes used of 64")]
 fn more_used_than_there_is() {
-    let _ = Block::new(64).unwrap().grow(100, 65);
+    let _ = Block::new(64).unwrap().grow(100, 65, Stay::Result);
 }

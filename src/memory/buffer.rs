@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::slice;
 
 use super::block::ALIGNMENT;
-use super::{Block, OutOfMemory};
+use super::{Block, OutOfMemory, Stay};
 
 /// Integers and floats: every bit pattern is a value, and nothing happens on drop.
 pub(crate) trait Plain: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {}
@@ -35,18 +35,35 @@ pub(crate) struct Buffer<T> {
     len: usize,
     capacity: usize,
     block: Block,
+    stay: Stay,
     items: PhantomData<T>,
 }
 
 impl<T: Plain> Buffer<T> {
     /// Empty, and nothing allocated.
     pub(crate) const fn new() -> Self {
-        Self::over(Block::empty(), 0)
+        let block = Block::empty();
+        Self {
+            start: block.start().cast(),
+            len: 0,
+            capacity: 0,
+            block,
+            stay: Stay::Result,
+            items: PhantomData,
+        }
     }
 
     /// Room for `capacity` items.
     pub(crate) fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
         let mut buffer = Self::new();
+        buffer.reserve(capacity)?;
+        Ok(buffer)
+    }
+
+    /// Room for `capacity` items of something that is wanted only until it has been decoded.
+    pub(crate) fn passing(capacity: usize) -> Result<Self, OutOfMemory> {
+        let mut buffer = Self::new();
+        buffer.stay = Stay::Passing;
         buffer.reserve(capacity)?;
         Ok(buffer)
     }
@@ -148,18 +165,7 @@ impl<T: Plain> Buffer<T> {
         (self.block, self.len)
     }
 
-    const fn over(block: Block, len: usize) -> Self {
-        let start = block.start().cast();
-        Self {
-            start,
-            len,
-            capacity: block.size() / size_of::<T>(),
-            block,
-            items: PhantomData,
-        }
-    }
-
-    /// Doubles, or makes room for `additional` more items where that is more.
+    /// Makes room for `additional` more items, and for further ones.
     #[cold]
     #[inline(never)]
     fn grow(&mut self, additional: usize) -> Result<(), OutOfMemory> {
@@ -169,9 +175,9 @@ impl<T: Plain> Buffer<T> {
         let used = self.len * size_of::<T>();
         let bytes = match self.block.size() {
             0 if additional > 1 => needed,
-            size => needed.max(size.saturating_mul(2)).max(FIRST_BYTES),
+            _ => needed.max(FIRST_BYTES),
         };
-        self.block.grow(bytes, used)?;
+        self.block.grow(bytes, used, self.stay)?;
         self.start = self.block.start().cast();
         self.capacity = self.block.size() / size_of::<T>();
         Ok(())

@@ -61,14 +61,26 @@ pub(crate) fn environment_error() -> Option<String> {
     max_bytes_from(env::var_os(MAX_BYTES_VARIABLE)).err()
 }
 
-/// Pages for `bytes` bytes, if a block that fits is held: the smallest that is large enough and not too large.
-pub(super) fn take(bytes: usize) -> Option<Mapping> {
-    POOL.take(bytes)
+/// Pages for `bytes` bytes, if the pool has any that suit.
+pub(super) fn take(bytes: usize, choice: Choice) -> Option<Mapping> {
+    POOL.take(bytes, choice)
 }
 
 /// Takes pages back, to keep or to unmap.
 pub(super) fn give_back(mapping: Mapping) {
     POOL.give_back(mapping);
+}
+
+/// Which of the blocks held may serve a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The smallest that is large enough and not too large.
+    Fitting,
+    /// Else the largest that lacks not too much; it grows by what it lacks. So a job whose responses grow from turn to
+    /// turn goes on with the pages that it has, and does not leave one block behind for each.
+    FittingOrNearly,
+    /// The smallest that is large enough, however large it is: for what comes back soon.
+    Larger,
 }
 
 struct SharedPool {
@@ -139,8 +151,15 @@ impl SharedPool {
         }
     }
 
-    fn take(&self, bytes: usize) -> Option<Mapping> {
-        let taken = self.lock(HURRIED).and_then(|mut pool| pool.take(bytes));
+    fn take(&self, bytes: usize, choice: Choice) -> Option<Mapping> {
+        let mut taken = self
+            .lock(HURRIED)
+            .and_then(|mut pool| pool.take(bytes, choice));
+        if let Some(mapping) = &mut taken
+            && mapping.grow(bytes).is_err()
+        {
+            taken = None;
+        }
         let count = if taken.is_some() {
             &self.reused
         } else {
@@ -205,11 +224,22 @@ impl Pool {
         })
     }
 
-    fn take(&mut self, bytes: usize) -> Option<Mapping> {
-        let sizes = self.held.iter().map(Mapping::size).enumerate();
-        let (index, _) = sizes
-            .filter(|&(_, size)| fits(size, bytes))
-            .min_by_key(|&(_, size)| size)?;
+    fn take(&mut self, bytes: usize, choice: Choice) -> Option<Mapping> {
+        let sizes = || self.held.iter().map(Mapping::size).enumerate();
+        let smallest = |suits: fn(usize, usize) -> bool| {
+            sizes()
+                .filter(|&(_, size)| suits(size, bytes))
+                .min_by_key(|&(_, size)| size)
+        };
+        let (index, _) = match choice {
+            Choice::Larger => smallest(|size, bytes| size >= bytes),
+            Choice::Fitting => smallest(fits),
+            Choice::FittingOrNearly => smallest(fits).or_else(|| {
+                sizes()
+                    .filter(|&(_, size)| fits(bytes, size))
+                    .max_by_key(|&(_, size)| size)
+            }),
+        }?;
         let mapping = self.held.remove(index)?;
         self.held_bytes -= mapping.size();
         Some(mapping)

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use super::Choice::{Fitting, FittingOrNearly, Larger};
 use super::*;
 
 const KIB: usize = 1 << 10;
@@ -34,9 +35,9 @@ fn what_was_given_back_is_taken_again() {
     let mapping = pages(256 * KIB);
     let start = mapping.start();
     pool.give_back(mapping);
-    let taken = pool.take(256 * KIB).unwrap();
+    let taken = pool.take(256 * KIB, Fitting).unwrap();
     assert_eq!((taken.start(), taken.size()), (start, 256 * KIB));
-    assert!(pool.take(256 * KIB).is_none());
+    assert!(pool.take(256 * KIB, Fitting).is_none());
     let expected = Stats {
         held_bytes: 0,
         held_blocks: 0,
@@ -61,10 +62,71 @@ fn the_smallest_block_that_fits() {
         (600, None),
         (683, Some(1024)),
     ] {
-        let size = pool.take(wanted * KIB).map(|mapping| mapping.size() / KIB);
+        let size = pool
+            .take(wanted * KIB, Fitting)
+            .map(|mapping| mapping.size() / KIB);
         assert_eq!(size, taken, "{wanted} KiB");
     }
     assert_eq!(held(&pool), [96 * KIB, 512 * KIB]);
+}
+
+#[test]
+fn where_none_fits_the_largest_that_lacks_little_grows() {
+    let pool = pool(16 * MIB);
+    for kib in [64, 400, 512, 480, 1600] {
+        pool.give_back(pages(kib * KIB));
+    }
+    for (wanted, left) in [
+        // Three quarters of a megabyte is half as much again as 512 KiB; one page more is too much to lack.
+        (772, vec![64, 400, 512, 480, 1600]),
+        (768, vec![64, 400, 480, 1600]),
+        // What fits comes first, however little another one lacks.
+        (1200, vec![64, 400, 480]),
+        (600, vec![64, 400]),
+    ] {
+        let taken = pool.take(wanted * KIB, FittingOrNearly);
+        assert_eq!(taken.is_some(), left.len() < 5, "{wanted} KiB");
+        if let Some(mapping) = taken {
+            assert!(mapping.size() >= wanted * KIB);
+            mark(&mapping, 5);
+        }
+        let sizes: Vec<_> = held(&pool).iter().map(|size| size / KIB).collect();
+        assert_eq!(sizes, left);
+    }
+    assert_eq!(pool.stats().held_bytes, 464 * KIB);
+    assert!(pool.take(600 * KIB, Fitting).is_none());
+}
+
+#[test]
+fn what_comes_back_soon_takes_any_that_is_large_enough() {
+    let pool = pool(16 * MIB);
+    for mib in [3, 9, 2] {
+        pool.give_back(pages(mib * MIB));
+    }
+    for (wanted, taken) in [(1, Some(2)), (4, Some(9)), (4, None), (2, Some(3))] {
+        let size = pool
+            .take(wanted * MIB, Larger)
+            .map(|mapping| mapping.size() / MIB);
+        assert_eq!(size, taken, "{wanted} MiB");
+    }
+}
+
+/// A conversation whose answers grow by a hundredth with every turn, each held until the next one is there.
+#[test]
+fn a_job_that_grows_keeps_one_block_in_motion() {
+    let pool = pool(64 * MIB);
+    let (mut bytes, mut most) = (MIB, 0);
+    for _ in 0..if cfg!(miri) { 20 } else { 150 } {
+        let mapping = pool
+            .take(bytes, FittingOrNearly)
+            .unwrap_or_else(|| pages(bytes));
+        mark(&mapping, 3);
+        most = most.max(pool.stats().held_bytes + mapping.size());
+        pool.give_back(mapping);
+        bytes += bytes / 100;
+    }
+    assert_eq!(pool.stats().allocated, 1);
+    assert!(most < bytes + 4096);
 }
 
 #[test]
@@ -146,7 +208,7 @@ fn trimming_returns_what_was_held() {
     pool.give_back(pages(100 * KIB));
     assert_eq!(pool.trim(), 3 * MIB + 100 * KIB);
     assert_eq!((pool.stats().held_bytes, pool.stats().held_blocks), (0, 0));
-    assert!(pool.take(3 * MIB).is_none());
+    assert!(pool.take(3 * MIB, Fitting).is_none());
 }
 
 #[test]
@@ -176,7 +238,7 @@ fn a_lock_that_is_never_given_back_costs_a_moment() {
     let pool = pool(MIB);
     pool.give_back(pages(128 * KIB));
     let lock = pool.pool.lock().unwrap();
-    assert!(pool.take(128 * KIB).is_none());
+    assert!(pool.take(128 * KIB, Fitting).is_none());
     pool.give_back(pages(64 * KIB));
     assert_eq!(pool.trim(), 0);
     assert_eq!(pool.stats().held_blocks, 0);
@@ -197,7 +259,7 @@ fn a_panic_under_the_lock_does_not_close_the_pool() {
     });
     assert!(panicked && pool.pool.is_poisoned());
     pool.give_back(pages(128 * KIB));
-    assert!(pool.take(128 * KIB).is_some());
+    assert!(pool.take(128 * KIB, Fitting).is_some());
 }
 
 /// Marks both ends of a block as somebody's.
@@ -236,7 +298,8 @@ fn eight_threads_never_share_a_block() {
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
                     let bytes = 64 * KIB + (state >> 33) as usize % (512 * KIB);
-                    let mapping = match pool.take(bytes) {
+                    let choice = [Fitting, FittingOrNearly, Larger][round as usize % 3];
+                    let mapping = match pool.take(bytes, choice) {
                         Some(mapping) => {
                             reused.fetch_add(1, Ordering::Relaxed);
                             mapping
@@ -323,7 +386,9 @@ fn a_child_forked_while_the_lock_was_held_goes_on_without_the_pool() {
     let lock = pool.pool.lock().unwrap();
     fork(|| {
         for _ in 0..1000 {
-            let mapping = pool.take(128 * KIB).unwrap_or_else(|| pages(128 * KIB));
+            let mapping = pool
+                .take(128 * KIB, Fitting)
+                .unwrap_or_else(|| pages(128 * KIB));
             mark(&mapping, 7);
             pool.give_back(mapping);
         }
@@ -331,7 +396,7 @@ fn a_child_forked_while_the_lock_was_held_goes_on_without_the_pool() {
         pool.trim() == 0 && (stats.reused, stats.allocated) == (0, 1000)
     });
     drop(lock);
-    assert!(pool.take(128 * KIB).is_some());
+    assert!(pool.take(128 * KIB, Fitting).is_some());
 }
 
 #[test]

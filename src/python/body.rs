@@ -68,7 +68,7 @@ impl Body {
     #[pyo3(signature = (capacity=None, /), text_signature = "(capacity=0, /)")]
     fn new(py: Python<'_>, capacity: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let capacity = capacity.map_or(Ok(0), |capacity| count("capacity", capacity))?;
-        let buffer = Buffer::with_capacity(capacity as usize).map_err(|out| no_memory(py, out))?;
+        let buffer = Buffer::passing(capacity as usize).map_err(|out| no_memory(py, out))?;
         Ok(Self {
             state: Mutex::new(State::Growing(buffer)),
         })

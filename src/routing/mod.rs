@@ -1,16 +1,26 @@
 //! What routed experts look like, in one pass over the rows: the facts from which a user tells a broken capture from a
 //! sound one.
+//!
+//! A row is first asked as a whole whether there is anything to find in it, in loops that the compiler turns into vectors;
+//! only where there is, its entries are looked at one by one.
 
+use std::ops::BitOr;
+
+mod pairs;
 #[cfg(test)]
 mod tests;
+mod tuned;
 
-/// Beyond this many experts per token, repeats are found by sorting instead of comparing every pair.
-const COMPARE_PAIRS: usize = 16;
+use pairs::Pairs;
+pub(crate) use tuned::scan;
 
 /// An expert id at wire width.
-pub(crate) trait ExpertId: Copy + Ord + Into<i64> {}
+pub(crate) trait ExpertId:
+    Copy + Ord + Into<i64> + From<bool> + BitOr<Output = Self>
+{
+}
 
-impl<T: Copy + Ord + Into<i64>> ExpertId for T {}
+impl<T: Copy + Ord + Into<i64> + From<bool> + BitOr<Output = Self>> ExpertId for T {}
 
 /// What to hold the rows against.
 #[derive(Clone, Copy)]
@@ -44,7 +54,8 @@ pub(crate) struct Facts {
 /// # Panics
 ///
 /// If the rows are not a whole number of `layers * top_k`, or the earlier ones are not as many.
-pub(crate) fn scan<T: ExpertId>(
+#[inline(always)]
+fn scan_rows<T: ExpertId>(
     ids: &[T],
     layers: usize,
     top_k: usize,
@@ -69,25 +80,19 @@ pub(crate) fn scan<T: ExpertId>(
         first_disagreement: None,
     };
     let end = expected.num_experts.unwrap_or(i64::MAX);
-    let mut scratch = Vec::new();
+    let mut pairs = Pairs::new(layers, top_k);
     let mut run_start = 0;
     let mut before: &[T] = &[];
     for (row, now) in ids.chunks_exact(width).enumerate() {
-        for (layer, entry) in now.chunks_exact(top_k).enumerate() {
-            let (mut low, mut high) = (entry[0], entry[0]);
-            for &id in &entry[1..] {
-                low = low.min(id);
-                high = high.max(id);
-            }
-            if low.into() == 0 && high.into() == 0 {
-                facts.zero_entries[layer] += 1;
-            } else if repeats(entry, &mut scratch) {
-                facts.duplicates += 1;
-                facts.first_duplicate.get_or_insert((row, layer));
-            }
-            if low.into() < 0 || high.into() >= end {
-                facts.count_outside(entry, end, row, layer);
-            }
+        // One expert per token makes no pair, and may be the first one.
+        if top_k == 1 || pairs.any(&ids[row * width..]) {
+            facts.count_repeats(now, row, &mut pairs);
+        }
+        let (low, high) = now.iter().fold((now[0], now[0]), |(low, high), &id| {
+            (low.min(id), high.max(id))
+        });
+        if low.into() < 0 || high.into() >= end {
+            facts.count_outside(now, end, row, top_k);
         }
         if now != before {
             run_start = row;
@@ -107,29 +112,56 @@ pub(crate) fn scan<T: ExpertId>(
 }
 
 impl Facts {
+    /// Of a row in which some id appears twice within an entry; that may be the zeros of a dense layer.
+    #[inline(always)]
+    fn count_repeats<T: ExpertId>(&mut self, now: &[T], row: usize, pairs: &mut Pairs<T>) {
+        // The loops over an entry unroll where its length is known: 8 nearly everywhere.
+        match pairs.top_k() {
+            4 => self.count_entries(row, now, chunks::<T, 4>(now), pairs),
+            6 => self.count_entries(row, now, chunks::<T, 6>(now), pairs),
+            8 => self.count_entries(row, now, chunks::<T, 8>(now), pairs),
+            top_k => self.count_entries(row, now, now.chunks_exact(top_k), pairs),
+        }
+    }
+
+    #[inline(always)]
+    fn count_entries<'a, T: ExpertId + 'a>(
+        &mut self,
+        row: usize,
+        now: &[T],
+        entries: impl Iterator<Item = &'a [T]>,
+        pairs: &mut Pairs<T>,
+    ) {
+        let zero = T::from(false);
+        let beside_zeros = pairs.any_but_zeros(now);
+        for (layer, entry) in entries.enumerate() {
+            let zeros = entry.iter().filter(|&&id| id == zero).count();
+            if zeros == entry.len() {
+                self.zero_entries[layer] += 1;
+            } else if zeros > 1 || (beside_zeros && pairs.repeats(entry)) {
+                self.duplicates += 1;
+                self.first_duplicate.get_or_insert((row, layer));
+            }
+        }
+    }
+
     #[cold]
-    fn count_outside<T: ExpertId>(&mut self, entry: &[T], end: i64, row: usize, layer: usize) {
-        for (slot, &id) in entry.iter().enumerate() {
+    fn count_outside<T: ExpertId>(&mut self, now: &[T], end: i64, row: usize, top_k: usize) {
+        for (at, &id) in now.iter().enumerate() {
             if !(0..end).contains(&id.into()) {
                 self.out_of_range += 1;
-                self.first_out_of_range.get_or_insert((row, layer, slot));
+                self.first_out_of_range
+                    .get_or_insert((row, at / top_k, at % top_k));
             }
         }
     }
 }
 
-/// Whether an id appears twice.
-fn repeats<T: ExpertId>(entry: &[T], scratch: &mut Vec<T>) -> bool {
-    if entry.len() <= COMPARE_PAIRS {
-        // Without an early exit, which would cost more in wrong guesses than it saves in comparisons.
-        return entry.iter().enumerate().fold(false, |found, (slot, id)| {
-            entry[..slot]
-                .iter()
-                .fold(found, |found, other| found | (other == id))
-        });
-    }
-    scratch.clear();
-    scratch.extend_from_slice(entry);
-    scratch.sort_unstable();
-    scratch.windows(2).any(|pair| pair[0] == pair[1])
+/// The entries of a row, for the compiler to see how long they are.
+#[inline(always)]
+fn chunks<T, const TOP_K: usize>(row: &[T]) -> impl Iterator<Item = &[T]> {
+    row.as_chunks::<TOP_K>()
+        .0
+        .iter()
+        .map(<[T; TOP_K]>::as_slice)
 }

@@ -89,6 +89,21 @@ def test_what_says_something_else_is_something_else(other: dict[str, Any]) -> No
     assert fingerprints(plain([other])) != fingerprints(plain([{"role": "user", "content": "a"}]))
 
 
+def called_with(arguments: Any) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments, "strict": None}}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+@pytest.mark.parametrize("arguments", [{"limit": None}, {"where": {"limit": None}}, [{"limit": None}], {}])
+def test_none_is_a_value_among_arguments(arguments: Any) -> None:
+    (message,) = plain(called_with(arguments))
+    assert message == {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}],
+    }
+    assert (fingerprints([message]) == fingerprints(plain(called_with({})))) is (arguments == {})
+
+
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": st.text(max_size=2)}), max_size=4
 )

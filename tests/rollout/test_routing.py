@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import dynamo_tito as tito
+from dynamo_tito import simulator
+from dynamo_tito._client import TitoClient
 from dynamo_tito.rollout import Rollout
 from dynamo_tito.rollout.routing import Rows
 from support.chat import ShortRenderer
@@ -110,6 +112,63 @@ def test_what_does_not_add_up_is_refused(kind: str, shift: int, rows: int) -> No
     # Nothing has changed: the right answer is still taken.
     assert (len(rollout.turns), len(rollout.token_ids)) == (1, len(before))
     rollout.append(completion([602, END], routed(end - total, total - 1)))
+
+
+@pytest.mark.parametrize("start", [0, 3, -1])
+def test_an_engine_that_sends_the_last_row_too(start: int) -> None:
+    rollout = Rollout(ShortRenderer(), final_row="present", strict_routing=True)
+    total = len(rollout.prompt_ids(say("a"))) + 3
+    rollout.append(completion([600, 601, END], routed(total)))
+    end = len(rollout.prompt_ids(say("b"))) + 2
+    assert rollout.routed_experts_prompt_start == total - 1
+    start = start if start >= 0 else total - 1
+    rollout.append(completion([602, END], routed(end - start, start)))
+    for sample in (rollout.sample(), rollout.sample(final_row="drop")):
+        assert sample.routed_experts is not None
+        assert np.array_equal(sample.routed_experts, routed(end).array)
+
+
+@pytest.mark.parametrize(
+    ("final_row", "extra", "says"),
+    [
+        ("omitted", 1, r"say so: Rollout\(..., final_row='present'\)"),
+        ("present", 0, "the engine omits that of the last"),
+        ("omitted", 2, "do not add up"),
+        ("present", 2, "do not add up"),
+        ("present", -1, "do not add up"),
+    ],
+)
+def test_the_last_row_is_there_where_it_is_said_to_be(final_row: Any, extra: int, says: str) -> None:
+    rollout = Rollout(ShortRenderer(), final_row=final_row)
+    total = len(rollout.prompt_ids(say("a"))) + 1
+    with pytest.raises(tito.RoutedExpertsError, match=says) as caught:
+        rollout.append(completion([END], routed(total - 1 + extra)))
+    assert caught.value.kind == "rows"
+
+
+def test_the_last_row_from_a_client() -> None:
+    """The embedded engine sends one row too many, which such a client takes for the last token's."""
+    one_more = simulator.Fault(kind="wrong_rows", by=1)
+    with (
+        simulator.running(fault_rate=1.0, random_faults=(one_more,)) as engine,
+        TitoClient(
+            engine.url, model=engine.config.model, transport="dynamo_chat", final_row="present", trust_env=False
+        ) as client,
+    ):
+        rollout = Rollout(ShortRenderer(), final_row="present")
+        for text in ("a", "b"):
+            rollout.append(client.generate(**rollout.request(say(text)), sampling_params={"max_tokens": 3}))
+        refused = Rollout(ShortRenderer())
+        answer = client.generate(**refused.request(say("a")), sampling_params={"max_tokens": 3})
+        with pytest.raises(tito.RoutedExpertsError, match="final_row='present'"):
+            refused.append(answer)
+    sample = rollout.sample(final_row="drop")
+    assert len(sample) == len(rollout.token_ids)
+
+
+def test_a_final_row_that_is_neither() -> None:
+    with pytest.raises(ValueError, match="final_row must be one of omitted, present"):
+        Rollout(ShortRenderer(), final_row="repeat")  # type: ignore[arg-type]
 
 
 def test_another_shape_is_refused() -> None:

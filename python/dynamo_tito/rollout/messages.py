@@ -1,7 +1,7 @@
 """Messages of any make, compared by what they say.
 
 Pydantic models, dataclasses and plain dicts of one conversation are one conversation: a key whose value is None says
-nothing, and neither does a content of ``""``.
+nothing, and neither does a content of ``""``. What a tool is called with is data, in which None is a value.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 Message: TypeAlias = dict[str, Any]
+
+_DATA = "arguments"
 
 NO_MESSAGES = b""
 """The fingerprint of a conversation before its first message."""
@@ -46,21 +48,21 @@ def _message(message: Any) -> Message:
     return said
 
 
-def _value(value: Any) -> Any:
+def _value(value: Any, *, data: bool = False) -> Any:
     """Plain data out of models, dataclasses, mappings and sequences."""
     if isinstance(value, Enum):
         return _value(value.value)
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {key: _value(item) for key, item in value.items() if item is not None}
+        return {key: _value(item, data=data or key == _DATA) for key, item in value.items() if data or item is not None}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_value(item) for item in value]
+        return [_value(item, data=data) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _value(fields)
+        return _value(fields, data=data)
     if callable(dump := getattr(value, "model_dump", None)):
-        return _value(dump())
+        return _value(dump(), data=data)
     raise TypeError(f"a message must hold plain data, not {type(value).__name__}")
 
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from dynamo_tito._errors import AlignmentError, DriftError, RoutedExpertsError
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings, routing_checks
+from dynamo_tito._types import FinalRow
 
 from . import tree
 from .finish import assistant_message, finish_reason
+from .handover import Handover, int32
 from .ids import GrowingIds
 from .messages import NO_MESSAGES, fingerprints, plain
 from .routing import new_rows
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from dynamo_tito._client import AsyncTitoClient
     from dynamo_tito._types import Completion, Int32Array
 
-    from .bridge import Parsed, Renderer
+    from .bridge import Renderer
     from .messages import Message
     from .routing import Chunk, FinalRowPolicy
     from .sample import TrainingSample
@@ -74,7 +76,6 @@ class _Plan:
     base: Turn | None
     said: tuple[Message, ...]
     fingerprint: bytes
-    tail: int  # from where on parse_response is given the prompt
     drift: Drift | None = None
     replaces: Turn | None = None
 
@@ -99,6 +100,8 @@ class Rollout:
         on_drift: what to do where the conversation cannot continue token by token.
         strict_routing: look for signs of a broken capture in each turn's new rows, as of the client's option of this
             name; here also where a turn disagrees with rows already held.
+        final_row: ``"present"`` where the engine sends a row for the last token, too: as of the client's option of this
+            name, which must be the same.
     """
 
     def __init__(
@@ -108,17 +111,21 @@ class Rollout:
         tools: list[Any] | None = None,
         on_drift: OnDrift = "raise",
         strict_routing: bool | RoutingChecks = False,
+        final_row: FinalRow = "omitted",
     ) -> None:
         if on_drift not in get_args(OnDrift):
             raise ValueError(f"on_drift must be one of {', '.join(get_args(OnDrift))}, not {on_drift!r}")
+        if final_row not in get_args(FinalRow):
+            raise ValueError(f"final_row must be one of {', '.join(get_args(FinalRow))}, not {final_row!r}")
         self.on_drift: OnDrift = on_drift
         self.drifts: list[Drift] = []
         """Every drift so far, in order."""
         self._renderer = renderer
-        self._extension = getattr(renderer, "extension", None)
+        self._handover = Handover(renderer, tools)
         self._blocking = bool(getattr(renderer, "blocking", False))
         self._tools = tools
         self._checks = routing_checks(strict_routing)
+        self._omitted = 1 if final_row == "omitted" else 0
         self._ids = GrowingIds()
         self._head: Turn | None = None
         self._leaves: dict[Turn, None] = {}
@@ -333,30 +340,15 @@ class Rollout:
         mark = fingerprints(new, NO_MESSAGES if turn is None else turn.fingerprint)[-1]
         if turn is None:
             first = self._renderer.render(new, tools=self._tools, add_generation_prompt=True)
-            prompt = self._grown(None, 0, _int32(first.token_ids))
-            return _Plan(prompt, None, 0, None, tuple(new), mark, 0)
-        ids = self._added(turn, new)
+            prompt = self._grown(None, 0, int32(first.token_ids))
+            return _Plan(prompt, None, 0, None, tuple(new), mark)
+        ids = self._handover.added(turn, new)
         if ids is None:
             kind: DriftKind = "unclosed" if turn.finish_reason == "length" else "prefix"
             return self._again(turn, [*tree.conversation(turn), *new], kind=kind, drift=drift, new=new)
         replaces = self._replaced(drift, turn)
         prompt = self._grown(turn, turn.end, ids)
-        tail = turn.end if self._extension is not None else 0
-        return _Plan(prompt, turn, turn.end, turn, tuple(new), mark, tail, drift, replaces)
-
-    def _added(self, turn: Turn, new: list[Message]) -> Int32Array | None:
-        """What the next prompt adds to a turn's sequence; None where the renderer cannot keep the sequence."""
-        if self._extension is not None:
-            added = self._extension(turn.token_ids.tolist(), new, tools=self._tools)
-            return None if added is None else _int32(added)
-        before = self.token_ids if turn is self._head else tree.token_ids(turn)
-        rendered = self._renderer.bridge_to_next_turn(
-            before[: turn.completion_start].tolist(), turn.token_ids.tolist(), new, tools=self._tools
-        )
-        if rendered is None:
-            return None
-        whole = _int32(rendered.token_ids)
-        return whole[turn.end :] if _common(whole, before) == turn.end else None
+        return _Plan(prompt, turn, turn.end, turn, tuple(new), mark, drift, replaces)
 
     def _again(
         self,
@@ -370,7 +362,7 @@ class Rollout:
     ) -> _Plan:
         """Render the whole conversation, and keep what it shares with the sequence of ``turn``, or one of ``among``."""
         rendered = self._renderer.render(messages, tools=self._tools, add_generation_prompt=True)
-        ids = _int32(rendered.token_ids)
+        ids = int32(rendered.token_ids)
         held = {candidate: _common(ids, tree.token_ids(candidate)) for candidate in among or [turn]}
         turn = max(held, key=held.__getitem__)
         common = held[turn]
@@ -384,7 +376,7 @@ class Rollout:
         parent = turn if continues else tree.owner(turn, common)
         replaces = self._replaced(drift, turn)
         prompt = self._grown(parent, common, ids[common:])
-        return _Plan(prompt, parent, common, base, said, mark, 0, drift, replaces)
+        return _Plan(prompt, parent, common, base, said, mark, drift, replaces)
 
     def _drifted(self, kind: DriftKind, *, token: int, message: int, why: str) -> Drift:
         """The drift as a fact, which counts when the prompt is answered; or as the error."""
@@ -430,9 +422,7 @@ class Rollout:
             )
         held = tree.rows_held(plan.parent, plan.start)
         rows = self._rows(plan, completion, held)
-        parsed: Parsed = self._renderer.parse_response(
-            completion.token_ids.tolist(), tools=self._tools, prompt_ids=plan.ids[plan.tail :].tolist()
-        )
+        parsed = self._handover.parsed(completion.token_ids, plan.ids, plan.parent, plan.start)
         number = 0 if plan.parent is None else plan.parent.number + 1
         said = assistant_message(parsed, number) if message is None else plain([message])[0]
         return tree.Turn(
@@ -464,7 +454,7 @@ class Rollout:
                 raise RoutedExpertsError("earlier turns brought routed experts, this one brings none", kind="gap")
             return None
         end = len(plan.ids) + len(completion.token_ids)
-        again, rows = new_rows(experts, held=held, end=end, like=like)
+        again, rows = new_rows(experts, held=held, end=end, omitted=self._omitted, like=like)
         if self._checks is not None:
             refuse_findings(rows, self._checks)
             if len(again):
@@ -499,14 +489,6 @@ def _shared(leaf: Turn, other: Turn) -> int:
     """Tokens that two branches have in common because they are the same ones."""
     ends = {id(part.turn): part.end for part in tree.parts(other)}
     return max((min(part.end, ends[id(part.turn)]) for part in tree.parts(leaf) if id(part.turn) in ends), default=0)
-
-
-def _int32(ids: Any) -> Int32Array:
-    """Token ids of a renderer."""
-    array = np.asarray(ids, dtype=np.int64)
-    if array.ndim != 1 or (array.size and not 0 <= array.min() <= array.max() < 2**31):
-        raise ValueError("the renderer's tokens are no token ids")
-    return array.astype(np.int32)
 
 
 def _common(one: Int32Array, other: Int32Array) -> int:

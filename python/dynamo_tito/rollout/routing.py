@@ -31,21 +31,22 @@ _COPY_BELOW = 4 << 20
 response is decoded into it. More stay where they are, so that even for a moment they are not held twice."""
 
 
-def new_rows(experts: RoutedExperts, *, held: int, end: int, like: Chunk | None) -> tuple[Chunk, Chunk]:
+def new_rows(experts: RoutedExperts, *, held: int, end: int, omitted: int, like: Chunk | None) -> tuple[Chunk, Chunk]:
     """Split a turn's rows where those held end.
 
     Args:
         experts: what the turn brought.
         held: rows held of the sequence, from position 0 on.
         end: tokens of the sequence, the turn's included.
+        omitted: how many of them have no row: the last one, unless the engine sends that, too.
         like: any earlier rows, whose layers and top-k these must share.
 
     Returns:
         The rows for positions that are held already, and the new ones, at wire width.
 
     Raises:
-        RoutedExpertsError: kind ``"gap"`` (row 0 lies behind the rows held), ``"rows"`` (not one row per token but the
-            last) or ``"shape"``.
+        RoutedExpertsError: kind ``"gap"`` (row 0 lies behind the rows held), ``"rows"`` (not one row per token that
+            has one) or ``"shape"``.
     """
     rows = experts.array
     start, stop = experts.start, experts.start + len(rows)
@@ -54,11 +55,14 @@ def new_rows(experts: RoutedExperts, *, held: int, end: int, like: Chunk | None)
             f"routed experts begin at position {start}, only {held} rows are held: those between are missing",
             kind="gap",
         )
-    if stop != end - 1 and (experts.complete or stop > end - 1):
-        raise RoutedExpertsError(
-            f"{len(rows)} rows from position {start} on do not add up to one per token but the last of {end}",
-            kind="rows",
-        )
+    if stop != end - omitted and (experts.complete or stop > end - omitted):
+        all_but = "each token but the last" if omitted else "each token, the last one too,"
+        message = f"{len(rows)} rows from position {start} on do not add up to one for {all_but} of {end}"
+        if stop == end:
+            message += "; where the engine sends a row for the last token, say so: Rollout(..., final_row='present')"
+        elif stop == end - 1:
+            message += ", as Rollout(..., final_row='present') says; the engine omits that of the last"
+        raise RoutedExpertsError(message, kind="rows")
     if like is not None and rows.shape[1:] != like.shape[1:]:
         raise RoutedExpertsError(
             f"rows are {rows.shape[1]} x {rows.shape[2]}, earlier turns had {like.shape[1]} x {like.shape[2]}",

@@ -102,6 +102,11 @@ def owner(turn: Turn | None, end: int) -> Turn | None:
     return turn
 
 
+def follows(turn: Turn) -> bool:
+    """Whether the turn begins where its parent ends, and not within it."""
+    return turn.parent is None or turn.start == turn.parent.end
+
+
 def token_ids(turn: Turn | None, end: int | None = None) -> Int32Array:
     """int32: the tokens of a sequence."""
     pieces: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
