@@ -25,9 +25,8 @@ from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._transports.base import HttpRequest, HttpResponse
 from dynamo_tito._transports.environment import proxy_for, tls_context
 from dynamo_tito._transports.mock import MockTransport
-
-from .driver import PROMPT, Driver, Kind
-from .raw_server import Pause, RawServer, Received, Reset, reply
+from support.driver import PROMPT, Driver, Kind
+from support.raw_server import Pause, RawServer, Received, Reset, reply
 
 Recorded = Callable[[str], bytes]
 

@@ -12,9 +12,8 @@ import pytest
 
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._errors import TransportError
-
-from .driver import PROMPT, Driver, Kind
-from .raw_server import Answer, Pause, RawServer, Stall, head, reply
+from support.driver import PROMPT, Driver, Kind
+from support.raw_server import Answer, Pause, RawServer, Stall, head, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]

@@ -16,9 +16,8 @@ from dynamo_tito._calls import Sleep
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
 from dynamo_tito._retry import Patience, Steps, retried, retry_after
-
-from .driver import Driver, Kind
-from .raw_server import Answer, Close, Pause, RawServer, Reset, chunked, head, reply
+from support.driver import Driver, Kind
+from support.raw_server import Answer, Close, Pause, RawServer, Reset, chunked, head, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]

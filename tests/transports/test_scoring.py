@@ -19,9 +19,8 @@ from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._config import HttpLibrary, RendererTransport
 from dynamo_tito._types import PromptLogprobs
 from dynamo_tito.simulator import Engine, Fault
-
-from .driver import Driver, Kind
-from .raw_server import RawServer, reply
+from support.driver import Driver, Kind
+from support.raw_server import RawServer, reply
 
 RNG = np.random.default_rng(3)
 IDS = RNG.integers(256, 31_000, 40).tolist()

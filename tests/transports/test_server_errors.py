@@ -19,9 +19,8 @@ from dynamo_tito._errors import (
 )
 from dynamo_tito._responses import error_of
 from support.captures import FOLDER, index
-
-from .driver import Driver
-from .raw_server import RawServer, reply
+from support.driver import Driver
+from support.raw_server import RawServer, reply
 
 NESTED = {"error": {"message": "told so", "type": "BadRequestError", "param": None, "code": 400}}
 
