@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -51,9 +52,27 @@ class Close:
     """End the connection (FIN)."""
 
 
-Step: TypeAlias = bytes | Pause | Stall | Reset | Close
+class Endlessly:
+    """Write the same until the client leaves, as fast as it takes it, or with a pause before each piece."""
+
+    def __init__(self, piece: bytes, pause: float = 0.0) -> None:
+        self.piece = piece
+        self.pause = pause
+
+
+Step: TypeAlias = bytes | Pause | Stall | Endlessly | Reset | Close
 Answer: TypeAlias = Sequence[Step]
-Script: TypeAlias = Answer | Callable[[Received], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Played before the request has been read: not a byte of it, or its headers only. That is no hit."""
+
+    answer: Answer
+    after_headers: bool = False
+
+
+Script: TypeAlias = Answer | Early | Callable[[Received], Answer]
 
 
 def reply(
@@ -104,6 +123,7 @@ class RawServer:
 
     def __post_init__(self) -> None:
         self._busy = 0
+        self._writers: set[asyncio.StreamWriter] = set()
         self._queue: deque[Script] = deque(self.script)
         self._loop = asyncio.new_event_loop()
         self._changed = threading.Condition()
@@ -118,6 +138,15 @@ class RawServer:
     @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def drop_connections(self) -> None:
+        """End every connection (FIN) that is open now."""
+
+        def close() -> None:
+            for writer in self._writers:
+                writer.close()
+
+        self._loop.call_soon_threadsafe(close)
 
     def play(self, *script: Script) -> None:
         """Answer like this from now on."""
@@ -155,6 +184,7 @@ class RawServer:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._note(connections=1, open_connections=1)
+        self._writers.add(writer)
         number = self.connections
         try:
             while await self._exchange(reader, writer, number):
@@ -163,9 +193,18 @@ class RawServer:
             pass
         finally:
             writer.close()
+            self._writers.discard(writer)
             self._note(open_connections=-1)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
+        early = self._queue[0] if self._queue else None
+        if isinstance(early, Early):
+            # Until something has come there is no request to be early for.
+            head = await reader.readuntil(b"\r\n\r\n") if early.after_headers else await reader.read(1)
+            if not head:
+                return False
+            self._next()
+            return await self._play(early.answer, reader, writer)
         request = await _read(reader, number)
         if request is None:
             return False
@@ -174,21 +213,31 @@ class RawServer:
             script = self.models
         else:
             self.requests.append(request)
-            script = self._queue.popleft() if len(self._queue) > 1 else self._queue[0]
+            script = self._next()
         self._busy += 1
         self.most_at_once = max(self.most_at_once, self._busy)
         self._note()
+        assert not isinstance(script, Early), "a request came before its time"
         answer = script(request) if callable(script) else script
         try:
             return await self._play(answer, reader, writer)
         finally:
             self._busy -= 1
 
+    def _next(self) -> Script:
+        return self._queue.popleft() if len(self._queue) > 1 else self._queue[0]
+
     async def _play(self, answer: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         for step in answer:
             if isinstance(step, bytes):
                 writer.write(step)
                 await writer.drain()
+            elif isinstance(step, Endlessly):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PATIENCE):
+                        await _repeat(step, reader, writer)
+                self._note(left_early=1)
+                return False
             elif isinstance(step, Close):
                 return False
             elif isinstance(step, Reset):
@@ -219,6 +268,14 @@ async def _read(reader: asyncio.StreamReader, number: int) -> Received | None:
     headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in fields)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Received(method, path, headers, body, number)
+
+
+async def _repeat(step: Endlessly, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while not reader.at_eof():
+            writer.write(step.piece)
+            await writer.drain()
+            await asyncio.sleep(step.pause)
 
 
 async def _leaves(reader: asyncio.StreamReader, seconds: float) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import io
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -81,7 +81,7 @@ class AiohttpTransport:
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
             with _told_of_loss(response):
-                async for chunk, _ in response.content.iter_chunks():
+                async for chunk in _chunks(response.content):
                     if not receiver.feed(chunk):
                         break
         except _FAILURES as error:
@@ -171,6 +171,15 @@ class _Connector(aiohttp.TCPConnector):
             if not protocol.should_close and not readable(transport.get_extra_info("socket")):
                 return connection
             connection.close()
+
+
+async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The body as it comes. An answer without one has aiohttp's empty body, which says that it ends only the first time
+    that anybody in the process asks it, and then yields nothing for ever without letting the loop go on (3.14.5).
+    """
+    while not content.at_eof():
+        chunk, _ = await content.readchunk()
+        yield chunk
 
 
 def _data(content: bytes) -> bytes | io.BytesIO | None:

@@ -143,6 +143,7 @@ class Receiver:
         self._announced = _content_length(headers)
         if self._good:
             self._check(self._announced or 0)
+        _check_framing(headers)
         self._inflater = _inflater(headers, self._most)
         self._sink: Body | bytearray = bytearray()
         if self._good and exchange.into_body:
@@ -254,6 +255,13 @@ def _inflater(headers: Mapping[str, str], limit: int) -> _Inflater | None:
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Inflater(limit)
     raise TransportError(f"the body has content-encoding {encoding!r}, which was not asked for", phase="body")
+
+
+def _check_framing(headers: Mapping[str, str]) -> None:
+    """Some libraries read a body to the end of the connection where they do not know its framing."""
+    encoding = headers.get("transfer-encoding", "chunked").strip().lower()
+    if encoding != "chunked":
+        raise TransportError(f"the body has transfer-encoding {encoding!r}, which was not asked for", phase="body")
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:
