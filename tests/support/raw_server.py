@@ -197,15 +197,17 @@ class RawServer:
             self._note(open_connections=-1)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
+        # Until something has come there is no request to be early for.
+        first = await reader.read(1)
+        if not first:
+            return False
         early = self._queue[0] if self._queue else None
         if isinstance(early, Early):
-            # Until something has come there is no request to be early for.
-            head = await reader.readuntil(b"\r\n\r\n") if early.after_headers else await reader.read(1)
-            if not head:
-                return False
+            if early.after_headers:
+                await reader.readuntil(b"\r\n\r\n")
             self._next()
             return await self._play(early.answer, reader, writer)
-        request = await _read(reader, number)
+        request = await _read(first, reader, number)
         if request is None:
             return False
         if request.method == "GET":
@@ -258,9 +260,9 @@ class RawServer:
             self._changed.notify_all()
 
 
-async def _read(reader: asyncio.StreamReader, number: int) -> Received | None:
+async def _read(first: bytes, reader: asyncio.StreamReader, number: int) -> Received | None:
     try:
-        raw = await reader.readuntil(b"\r\n\r\n")
+        raw = first + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     line, *fields = raw.decode("latin-1").split("\r\n")[:-2]
