@@ -337,9 +337,10 @@ class AsyncTitoClient(AsyncScoring, _Client):
         )
 
     async def aclose(self) -> None:
-        """Close the connections. Calls in flight fail."""
+        """Close the connections. Calls in flight fail. In a forked child nothing is touched: they are the parent's."""
         self._closed = True
-        await self._transport.aclose()
+        if os.getpid() == self._process:
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -483,9 +484,10 @@ class TitoClient(SyncScoring, _Client):
         return self._drive(self._caller.exchange(path, members, deadline=ends), ends)
 
     def close(self) -> None:
-        """Close the connections. Calls in flight on other threads fail."""
+        """Close the connections; see :meth:`AsyncTitoClient.aclose`. Calls in flight on other threads fail."""
         self._closed = True
-        self._transport.close()
+        if os.getpid() == self._process:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import pytest
 
 from dynamo_tito._errors import TransportError
 from support.driver import Driver, Kind
-from support.raw_server import Close, Early, RawServer, Reset, Stall
+from support.raw_server import Answer, Close, Early, RawServer, Reset, Stall
 
 from .authority import Authority
 from .cases import BODY, GOOD, LONG, QUICK, SHORT, answered, whole
@@ -39,7 +39,7 @@ def test_a_server_that_is_not_trusted(kind: Kind, authority: Authority, stranger
     context = UNTRUSTED[why](authority, stranger)
     with RawServer([GOOD], tls=context) as server:
         with Driver(kind, server.url, tls=authority.trusted(), retries=QUICK, api_key="secret-key") as client:
-            with pytest.raises(TransportError, match="(?i)certificate") as caught:
+            with pytest.raises(TransportError, match=r"(?i)certificate") as caught:
                 client.generate(deadline=LONG)
             assert caught.value.phase == "connect"
         # Nothing was sent, so it was tried again, and nothing was sent again.
@@ -60,7 +60,7 @@ def test_a_server_that_is_trusted(kind: Kind, authority: Authority) -> None:
 
 def test_the_system_does_not_trust_it(kind: Kind, authority: Authority) -> None:
     with RawServer([GOOD], tls=authority.server()) as server, Driver(kind, server.url, retries=None) as client:
-        with pytest.raises(TransportError, match="(?i)certificate"):
+        with pytest.raises(TransportError, match=r"(?i)certificate"):
             client.generate(deadline=LONG)
         assert server.hits == 0
 
@@ -74,7 +74,7 @@ def test_who_is_trusted_may_be_said_in_the_environment(
         assert answered(client) == [7, 8, 9]
 
 
-PLAIN = {
+PLAIN: dict[str, Answer] = {
     "plain HTTP": [b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", Close()],
     "reset within the handshake": [Reset()],
     "closed within the handshake": [Close()],

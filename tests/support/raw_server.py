@@ -148,6 +148,11 @@ class RawServer:
 
         self._loop.call_soon_threadsafe(close)
 
+    @property
+    def busy(self) -> int:
+        """How many requests it is answering."""
+        return self._busy
+
     def play(self, *script: Script) -> None:
         """Answer like this from now on."""
         self._queue = deque(script)
@@ -225,6 +230,7 @@ class RawServer:
             return await self._play(answer, reader, writer)
         finally:
             self._busy -= 1
+            self._note()
 
     def _next(self) -> Script:
         return self._queue.popleft() if len(self._queue) > 1 else self._queue[0]

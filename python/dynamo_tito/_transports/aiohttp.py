@@ -174,8 +174,10 @@ class _Connector(aiohttp.TCPConnector):
 
 
 async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The body as it comes. An answer without one has aiohttp's empty body, which says that it ends only the first time
-    that anybody in the process asks it, and then yields nothing for ever without letting the loop go on (3.14.5).
+    """The body as it comes.
+
+    An answer without one has aiohttp's empty body. Iterated, that ends the first time that anybody in the process does
+    so; from then on it yields nothing for ever, without letting the loop go on (seen in 3.14.5).
     """
     while not content.at_eof():
         chunk, _ = await content.readchunk()
