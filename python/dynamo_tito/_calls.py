@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ._codec import decode, decode_prompt_logprobs
 from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
 from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
-from ._errors import MalformedBodyError, ServerError, TitoError
+from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
 from ._preflight import PATH as MODELS_PATH
 from ._preflight import PromptLimits
 from ._requests import (
@@ -113,14 +113,25 @@ class Reading:
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode. The server was asked to trim up to the prompt's last position at most; a row more goes here."""
-        sent = wire_start(self.call, self.draft.prompt_start)
+        try:
+            completion = self._decoded(content)
+        except ValueError as error:
+            if isinstance(error, TitoError):
+                raise
+            # decode() blames its caller for rows without a shape; here nobody asked the server for them.
+            failure = RoutedExpertsError(str(error), kind="needs_num_layers")
+        else:
+            return self._wanted(completion)
+        raise failure
+
+    def _decoded(self, content: Body | bytes) -> Completion:
         want = self.decoding
-        completion = decode(
+        return decode(
             content,
             wire=self.wire,
             prompt_len=self.call.prompt_len,
             prompt_token_ids=self.call.prompt,
-            routed_experts_prompt_start=sent or None,
+            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start) or None,
             num_layers=want.num_layers,
             top_k=want.top_k,
             experts=want.experts,
@@ -130,7 +141,11 @@ class Reading:
             final_row=want.final_row,
             limits=want.limits,
         )
-        surplus = self.draft.prompt_start - sent
+
+    def _wanted(self, completion: Completion) -> Completion:
+        """The completion without rows that were not asked for."""
+        want = self.decoding
+        surplus = self.draft.prompt_start - wire_start(self.call, self.draft.prompt_start)
         experts = completion.routed_experts
         if experts is None:
             return completion

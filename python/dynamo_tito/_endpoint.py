@@ -127,20 +127,26 @@ def _without_value(member: re.Match[str]) -> str:
     return f"{member[1]}=***" if _SECRET_NAME.search(member[1]) else member[0]
 
 
+def _bare(url: str) -> str:
+    """A URL that is refused, without anything that may be a credential, however it is spelt."""
+    return re.sub(r"(?<=//).*@", "***@", re.split("[?#]", url, maxsplit=1)[0], flags=re.DOTALL)
+
+
 def _split(base_url: str) -> SplitResult:
     try:
         return urlsplit(base_url.strip())
     except ValueError:
         # What urllib says may show the credentials.
-        raise ValueError(f"base_url is no URL: {masked(base_url)!r}") from None
+        raise ValueError(f"base_url is no URL: {_bare(base_url)!r}") from None
 
 
 def _host(parts: SplitResult) -> str:
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"base_url must be an absolute http or https URL, not {masked(parts.geturl())!r}")
+        raise ValueError(f"base_url must be an absolute http or https URL, not {_bare(parts.geturl())!r}")
     if parts.query or parts.fragment:
-        bare = parts._replace(query="", fragment="").geturl()
-        raise ValueError(f"base_url must end with its path: {masked(bare)!r}")
+        raise ValueError(f"base_url must end with its path: {_bare(parts.geturl())!r}")
+    if "@" in parts.path:
+        raise ValueError("base_url has an @ behind its host: in credentials and paths, write / as %2F and @ as %40")
     try:
         port = parts.port
     except ValueError:
