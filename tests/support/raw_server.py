@@ -52,6 +52,13 @@ class Close:
     """End the connection (FIN)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Write nothing before this holds."""
+
+    condition: Callable[[], bool]
+
+
 class Endlessly:
     """Write the same until the client leaves, as fast as it takes it, or with a pause before each piece."""
 
@@ -60,7 +67,7 @@ class Endlessly:
         self.pause = pause
 
 
-Step: TypeAlias = bytes | Pause | Stall | Endlessly | Reset | Close
+Step: TypeAlias = bytes | Pause | Until | Stall | Endlessly | Reset | Close
 Answer: TypeAlias = Sequence[Step]
 
 
@@ -240,6 +247,10 @@ class RawServer:
             if isinstance(step, bytes):
                 writer.write(step)
                 await writer.drain()
+            elif isinstance(step, Until):
+                async with asyncio.timeout(_PATIENCE):
+                    while not step.condition():  # noqa: ASYNC110 - anything may be asked
+                        await asyncio.sleep(0.002)
             elif isinstance(step, Endlessly):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_PATIENCE):

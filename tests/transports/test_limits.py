@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dynamo_tito import Limits, TitoClient
 from dynamo_tito._errors import DecodeError, EngineError, TransportError
 from support.driver import Driver
 from support.raw_server import Close, RawServer, chunked, head, reply
@@ -124,3 +125,16 @@ def test_bodies_on_both_sides_of_the_thread(connect: Connect, server: RawServer,
 def test_ceilings_below_one(connect: Connect, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1"):
         connect(**{name: 0})
+
+
+def test_one_of_two_ways_to_say_it(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="give one of the two"):
+        connect(limits=Limits(), max_response_bytes=5)
+
+
+def test_a_deep_answer_of_a_route_that_samples_nothing(server: RawServer) -> None:
+    server.play(reply(200, b"[" * 100_000 + b"]" * 100_000))
+    with Driver("blocking", server.url) as driver:
+        assert isinstance(driver.client, TitoClient)
+        with pytest.raises(DecodeError):
+            driver.client.detokenize([1])

@@ -406,10 +406,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def test_the_deadline_is_each_sequences_own(kind: Kind) -> None:
     with (
-        simulator.running(backend="vllm", latency=0.3) as engine,
+        simulator.running(backend="vllm", latency=0.25) as engine,
         Driver(kind, engine.url) as client,
     ):
-        found = client.score_many([IDS] * 6, concurrency=1, deadline=1.5)
+        # Nine take longer than that together, and each an eighth of it.
+        found = client.score_many([IDS] * 9, concurrency=1, deadline=2.0)
         assert all(same(one, IDS) for one in found)
         late = client.score_many([IDS] * 2, deadline=0.05)
     assert all(isinstance(one, tito.TransportError) for one in late)
