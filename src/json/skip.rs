@@ -87,7 +87,7 @@ impl Cursor<'_> {
     #[inline(always)]
     fn word_is_full(&self, base: usize) -> bool {
         let levels = self.depth - base;
-        levels % 128 == 0 && levels > 0
+        levels.is_multiple_of(128) && levels > 0
     }
 
     /// Steps over a key and its colon.

@@ -296,7 +296,7 @@ def test_what_is_hidden() -> None:
     assert hidden("nothing", []) == "nothing"
     assert hidden('say \\"x\\" twice', ['say "x"']) == "*** twice"
     # No more work than the text is long.
-    assert hidden("sk-12345" * 100_000, ["sk-123456789"]) == "***" * 100_000
+    assert hidden("sk-12345" * 10_000, ["sk-123456789"]) == "***" * 10_000
 
 
 def test_what_of_headers_is_secret() -> None:
