@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 CARGO ?= cargo
+# Test processes: much of the suite waits, for deadlines and for servers.
+JOBS ?= 3
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -66,7 +68,7 @@ test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
 
 .PHONY: test-python
 test-python: build ## pytest
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 .PHONY: test-dynamo
 test-dynamo: build ## the real Dynamo frontend with a stand-in engine (installs it into .dynamo once: 700 MB)

@@ -84,9 +84,14 @@ impl Reader for Content {
     }
 }
 
-/// Reads the `top_logprobs` of a position.
+/// Reads the `top_logprobs` of a position. Engines list the sampled token first: `own` is how its entry began, if it is known.
 #[inline(always)]
-fn alternatives(cursor: &mut Cursor<'_>, position: usize, top: &mut Top) -> Read<()> {
+fn alternatives(
+    cursor: &mut Cursor<'_>,
+    position: usize,
+    top: &mut Top,
+    mut own: Option<Begun<'_>>,
+) -> Read<()> {
     let first = top.offsets.as_slice().last().map_or(0, |&at| at as usize);
     let whole = Place {
         position,
@@ -97,7 +102,11 @@ fn alternatives(cursor: &mut Cursor<'_>, position: usize, top: &mut Top) -> Read
             position,
             alternative: Some(top.ids.len() - first),
         };
-        let entry = entry::<true>(cursor, place, top)?;
+        let repeated = own.take().and_then(|own| own.repeated(cursor));
+        let entry = match repeated {
+            Some(entry) => entry,
+            None => entry::<true>(cursor, place, top)?,
+        };
         top.text_only |= entry.name < 0;
         top.ids.push(entry.name)?;
         top.logprobs.push(entry.logprob)?;
@@ -142,26 +151,35 @@ fn entry<const TOP: bool>(cursor: &mut Cursor<'_>, place: Place, top: &mut Top) 
         cursor.pos = at;
         return any::<TOP>(cursor, at, None, place, top);
     };
+    if TOP && cursor.eat(b",\"bytes\":null}") {
+        return Ok(usual.entry::<TOP>());
+    }
+    let named = cursor.pos;
     let mut seen = Key::Logprob.bit();
-    let _ = cursor.eat(b",\"bytes\":null");
-    if !TOP && cursor.eat(b",\"top_logprobs\":") {
+    let mut listed = !TOP && cursor.eat(b",\"bytes\":null,\"top_logprobs\":[");
+    if listed {
+        if cursor.eat(b"]}") {
+            return Ok(usual.entry::<TOP>());
+        }
+        cursor.pos -= 1;
+    } else {
+        let _ = cursor.eat(b",\"bytes\":null");
+        listed = !TOP && cursor.eat(b",\"top_logprobs\":");
+    }
+    if listed {
         seen |= Key::TopLogprobs.bit();
         if !cursor.eat(b"null") {
             cursor.entered();
-            alternatives(cursor, place.position, top)?;
+            let begun = Begun {
+                text: cursor.bytes.get(at..=named).unwrap_or_default(),
+                usual,
+            };
+            alternatives(cursor, place.position, top, Some(begun))?;
             cursor.left();
         }
     }
     if cursor.eat(b"}") {
-        let logprob = if TOP {
-            known(usual.logprob)
-        } else {
-            usual.logprob
-        };
-        return Ok(Entry {
-            name: usual.name,
-            logprob,
-        });
+        return Ok(usual.entry::<TOP>());
     }
     let (token, token_id, bit) = if usual.by_token {
         (usual.name, UNNAMED, Key::Token.bit())
@@ -178,11 +196,51 @@ fn entry<const TOP: bool>(cursor: &mut Cursor<'_>, place: Place, top: &mut Top) 
 }
 
 /// The first members as vLLM, prime-rl's server and Dynamo's generate write them.
+#[derive(Debug, Clone, Copy)]
 struct Usual {
     name: i32,
     logprob: f64,
     /// The name stood in `token`, not in `token_id`.
     by_token: bool,
+}
+
+impl Usual {
+    /// When nothing else follows.
+    #[inline(always)]
+    fn entry<const TOP: bool>(self) -> Entry {
+        Entry {
+            name: self.name,
+            logprob: if TOP {
+                known(self.logprob)
+            } else {
+                self.logprob
+            },
+        }
+    }
+}
+
+/// How an entry began: its brace, name and logprob, and the byte behind them, which ends the number.
+struct Begun<'a> {
+    text: &'a [u8],
+    usual: Usual,
+}
+
+impl Begun<'_> {
+    /// Steps over an alternative of these very bytes. None where another stands there, or more than engines write.
+    #[inline(always)]
+    fn repeated(&self, cursor: &mut Cursor<'_>) -> Option<Entry> {
+        let text = cursor.bytes.get(cursor.pos..)?.get(..self.text.len())?;
+        if self.text.is_empty() || text != self.text {
+            return None;
+        }
+        let at = cursor.pos;
+        cursor.pos += text.len() - 1;
+        if cursor.eat(b",\"bytes\":null}") {
+            return Some(self.usual.entry::<true>());
+        }
+        cursor.pos = at;
+        None
+    }
 }
 
 /// Reads the brace, the name and the logprob. None (and the cursor anywhere) where they are written in another way.
@@ -193,7 +251,12 @@ fn usual(cursor: &mut Cursor<'_>) -> Option<Usual> {
         return None;
     }
     let name = cursor.short_id()?;
-    if by_token && !cursor.eat(b"\"") || !cursor.eat(b",\"logprob\":") {
+    let named = if by_token {
+        cursor.eat(b"\",\"logprob\":")
+    } else {
+        cursor.eat(b",\"logprob\":")
+    };
+    if !named {
         return None;
     }
     let logprob = cursor.double().filter(|value| value.is_finite())?;
@@ -311,7 +374,7 @@ impl Members {
             Key::Logprob if TOP && cursor.eat(b"null") => self.logprob = Some(f64::NAN),
             Key::Logprob => self.logprob = Some(number(cursor, || place.path("logprob"))?),
             Key::TopLogprobs if cursor.eat(b"null") => {}
-            Key::TopLogprobs => alternatives(cursor, place.position, top)?,
+            Key::TopLogprobs => alternatives(cursor, place.position, top, None)?,
             Key::Other if cursor.eat(b"null") => {}
             Key::Other => cursor.skip_value()?,
         }
@@ -486,5 +549,82 @@ impl Key {
             Key::TopLogprobs => "top_logprobs",
             Key::Other => "",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The alternatives of one entry, of id 7 and log-probability -0.5.
+    fn read(alternatives: &str) -> Vec<(i32, f64)> {
+        let body = format!(
+            r#"[{{"token":"token_id:7","logprob":-0.5,"bytes":null,"top_logprobs":[{alternatives}]}}]"#
+        );
+        let content = Cursor::new(body.as_bytes())
+            .field::<Content>()
+            .unwrap()
+            .unwrap();
+        assert_eq!(content.names.as_slice(), [7]);
+        assert_eq!(content.logprobs.as_slice(), [-0.5]);
+        let top = content.top;
+        let ids = top.ids.as_slice().iter().copied();
+        ids.zip(top.logprobs.as_slice().iter().copied()).collect()
+    }
+
+    #[test]
+    fn the_first_alternative_repeats_the_entry_or_only_begins_like_it() {
+        let other = r#"{"token":"token_id:8","logprob":-1.25,"bytes":null}"#;
+        for (first, value) in [
+            (
+                r#"{"token":"token_id:7","logprob":-0.5,"bytes":null}"#,
+                -0.5,
+            ),
+            (
+                r#"{"token":"token_id:7","logprob":-0.57,"bytes":null}"#,
+                -0.57,
+            ),
+            (
+                r#"{"token":"token_id:7","logprob":-0.5e1,"bytes":null}"#,
+                -5.0,
+            ),
+            (r#"{"token":"token_id:7","logprob":-0.5}"#, -0.5),
+            (
+                r#"{"token":"token_id:7","logprob":-0.5,"bytes":[55]}"#,
+                -0.5,
+            ),
+            (
+                r#"{"token":"token_id:7","logprob":-0.5,"bytes":null ,"rank":1}"#,
+                -0.5,
+            ),
+            (
+                r#"{"token":"token_id:7","logprob":-0.5,"bytes":null,"token_id":7}"#,
+                -0.5,
+            ),
+            (r#"{"token_id":7,"logprob":-0.5,"rank":1}"#, -0.5),
+        ] {
+            assert_eq!(read(first), [(7, value)], "{first}");
+            assert_eq!(
+                read(&format!("{first},{other}")),
+                [(7, value), (8, -1.25)],
+                "{first}"
+            );
+            assert_eq!(
+                read(&format!("{other},{first}")),
+                [(8, -1.25), (7, value)],
+                "{first}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_repeated_sentinel_is_no_evidence() {
+        let body = r#"[{"token":"token_id:7","logprob":-9999.0,"bytes":null,"top_logprobs":[{"token":"token_id:7","logprob":-9999.0,"bytes":null}]}]"#;
+        let content = Cursor::new(body.as_bytes())
+            .field::<Content>()
+            .unwrap()
+            .unwrap();
+        assert_eq!(content.logprobs.as_slice(), [-9999.0]);
+        assert!(content.top.logprobs.as_slice()[0].is_nan());
     }
 }

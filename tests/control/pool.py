@@ -11,7 +11,8 @@ from typing import Any
 from dynamo_tito.control import Fleet, FleetLimits, PhaseLimit, WorkerResult
 from dynamo_tito.simulator import Engine, Record, serve
 
-SHORT = PhaseLimit(1.5, 6.0)
+#: Short enough to wait for what stalls, long enough that a busy machine is not taken for a stalled worker.
+SHORT = PhaseLimit(5.0, 15.0)
 LIMITS = FleetLimits(
     gate=SHORT, pause=SHORT, update=SHORT, verify=SHORT, flush=SHORT, resume=SHORT, attempts=2, wait=0.01, max_wait=0.02
 )

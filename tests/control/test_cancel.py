@@ -170,18 +170,29 @@ def test_cancellation_while_a_worker_hangs_is_heard_after_the_deadline() -> None
             assert [result.error is None for result in last.workers].count(False) == 1
             workers.check_truth(last.workers)
 
-    for route in ("pause_generation", UPDATE, "flush_cache"):
-        asyncio.run(main(route))
+    async def every() -> None:
+        await asyncio.gather(*(main(route) for route in ("pause_generation", UPDATE, "flush_cache")))
+
+    asyncio.run(every())
+
+
+async def expired(workers: Pool) -> None:
+    """An update whose timeout runs out while weights are being loaded."""
+    async with asyncio.timeout(None) as bound, asyncio.TaskGroup() as group:
+        update = group.create_task(workers.fleet.update_weights(PATH))
+        await until(lambda: bool(workers.times(UPDATE)))
+        bound.reschedule(0.0)
+        await update
 
 
 def test_a_timeout_around_an_update_is_a_timeout() -> None:
     async def main() -> None:
         async with pool() as workers:
             for engine in workers.engines:
-                engine.inject(Fault(kind="delay", seconds=0.2, path=f"/engine/{UPDATE}"))
+                engine.inject(Fault(kind="delay", seconds=1.0, path=f"/engine/{UPDATE}"))
+
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await workers.fleet.update_weights(PATH)
+                await expired(workers)
             assert {engine.admin.version for engine in workers.engines} == {VERSION}
             check(workers, asyncio.CancelledError())
 

@@ -32,7 +32,8 @@ KINDS: tuple[FaultKind, ...] = ("status", "error_body", "stall", "reset", "die",
 TRANSIENT = ("status", "stall", "reset")
 LASTING = ("die", "restart")
 REFUSAL = b'{"status":"error","message":"refused on purpose"}'
-AT_ONCE = 8
+#: Cases at one time: what stalls waits for deadlines, the others work.
+AT_ONCE = dict.fromkeys(KINDS, 4) | {"stall": 24}
 COUNTED: list[int] = []
 
 
@@ -115,10 +116,10 @@ def test_every_fault_on_every_worker(point: str, capsys: pytest.CaptureFixture[s
     chosen = [*cases(point)]
 
     async def main() -> None:
-        slots = asyncio.Semaphore(AT_ONCE)
+        slots = {kind: asyncio.Semaphore(count) for kind, count in AT_ONCE.items()}
 
         async def one(case: Case) -> None:
-            async with slots:
+            async with slots[case.kind]:
                 await run(case)
 
         async with asyncio.TaskGroup() as group:

@@ -96,9 +96,10 @@ def test_vllm_refuses_while_aborting_and_older_ones_wait() -> None:
         assert waiting.result().status_code == 200
 
 
-@pytest.mark.parametrize(("mode", "finish"), [("abort", "abort"), ("wait", "length")])
-def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str) -> None:
-    with simulator.running(backend="vllm", latency=0.5) as engine:
+# What must be aborted would sample for longer than the test lasts.
+@pytest.mark.parametrize(("mode", "finish", "latency"), [("abort", "abort", 60.0), ("wait", "length", 0.5)])
+def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str, latency: float) -> None:
+    with simulator.running(backend="vllm", latency=latency) as engine:
         running = Background(engine)
         wait_for(lambda: engine.admin.in_flight == 1)
         post(engine.url + "/pause", params={"mode": mode})
@@ -121,7 +122,7 @@ def test_pausing_ends_or_waits_for_what_is_in_flight(mode: str, finish: str) -> 
     ],
 )
 def test_abort_one_or_all(backend: Any, path: str, body: dict[str, Any]) -> None:
-    with simulator.running(backend=backend, latency=10.0) as engine:
+    with simulator.running(backend=backend, latency=60.0) as engine:
         running = Background(engine, **{"x-request-id": "mine"})
         wait_for(lambda: engine.admin.in_flight == 1)
         assert post(engine.system_url + path, json=body).status_code == 200
@@ -193,11 +194,12 @@ def test_vllm_refuses_weights_out_of_order() -> None:
 
 
 def test_the_cache_of_a_busy_engine_is_not_reset() -> None:
-    with simulator.running(backend="vllm", latency=0.5) as engine:
+    with simulator.running(backend="vllm", latency=60.0) as engine:
         running = Background(engine)
         wait_for(lambda: engine.admin.in_flight == 1)
         busy = post(engine.url + "/reset_prefix_cache")
         assert (busy.status_code, busy.json()) == (200, {"success": False})
+        assert post(engine.url + "/abort_requests", json={}).json() == {"status": "aborted", "aborted": 1}
         running.result()
         assert post(engine.url + "/reset_prefix_cache").json() == {"success": True}
 
