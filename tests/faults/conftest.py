@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
+from dynamo_tito._transports import aiohttp, httpx
 from support.driver import KINDS, Driver, Kind
 from support.raw_server import RawServer
+
+
+@pytest.fixture(autouse=True)
+def _kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are counted here, and a machine may be so slow that idle ones would be given up."""
+    for module in (aiohttp, httpx):
+        monkeypatch.setattr(module, "KEEPALIVE", 600.0)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 
 from dynamo_tito._errors import TransportError
+from dynamo_tito._transports import aiohttp, httpx
 from support.driver import KINDS, Driver, Kind
 
 
@@ -27,6 +28,8 @@ def every_descriptor() -> list[int]:
 
 def main(kind: Kind, url: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+    for module in (aiohttp, httpx):  # however slow the machine, the connection is kept
+        setattr(module, "KEEPALIVE", 600.0)  # noqa: B010 - for mypy it is not the module's own
     with Driver(kind, url, retries=None) as client, Driver(kind, url, retries=None) as fresh:
         # The event loop has descriptors of its own, from its first call on.
         client.generate(deadline=60.0)

@@ -39,7 +39,7 @@ def swallowed_by_the_device(kind: Kind) -> None:
     with RawServer([GOOD]) as server, Driver(kind, server.url, retries=QUICK) as client:
         answered(client)
         loopback("down")
-        refused(client, {"send", "headers"})  # on the connection that was kept
+        refused(client, {"send", "headers", "connect"})  # on the connection that was kept, if it is not too old
         refused(client, {"connect"})
         loopback("up")
         before = server.hits
@@ -50,10 +50,10 @@ def swallowed_by_the_device(kind: Kind) -> None:
 
 def swallowed_by_sockets(kind: Kind) -> None:
     """The same without privileges: nobody accepts, nobody answers."""
-    with full_backlog() as url, Driver(kind, url, retries=QUICK) as client:
-        refused(client, {"connect"})
-    with full_backlog() as url, Driver(kind, url, retries=QUICK, connect_timeout=SHORT) as client:
-        refused(client, {"connect"}, deadline=LONG)
+    with full_backlog() as url:
+        for options, deadline in (({}, SHORT), ({"connect_timeout": SHORT}, LONG)):
+            with Driver(kind, url, retries=None, **options) as client:
+                refused(client, {"connect"}, deadline)
     with RawServer([[Stall()]]) as server, Driver(kind, server.url, retries=QUICK) as client:
         refused(client, {"send", "headers", "connect"})
         server.play(GOOD)

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import io
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -81,7 +81,10 @@ class AiohttpTransport:
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
             with _told_of_loss(response):
-                async for chunk in _chunks(response.content):
+                # Not iter_chunks(): of an answer without a body it ends only the first time that anybody in the process
+                # asks, and from then on yields nothing for ever, without letting the loop go on (seen in 3.14.5).
+                while not response.content.at_eof():
+                    chunk, _ = await response.content.readchunk()
                     if not receiver.feed(chunk):
                         break
         except _FAILURES as error:
@@ -171,17 +174,6 @@ class _Connector(aiohttp.TCPConnector):
             if not protocol.should_close and not readable(transport.get_extra_info("socket")):
                 return connection
             connection.close()
-
-
-async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The body as it comes.
-
-    An answer without one has aiohttp's empty body. Iterated, that ends the first time that anybody in the process does
-    so; from then on it yields nothing for ever, without letting the loop go on (seen in 3.14.5).
-    """
-    while not content.at_eof():
-        chunk, _ = await content.readchunk()
-        yield chunk
 
 
 def _data(content: bytes) -> bytes | io.BytesIO | None:
