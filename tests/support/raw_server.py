@@ -190,6 +190,8 @@ class RawServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # what was accepted becomes a connection, which can be closed
         for task in asyncio.all_tasks():
             if task is not asyncio.current_task():
                 task.cancel()
