@@ -25,4 +25,5 @@ mod routing;
 mod wire;
 
 pub use error::{Class, Error, Result};
+pub use limits::Limits;
 pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};

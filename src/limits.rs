@@ -1,7 +1,40 @@
 //! Named ceilings. Each is checked before memory is spent on what it bounds.
 
-/// Open brackets at one time. The contract asks for 64; what is deeper than this is refused.
-pub(crate) const MAX_DEPTH: usize = 128;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// Ceilings that a caller may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open brackets at one time, within [`DEPTHS`](Self::DEPTHS).
+    pub max_depth: usize,
+    /// Elements of one list that has an element per token.
+    pub max_tokens: usize,
+    /// Rows of one answer's routed experts, dropped ones included.
+    pub max_rows: u64,
+}
+
+impl Limits {
+    /// What `max_depth` may be. Everything that the wires define is shallower than the least of these; what is passed on
+    /// as Python objects is built recursively, so there is a largest.
+    pub const DEPTHS: RangeInclusive<usize> = 16..=512;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_depth: 128,
+            max_tokens: 1 << 24,
+            max_rows: 1 << 24,
+        }
+    }
+}
+
+/// What is said where a ceiling is passed: what was found, the ceiling, and the keyword that moves it.
+#[cold]
+pub(crate) fn passed(found: impl Display, ceiling: impl Display, keyword: &str) -> String {
+    format!("{found}, more than {ceiling} (raised with limits=Limits({keyword}=...))")
+}
 
 /// Choices in one response.
 pub(crate) const MAX_CHOICES: usize = 4096;

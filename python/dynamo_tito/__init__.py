@@ -46,7 +46,7 @@ from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, Sampl
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
-    from ._config import RendererTransport, RetryPolicy
+    from ._config import Limits, RendererTransport, RetryPolicy
     from ._requests import encode_request
     from ._transports.base import HttpRequest, HttpResponse
     from ._transports.mock import MockTransport
@@ -65,6 +65,7 @@ __all__ = [
     "EngineError",
     "HttpRequest",
     "HttpResponse",
+    "Limits",
     "MalformedBodyError",
     "MissingFieldError",
     "MockTransport",
@@ -109,6 +110,7 @@ _LAZY: dict[str, str] = {
     "ClientOptions": "_client",
     "HttpRequest": "_transports.base",
     "HttpResponse": "_transports.base",
+    "Limits": "_config",
     "MockTransport": "_transports.mock",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",

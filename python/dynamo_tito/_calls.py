@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._codec import decode, decode_prompt_logprobs
-from ._config import PREFLIGHT_TIMEOUT, RetryPolicy
-from ._endpoint import Endpoint, checked_headers
-from ._errors import MalformedBodyError, ServerError, TitoError
+from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
+from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
+from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
 from ._preflight import PATH as MODELS_PATH
 from ._preflight import PromptLimits
 from ._requests import (
@@ -34,7 +34,7 @@ from ._requests import (
 )
 from ._requests.call import wire_start
 from ._requests.dynamo import names_prompt_start
-from ._responses import error_of
+from ._responses import error_of, request_id_of
 from ._retry import Patience, Steps, retried, retry_after
 from ._routing_report import RoutingChecks, refuse_findings
 from ._transports.base import HttpRequest, HttpResponse
@@ -87,6 +87,7 @@ class Decoding:
     require_routed_experts: bool = False
     final_row: FinalRow = "omitted"
     strict_routing: RoutingChecks | None = None
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def bare_experts(self) -> bool:
@@ -112,14 +113,25 @@ class Reading:
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode. The server was asked to trim up to the prompt's last position at most; a row more goes here."""
-        sent = wire_start(self.call, self.draft.prompt_start)
+        try:
+            completion = self._decoded(content)
+        except ValueError as error:
+            if isinstance(error, TitoError):
+                raise
+            # decode() blames its caller for rows without a shape; here nobody asked the server for them.
+            failure = RoutedExpertsError(str(error), kind="needs_num_layers")
+        else:
+            return self._wanted(completion)
+        raise failure
+
+    def _decoded(self, content: Body | bytes) -> Completion:
         want = self.decoding
-        completion = decode(
+        return decode(
             content,
             wire=self.wire,
             prompt_len=self.call.prompt_len,
             prompt_token_ids=self.call.prompt,
-            routed_experts_prompt_start=sent or None,
+            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start) or None,
             num_layers=want.num_layers,
             top_k=want.top_k,
             experts=want.experts,
@@ -127,8 +139,13 @@ class Reading:
             require_routed_experts=want.require_routed_experts,
             missing_logprob=want.missing_logprob,
             final_row=want.final_row,
+            limits=want.limits,
         )
-        surplus = self.draft.prompt_start - sent
+
+    def _wanted(self, completion: Completion) -> Completion:
+        """The completion without rows that were not asked for."""
+        want = self.decoding
+        surplus = self.draft.prompt_start - wire_start(self.call, self.draft.prompt_start)
         experts = completion.routed_experts
         if experts is None:
             return completion
@@ -151,6 +168,7 @@ class Scoring:
         headers: sent with the request.
         start: the first position that is wanted.
         missing_logprob: what to do where the engine has no log-probability.
+        limits: what is too much.
     """
 
     spec: Dialect
@@ -159,6 +177,7 @@ class Scoring:
     headers: Mapping[str, str] = field(repr=False)
     start: int
     missing_logprob: MissingLogprob
+    limits: Limits
 
     def body(self) -> bytes:
         """The request's body; a ValueError if an id is none."""
@@ -172,6 +191,7 @@ class Scoring:
             prompt_token_ids=self.call.prompt,
             start=self.start,
             missing_logprob=self.missing_logprob,
+            limits=self.limits,
         )
 
 
@@ -242,7 +262,7 @@ class Caller:
         patience = Patience(self._retries, deadline=deadline)
         response = yield from self._ask(spec, call, draft, headers, body, patience)
         reading = Reading(spec.wire, call, draft, self._decoding)
-        completion: Completion = yield Read(response.content, reading)
+        completion: Completion = yield from self._read(response, reading, headers, call.request_id)
         return completion
 
     def scoring(
@@ -283,7 +303,8 @@ class Caller:
         call = dataclasses.replace(call, prompt_start=score_rows_from(name, call.prompt_len))
         headers = {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra_headers)}
         draft = score_draft(name, spec.draft(call), start=start, top_k=top_k)
-        return Scoring(spec, call, draft, headers, start, self._decoding.missing_logprob)
+        want = self._decoding
+        return Scoring(spec, call, draft, headers, start, want.missing_logprob, want.limits)
 
     def score(self, scoring: Scoring, *, deadline: float | None) -> Steps[PromptLogprobs]:
         """Ask how long a prompt may be, send, decode."""
@@ -294,7 +315,7 @@ class Caller:
         patience = Patience(self._retries, deadline=deadline)
         response = yield from self._ask(scoring.spec, call, draft, scoring.headers, body, patience)
         del body  # of a long sequence it is a megabyte
-        scores: PromptLogprobs = yield Read(response.content, scoring)
+        scores: PromptLogprobs = yield from self._read(response, scoring, scoring.headers, call.request_id)
         return scores
 
     def exchange(self, path: str, members: Mapping[str, Any], *, deadline: float | None) -> Steps[Any]:
@@ -304,8 +325,27 @@ class Caller:
         response = yield from self._send(request, None, Patience(self._retries, deadline=deadline), into_body=False)
         try:
             return json.loads(bytes(response.content))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MalformedBodyError(f"the answer of {path} is not JSON", kind="syntax") from None
+
+    def _read(
+        self,
+        response: HttpResponse,
+        reading: Callable[[Body | bytes], Any],
+        headers: Mapping[str, str],
+        request_id: str | None,
+    ) -> Steps[Any]:
+        """Decode. An error that came with status 200 knows its request and hides its keys as any other does."""
+        try:
+            return (yield Read(response.content, reading))
+        except ServerError as error:
+            secrets = (*self.endpoint.secrets, *secrets_of(headers))
+            failure = type(error)(
+                hidden(str(error), secrets),
+                body=hidden(error.body, secrets).encode(),
+                request_id=request_id_of(response.headers, error.body.encode(), secrets) or request_id,
+            )
+        raise failure
 
     def _ask(
         self, spec: Dialect, call: Call, draft: Draft, headers: Mapping[str, str], body: bytes, patience: Patience
@@ -341,7 +381,7 @@ class Caller:
                 response.headers,
                 bytes(response.content),
                 request_id=request_id,
-                secrets=self.endpoint.secrets,
+                secrets=(*self.endpoint.secrets, *secrets_of(request.headers)),
             )
 
         return retried(self._retries, patience, attempt, Sleep)

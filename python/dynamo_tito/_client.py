@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,14 @@ from ._config import (
     CONNECT_TIMEOUT,
     DEFAULT_TIMEOUT,
     MAX_CONCURRENCY,
+    THREAD_FROM_BYTES,
     Backend,
     HttpLibrary,
     Limits,
     RendererTransport,
     RetryPolicy,
 )
-from ._endpoint import make_endpoint
+from ._endpoint import make_endpoint, secrets_of_url
 from ._errors import MissingFieldError, TitoError, TransportError
 from ._routing_report import routing_checks
 from ._scoring import AsyncScoring, SyncScoring
@@ -70,7 +71,8 @@ class ClientOptions(TypedDict, total=False):
     require_routed_experts: bool
     final_row: FinalRow
     strict_routing: bool | RoutingChecks
-    max_response_bytes: int
+    limits: Limits | None
+    max_response_bytes: int | None
     thread_from_bytes: int
     compression: bool
     tls: Tls
@@ -102,13 +104,17 @@ class _Client:
         require_routed_experts: bool = False,
         final_row: FinalRow = "omitted",
         strict_routing: bool | RoutingChecks = False,
-        max_response_bytes: int = Limits().max_response_bytes,
-        thread_from_bytes: int = Limits().thread_from_bytes,
+        limits: Limits | None = None,
+        max_response_bytes: int | None = None,
+        thread_from_bytes: int = THREAD_FROM_BYTES,
         compression: bool = False,
         tls: Tls = "verify",
         trust_env: bool = True,
     ) -> None:
         endpoint = make_endpoint(base_url, api_key=api_key, headers=headers, compression=compression)
+        proxy = proxy_for(endpoint.root) if trust_env else None
+        endpoint = dataclasses.replace(endpoint, secrets=(*endpoint.secrets, *secrets_of_url(proxy)))
+        ceilings = _ceilings(limits, max_response_bytes)
         self._caller = Caller(
             endpoint,
             model=model,
@@ -123,6 +129,7 @@ class _Client:
                 require_routed_experts,
                 final_row,
                 routing_checks(strict_routing),
+                ceilings,
             ),
         )
         self._timeout = _seconds("timeout", timeout)
@@ -130,15 +137,17 @@ class _Client:
         if max_concurrency < 1:
             raise ValueError("max_concurrency must be at least 1")
         self._concurrency = min(max_concurrency, _free_descriptors())
-        self._limits = Limits(max_response_bytes=max_response_bytes, thread_from_bytes=thread_from_bytes)
+        if thread_from_bytes < 1:
+            raise ValueError("thread_from_bytes must be at least 1")
+        self._thread_from_bytes = thread_from_bytes
         self._process = os.getpid()
         self._closed = False
-        proxy = proxy_for(endpoint.root) if trust_env else None
         wiring = Wiring(
-            limits=self._limits,
+            limits=ceilings,
             connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
             tls=tls_context(tls, endpoint.root, proxy),
             proxy=proxy,
+            secrets=endpoint.secrets,
         )
         self._reach: HttpOptions = {"tls": tls, "trust_env": trust_env, "connect_timeout": wiring.connect_timeout}
         self._open(http, http_client, wiring)
@@ -206,7 +215,9 @@ class AsyncTitoClient(AsyncScoring, _Client):
         strict_routing: refuse routed experts that show signs of a broken capture, such as layers of zeros; a mapping
             with ``num_experts``, ``dense_layers`` and ``max_run`` says what the model is like
             (:func:`dynamo_tito.rollout.routing_report`).
-        max_response_bytes: largest body taken, as sent and as decompressed.
+        limits: ceilings of every answer: bytes, tokens, rows, depth; see :class:`dynamo_tito.Limits`.
+        max_response_bytes: short for limits that differ in this alone: the largest body taken, as sent and as
+            decompressed.
         thread_from_bytes: bodies from this size on are decoded in a thread, so that the loop keeps running.
         compression: let the server compress; off, because routed experts hardly compress and it costs both ends time.
         tls: ``"verify"``, ``"insecure"``, or an :class:`ssl.SSLContext`.
@@ -328,9 +339,10 @@ class AsyncTitoClient(AsyncScoring, _Client):
         )
 
     async def aclose(self) -> None:
-        """Close the connections. Calls in flight fail."""
+        """Close the connections. Calls in flight fail. In a forked child nothing is touched: they are the parent's."""
         self._closed = True
-        await self._transport.aclose()
+        if os.getpid() == self._process:
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -379,7 +391,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
                     watch.exchange = exchange = Exchange(step.request, step.into_body)
                     return await self._transport.asend(exchange)
             case Read():
-                if len(step.content) < self._limits.thread_from_bytes:
+                if len(step.content) < self._thread_from_bytes:
                     return step.reading(step.content)
                 return await in_thread(functools.partial(step.reading, step.content))
             case Sleep():
@@ -474,9 +486,10 @@ class TitoClient(SyncScoring, _Client):
         return self._drive(self._caller.exchange(path, members, deadline=ends), ends)
 
     def close(self) -> None:
-        """Close the connections. Calls in flight on other threads fail."""
+        """Close the connections; see :meth:`AsyncTitoClient.aclose`. Calls in flight on other threads fail."""
         self._closed = True
-        self._transport.close()
+        if os.getpid() == self._process:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -632,6 +645,21 @@ def _seconds(name: str, value: float | None) -> float | None:
     return float(value)
 
 
+def _ceilings(limits: Limits | None, max_response_bytes: int | None) -> Limits:
+    if max_response_bytes is None:
+        limits = Limits() if limits is None else limits
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a Limits, not {type(limits).__name__}")
+        return limits
+    if limits is not None:
+        raise ValueError("max_response_bytes is one of limits: give one of the two")
+    return Limits(max_response_bytes=max_response_bytes, max_decompressed_bytes=max_response_bytes)
+
+
 def _free_descriptors() -> int:
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+    except ImportError:
+        return MAX_CONCURRENCY
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONCURRENCY**2 if soft == resource.RLIM_INFINITY else max(soft - _SPARE_DESCRIPTORS, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 RendererTransport: TypeAlias = Literal[
@@ -52,28 +52,54 @@ PREFLIGHT_TIMEOUT = 10.0
 PREFLIGHT_AGAIN = 30.0
 """Seconds after which a question that failed is asked again."""
 
-MAX_HEADER_BYTES = 65_536
-"""Bytes of one response header, where the HTTP library lets us say so."""
+THREAD_FROM_BYTES = 1 << 20
+"""Bodies of this size and more are decoded in a thread; the hop costs more than it gives below."""
+
+_DEPTHS = range(16, 513)
+"""What the decoder can be told: the wires themselves are less deep, and what is deeper would overflow a stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings of one answer.
+    """Ceilings of one answer. Each is looked at before memory is spent on what it bounds.
+
+    The clients keep all of them; :func:`dynamo_tito.decode` and its siblings, which get a body that is there already,
+    keep the last three. An error names the ceiling that was passed, what was found, and the keyword that raises it.
 
     Attributes:
-        max_response_bytes: of the body as sent, and again of the body once decompressed.
+        max_response_bytes: of the body as sent.
+        max_decompressed_bytes: of the body once decompressed.
+        max_header_bytes: of status line and headers, interim answers included. httpx takes no more than 102,400.
         max_error_bytes: read of an error's body; the rest is not waited for.
-        thread_from_bytes: bodies of this size and more are decoded in a thread; the hop costs more than it gives below.
+        max_tokens: elements of one list that has one per token: ids, log-probabilities, alternatives, a sampling mask.
+        max_rows: rows of routed experts, dropped ones included.
+        max_depth: brackets open at one time, 16 to 512.
     """
 
     max_response_bytes: int = 1 << 30
-    max_error_bytes: int = 64 << 10
-    thread_from_bytes: int = 1 << 20
+    max_decompressed_bytes: int = 1 << 30
+    max_header_bytes: int = 1 << 16
+    max_error_bytes: int = 1 << 16
+    max_tokens: int = 1 << 24
+    max_rows: int = 1 << 24
+    max_depth: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("max_response_bytes", "max_error_bytes", "thread_from_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{field.name} must be an int, not {type(value).__name__}")
+            if value < 1:
+                raise ValueError(f"{field.name} must be at least 1")
+            if value >= 1 << 63:
+                raise ValueError(f"{field.name} must be less than 2**63")
+        if self.max_depth not in _DEPTHS:
+            raise ValueError(f"max_depth must be {_DEPTHS[0]} to {_DEPTHS[-1]}")
+
+
+def passed(found: str, ceiling: int, keyword: str) -> str:
+    """What is said where a ceiling is passed."""
+    return f"{found}, more than {ceiling} (raised with limits=Limits({keyword}=...))"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from ._config import Limits
 from ._types import Completion, Divergence, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
 __all__ = [
@@ -38,6 +39,7 @@ def decode(
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
     final_row: FinalRow = "omitted",
+    limits: Limits | None = None,
 ) -> Completion: ...
 def decode_choices(
     body: bytes | Body | Buffer,
@@ -55,6 +57,7 @@ def decode_choices(
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
     final_row: FinalRow = "omitted",
+    limits: Limits | None = None,
 ) -> list[Completion]: ...
 def decode_prompt_logprobs(
     body: bytes | Body | Buffer,
@@ -64,6 +67,7 @@ def decode_prompt_logprobs(
     prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int],
     start: int = 0,
     missing_logprob: MissingLogprob = "raise",
+    limits: Limits | None = None,
 ) -> PromptLogprobs: ...
 def divergence(
     sample_logprobs: NDArray[np.float32] | NDArray[np.float64],

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_USERINFO = re.compile(r"(?<=//)[^/@\s'\"]+@")
+_USERINFO = re.compile(r"(?<=//)[^/\s'\"]+@")
+_SECRET_NAME = re.compile("auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=[?&])([^=&#\s'\"]+)=([^&#\s'\"]+)")
+# So much of a secret is worth hiding by itself: what repeats it may break off in its middle.
+_TELLING = 8
 
 USER_AGENT = "dynamo-tito"
 
@@ -41,7 +47,7 @@ def make_endpoint(
     """
     if not isinstance(base_url, str):
         raise TypeError(f"base_url must be a string, not {type(base_url).__name__}")
-    parts = urlsplit(base_url.strip())
+    parts = _split(base_url)
     host = _host(parts)
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     merged = {
@@ -50,23 +56,17 @@ def make_endpoint(
         "content-type": "application/json",
         "user-agent": USER_AGENT,
     }
-    secrets: list[str] = []
     if parts.username is not None:
-        password = unquote(parts.password or "")
-        token = base64.b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
+        token = base64.b64encode(f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()).decode()
         merged["authorization"] = f"Basic {token}"
-        secrets += [token, password]
     if api_key is not None:
         if not isinstance(api_key, str):
             raise TypeError(f"api_key must be a string, not {type(api_key).__name__}")
         merged["authorization"] = f"Bearer {api_key}"
-        secrets.append(api_key)
-    given = checked_headers(headers)
-    merged.update(given)
-    secrets += [value for name, value in given.items() if "authorization" in name or "key" in name or "token" in name]
+    merged.update(checked_headers(headers))
     _check("authorization", merged.get("authorization", ""))
-    shown = tuple(secret for secret in secrets if secret)
-    return Endpoint(urlunsplit((parts.scheme.lower(), host, path, "", "")), merged, shown)
+    secrets = (*secrets_of_url(base_url), *((api_key,) if api_key else ()), *secrets_of(merged))
+    return Endpoint(urlunsplit((parts.scheme.lower(), host, path, "", "")), merged, tuple(dict.fromkeys(secrets)))
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -82,20 +82,76 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
+def secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What of these headers must never be shown: the values whose names sound like it, without their scheme."""
+    values = [value for name, value in headers.items() if _SECRET_NAME.search(name)]
+    return tuple(secret for value in values if (secret := value.rpartition(" ")[2]))
+
+
+def secrets_of_url(url: str | None) -> tuple[str, ...]:
+    """The password in a URL, and the header that it becomes."""
+    parts = urlsplit((url or "").strip())
+    if parts.username is None:
+        return ()
+    name, password = unquote(parts.username), unquote(parts.password or "")
+    token = base64.b64encode(f"{name}:{password}".encode()).decode()
+    return tuple(secret for secret in (token, parts.password, password) if secret)
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without these secrets, or the beginning of one, as they are and as JSON and URLs spell them."""
+    spellings = {
+        spelling
+        for secret in secrets
+        for spelling in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret))
+    }
+    for secret in sorted(spellings, key=len, reverse=True):
+        beginning = secret[:_TELLING]
+        pieces, at = [], 0
+        while (found := text.find(beginning, at)) >= 0:
+            pieces += [text[at:found], "***"]
+            same = itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(secret, text[found : found + len(secret)], strict=False)
+            )
+            at = found + sum(1 for _ in same)
+        text = "".join([*pieces, text[at:]])
+    return text
+
+
 def masked(text: str) -> str:
     """``text`` without the credentials of URLs in it."""
-    return _USERINFO.sub("***@", text)
+    return _QUERY.sub(_without_value, _USERINFO.sub("***@", text))
+
+
+def _without_value(member: re.Match[str]) -> str:
+    return f"{member[1]}=***" if _SECRET_NAME.search(member[1]) else member[0]
+
+
+def _bare(url: str) -> str:
+    """A URL that is refused, without anything that may be a credential, however it is spelt."""
+    return re.sub(r"(?<=//).*@", "***@", re.split("[?#]", url, maxsplit=1)[0], flags=re.DOTALL)
+
+
+def _split(base_url: str) -> SplitResult:
+    try:
+        return urlsplit(base_url.strip())
+    except ValueError:
+        # What urllib says may show the credentials.
+        raise ValueError(f"base_url is no URL: {_bare(base_url)!r}") from None
 
 
 def _host(parts: SplitResult) -> str:
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"base_url must be an absolute http or https URL, not {masked(parts.geturl())!r}")
+        raise ValueError(f"base_url must be an absolute http or https URL, not {_bare(parts.geturl())!r}")
     if parts.query or parts.fragment:
-        raise ValueError(f"base_url must end with its path: {masked(parts.geturl())!r}")
+        raise ValueError(f"base_url must end with its path: {_bare(parts.geturl())!r}")
+    if "@" in parts.path:
+        raise ValueError("base_url has an @ behind its host: in credentials and paths, write / as %2F and @ as %40")
     try:
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"base_url: {error}") from None
+    except ValueError:
+        # It may be the beginning of a password with a slash in it.
+        raise ValueError("base_url has a port that is no number between 0 and 65535") from None
     name = parts.hostname
     if not name.isascii():
         name = name.encode("idna").decode()

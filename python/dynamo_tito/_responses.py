@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from ._endpoint import hidden
 from ._errors import (
     BadRequestError,
     EngineError,
@@ -24,6 +25,10 @@ from ._errors import (
 )
 
 _MESSAGE_CHARACTERS = 500
+# A title is looked for here: a page made of nothing but beginnings of titles takes the square of its length.
+_HEAD_CHARACTERS = 2000
+# Envelopes around a message.
+_ENVELOPES = 4
 
 # These bodies say that the request never reached an engine.
 _NOT_STARTED = (
@@ -71,24 +76,27 @@ def error_of(
         request_id: the id the request was sent with.
         secrets: what must not appear in the error, should the server repeat it.
     """
-    for secret in secrets:
-        body = body.replace(secret.encode(), b"***")
     document = _document(body)
-    message = message_of(body, document)
+    message = hidden(message_of(body, document), secrets)
     kind = _class(status, message)
     said = message or _reason(status)
     if status == 499:
         said = f"the engine cancelled the request: {said}"
     elif 300 <= status < 400:
         said = f"{said}; redirects are not followed"
-    known_id = headers.get("x-request-id") or _text(document, "request_id") or request_id
     return kind(
         f"HTTP {status}: {said}",
         status=status,
-        body=body,
-        request_id=known_id,
+        body=hidden(body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape"),
+        request_id=request_id_of(headers, body, secrets) or request_id,
         retryable=was_not_started(status, message),
     )
+
+
+def request_id_of(headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...] = ()) -> str | None:
+    """The id under which the server knows the request, if it says so."""
+    said = headers.get("x-request-id") or _text(_document(body), "request_id")
+    return said and hidden(said, secrets)
 
 
 def was_not_started(status: int, message: str) -> bool:
@@ -102,7 +110,7 @@ def message_of(body: bytes, document: Any = None) -> str:
     if not said:
         text = body.decode("utf-8", "replace")
         if _HTML.match(text):
-            title = _TITLE.search(text)
+            title = _TITLE.search(text[:_HEAD_CHARACTERS])
             said = f"an HTML page, probably of a proxy: {title.group(1) if title else 'untitled'}"
         else:
             said = text
@@ -128,15 +136,19 @@ def _document(body: bytes) -> Any:
 
 
 def _said(document: Any) -> str:
+    for _ in range(_ENVELOPES):
+        if not isinstance(document, Mapping) or not isinstance(document.get("error"), Mapping):
+            break
+        document = document["error"]
     if isinstance(document, str):
         return document
     if not isinstance(document, Mapping):
         return ""
-    error = document.get("error")
-    if isinstance(error, Mapping):
-        return _said(error)
-    parts = [error, document.get("message"), document.get("detail")]
-    return ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+    parts = [document.get(name) for name in ("error", "message", "detail")]
+    try:
+        return ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+    except RecursionError:
+        return ""
 
 
 def _text(document: Any, key: str) -> str | None:

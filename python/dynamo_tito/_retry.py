@@ -116,6 +116,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
+        except (ValueError, OverflowError, TypeError, IndexError, OSError):
+            return None  # what a server can write there, it makes of it
     return max(seconds, 0.0) if math.isfinite(seconds) else None

@@ -46,6 +46,31 @@ fn on_every_recorded_body() {
     }
 }
 
+#[test]
+fn on_every_recorded_body_under_low_ceilings() {
+    let mut refused = 0;
+    for (name, body) in bodies() {
+        for wire in wires(&body) {
+            for (ceiling, max_depth) in (0..=12).zip([16, 17, 20, 200].into_iter().cycle()) {
+                for mut options in every_option(Options::new(wire), &PROMPT) {
+                    let limits = [(ceiling, 1 << 24), (1 << 24, ceiling), (ceiling, ceiling)];
+                    for (max_tokens, max_rows) in limits {
+                        options.limits = crate::Limits {
+                            max_depth,
+                            max_tokens,
+                            max_rows: max_rows as u64,
+                        };
+                        check(&name, &body, &options);
+                        let error = reference::decode_choices(&body, &options).err();
+                        refused += u64::from(error.is_some_and(|e| e.kind == "too_many"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 10_000, "only {refused} passed a ceiling");
+}
+
 /// The wires that a body is an answer of, or might be.
 fn wires(body: &[u8]) -> Vec<Wire> {
     match String::from_utf8_lossy(body).as_ref() {
@@ -178,6 +203,12 @@ fn on_mutated_structure() {
         }
         if mutator.chance(4) {
             options.score_from = Some(mutator.choose(&[0, 1, 2, 3, 4, 5]));
+        }
+        if mutator.chance(8) {
+            options.limits.max_tokens = mutator.choose(&[0, 1, 2, 3, 4, 5]);
+        }
+        if mutator.chance(8) {
+            options.limits.max_rows = mutator.choose(&[0, 1, 2, 7, 8, 9]);
         }
         check("mutated", &body, &options);
         decoded += u64::from(reference::decode_choices(&body, &options).is_ok());

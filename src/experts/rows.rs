@@ -8,6 +8,7 @@ use super::container::Container;
 use super::fill::{raw, widened};
 use super::npy;
 use crate::error::{Class, Error, Result};
+use crate::limits;
 use crate::memory::Buffer;
 use crate::wire::options::{ExpertsMode, FinalRow, Options};
 
@@ -67,6 +68,15 @@ pub(crate) fn resolve(
 ) -> Result<Routed> {
     let rows = Rows::measure(container, body, options)?;
     let at = container.at();
+    let ceiling = options.limits.max_rows;
+    if rows.shape[0] > ceiling {
+        let found = format!("{} rows of routed experts", rows.shape[0]);
+        return Err(refused(
+            "too_many",
+            at,
+            limits::passed(found, ceiling, "max_rows"),
+        ));
+    }
     let trimmed = rows.trim(at, options, completion, aborted)?;
     rows.text
         .check()

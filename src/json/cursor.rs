@@ -1,7 +1,7 @@
 //! A strict reading position in an immutable document.
 
 use crate::error::{Class, Error, Result};
-use crate::limits::MAX_DEPTH;
+use crate::limits::{self, Limits};
 
 /// What a value is, judged by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +43,24 @@ pub(crate) struct Cursor<'a> {
     pub(crate) pos: usize,
     /// Open brackets around `pos`.
     pub(super) depth: usize,
+    max_depth: usize,
+    max_tokens: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// At the first byte.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self::within(bytes, Limits::default())
+    }
+
+    /// At the first byte, with these ceilings.
+    pub(crate) fn within(bytes: &'a [u8], limits: Limits) -> Self {
         Self {
             bytes,
             pos: 0,
             depth: 0,
+            max_depth: limits.max_depth,
+            max_tokens: limits.max_tokens,
         }
     }
 
@@ -61,7 +70,21 @@ impl<'a> Cursor<'a> {
             bytes,
             pos,
             depth: 0,
+            max_depth: usize::MAX,
+            max_tokens: usize::MAX,
         }
+    }
+
+    /// The same cursor where a list may have this many elements.
+    pub(crate) fn with_max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// Elements that a list with an element per token may have.
+    #[inline(always)]
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.max_tokens
     }
 
     /// The byte at `pos`, if any.
@@ -144,24 +167,25 @@ impl<'a> Cursor<'a> {
 
     /// Steps over an opening bracket that `kind` has seen.
     pub(crate) fn open(&mut self) -> Result<()> {
-        if self.depth == MAX_DEPTH {
-            return Err(Error::new(
-                Class::Malformed,
-                "too_deep",
-                "",
-                self.pos,
-                format!("more than {MAX_DEPTH} brackets are open"),
-            ));
+        if self.depth == self.max_depth {
+            return Err(self.too_deep());
         }
         self.depth += 1;
         self.pos += 1;
         Ok(())
     }
 
+    #[cold]
+    fn too_deep(&self) -> Error {
+        let found = format!("{} brackets are open", self.depth + 1);
+        let message = limits::passed(found, self.max_depth, "max_depth");
+        Error::new(Class::Malformed, "too_deep", "", self.pos, message)
+    }
+
     /// Counts an opening bracket that was stepped over with what follows it. Only where the depth is known to be small.
     #[inline(always)]
     pub(crate) fn entered(&mut self) {
-        debug_assert!(self.depth < MAX_DEPTH);
+        debug_assert!(self.depth < *Limits::DEPTHS.start());
         self.depth += 1;
     }
 

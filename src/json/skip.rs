@@ -7,8 +7,9 @@ use crate::error::Result;
 impl Cursor<'_> {
     /// Steps over the value at `pos` (white space before it allowed), which must be exactly RFC 8259.
     pub(crate) fn skip_value(&mut self) -> Result<()> {
-        // One bit a level: 1 in an object, 0 in an array. MAX_DEPTH levels fit.
+        // One bit a level: 1 in an object, 0 in an array; of every 128 levels further out, one word.
         let mut in_object = 0u128;
+        let mut outer: Vec<u128> = Vec::new();
         let base = self.depth;
         loop {
             // At a value.
@@ -22,6 +23,9 @@ impl Cursor<'_> {
                     if self.peek() == Some(b'}') {
                         self.close();
                     } else {
+                        if self.word_is_full(base + 1) {
+                            outer.push(in_object);
+                        }
                         in_object = in_object << 1 | 1;
                         self.key()?;
                         continue;
@@ -35,6 +39,9 @@ impl Cursor<'_> {
                     } else if self.peek() == Some(b']') {
                         self.close();
                     } else {
+                        if self.word_is_full(base + 1) {
+                            outer.push(in_object);
+                        }
                         in_object <<= 1;
                         continue;
                     }
@@ -65,12 +72,22 @@ impl Cursor<'_> {
                     (Some(b'}'), true) | (Some(b']'), false) => {
                         self.close();
                         in_object >>= 1;
+                        if self.word_is_full(base) {
+                            in_object = outer.pop().unwrap_or_default();
+                        }
                     }
                     (_, true) => return Err(self.syntax(self.pos, "',' or '}'")),
                     (_, false) => return Err(self.syntax(self.pos, "',' or ']'")),
                 }
             }
         }
+    }
+
+    /// Whether the levels above `base` fill a whole word, or several.
+    #[inline(always)]
+    fn word_is_full(&self, base: usize) -> bool {
+        let levels = self.depth - base;
+        levels.is_multiple_of(128) && levels > 0
     }
 
     /// Steps over a key and its colon.
@@ -123,11 +140,15 @@ fn small_integers_end(text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::MAX_DEPTH;
+    use crate::limits::Limits;
     use proptest::prelude::*;
 
     fn whole(body: &[u8]) -> Result<()> {
-        let mut cursor = Cursor::new(body);
+        within(body, Limits::default())
+    }
+
+    fn within(body: &[u8], limits: Limits) -> Result<()> {
+        let mut cursor = Cursor::within(body, limits);
         cursor.skip_value()?;
         cursor.end()
     }
@@ -135,11 +156,52 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
-        whole(&nested(MAX_DEPTH)).unwrap();
-        let error = whole(&nested(MAX_DEPTH + 1)).unwrap_err();
-        assert_eq!((error.kind, error.offset), ("too_deep", Some(MAX_DEPTH)));
+        for max_depth in [16, 128, 129, 512] {
+            let limits = Limits {
+                max_depth,
+                ..Limits::default()
+            };
+            within(&nested(max_depth), limits).unwrap();
+            let error = within(&nested(max_depth + 1), limits).unwrap_err();
+            assert_eq!((error.kind, error.offset), ("too_deep", Some(max_depth)));
+        }
         let objects = [br#"{"a":"#.repeat(64), b"1".to_vec(), vec![b'}'; 64]].concat();
         whole(&objects).unwrap();
+    }
+
+    #[test]
+    fn brackets_match_at_every_depth() {
+        let limits = Limits {
+            max_depth: *Limits::DEPTHS.end(),
+            ..Limits::default()
+        };
+        // Neither period divides a word of 128 levels.
+        for period in [1, 2, 3, 5, 7] {
+            let levels: Vec<_> = (0..400).map(|level| level % period == 0).collect();
+            let open: String = levels
+                .iter()
+                .map(|&o| if o { r#"{"a":[2],"b":"# } else { "[[1,2],{}," })
+                .collect();
+            let close = |wrong: Option<usize>| -> String {
+                let closing = |(i, &object): (usize, &bool)| {
+                    if object != (wrong == Some(i)) {
+                        '}'
+                    } else {
+                        ']'
+                    }
+                };
+                levels.iter().enumerate().rev().map(closing).collect()
+            };
+            within(format!("{open}0{}", close(None)).as_bytes(), limits).unwrap();
+            for wrong in [0, 1, 126, 127, 128, 129, 255, 256, 257, 399] {
+                let body = format!("{open}0{}", close(Some(wrong)));
+                let error = within(body.as_bytes(), limits).unwrap_err();
+                assert_eq!(
+                    (error.kind, error.offset),
+                    ("syntax", Some(body.len() - 1 - wrong))
+                );
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView, PyString, PyType};
 
 use super::body::Body;
-use crate::{ExpertsMode, FinalRow, MissingLogprob, Wire};
+use crate::{ExpertsMode, FinalRow, Limits, MissingLogprob, Wire};
 
 /// The bytes of a body, borrowed for as long as this lives.
 pub(super) enum Bytes<'py> {
@@ -133,6 +134,25 @@ pub(super) fn final_row(given: &str) -> PyResult<FinalRow> {
         ("present", FinalRow::Present),
     ];
     word("final_row", given, &words)
+}
+
+/// A `Limits` of the Python package; None is the defaults. The class checks its values itself.
+pub(super) fn limits(object: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
+    static LIMITS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let Some(object) = object else {
+        return Ok(Limits::default());
+    };
+    if !object.is_instance(LIMITS.import(object.py(), "dynamo_tito._config", "Limits")?)? {
+        return Err(PyTypeError::new_err(format!(
+            "limits must be a Limits, not {}",
+            kind(object)
+        )));
+    }
+    Ok(Limits {
+        max_depth: object.getattr("max_depth")?.extract()?,
+        max_tokens: object.getattr("max_tokens")?.extract()?,
+        max_rows: object.getattr("max_rows")?.extract()?,
+    })
 }
 
 /// Token ids: an integer array or a sequence of ints, each in [0, 2^31-1].

@@ -22,7 +22,7 @@ macro_rules! decoder {
         #[pyfunction]
         #[pyo3(signature = (body, /, *, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
             num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
-            require_routed_experts=false, missing_logprob="raise", final_row="omitted"))]
+            require_routed_experts=false, missing_logprob="raise", final_row="omitted", limits=None))]
         #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
         pub(super) fn $name<'py>(
             body: &Bound<'py, PyAny>,
@@ -38,6 +38,7 @@ macro_rules! decoder {
             require_routed_experts: bool,
             missing_logprob: &str,
             final_row: &str,
+            limits: Option<&Bound<'py, PyAny>>,
         ) -> PyResult<$returns> {
             let ids = prompt_token_ids
                 .map(|ids| arguments::token_ids("prompt_token_ids", ids))
@@ -54,6 +55,7 @@ macro_rules! decoder {
                 require_routed_experts,
                 missing_logprob: arguments::missing_logprob(missing_logprob)?,
                 final_row: arguments::final_row(final_row)?,
+                limits: arguments::limits(limits)?,
                 ..Options::new(arguments::wire(wire)?)
             };
             let mut $completions = run(body, &options, $several, experts_out)?;
@@ -72,6 +74,7 @@ decoder! {
     /// ran it (history included, after multimodal expansion); with it, rows of routed experts are counted. With
     /// ``prompt_token_ids``, prompt logprobs can be looked up and an echoed prompt is compared.
     /// ``routed_experts_prompt_start`` drops the routing of that many leading positions where the server has not.
+    /// ``limits`` is a ``Limits``, of which the depth, tokens and rows are looked at here.
     ///
     /// Raises ``DecodeError`` for what cannot be vouched for, ``ServerError`` for an error body, and ``TypeError`` or
     /// ``ValueError`` for wrong arguments.

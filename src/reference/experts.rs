@@ -46,6 +46,10 @@ pub(super) fn read(
         }
     };
     blob.fits()?;
+    if blob.shape[0] > options.limits.max_rows {
+        let message = format!("{} rows", blob.shape[0]);
+        return Err(refuse("too_many", path, node.start, message));
+    }
     let wanted = wanted(&blob, path, node, tokens, aborted, options)?;
     let values = blob.values(wanted.drop)?;
     let [rows, layers, top_k] = blob.shape;

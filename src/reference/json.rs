@@ -1,6 +1,5 @@
 //! A whole document as a tree whose nodes remember their bytes. Recursive descent, one rule of the grammar per function.
 
-use crate::limits::MAX_DEPTH;
 use crate::{Class, Error, Result};
 
 /// A value and the bytes it was read from.
@@ -95,11 +94,12 @@ impl Node {
 }
 
 /// Step 1: the whole body is one document.
-pub(super) fn parse(body: &[u8]) -> Result<Node> {
+pub(super) fn parse(body: &[u8], max_depth: usize) -> Result<Node> {
     let mut parser = Parser {
         body,
         at: 0,
         depth: 0,
+        max_depth,
     };
     let node = parser.value()?;
     parser.white_space();
@@ -115,6 +115,8 @@ struct Parser<'a> {
     at: usize,
     /// Open brackets.
     depth: usize,
+    /// How many there may be.
+    max_depth: usize,
 }
 
 impl Parser<'_> {
@@ -297,8 +299,8 @@ impl Parser<'_> {
 
     /// Steps over an opening bracket.
     fn open(&mut self) -> Result<()> {
-        if self.depth == MAX_DEPTH {
-            return Err(self.error("too_deep", "more than 128 open brackets"));
+        if self.depth == self.max_depth {
+            return Err(self.error("too_deep", "too many open brackets"));
         }
         self.depth += 1;
         self.at += 1;

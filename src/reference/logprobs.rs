@@ -28,7 +28,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     let chosen = if let Some((path, node)) = first(&choice.flat_logprobs) {
         let values = flat(node, path, ids, options)?;
         if let Some((path, node)) = content {
-            entries = Some((held_to_identity(node, path, ids)?, path));
+            entries = Some((held_to_identity(node, path, ids, options)?, path));
         }
         Some((values, path.to_owned()))
     } else if let Some((path, node)) = content {
@@ -55,7 +55,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     let top = if let Some((entries, path)) = entries {
         top_of_content(&entries, path, ids)?
     } else if let Some((path, node)) = top_triples {
-        top_of_triples(node, path, ids)?
+        top_of_triples(node, path, ids, options)?
     } else {
         None
     };
@@ -69,7 +69,7 @@ fn last_candidate(choice: &Choice<'_>) -> String {
 }
 
 fn flat(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<Vec<f64>> {
-    let values = readers::flat(node, path)?;
+    let values = readers::flat(node, path, options)?;
     same_count(values.len(), ids, path, node)?;
     let values = values.iter().enumerate();
     values
@@ -83,7 +83,7 @@ fn from_content(
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<(Vec<f64>, Vec<Entry>)> {
-    let entries = readers::content(node, path)?;
+    let entries = readers::content(node, path, options)?;
     same_count(entries.len(), ids, path, node)?;
     let mut values = Vec::new();
     for (i, (entry, id)) in entries.iter().zip(ids).enumerate() {
@@ -101,7 +101,7 @@ fn from_content(
 }
 
 fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<Vec<f64>> {
-    let triples = readers::triples(node, path)?;
+    let triples = readers::triples(node, path, options)?;
     same_count(triples.len(), ids, path, node)?;
     let mut values = Vec::new();
     for (i, (triple, id)) in triples.iter().zip(ids).enumerate() {
@@ -113,8 +113,13 @@ fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> 
 }
 
 /// Content beside a flat list that was chosen: it may fall short, but not contradict.
-fn held_to_identity(node: &Node, path: &str, ids: &[i32]) -> Result<Vec<Entry>> {
-    let entries = readers::content(node, path)?;
+fn held_to_identity(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Vec<Entry>> {
+    let entries = readers::content(node, path, options)?;
     if entries.len() > ids.len() {
         return Err(count(entries.len(), ids, path, node));
     }
@@ -224,8 +229,13 @@ fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<
 }
 
 /// (c) from SGLang's rows.
-fn top_of_triples(node: &Node, path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
-    let rows = readers::rows_of_triples(node, path)?;
+fn top_of_triples(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Sourced<Top>> {
+    let rows = readers::rows_of_triples(node, path, options)?;
     same_count(rows.len(), ids, path, node)?;
     let mut top = Top::start();
     for row in &rows {

@@ -152,7 +152,7 @@ pub enum Value {
 
 /// Decodes a body with one choice.
 pub fn decode(body: &[u8], options: &Options<'_>) -> Result<Completion> {
-    let document = json::parse(body)?;
+    let document = json::parse(body, options.limits.max_depth)?;
     let choices = structure::choices(&document, options, true)?;
     // One choice is all that can have come through.
     let mut completions = completions(&choices, options)?;
@@ -161,7 +161,7 @@ pub fn decode(body: &[u8], options: &Options<'_>) -> Result<Completion> {
 
 /// Decodes every choice of a body, by index.
 pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completion>> {
-    let document = json::parse(body)?;
+    let document = json::parse(body, options.limits.max_depth)?;
     let choices = structure::choices(&document, options, false)?;
     completions(&choices, options)
 }
@@ -179,7 +179,7 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
         let message = "the response holds no token ids";
         return Err(Error::new(Class::Missing, "missing", path, None, message));
     };
-    let token_ids = readers::ids(node, path)?;
+    let token_ids = readers::ids(node, path, options)?;
     sources.push(("token_ids", path.to_owned()));
 
     let read = logprobs::read(choice, &token_ids, options)?;
@@ -217,7 +217,7 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
 
     let metadata = metadata::read(choice, token_ids.len(), options)?;
 
-    let sampling_mask = sampling_mask(choice, &token_ids)?;
+    let sampling_mask = sampling_mask(choice, &token_ids, options)?;
 
     let aborted = metadata.aborted == Some(true);
     let routed_experts = match experts::read(choice, token_ids.len(), aborted, options)? {
@@ -259,7 +259,7 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
 }
 
 /// (f): as many lists of ids as there are tokens.
-fn sampling_mask(choice: &Choice<'_>, ids: &[i32]) -> Result<Option<Mask>> {
+fn sampling_mask(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Result<Option<Mask>> {
     let Some((path, node)) = choice.sampling_mask.found() else {
         return Ok(None);
     };
@@ -267,10 +267,9 @@ fn sampling_mask(choice: &Choice<'_>, ids: &[i32]) -> Result<Option<Mask>> {
         token_ids: Vec::new(),
         offsets: vec![0],
     };
-    let rows = readers::array(node, path)?;
-    for (i, row) in rows.iter().enumerate() {
-        mask.token_ids
-            .extend(readers::ids(row, &format!("{path}[{i}]"))?);
+    let rows = readers::per_token(node, path, options, readers::row_of_ids)?;
+    for row in &rows {
+        mask.token_ids.extend(row);
         mask.offsets.push(mask.token_ids.len() as i64);
     }
     logprobs::same_count(rows.len(), ids, path, node)?;

@@ -14,7 +14,7 @@ pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced
     let Some((path, node)) = choice.prompt_token_ids.found() else {
         return Ok(None);
     };
-    let echo = readers::ids(node, path)?;
+    let echo = readers::ids(node, path, options)?;
     if let Some(passed) = options.prompt_token_ids {
         let mismatch = |path: String, message: String| {
             Err(logprobs::alignment(
@@ -101,7 +101,7 @@ fn from_maps(
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<PromptLogprobs> {
-    let positions = readers::maps(node, path)?;
+    let positions = readers::maps(node, path, options)?;
     logprobs::same_count(positions.len(), ids, path, node)?;
     let mut values = Vec::new();
     let mut top = Top::start();
@@ -175,7 +175,7 @@ fn from_triples(
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<PromptLogprobs> {
-    let triples = readers::triples(node, path)?;
+    let triples = readers::triples(node, path, options)?;
     let start = start(ids, options);
     // Asked for a suffix, the server also lists the position before it, without a value.
     let suffix = ids.len() + 1 - start.max(1);
@@ -188,7 +188,7 @@ fn from_triples(
     };
     let mut rows = Vec::new();
     if let Some((path, node)) = beside.and_then(Channel::found) {
-        rows = readers::rows_of_triples(node, path)?;
+        rows = readers::rows_of_triples(node, path, options)?;
         if !rows.is_empty() && rows.len() != triples.len() {
             let message = format!("{} rows for {} triples", rows.len(), triples.len());
             return Err(logprobs::alignment(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::json::{Kind, Member, Node};
-use crate::{Class, Error, Result};
+use crate::{Class, Error, Options, Result};
 
 pub(super) fn wrong_type(path: &str, node: &Node, expected: &str) -> Error {
     let found = match node.kind {
@@ -42,8 +42,37 @@ pub(super) fn id(node: &Node, path: &str) -> Result<i32> {
         .map_err(|_| range(path, node, "more than 2^31-1"))
 }
 
+/// A list of one element per token: in the order of the wire, and no more than the limit.
+pub(super) fn per_token<T>(
+    node: &Node,
+    path: &str,
+    options: &Options<'_>,
+    read: impl Fn(&Node, &str) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut elements = Vec::new();
+    for (i, element) in array(node, path)?.iter().enumerate() {
+        if i == options.limits.max_tokens {
+            let message = "more elements than tokens are allowed";
+            return Err(Error::new(
+                Class::Malformed,
+                "too_many",
+                path,
+                node.start,
+                message,
+            ));
+        }
+        elements.push(read(element, &format!("{path}[{i}]"))?);
+    }
+    Ok(elements)
+}
+
 /// A list of token ids.
-pub(super) fn ids(node: &Node, path: &str) -> Result<Vec<i32>> {
+pub(super) fn ids(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<i32>> {
+    per_token(node, path, options, id)
+}
+
+/// The ids of one row of a sampling mask.
+pub(super) fn row_of_ids(node: &Node, path: &str) -> Result<Vec<i32>> {
     let elements = array(node, path)?.iter().enumerate();
     elements
         .map(|(i, element)| id(element, &format!("{path}[{i}]")))
@@ -92,15 +121,13 @@ pub(super) struct Logprob {
 }
 
 /// A flat list of numbers.
-pub(super) fn flat(node: &Node, path: &str) -> Result<Vec<Logprob>> {
-    let mut values = Vec::new();
-    for (i, element) in array(node, path)?.iter().enumerate() {
-        values.push(Logprob {
-            value: Some(number(element, &format!("{path}[{i}]"))?),
+pub(super) fn flat(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<Logprob>> {
+    per_token(node, path, options, |element, path| {
+        Ok(Logprob {
+            value: Some(number(element, path)?),
             offset: element.start,
-        });
-    }
-    Ok(values)
+        })
+    })
 }
 
 /// An entry of `content`, or of its `top_logprobs`.
@@ -115,8 +142,10 @@ pub(super) struct Entry {
 }
 
 /// `logprobs.content`.
-pub(super) fn content(node: &Node, path: &str) -> Result<Vec<Entry>> {
-    entries(node, path, Level::Chosen)
+pub(super) fn content(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<Entry>> {
+    per_token(node, path, options, |element, path| {
+        entry(element, path, Level::Chosen)
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -127,10 +156,10 @@ enum Level {
     Top,
 }
 
-fn entries(node: &Node, path: &str, level: Level) -> Result<Vec<Entry>> {
+fn alternatives(node: &Node, path: &str) -> Result<Vec<Entry>> {
     let elements = array(node, path)?.iter().enumerate();
     elements
-        .map(|(i, element)| entry(element, &format!("{path}[{i}]"), level))
+        .map(|(i, element)| entry(element, &format!("{path}[{i}]"), Level::Top))
         .collect()
 }
 
@@ -170,7 +199,7 @@ fn entry(node: &Node, path: &str, level: Level) -> Result<Entry> {
             "top_logprobs" if level == Level::Chosen => {
                 keys.first_time(member, &path)?;
                 if !value.is_null() {
-                    top = entries(value, &path, Level::Top)?;
+                    top = alternatives(value, &path)?;
                 }
             }
             _ => {}
@@ -217,7 +246,12 @@ pub(super) struct Triple {
 }
 
 /// A list of triples.
-pub(super) fn triples(node: &Node, path: &str) -> Result<Vec<Triple>> {
+pub(super) fn triples(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<Triple>> {
+    per_token(node, path, options, triple)
+}
+
+/// The triples of one position.
+fn row_of_triples(node: &Node, path: &str) -> Result<Vec<Triple>> {
     let elements = array(node, path)?.iter().enumerate();
     elements
         .map(|(i, element)| triple(element, &format!("{path}[{i}]")))
@@ -241,15 +275,15 @@ fn triple(node: &Node, path: &str) -> Result<Triple> {
 }
 
 /// What SGLang says about the alternatives at each position; null is no row.
-pub(super) fn rows_of_triples(node: &Node, path: &str) -> Result<Vec<Vec<Triple>>> {
-    let mut rows = Vec::new();
-    for (i, row) in array(node, path)?.iter().enumerate() {
-        rows.push(match row.is_null() {
-            true => Vec::new(),
-            false => triples(row, &format!("{path}[{i}]"))?,
-        });
-    }
-    Ok(rows)
+pub(super) fn rows_of_triples(
+    node: &Node,
+    path: &str,
+    options: &Options<'_>,
+) -> Result<Vec<Vec<Triple>>> {
+    per_token(node, path, options, |row, path| match row.is_null() {
+        true => Ok(Vec::new()),
+        false => row_of_triples(row, path),
+    })
 }
 
 /// What is known about one position of the prompt: an entry per id, in the order of the wire.
@@ -260,18 +294,16 @@ pub(super) struct Position {
 }
 
 /// The map form of prompt logprobs.
-pub(super) fn maps(node: &Node, path: &str) -> Result<Vec<Position>> {
-    let mut positions = Vec::new();
-    for (i, element) in array(node, path)?.iter().enumerate() {
-        positions.push(Position {
+pub(super) fn maps(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<Position>> {
+    per_token(node, path, options, |element, path| {
+        Ok(Position {
             start: element.start,
             entries: match element.is_null() {
                 true => None,
-                false => Some(map(element, &format!("{path}[{i}]"))?),
+                false => Some(map(element, path)?),
             },
-        });
-    }
-    Ok(positions)
+        })
+    })
 }
 
 fn map(node: &Node, path: &str) -> Result<Vec<(i32, Logprob)>> {

@@ -3,7 +3,7 @@
 use crate::error::{Class, Error, Result};
 use crate::experts::Container;
 use crate::json::{Cursor, Kind};
-use crate::limits::MAX_CHOICES;
+use crate::limits::{Limits, MAX_CHOICES};
 use crate::memory::Buffer;
 
 use super::entries::{self, Content};
@@ -133,13 +133,18 @@ pub(super) const USAGE: [&str; 4] = [
 ];
 
 /// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver.
-pub(super) fn scan(body: &[u8], wire: Wire, skip_experts: bool) -> Result<Document> {
+pub(super) fn scan(
+    body: &[u8],
+    wire: Wire,
+    skip_experts: bool,
+    limits: Limits,
+) -> Result<Document> {
     let mut walk = Walk {
         body,
         repeated: None,
         skip_experts,
     };
-    let mut cursor = Cursor::new(body);
+    let mut cursor = Cursor::within(body, limits);
     let at = {
         cursor.space();
         cursor.pos

@@ -9,7 +9,7 @@ use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::evidence::is_sentinel;
-use super::list::{Read, elements, id, number};
+use super::list::{Read, elements, id, number, one_more};
 
 /// In [`Content::names`]: the entry names no token.
 pub(super) const UNNAMED: i32 = -1;
@@ -68,8 +68,9 @@ impl Reader for Content {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let mut content = Content::default();
+        let (mut content, at) = (Content::default(), cursor.pos);
         elements!(cursor, String::new(), {
+            one_more(cursor, content.names.len(), at)?;
             let place = Place {
                 position: content.names.len(),
                 alternative: None,

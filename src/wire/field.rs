@@ -20,6 +20,8 @@ pub(super) enum Field<T> {
     Later {
         /// Offset of the value.
         at: usize,
+        /// Elements that it may have.
+        max_tokens: usize,
     },
 }
 
@@ -39,9 +41,9 @@ impl<T> Field<T> {
         if cursor.null()? {
             return Ok(Field::Absent);
         }
-        let at = cursor.pos;
+        let (at, max_tokens) = (cursor.pos, cursor.max_tokens());
         cursor.skip_value()?;
-        Ok(Field::Later { at })
+        Ok(Field::Later { at, max_tokens })
     }
 
     /// Whether there is something to take.
@@ -54,8 +56,9 @@ impl<T> Field<T> {
         match self {
             Field::Absent => None,
             Field::Read { at, value } => Some((at, value)),
-            Field::Later { at } => {
-                let value = Cursor::at(body, at).field::<R>().unwrap_or_else(Err);
+            Field::Later { at, max_tokens } => {
+                let mut cursor = Cursor::at(body, at).with_max_tokens(max_tokens);
+                let value = cursor.field::<R>().unwrap_or_else(Err);
                 Some((at, value))
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, misfit};
-use crate::limits::MAX_TOKEN_ID;
+use crate::limits::{self, MAX_TOKEN_ID};
 use crate::memory::Buffer;
 
 /// What a typed reader returns.
@@ -42,6 +42,22 @@ macro_rules! elements {
     };
 }
 pub(super) use elements;
+
+/// Whether a list of one element per token, which began at `at`, may have one more than `count`.
+#[inline(always)]
+pub(super) fn one_more(cursor: &Cursor<'_>, count: usize, at: usize) -> Read<()> {
+    if count == cursor.max_tokens() {
+        return Err(too_many(count, at));
+    }
+    Ok(())
+}
+
+#[cold]
+fn too_many(ceiling: usize, at: usize) -> Stop {
+    let found = format!("the list has at least {} elements", ceiling + 1);
+    let message = limits::passed(found, ceiling, "max_tokens");
+    Error::new(Class::Malformed, "too_many", "", at, message).into()
+}
 
 /// A token id at the cursor: a JSON integer without sign, fraction or exponent, at most 2^31-1.
 #[inline(always)]
@@ -111,8 +127,9 @@ impl Reader for Ids {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
-        let mut ids = Buffer::new();
+        let (mut ids, at) = (Buffer::new(), cursor.pos);
         elements!(cursor, String::new(), {
+            one_more(cursor, ids.len(), at)?;
             let id = id(cursor, || format!("[{}]", ids.len()))?;
             ids.push(id)?;
         });
@@ -128,8 +145,9 @@ impl Reader for Numbers {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
-        let mut numbers = Buffer::new();
+        let (mut numbers, at) = (Buffer::new(), cursor.pos);
         elements!(cursor, String::new(), {
+            one_more(cursor, numbers.len(), at)?;
             let number = number(cursor, || format!("[{}]", numbers.len()))?;
             numbers.push(number)?;
         });
@@ -155,8 +173,10 @@ impl Reader for IdLists {
             offsets: Buffer::new(),
         };
         lists.offsets.push(0)?;
+        let at = cursor.pos;
         elements!(cursor, String::new(), {
             let row = lists.offsets.len() - 1;
+            one_more(cursor, row, at)?;
             let first = lists.ids.len();
             elements!(cursor, format!("[{row}]"), {
                 let id = id(cursor, || format!("[{row}][{}]", lists.ids.len() - first))?;
@@ -213,8 +233,10 @@ impl Reader for Triples {
             logprobs: Buffer::new(),
             ids: Buffer::new(),
         };
+        let at = cursor.pos;
         elements!(cursor, String::new(), {
             let row = columns.ids.len();
+            one_more(cursor, row, at)?;
             let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
             columns.logprobs.push(logprob)?;
             columns.ids.push(id)?;

@@ -1,5 +1,7 @@
 //! What the caller asks of a decode.
 
+use crate::limits::Limits;
+
 /// The response format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
@@ -97,6 +99,8 @@ pub struct Options<'a> {
     pub final_row: FinalRow,
     /// Scoring: prompt logprobs are what is wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
+    /// What is too much.
+    pub limits: Limits,
 }
 
 impl Options<'_> {
@@ -116,6 +120,7 @@ impl Options<'_> {
             missing_logprob: MissingLogprob::Raise,
             final_row: FinalRow::Omitted,
             score_from: None,
+            limits: Limits::default(),
         }
     }
 

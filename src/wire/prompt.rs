@@ -9,7 +9,7 @@ use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::entries::{repeated, without_logprob};
-use super::list::{Read, elements, number};
+use super::list::{Read, elements, number, one_more};
 
 /// The entries of every position, end to end.
 #[derive(Debug, Default)]
@@ -33,8 +33,10 @@ impl Reader for PromptEntries {
     fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
         let mut columns = PromptEntries::default();
         columns.offsets.push(0)?;
+        let at = cursor.pos;
         elements!(cursor, String::new(), {
             let position = columns.offsets.len() - 1;
+            one_more(cursor, position, at)?;
             if cursor.eat(b"null") {
                 columns.nulls.push(position as i64)?;
             } else {

@@ -43,7 +43,8 @@ pub(crate) fn decode(
     several: bool,
     target: Target<'_>,
 ) -> Result<Vec<Decoded>> {
-    let document = scan(body, options.wire, options.experts == ExpertsMode::Skip)?;
+    let skip = options.experts == ExpertsMode::Skip;
+    let document = scan(body, options.wire, skip, options.limits)?;
     if let Some(error) = server_error(&document, body) {
         return Err(error);
     }

@@ -4,7 +4,7 @@ use crate::json::{Cursor, Reader};
 use crate::memory::Buffer;
 
 use super::evidence::is_sentinel;
-use super::list::{Read, elements, triple};
+use super::list::{Read, elements, one_more, triple};
 
 /// Alternatives of every position, end to end: `[[[logprob, id, text], …] | null, …]`.
 #[derive(Debug)]
@@ -27,8 +27,10 @@ impl Reader for TopRows {
             offsets: Buffer::new(),
         };
         top.offsets.push(0)?;
+        let at = cursor.pos;
         elements!(cursor, String::new(), {
             let row = top.offsets.len() - 1;
+            one_more(cursor, row, at)?;
             let first = top.ids.len();
             if !cursor.eat(b"null") {
                 elements!(cursor, format!("[{row}]"), {

@@ -32,6 +32,7 @@ KNOBS = {
     "require_routed_experts": False,
     "missing_logprob": "raise",
     "final_row": "omitted",
+    "limits": None,
 }
 
 
@@ -91,7 +92,7 @@ def test_the_encoders_signatures() -> None:
 
 
 def test_the_signatures_of_scoring() -> None:
-    decoder = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise')"
+    decoder = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise', limits=None)"
     assert str(inspect.signature(tito.decode_prompt_logprobs)) == decoder
     comparison = "(sample_logprobs, scored, mask, *, missing_logprob='raise')"
     assert str(inspect.signature(tito.divergence)) == comparison

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from support.captures import FOLDER
-
-from .driver import KINDS, Driver, Kind
-from .raw_server import RawServer
+from support.driver import KINDS, Driver, Kind
+from support.raw_server import RawServer
 
 
 @pytest.fixture

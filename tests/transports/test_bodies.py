@@ -536,3 +536,23 @@ def test_mappings(name: str) -> None:
 def test_stop_ids(ids: list[Any], error: type[Exception]) -> None:
     with pytest.raises(error, match="stop_token_ids"):
         body("vllm_generate", stop_token_ids=ids)
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_stop_tokens_that_dynamo_would_drop(transport: RendererTransport) -> None:
+    """With ``ignore_eos`` these routes forget the caller's stop tokens along with the model's: it would sample on."""
+    for arguments in (
+        {"stop_token_ids": [7], "sampling_params": {"ignore_eos": True}},
+        {"sampling_params": {"ignore_eos": True, "stop_token_ids": [7]}},
+        {"sampling_params": {"stop_token_ids": [7]}, "extra_body": {"ignore_eos": True}},
+    ):
+        with pytest.raises(ValueError, match=f"stop_token_ids cannot be given with ignore_eos on {transport}"):
+            body(transport, **arguments)
+    assert body(transport, stop_token_ids=[7], sampling_params={"ignore_eos": False})["stop_token_ids"] == [7]
+    assert body(transport, sampling_params={"ignore_eos": True})["ignore_eos"] is True
+
+
+@pytest.mark.parametrize("transport", ["vllm_generate", "sglang_generate"])
+def test_stop_tokens_that_others_keep(transport: RendererTransport) -> None:
+    sent = body(transport, stop_token_ids=[7], sampling_params={"ignore_eos": True})["sampling_params"]
+    assert (sent["ignore_eos"], sent["stop_token_ids"]) == (True, [7])

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import os
 import resource
+import select
 import ssl
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,9 +26,8 @@ from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._transports.base import HttpRequest, HttpResponse
 from dynamo_tito._transports.environment import proxy_for, tls_context
 from dynamo_tito._transports.mock import MockTransport
-
-from .driver import PROMPT, Driver, Kind
-from .raw_server import Pause, RawServer, Received, Reset, reply
+from support.driver import KINDS, PROMPT, Driver, Kind
+from support.raw_server import Pause, RawServer, Received, Reset, Until, reply
 
 Recorded = Callable[[str], bytes]
 
@@ -95,6 +95,24 @@ def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     assert TitoClient("http://h", model="m")._concurrency == 128
     assert TitoClient("http://h", model="m", max_concurrency=5)._concurrency == 5
+
+
+def test_systems_without_descriptors_to_count(monkeypatch: pytest.MonkeyPatch, server: RawServer) -> None:
+    """Windows has neither ``resource`` nor ``poll``."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.delattr(select, "poll")
+    assert TitoClient("http://h", model="m")._concurrency == 2048
+    server.play(reply(200, {"choices": [{"index": 0, "token_ids": [1]}]}))
+    for kind in KINDS:
+        with Driver(kind, server.url) as client:
+            for _ in range(2):
+                client.generate(sampling_params={"logprobs": 0})
+    assert (server.hits, server.connections) == (6, 3)
+
+
+def test_importing_without_what_only_unix_has() -> None:
+    code = "import sys; sys.modules['resource'] = None; import dynamo_tito._client, dynamo_tito._transports.aiohttp"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_importing_the_package_imports_no_client() -> None:
@@ -326,7 +344,7 @@ def test_more_calls_than_one_pool_has_connections(kind: Kind, server: RawServer,
     calls = 200
 
     def answer(_: Received) -> list[Any]:
-        return [Pause(0.05 if server.hits < calls else 0.0), *reply(200, body)]
+        return [Until(lambda: server.hits >= calls), *reply(200, body)]
 
     server.play(answer)
     with Driver(kind, server.url) as client:
@@ -367,9 +385,10 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
 ) -> None:
     """The decode of a large body happens elsewhere: while it blocks, the loop ticks."""
     decode = _codec.decode
+    ticked = threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.5)
+        assert ticked.wait(20), "the loop stands still"
         return decode(*arguments, **options)
 
     monkeypatch.setattr(_calls, "decode", slow)
@@ -380,8 +399,10 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
         call = asyncio.create_task(client.generate(PROMPT, sampling_params={"logprobs": 0}))
         count = 0
         while not call.done():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
             count += 1
+            if server.hits and count > 20:
+                ticked.set()
         await call
         return count
 

@@ -13,9 +13,8 @@ import pytest
 from dynamo_tito import _calls
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._errors import OverlongPromptError
-
-from .driver import PROMPT, Driver
-from .raw_server import Answer, Pause, RawServer, Reset, Stall, reply
+from support.driver import PROMPT, Driver
+from support.raw_server import Answer, Pause, RawServer, Reset, Stall, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]

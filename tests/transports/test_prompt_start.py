@@ -13,9 +13,8 @@ import pytest
 from dynamo_tito._config import RendererTransport
 from dynamo_tito._errors import BadRequestError, RoutedExpertsError, UnsupportedParameterError
 from dynamo_tito._requests.dynamo import names_prompt_start
-
-from .driver import Driver
-from .raw_server import Answer, RawServer, Received, reply
+from support.driver import Driver
+from support.raw_server import Answer, RawServer, Received, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]

@@ -16,9 +16,8 @@ from dynamo_tito._calls import Sleep
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
 from dynamo_tito._retry import Patience, Steps, retried, retry_after
-
-from .driver import Driver, Kind
-from .raw_server import Answer, Close, Pause, RawServer, Reset, chunked, head, reply
+from support.driver import Driver, Kind
+from support.raw_server import Answer, Close, Pause, RawServer, Reset, Until, chunked, head, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]
@@ -124,10 +123,12 @@ def test_an_answer_that_nobody_asked_for_is_nobodys_answer(connect: Connect, ser
 
 
 def test_a_late_answer_that_nobody_asked_for(connect: Connect, server: RawServer) -> None:
-    server.play([smuggled(1), Pause(0.05), smuggled(2)], [smuggled(3)])
+    read = threading.Event()
+    server.play([smuggled(1), Until(read.is_set), smuggled(2)], [smuggled(3)])
     client = connect(retries=QUICK)
     assert client.generate(sampling_params={"logprobs": 0}).token_ids.tolist() == [1]
-    time.sleep(0.1)
+    read.set()
+    server.wait_until(lambda: server.busy == 0)
     assert client.generate(sampling_params={"logprobs": 0}).token_ids.tolist() == [3]
 
 
@@ -216,7 +217,7 @@ def test_a_server_that_starts_late_is_reached(kind: Kind, recorded: Recorded) ->
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        policy = RetryPolicy(attempts=50, initial=0.05, maximum=0.05)
+        policy = RetryPolicy(attempts=5_000, initial=0.05, maximum=0.05)
         with Driver(kind, f"http://127.0.0.1:{port}", retries=policy) as client:
 
             def answer() -> None:

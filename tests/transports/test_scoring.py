@@ -19,9 +19,8 @@ from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._config import HttpLibrary, RendererTransport
 from dynamo_tito._types import PromptLogprobs
 from dynamo_tito.simulator import Engine, Fault
-
-from .driver import Driver, Kind
-from .raw_server import RawServer, reply
+from support.driver import Driver, Kind
+from support.raw_server import RawServer, reply
 
 RNG = np.random.default_rng(3)
 IDS = RNG.integers(256, 31_000, 40).tolist()
@@ -407,10 +406,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def test_the_deadline_is_each_sequences_own(kind: Kind) -> None:
     with (
-        simulator.running(backend="vllm", latency=0.3) as engine,
+        simulator.running(backend="vllm", latency=0.25) as engine,
         Driver(kind, engine.url) as client,
     ):
-        found = client.score_many([IDS] * 6, concurrency=1, deadline=1.5)
+        # Nine take longer than that together, and each an eighth of it.
+        found = client.score_many([IDS] * 9, concurrency=1, deadline=2.0)
         assert all(same(one, IDS) for one in found)
         late = client.score_many([IDS] * 2, deadline=0.05)
     assert all(isinstance(one, tito.TransportError) for one in late)

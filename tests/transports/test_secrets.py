@@ -15,9 +15,8 @@ from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._endpoint import make_endpoint, masked
 from dynamo_tito._errors import TitoError
 from dynamo_tito._transports.base import HttpRequest
-
-from .driver import Driver, Kind
-from .raw_server import Answer, Close, RawServer, Received, Reset, Script, Stall, reply
+from support.driver import Driver, Kind
+from support.raw_server import Answer, Close, RawServer, Received, Reset, Script, Stall, reply
 
 KEY = "sk-7f3a9c-very-secret"
 PASSWORD = "hunter2-very-secret"

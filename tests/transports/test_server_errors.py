@@ -19,9 +19,8 @@ from dynamo_tito._errors import (
 )
 from dynamo_tito._responses import error_of
 from support.captures import FOLDER, index
-
-from .driver import Driver
-from .raw_server import RawServer, reply
+from support.driver import Driver
+from support.raw_server import RawServer, reply
 
 NESTED = {"error": {"message": "told so", "type": "BadRequestError", "param": None, "code": 400}}
 
@@ -170,3 +169,22 @@ def test_redirects_are_not_followed(connect: Callable[..., Driver], server: RawS
     assert caught.value.status == status
     assert server.hits == 1
     assert not server.lookups
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({"x-request-id": "header"}, {"request_id": "body"}, "header"),
+        ({}, {"request_id": "body"}, "body"),
+        ({}, {}, "ours"),
+    ],
+)
+def test_the_request_id_of_an_error_with_status_200(
+    connect: Callable[..., Driver], server: RawServer, headers: dict[str, str], body: dict[str, str], expected: str
+) -> None:
+    server.play(reply(200, {"error": "told so", **body}, headers=headers))
+    for call in ("generate", "score"):
+        with pytest.raises(ServerError, match="told so") as caught:
+            getattr(connect(), call)([1, 2, 3], request_id="ours")
+        assert (caught.value.status, caught.value.request_id) == (None, expected)
+        assert json.loads(caught.value.body)["error"] == "told so"

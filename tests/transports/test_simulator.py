@@ -17,8 +17,7 @@ from dynamo_tito._config import HttpLibrary, RendererTransport, RetryPolicy
 from dynamo_tito._errors import EngineError, TitoError, TransportError
 from dynamo_tito._types import Completion
 from dynamo_tito.simulator import Engine, Fault, Record
-
-from .driver import Driver, Kind
+from support.driver import Driver, Kind
 
 PROMPT = list(range(100, 120))
 TOKENS = 24

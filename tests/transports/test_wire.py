@@ -13,9 +13,8 @@ from dynamo_tito._config import RendererTransport
 from dynamo_tito._errors import AlignmentError, MissingFieldError, ServerError
 from dynamo_tito._requests import DIALECTS, encode_request
 from support.captures import FOLDER
-
-from .driver import PROMPT, Driver
-from .raw_server import Close, RawServer, chunked, head, reply
+from support.driver import PROMPT, Driver
+from support.raw_server import Close, RawServer, chunked, head, reply
 
 Connect = Callable[..., Driver]
 Recorded = Callable[[str], bytes]

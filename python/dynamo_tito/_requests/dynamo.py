@@ -113,6 +113,8 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
         raise ValueError(f"logit_bias cannot be given on {transport}: the frontend takes it and never applies it")
     logprobs = _logprobs(params, extra, fields, transport)
     if ids := stop_ids(call, fields.get("stop_token_ids")):
+        if fields.get("ignore_eos"):
+            raise ValueError(f"stop_token_ids cannot be given with ignore_eos on {transport}: the frontend drops them")
         fields["stop_token_ids"] = ids
 
     if salt is not None:

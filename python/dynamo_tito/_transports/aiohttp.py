@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from dynamo_tito._config import KEEPALIVE, MAX_HEADER_BYTES
+from dynamo_tito._config import KEEPALIVE
+from dynamo_tito._errors import TransportError
 from dynamo_tito._transports.sockets import readable
 
-from .base import Exchange, HttpResponse, Receiver, Wiring, failure_of
+from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from dynamo_tito._config import Limits
     from dynamo_tito._errors import TransportPhase
 
 # Nothing of the request was written when one of these is raised.
@@ -69,18 +73,22 @@ class AiohttpTransport:
                 auto_decompress=False,
                 raise_for_status=False,
                 read_bufsize=_READ_BUFFER,
-                max_field_size=MAX_HEADER_BYTES,
+                max_line_size=self._wiring.limits.max_header_bytes,
+                max_field_size=self._wiring.limits.max_header_bytes,
                 trace_request_ctx=exchange,
             )
             exchange.phase = "body"
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
             with _told_of_loss(response):
-                async for chunk, _ in response.content.iter_chunks():
+                # Not iter_chunks(): of an answer without a body it ends only the first time that anybody in the process
+                # asks, and from then on yields nothing for ever, without letting the loop go on (seen in 3.14.5).
+                while not response.content.at_eof():
+                    chunk, _ = await response.content.readchunk()
                     if not receiver.feed(chunk):
                         break
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING)
+            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         finally:
@@ -99,10 +107,45 @@ class AiohttpTransport:
         wiring = self._wiring
         return aiohttp.ClientSession(
             # As many connections as the caller will use: a request never queues in here.
-            connector=_Connector(limit=0, keepalive_timeout=KEEPALIVE, ssl=wiring.tls),
+            connector=_Connector(wiring.limits, limit=0, keepalive_timeout=KEEPALIVE, ssl=wiring.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_phases()],
         )
+
+
+class _Protocol(ResponseHandler):
+    """One connection, which counts the bytes before an answer: aiohttp takes interim answers without end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        super().__init__(loop)
+        self._limits = limits
+        self._heard: int | None = None
+
+    def set_response_params(self, **options: Any) -> None:
+        """See aiohttp: a request is about to be sent."""
+        self._heard = 0
+        super().set_response_params(**options)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """See aiohttp: the headers of an answer are there."""
+        if data[0].code >= 200 or data[0].code == 101:
+            self._heard = None
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """See aiohttp."""
+        before = self._heard
+        super().data_received(data)
+        if before is None or self._heard is None:
+            return
+        self._heard += len(data)
+        try:
+            check_head(self._heard, self._limits)
+        except TransportError as error:
+            self._heard = None
+            if self.transport is not None:
+                self.transport.abort()
+            self.set_exception(error)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -111,8 +154,11 @@ class _Connector(aiohttp.TCPConnector):
     aiohttp takes what an idle connection has received for the answer to the next request, whoever that is from.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(**options)
+        # What makes the protocol of a new connection; nothing public says it.
+        made = functools.partial(_Protocol, loop=self._loop, limits=limits)
+        self._factory = cast("functools.partial[ResponseHandler]", made)
         self._used: weakref.WeakSet[object] = weakref.WeakSet()
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's interface

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dynamo_tito._codec import Body
-from dynamo_tito._endpoint import masked
+from dynamo_tito._config import passed
+from dynamo_tito._endpoint import hidden, masked, secrets_of
 from dynamo_tito._errors import TransportError
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 _INFLATE_STEP = 1 << 20
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _LENGTH_DIGITS = 18
+_KNOWN_ENCODINGS = ("br", "compress", "zstd")
 _MESSAGE_CHARACTERS = 300
 # A larger body grows as it arrives; an announcement alone costs no more than this.
 _RESERVED = 256 << 20
-_LIMIT = " (max_response_bytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,14 @@ class Wiring:
         connect_timeout: seconds for one connection and its TLS handshake.
         tls: for https.
         proxy: URL of the proxy, or None.
+        secrets: what must never be shown, beside what is in the headers of a request.
     """
 
     limits: Limits
     connect_timeout: float
     tls: ssl.SSLContext = field(repr=False)
     proxy: str | None = field(repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 @runtime_checkable
@@ -123,21 +126,26 @@ class Receiver:
     """The body of one answer, as it arrives.
 
     Raises:
-        TransportError: (phase ``"body"``) more bytes than allowed, fewer than announced, or broken compression.
+        TransportError: headers that are too large (phase ``"headers"``); more bytes than allowed, fewer than announced,
+            or broken compression (phase ``"body"``).
     """
 
-    __slots__ = ("_announced", "_good", "_inflater", "_limit", "_received", "_sink", "headers", "status")
+    __slots__ = ("_announced", "_good", "_inflater", "_limit", "_most", "_received", "_sink", "headers", "status")
 
     def __init__(self, status: int, headers: Mapping[str, str], *, exchange: Exchange, limits: Limits) -> None:
         self.status = status
         self.headers = headers
         self._good = 200 <= status < 300
+        # A field is its name, a colon, a space, its value and the end of the line.
+        check_head(sum(len(name) + len(value) + 4 for name, value in headers.items()), limits)
         self._limit = limits.max_response_bytes if self._good else limits.max_error_bytes
+        self._most = limits.max_decompressed_bytes if self._good else limits.max_error_bytes
         self._received = 0
         self._announced = _content_length(headers)
         if self._good:
             self._check(self._announced or 0)
-        self._inflater = _inflater(headers, self._limit)
+        _check_framing(headers)
+        self._inflater = _inflater(headers, self._most)
         self._sink: Body | bytearray = bytearray()
         if self._good and exchange.into_body:
             self._sink = Body(min(self._announced or 0, _RESERVED))
@@ -155,7 +163,8 @@ class Receiver:
         if self._inflater is None:
             _add(self._sink, chunk)
         elif not self._inflater.feed(chunk, self._sink) and self._good:
-            raise TransportError(f"decompressed, the body has more than {self._limit} bytes{_LIMIT}", phase="body")
+            found = f"decompressed, the body has at least {self._most + 1} bytes"
+            raise TransportError(passed(found, self._most, "max_decompressed_bytes"), phase="body")
         return self._good or len(self._sink) < self._limit
 
     def finish(self) -> HttpResponse:
@@ -169,10 +178,20 @@ class Receiver:
 
     def _check(self, size: int) -> None:
         if size > self._limit:
-            raise TransportError(f"the body has at least {size} bytes, more than {self._limit}{_LIMIT}", phase="body")
+            found = f"the body has at least {size} bytes"
+            raise TransportError(passed(found, self._limit, "max_response_bytes"), phase="body")
 
 
-def failure_of(error: Exception, exchange: Exchange, before_sending: tuple[type[Exception], ...]) -> TransportError:
+def check_head(size: int, limits: Limits) -> None:
+    """Raise unless headers of this size are acceptable."""
+    if size > limits.max_header_bytes:
+        found = f"the headers have at least {size} bytes"
+        raise TransportError(passed(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")
+
+
+def failure_of(
+    error: Exception, exchange: Exchange, before_sending: tuple[type[Exception], ...], wiring: Wiring
+) -> TransportError:
     """Our error for a library's.
 
     It does not carry theirs along: that one holds the request, and with it the credentials.
@@ -181,12 +200,15 @@ def failure_of(error: Exception, exchange: Exchange, before_sending: tuple[type[
         error: theirs.
         exchange: whose phase says how far it got.
         before_sending: classes of theirs that are raised only while nothing of the request was written.
+        wiring: whose secrets are hidden, with those of the request: a server may send them back, and libraries quote
+            what they cannot read.
     """
     if isinstance(error, before_sending):
         exchange.phase = "connect"
     elif exchange.phase == "connect":
         exchange.phase = "headers"  # not known any better: assume that it was sent
-    said = " ".join(masked(str(error)).split())[:_MESSAGE_CHARACTERS]
+    said = hidden(masked(str(error)), (*wiring.secrets, *secrets_of(exchange.request.headers)))
+    said = " ".join(said.split())[:_MESSAGE_CHARACTERS]
     return TransportError(f"{type(error).__name__}: {said}" if said else type(error).__name__, phase=exchange.phase)
 
 
@@ -233,7 +255,15 @@ def _inflater(headers: Mapping[str, str], limit: int) -> _Inflater | None:
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Inflater(limit)
-    raise TransportError(f"the body has content-encoding {encoding!r}, which was not asked for", phase="body")
+    # Only what is known is repeated: a server may write anything there, a key that it was sent included.
+    named = repr(encoding) if encoding in _KNOWN_ENCODINGS else "of its own"
+    raise TransportError(f"the body has a content-encoding {named}, which was not asked for", phase="body")
+
+
+def _check_framing(headers: Mapping[str, str]) -> None:
+    """Some libraries read a body to the end of the connection where they do not know its framing."""
+    if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        raise TransportError("the body has a transfer-encoding other than chunked, not asked for", phase="body")
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import certifi
 
+from dynamo_tito._endpoint import masked
+
 Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
 """A context of one's own, or whether a server must prove who it is. It must, unless told otherwise in words."""
 
@@ -37,7 +39,11 @@ def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name for ``url``, or None."""
+    """The proxy that ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name for ``url``, or None.
+
+    Raises:
+        ValueError: it is no http or https URL.
+    """
     parts = urlsplit(url)
     proxies = urllib.request.getproxies_environment()
     if urllib.request.proxy_bypass(parts.netloc):
@@ -45,4 +51,18 @@ def proxy_for(url: str) -> str | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy and "://" not in proxy:
         proxy = f"http://{proxy}"
-    return proxy or None
+    if not proxy:
+        return None
+    if not _is_http(proxy):
+        raise ValueError(
+            f"the environment's proxy must be an http or https URL, not {masked(proxy)!r}; trust_env=False ignores it"
+        )
+    return proxy
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

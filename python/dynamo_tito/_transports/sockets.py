@@ -17,6 +17,8 @@ def readable(connection: HasFileno | None) -> bool:
     """Whether there is something to be read, which on an idle connection can only be its end, or nonsense."""
     if connection is None or connection.fileno() < 0:
         return True
+    if not hasattr(select, "poll"):  # Windows, where select takes descriptors of any size
+        return bool(select.select([connection.fileno()], [], [], 0)[0])
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

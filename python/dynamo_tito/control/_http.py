@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlencode
 
 from dynamo_tito._config import CONNECT_TIMEOUT, Limits
-from dynamo_tito._endpoint import make_endpoint
+from dynamo_tito._endpoint import hidden, make_endpoint, secrets_of_url
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._responses import error_of
 from dynamo_tito._transports import open_async
@@ -52,11 +52,13 @@ class Server:
     def __init__(self, url: str, *, timeout: float, **options: Unpack[HttpOptions]) -> None:
         self._endpoint = make_endpoint(url, api_key=options.get("api_key"), headers=options.get("headers"))
         proxy = proxy_for(self.url) if options.get("trust_env", True) else None
+        self._secrets = (*self._endpoint.secrets, *secrets_of_url(proxy))
         wiring = Wiring(
-            limits=Limits(max_response_bytes=_MAX_ANSWER),
+            limits=Limits(max_response_bytes=_MAX_ANSWER, max_decompressed_bytes=_MAX_ANSWER),
             connect_timeout=options.get("connect_timeout", CONNECT_TIMEOUT),
             tls=tls_context(options.get("tls", "verify"), self.url, proxy),
             proxy=proxy,
+            secrets=self._secrets,
         )
         self._transport: AsyncTransport = open_async("httpx", None, wiring)
         self._timeout = timeout
@@ -116,7 +118,7 @@ class Server:
         """The JSON (or text) of a good answer; of any other, its error."""
         content = bytes(response.content)
         if not 200 <= response.status < 300:
-            error = error_of(response.status, response.headers, content, secrets=self._endpoint.secrets)
+            error = error_of(response.status, response.headers, content, secrets=self._secrets)
             # Where it was asked is half of what an operator needs.
             error.args = (f"{self.url}{path}: {error}",)
             raise error
@@ -127,9 +129,7 @@ class Server:
 
     def refusal(self, path: str, message: str) -> ServerError:
         """The error of a worker that answered 200 and said no in the body."""
-        for secret in self._endpoint.secrets:
-            message = message.replace(secret, "***")
-        return ServerError(f"{self.url}{path}: {message}", status=200)
+        return ServerError(f"{self.url}{path}: {hidden(message, self._secrets)}", status=200)
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -5,6 +5,7 @@
 mod blobs;
 mod captures;
 mod experts;
+mod limits;
 mod logprobs;
 mod metadata;
 mod prompt;

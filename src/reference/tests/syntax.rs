@@ -2,12 +2,18 @@
 
 use super::super::json::{self, Kind, Node};
 use super::{assert_error, unmarked};
-use crate::Class;
-use crate::limits::MAX_DEPTH;
+use crate::{Class, Limits, Result};
+
+const MAX_DEPTH: usize = 128;
+
+fn parse(body: &[u8]) -> Result<Node> {
+    assert_eq!(Limits::default().max_depth, MAX_DEPTH);
+    json::parse(body, MAX_DEPTH)
+}
 
 #[track_caller]
 fn refused_bytes(body: &[u8], kind: &str, offset: usize) {
-    match json::parse(body) {
+    match parse(body) {
         Ok(node) => panic!("{}: {node:?}", body.escape_ascii()),
         Err(error) => assert_error(&error, Class::Malformed, kind, "", Some(offset)),
     }
@@ -21,7 +27,7 @@ fn refused(marked: &str, kind: &str) {
 
 #[track_caller]
 fn text(document: &str) -> String {
-    match json::parse(document.as_bytes()).map(|node| node.kind) {
+    match parse(document.as_bytes()).map(|node| node.kind) {
         Ok(Kind::String(text)) => text.value,
         other => panic!("{document}: {other:?}"),
     }
@@ -42,7 +48,7 @@ fn a_body_that_ends_inside_the_document_is_truncated() {
 #[test]
 fn every_proper_prefix_of_an_object_is_truncated() {
     let body = " {\"a\\u00e9\":[1,-2.5e+3,true,false,null,{}],\"é€😀\":\"\\ud83d\\ude00\"}";
-    assert!(json::parse(body.as_bytes()).is_ok());
+    assert!(parse(body.as_bytes()).is_ok());
     for end in 0..body.len() {
         refused_bytes(&body.as_bytes()[..end], "truncated", end);
     }
@@ -90,7 +96,7 @@ fn what_follows_the_document_is_trailing_data() {
         refused(marked, "trailing_data");
     }
     refused_bytes(b"{}\xff", "trailing_data", 2);
-    assert!(json::parse(b" \t\r\n{} \t\r\n").is_ok());
+    assert!(parse(b" \t\r\n{} \t\r\n").is_ok());
 }
 
 #[test]
@@ -162,12 +168,12 @@ fn one_bracket_more_than_the_ceiling_is_too_deep() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
         let levels = MAX_DEPTH / (close.len());
         let fits = open.repeat(levels) + "1" + &close.repeat(levels);
-        assert!(json::parse(fits.as_bytes()).is_ok());
+        assert!(parse(fits.as_bytes()).is_ok());
         let body = open.repeat(levels) + "{";
         refused_bytes(body.as_bytes(), "too_deep", body.len() - 1);
     }
     let wide = format!("[{}[]]", "[],".repeat(2 * MAX_DEPTH));
-    assert!(json::parse(wide.as_bytes()).is_ok(), "width is not depth");
+    assert!(parse(wide.as_bytes()).is_ok(), "width is not depth");
     let hostile = "[".repeat(1 << 20);
     refused_bytes(hostile.as_bytes(), "too_deep", MAX_DEPTH);
 }
@@ -194,7 +200,7 @@ fn a_lone_surrogate_is_grammatical_and_remembered() {
         r#""\ud83d\n\ude00""#,
         "\"\\ud83d😀\"",
     ] {
-        let Ok(Kind::String(text)) = json::parse(document.as_bytes()).map(|node| node.kind) else {
+        let Ok(Kind::String(text)) = parse(document.as_bytes()).map(|node| node.kind) else {
             panic!("{document}");
         };
         assert!(text.lone_surrogate && text.escaped, "{document}");
@@ -207,7 +213,7 @@ fn a_lone_surrogate_is_grammatical_and_remembered() {
 #[test]
 fn nodes_keep_their_bytes() {
     let body = br#" {"a" : [1, "b\n" ,null],"a":-0.5e1 } "#;
-    let document = json::parse(body).expect("well-formed");
+    let document = parse(body).expect("well-formed");
     let bytes = |node: &Node| body[node.start..node.end].escape_ascii().to_string();
     assert_eq!((document.start, document.end), (1, body.len() - 1));
     let members = document.as_object().expect("an object");
@@ -227,7 +233,7 @@ fn serde_takes(body: &[u8]) -> bool {
 
 #[track_caller]
 fn same_as_serde(body: &[u8]) {
-    let ours = json::parse(body);
+    let ours = parse(body);
     assert_eq!(
         ours.is_ok(),
         serde_takes(body),

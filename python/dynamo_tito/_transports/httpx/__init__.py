@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _Pool = TypeVar("_Pool")
 _Chunks = TypeVar("_Chunks", bound="AsyncIterator[bytes] | Iterator[bytes]")
 
+# What h11 takes for one head, whatever it is told through httpcore.
+_MAX_HEAD = 100 * 1024
+
 # httpcore reports these while it works; what it does before the first of them is connecting.
 _PHASES: dict[str, TransportPhase] = {
     "http11.send_request_headers.started": "send",
@@ -71,10 +74,11 @@ class AsyncHttpxTransport:
     """On an event loop: pools of its own, or the ``httpx.AsyncClient`` that it is given and does not close."""
 
     def __init__(self, wiring: Wiring, client: httpx.AsyncClient | None = None) -> None:
+        _check_wiring(wiring)
         self._wiring = wiring
         self._client = client
         self._pools = _Pools(
-            lambda: httpcore.AsyncConnectionPool(**_pool_options(wiring), network_backend=AsyncioBackend())
+            lambda: httpcore.AsyncConnectionPool(**_pool_options(wiring), network_backend=AsyncioBackend(wiring.limits))
         )
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
@@ -87,7 +91,7 @@ class AsyncHttpxTransport:
                         break
                     answer.look_at(chunk, receiver)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING)
+            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         raise failure
@@ -125,10 +129,11 @@ class HttpxTransport:
     """
 
     def __init__(self, wiring: Wiring, client: httpx.Client | None = None) -> None:
+        _check_wiring(wiring)
         self._wiring = wiring
         self._client = client
         self._pools = _Pools(
-            lambda: httpcore.ConnectionPool(**_pool_options(wiring), network_backend=BlockingBackend())
+            lambda: httpcore.ConnectionPool(**_pool_options(wiring), network_backend=BlockingBackend(wiring.limits))
         )
 
     def send(self, exchange: Exchange) -> HttpResponse:
@@ -143,7 +148,7 @@ class HttpxTransport:
                     answer.look_at(chunk, receiver)
                     remaining(None, httpcore.ReadTimeout)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING)
+            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         finally:
@@ -187,8 +192,10 @@ class _Answer(Generic[_Chunks]):
 
     def receiver(self, exchange: Exchange, wiring: Wiring) -> Receiver:
         """Who takes the body."""
-        if isinstance(self.stream, Watched) and self.stream.unsolicited:
-            raise TransportError("the connection held an answer before the request was sent", phase=exchange.phase)
+        if isinstance(self.stream, Watched):
+            if self.stream.unsolicited:
+                raise TransportError("the connection held an answer before the request was sent", phase=exchange.phase)
+            self.stream.saw_head()
         exchange.phase = "body"
         return Receiver(self.status, self.headers, exchange=exchange, limits=wiring.limits)
 
@@ -231,6 +238,13 @@ class _Pools(Generic[_Pool]):
         with self._growing:
             owned, self._owned, self._free = self._owned, [], []
         return owned
+
+
+def _check_wiring(wiring: Wiring) -> None:
+    if wiring.limits.max_header_bytes > _MAX_HEAD:
+        raise ValueError(
+            f"httpx takes at most {_MAX_HEAD} bytes of headers (max_header_bytes); http='aiohttp' takes more"
+        )
 
 
 def _pool_options(wiring: Wiring) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from .watch import Watched
 if TYPE_CHECKING:
     import ssl
 
+    from dynamo_tito._config import Limits
+
 _WRITE_STEP = 1 << 16
 
 deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
@@ -34,8 +36,9 @@ def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -
 class BlockingBackend(httpcore.NetworkBackend):
     """httpcore's blocking sockets, no operation of which outlasts the deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._backend = httpcore.SyncBackend()
+        self._limits = limits
 
     def connect_tcp(
         self,
@@ -47,7 +50,8 @@ class BlockingBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """See httpcore."""
         left = remaining(timeout, httpcore.ConnectTimeout)
-        return BlockingStream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
+        stream = self._backend.connect_tcp(host, port, left, local_address, socket_options)
+        return BlockingStream(stream, self._limits)
 
     def sleep(self, seconds: float) -> None:
         """See httpcore."""
@@ -57,11 +61,13 @@ class BlockingBackend(httpcore.NetworkBackend):
 class BlockingStream(Watched, httpcore.NetworkStream):
     """One connection."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, limits: Limits) -> None:
+        super().__init__(limits)
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """See httpcore."""
+        self.will_read()
         data = self._stream.read(max_bytes, remaining(timeout, httpcore.ReadTimeout))
         self.saw_read(data)
         return data
@@ -82,7 +88,7 @@ class BlockingStream(Watched, httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         """See httpcore."""
         left = remaining(timeout, httpcore.ConnectTimeout)
-        return BlockingStream(self._stream.start_tls(ssl_context, server_hostname, left))
+        return BlockingStream(self._stream.start_tls(ssl_context, server_hostname, left), self._limits)
 
     def get_extra_info(self, info: str) -> Any:
         """See httpcore."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,17 @@ from .watch import Watched
 if TYPE_CHECKING:
     import ssl
 
+    from dynamo_tito._config import Limits
+
 # Reading pauses when this much has arrived that nobody has taken yet.
 _HIGH_WATER = 4 << 20
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
     """TCP over the running event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     async def connect_tcp(
         self,
@@ -39,7 +45,8 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         local = None if local_address is None else (local_address, 0)
         with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
             async with asyncio.timeout(timeout):
-                _, stream = await loop.create_connection(AsyncioStream, host, port, local_addr=local)
+                made = functools.partial(AsyncioStream, self._limits)
+                _, stream = await loop.create_connection(made, host, port, local_addr=local)
         for option in socket_options or ():
             stream.get_extra_info("socket").setsockopt(*option)
         return stream
@@ -52,7 +59,8 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
 class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
     """One connection: the protocol that asyncio feeds, and the stream that httpcore reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
         self._transport: asyncio.Transport | None = None
         self._arrived: deque[bytes] = deque()
         self._waiting = 0
@@ -105,6 +113,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109 - interface
         """What has arrived next, however much; empty at the end."""
+        self.will_read()
         with _translated(httpcore.ReadTimeout, httpcore.ReadError):
             async with asyncio.timeout(timeout):
                 while not self._arrived and not self._ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -51,9 +52,34 @@ class Close:
     """End the connection (FIN)."""
 
 
-Step: TypeAlias = bytes | Pause | Stall | Reset | Close
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Write nothing before this holds."""
+
+    condition: Callable[[], bool]
+
+
+class Endlessly:
+    """Write the same until the client leaves, as fast as it takes it, or with a pause before each piece."""
+
+    def __init__(self, piece: bytes, pause: float = 0.0) -> None:
+        self.piece = piece
+        self.pause = pause
+
+
+Step: TypeAlias = bytes | Pause | Until | Stall | Endlessly | Reset | Close
 Answer: TypeAlias = Sequence[Step]
-Script: TypeAlias = Answer | Callable[[Received], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Played before the request has been read: not a byte of it, or its headers only. That is no hit."""
+
+    answer: Answer
+    after_headers: bool = False
+
+
+Script: TypeAlias = Answer | Early | Callable[[Received], Answer]
 
 
 def reply(
@@ -104,6 +130,7 @@ class RawServer:
 
     def __post_init__(self) -> None:
         self._busy = 0
+        self._writers: set[asyncio.StreamWriter] = set()
         self._queue: deque[Script] = deque(self.script)
         self._loop = asyncio.new_event_loop()
         self._changed = threading.Condition()
@@ -118,6 +145,20 @@ class RawServer:
     @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def drop_connections(self) -> None:
+        """End every connection (FIN) that is open now."""
+
+        def close() -> None:
+            for writer in self._writers:
+                writer.close()
+
+        self._loop.call_soon_threadsafe(close)
+
+    @property
+    def busy(self) -> int:
+        """How many requests it is answering."""
+        return self._busy
 
     def play(self, *script: Script) -> None:
         """Answer like this from now on."""
@@ -149,12 +190,15 @@ class RawServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # what was accepted becomes a connection, which can be closed
         for task in asyncio.all_tasks():
             if task is not asyncio.current_task():
                 task.cancel()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._note(connections=1, open_connections=1)
+        self._writers.add(writer)
         number = self.connections
         try:
             while await self._exchange(reader, writer, number):
@@ -163,10 +207,21 @@ class RawServer:
             pass
         finally:
             writer.close()
+            self._writers.discard(writer)
             self._note(open_connections=-1)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
-        request = await _read(reader, number)
+        # Until something has come there is no request to be early for.
+        first = await reader.read(1)
+        if not first:
+            return False
+        early = self._queue[0] if self._queue else None
+        if isinstance(early, Early):
+            if early.after_headers:
+                await reader.readuntil(b"\r\n\r\n")
+            self._next()
+            return await self._play(early.answer, reader, writer)
+        request = await _read(first, reader, number)
         if request is None:
             return False
         if request.method == "GET":
@@ -174,21 +229,36 @@ class RawServer:
             script = self.models
         else:
             self.requests.append(request)
-            script = self._queue.popleft() if len(self._queue) > 1 else self._queue[0]
+            script = self._next()
         self._busy += 1
         self.most_at_once = max(self.most_at_once, self._busy)
         self._note()
+        assert not isinstance(script, Early), "a request came before its time"
         answer = script(request) if callable(script) else script
         try:
             return await self._play(answer, reader, writer)
         finally:
             self._busy -= 1
+            self._note()
+
+    def _next(self) -> Script:
+        return self._queue.popleft() if len(self._queue) > 1 else self._queue[0]
 
     async def _play(self, answer: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         for step in answer:
             if isinstance(step, bytes):
                 writer.write(step)
                 await writer.drain()
+            elif isinstance(step, Until):
+                async with asyncio.timeout(_PATIENCE):
+                    while not step.condition():  # noqa: ASYNC110 - anything may be asked
+                        await asyncio.sleep(0.002)
+            elif isinstance(step, Endlessly):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PATIENCE):
+                        await _repeat(step, reader, writer)
+                self._note(left_early=1)
+                return False
             elif isinstance(step, Close):
                 return False
             elif isinstance(step, Reset):
@@ -209,9 +279,9 @@ class RawServer:
             self._changed.notify_all()
 
 
-async def _read(reader: asyncio.StreamReader, number: int) -> Received | None:
+async def _read(first: bytes, reader: asyncio.StreamReader, number: int) -> Received | None:
     try:
-        raw = await reader.readuntil(b"\r\n\r\n")
+        raw = first + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     line, *fields = raw.decode("latin-1").split("\r\n")[:-2]
@@ -219,6 +289,14 @@ async def _read(reader: asyncio.StreamReader, number: int) -> Received | None:
     headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in fields)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Received(method, path, headers, body, number)
+
+
+async def _repeat(step: Endlessly, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while not reader.at_eof():
+            writer.write(step.piece)
+            await writer.drain()
+            await asyncio.sleep(step.pause)
 
 
 async def _leaves(reader: asyncio.StreamReader, seconds: float) -> bool:

@@ -1,0 +1,35 @@
+"""Networks that swallow packets: in a namespace of its own where the machine allows it, and with sockets alone."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.driver import Kind
+
+SCRIPT = Path(__file__).with_name("namespace.py")
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--net")
+
+
+@functools.cache
+def namespaces() -> bool:
+    """Whether this machine makes network namespaces, and ``ip`` is there to work in them."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    tried = subprocess.run([*NAMESPACE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@pytest.mark.parametrize("how", ["device", "sockets"])
+def test_packets_that_vanish(kind: Kind, how: str) -> None:
+    """Where there are no namespaces, sockets do it twice."""
+    inside = how == "device" and namespaces()
+    command = [*(NAMESPACE if inside else ()), sys.executable, "-W", "error", str(SCRIPT), kind]
+    done = subprocess.run([*command, "lo" if inside else "sockets"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(": done\n")
