@@ -145,6 +145,7 @@ fn entry<const TOP: bool>(cursor: &mut Cursor<'_>, place: Place, top: &mut Top) 
     let _ = cursor.eat(b",\"bytes\":null");
     if !TOP && cursor.eat(b",\"top_logprobs\":") {
         seen |= Key::TopLogprobs.bit();
+        cursor.space();
         if !cursor.eat(b"null") {
             cursor.entered();
             alternatives(cursor, place.position, top)?;
