@@ -44,11 +44,14 @@ demo: build ## decode every recorded response, then a 64k-token one on each wire
 .PHONY: test
 test: lint test-rust test-python ## everything that must pass
 
+# Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
 lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings are errors
 	$(CARGO) fmt --check
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets --features reference -- -D warnings
 	$(CARGO) clippy --locked --quiet --all-targets --no-default-features --features reference -- -D warnings
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml -- -D warnings
 	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --features reference
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzzer_mutate;
 const SHAPING: usize = 5;
 
 /// Rows are no longer than this, whatever a shape promises.
-const MOST_BYTES: u64 = 1 << 14;
+const MOST_BYTES: u64 = 1 << 10;
 
 /// What texts are made of: npy headers, members of objects, and their neighbours.
 const TOKENS: &[&[u8]] = &[
