@@ -86,9 +86,10 @@ def run(target: str, program: Path, limit: str) -> Outcome:
     before = set(artifacts.iterdir())
     command = [str(program), str(corpus), limit, f"-artifact_prefix={artifacts}/"]
     command += [f"-timeout={TIMEOUT}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
+    environment = os.environ | {"RUST_BACKTRACE": "0"}  # a sanitizer prints its own
     path = artifacts.with_suffix(".log")
     with path.open("wb") as file:
-        exit_code = subprocess.run(command, cwd=HERE, stderr=file, stdout=file, check=False).returncode
+        done = subprocess.run(command, cwd=HERE, env=environment, stderr=file, stdout=file, check=False)
     log = path.read_text(errors="replace")
     coverage = number(r" cov: (\d+)", log)
     return Outcome(
@@ -99,9 +100,16 @@ def run(target: str, program: Path, limit: str) -> Outcome:
         slowest=number(r"stat::slowest_unit_time_sec: *(\d+)", log),
         # An input that was merely slow, on a machine that was merely busy, is no finding; a hang is.
         findings=sorted(path for path in set(artifacts.iterdir()) - before if not path.name.startswith("slow-unit-")),
-        exit_code=exit_code,
+        exit_code=done.returncode,
         log=path,
     )
+
+
+def excerpt(log: Path) -> str:
+    """What a log says about a finding: from the panic on, else its end."""
+    lines = log.read_text(errors="replace").splitlines()
+    panic = next((at for at, line in enumerate(lines) if "panicked at" in line), None)
+    return "\n".join(lines[-40:] if panic is None else lines[panic : panic + 40])
 
 
 def main() -> int:
@@ -132,7 +140,7 @@ def main() -> int:
         )
         if not outcome.clean:
             clean = False
-            print("\n".join(outcome.log.read_text(errors="replace").splitlines()[-60:]))
+            print(excerpt(outcome.log))
             for path in outcome.findings:
                 print(f"again: {programs[target]} {path}")
     return 0 if clean else 1
