@@ -46,11 +46,14 @@ demo: build ## decode every recorded response, then a 64k-token one on each wire
 .PHONY: test
 test: lint test-rust test-python ## everything that must pass
 
+# Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
 lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings are errors
 	$(CARGO) fmt --check
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets --features reference -- -D warnings
 	$(CARGO) clippy --locked --quiet --all-targets --no-default-features --features reference -- -D warnings
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml -- -D warnings
 	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --features reference
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -74,6 +77,33 @@ test-python: build ## pytest
 test-dynamo: build ## the real Dynamo frontend with a stand-in engine (installs it into .dynamo once: 700 MB)
 	PATH=$(abspath $(BIN)):$$PATH tools/dynamo/install.sh .dynamo
 	DYNAMO_DIR=.dynamo $(BIN)/pytest -q tests/integration
+
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## fuzz each target for its share of SECONDS=60, or for RUNS=n (TARGETS="decode kernels", SANITIZE=1)
+	CARGO=$(CARGO) $(PYTHON) fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(if $(SANITIZE),--sanitize) $(TARGETS)
+
+.PHONY: sanitize
+sanitize: $(VENV)/.ready ## the core's tests, and pytest's of decoding, under AddressSanitizer
+	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
+
+.tools/bin/cargo-deny:
+	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
+
+# Licences that fewer crates need than are allowed are no concern.
+DENY = .tools/bin/cargo-deny --locked --log-level error
+AUDIT = check --allow license-not-encountered --allow license-exception-not-encountered licenses bans sources
+
+.PHONY: audit
+audit: .tools/bin/cargo-deny ## licences, sources, duplicates and known vulnerabilities of the dependencies
+	$(DENY) $(AUDIT)
+	$(DENY) --manifest-path fuzz/Cargo.toml $(AUDIT)
+	@if .tools/bin/cargo-deny --log-level off fetch db; then \
+		set -ex; $(DENY) check advisories; $(DENY) --manifest-path fuzz/Cargo.toml check advisories; \
+	else \
+		echo 'NOT CHECKED: known vulnerabilities. The advisory database (github.com/RustSec/advisory-db) cannot be reached.'; \
+	fi
 
 .PHONY: wheel
 wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
@@ -103,6 +133,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench
+	rm -rf $(VENV) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

@@ -13,6 +13,9 @@ pub mod bench_support;
 mod divergence;
 mod error;
 mod experts;
+#[cfg(feature = "reference")]
+#[doc(hidden)]
+pub mod fuzz_support;
 mod json;
 mod limits;
 mod memory;

@@ -1,5 +1,8 @@
-//! Bodies with changed structure: values, members and keys moved, dropped, repeated and replaced.
+//! Bodies with changed structure: values, members, elements and keys moved, dropped, repeated and replaced, numbers and
+//! texts a little different.
 
+use super::case::HEADER;
+use super::words::{DIGITS, GLUE, KEYS, LETTERS, SPACE, VALUES};
 use crate::Wire;
 use crate::error::Result;
 use crate::json::{Cursor, Kind};
@@ -9,14 +12,24 @@ use crate::json::{Cursor, Kind};
 pub struct Mutator {
     state: u64,
     corpus: Vec<Vec<u8>>,
+    /// Which bodies of the corpus suit each wire.
+    likely: [Vec<usize>; Wire::ALL.len()],
 }
 
-/// Where the values, members and objects of a document stand.
+/// From the first byte to behind the last.
+type Span = (usize, usize);
+
+/// Where the parts of a document stand.
 #[derive(Debug, Default)]
 struct Map {
-    values: Vec<(usize, usize)>,
+    values: Vec<Span>,
+    numbers: Vec<Span>,
+    /// With their quotes; keys are among them.
+    strings: Vec<Span>,
+    keys: Vec<Span>,
+    elements: Vec<Span>,
     /// From the key's quote to the end of the value.
-    members: Vec<(usize, usize)>,
+    members: Vec<Span>,
     /// Behind the opening braces.
     objects: Vec<usize>,
 }
@@ -37,17 +50,49 @@ impl Map {
             Kind::Object => {
                 self.objects.push(start + 1);
                 cursor.object(|cursor, key| {
+                    let mut end = Cursor::at(cursor.bytes, key.at);
+                    end.skip_value()?;
+                    self.keys.push((key.at, end.pos));
                     self.value(cursor)?;
                     self.members.push((key.at, cursor.pos));
                     Ok(())
                 })?;
             }
-            Kind::Array => cursor.array(|cursor, _| self.value(cursor))?,
+            Kind::Array => cursor.array(|cursor, _| {
+                let start = cursor.pos;
+                self.value(cursor)?;
+                self.elements.push((start, cursor.pos));
+                Ok(())
+            })?,
             _ => cursor.skip_value()?,
         }
-        self.values.push((start, cursor.pos));
+        let span = (start, cursor.pos);
+        match kind {
+            Kind::Number => self.numbers.push(span),
+            Kind::String => self.strings.push(span),
+            _ => {}
+        }
+        self.values.push(span);
         Ok(())
     }
+}
+
+/// The wire that a body is most likely a completion of, if it is one.
+fn likely_wire(body: &[u8]) -> Option<Wire> {
+    let holds = |text: &str| body.windows(text.len()).any(|part| part == text.as_bytes());
+    Some(if holds("meta_info") {
+        Wire::SglangGenerate
+    } else if !holds("choices") {
+        return None;
+    } else if holds("text_completion") {
+        Wire::DynamoCompletions
+    } else if holds("nvext") {
+        Wire::DynamoChat
+    } else if holds("chat.completion") {
+        Wire::VllmChat
+    } else {
+        Wire::VllmGenerate
+    })
 }
 
 impl Mutator {
@@ -58,25 +103,61 @@ impl Mutator {
     #[must_use]
     pub fn new(seed: u64, corpus: Vec<Vec<u8>>) -> Self {
         assert!(!corpus.is_empty(), "a corpus has at least one body");
-        Self {
-            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        let likely = Wire::ALL.map(|(_, wire)| {
+            let suits = |at: &usize| likely_wire(&corpus[*at]) == Some(wire);
+            (0..corpus.len()).filter(suits).collect()
+        });
+        let mut mutator = Self {
+            state: 0,
             corpus,
-        }
+            likely,
+        };
+        mutator.reseed(seed);
+        mutator
     }
 
-    /// A changed body and a wire to read it as.
-    pub fn body(&mut self) -> (Vec<u8>, Wire) {
-        let at = self.below(self.corpus.len());
-        let mut body = self.corpus[at].clone();
+    /// Starts over from another seed.
+    pub fn reseed(&mut self, seed: u64) {
+        self.state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    }
+
+    /// A body of the corpus, unchanged, under options that might suit it (see [`super::case()`]).
+    pub fn recorded(&mut self) -> Vec<u8> {
+        let wire = self.below(Wire::ALL.len());
+        let at = match self.likely[wire].len() {
+            suitable @ 1.. if !self.chance(8) => {
+                let position = self.below(suitable);
+                self.likely[wire][position]
+            }
+            _ => self.below(self.corpus.len()),
+        };
+        let mut input = vec![wire as u8];
+        while input.len() < HEADER {
+            let byte = self.header_byte(input.len());
+            input.push(byte);
+        }
+        input.extend_from_slice(&self.corpus[at]);
+        input
+    }
+
+    /// Up to three changes: of the body, once in a while of an option too. What is too short to be a case becomes one.
+    pub fn mutate(&mut self, input: &mut Vec<u8>) {
+        if input.len() < HEADER {
+            *input = self.recorded();
+        }
+        if self.chance(6) {
+            let at = self.below(HEADER);
+            input[at] = self.header_byte(at);
+        }
+        let mut body = input.split_off(HEADER);
         for _ in 0..=self.below(3) {
             self.change(&mut body);
         }
-        let (_, wire) = self.choose(&Wire::ALL);
-        (body, wire)
+        input.append(&mut body);
     }
 
     /// One of the choices.
-    pub fn choose<T: Clone>(&mut self, choices: &[T]) -> T {
+    fn choose<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())].clone()
     }
 
@@ -85,18 +166,31 @@ impl Mutator {
         self.below(n) == 0
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
         (self.state % n as u64) as usize
     }
 
+    /// A wire, flags of which a few are set, a prompt, counts that are mostly left out, else mostly small; ceilings rarely.
+    fn header_byte(&mut self, at: usize) -> u8 {
+        (match at {
+            0 | 3 => self.below(256),
+            1 => self.below(256) & self.below(256),
+            2..8 if !self.chance(4) => 255,
+            8.. if !self.chance(24) => 255,
+            _ if self.chance(8) => self.below(256),
+            _ => self.below(8),
+        }) as u8
+    }
+
     /// One change. A body that is no document any more is left to its fate.
     fn change(&mut self, body: &mut Vec<u8>) {
         let Some(map) = Map::new(body) else { return };
         let (start, end) = self.choose(&map.values);
-        match self.below(12) {
+        match self.below(20) {
             0..=3 => {
                 let text = self.choose(VALUES);
                 body.splice(start..end, text.bytes());
@@ -117,9 +211,8 @@ impl Mutator {
                 body.splice(at..at, text);
             }
             7 if !map.members.is_empty() => {
-                let (from, mut to) = self.choose(&map.members);
-                to += usize::from(body.get(to) == Some(&b','));
-                body.drain(from..to);
+                let span = self.choose(&map.members);
+                drop_item(body, span);
             }
             8 | 9 if !map.objects.is_empty() => {
                 let at = self.choose(&map.objects);
@@ -132,6 +225,40 @@ impl Mutator {
                 let text = self.choose(GLUE);
                 body.splice(at..at, text.bytes());
             }
+            11 | 12 if !map.numbers.is_empty() => {
+                let (from, to) = self.choose(&map.numbers);
+                let at = from + self.below(to - from + 1);
+                let gone = self.below(2).min(to - at);
+                let text = self.choose(DIGITS);
+                body.splice(at..at + gone, text.bytes());
+            }
+            13 | 14 if !map.strings.is_empty() => {
+                let span = self.choose(&map.strings);
+                self.change_text(body, span);
+            }
+            15 if !map.keys.is_empty() => {
+                let (from, to) = self.choose(&map.keys);
+                if self.chance(2) {
+                    self.change_text(body, (from, to));
+                } else {
+                    let key = format!("\"{}\"", self.choose(KEYS));
+                    body.splice(from..to, key.bytes());
+                }
+            }
+            16 if !map.elements.is_empty() => {
+                let span = self.choose(&map.elements);
+                drop_item(body, span);
+            }
+            17 if !map.elements.is_empty() => {
+                let (from, to) = self.choose(&map.elements);
+                let again = [&body[from..to], b","].concat();
+                let times = self.choose(&[1, 1, 1, 2, 5]);
+                body.splice(from..from, again.repeat(times));
+            }
+            18 => {
+                let text = self.choose(SPACE);
+                body.splice(start..start, text.bytes());
+            }
             _ => {
                 let (from, to) = self.choose(&map.values);
                 let text = body[from..to].to_vec();
@@ -139,138 +266,24 @@ impl Mutator {
             }
         }
     }
+
+    /// A string a few letters longer, shorter or different, or with a character that is written as an escape.
+    fn change_text(&mut self, body: &mut Vec<u8>, (start, end): Span) {
+        let at = start + 1 + self.below(end - start - 1);
+        // Up to four characters, the closing quote not among them.
+        let gone = self.choose(&[0, 1, 2, 4]).min(end - 1 - at);
+        if gone == 1 && body[at].is_ascii_alphanumeric() && self.chance(2) {
+            let escape = format!("\\u{:04x}", body[at]);
+            body.splice(at..=at, escape.bytes());
+            return;
+        }
+        let text = self.choose(LETTERS);
+        body.splice(at..at + gone, text.bytes());
+    }
 }
 
-/// Values that mean something somewhere, and their neighbours that do not.
-#[rustfmt::skip] // one to a line says nothing more
-const VALUES: &[&str] = &[
-    "null",
-    "true",
-    "false",
-    "0",
-    "-0",
-    "1",
-    "7",
-    "8",
-    "-1",
-    "1.0",
-    "1e2",
-    "0.1",
-    " 1 ",
-    "2147483647",
-    "2147483648",
-    "9223372036854775807",
-    "9223372036854775808",
-    "18446744073709551615",
-    "18446744073709551616",
-    "-9223372036854775809",
-    "-9999.0",
-    "-9999",
-    "-1e30",
-    "-1.0000000150474662e30",
-    "1e999",
-    "-1e-999",
-    r#""""#,
-    r#""a""#,
-    r#""\ud800""#,
-    r#""token_id:7""#,
-    r#""token_id:8""#,
-    r#""token_id:07""#,
-    r#""token\u005fid:7""#,
-    r#""cancelled""#,
-    r#""eos""#,
-    r#""error""#,
-    r#""uint8""#,
-    r#""uint16""#,
-    r#""int16""#,
-    r#""int32""#,
-    r#""u\u0069nt8""#,
-    r#""AAAA""#,
-    r#""AA==""#,
-    r#""AB==""#,
-    r#""A\/AA""#,
-    r#""A-AA""#,
-    r#""A=AA""#,
-    r#""k05VTVBZ""#,
-    "[]",
-    "{}",
-    "[[]]",
-    "[{}]",
-    "[7,8]",
-    "[7]",
-    "[1,1,3]",
-    "[0,4,2]",
-    "[null]",
-    "[null,null]",
-    "[[null,7],[-1,8]]",
-    "[[-0.5,7,null]]",
-    "[0,2305843009213693952,1]",
-    r#"{"logprob":-1}"#,
-    r#"{"logprob":null}"#,
-    r#"{"7":{"logprob":-1}}"#,
-    r#"[{"token_id":7,"logprob":-1}]"#,
-    r#"[{"logprob":-1,"token":"token_id:7"}]"#,
-    r#"{"data":"AAAA","shape":[1,1,3]}"#,
-    r#"{"data":"","shape":[0,4,2]}"#,
-];
-
-/// Keys that mean something somewhere, two of them in another spelling.
-const KEYS: &[&str] = &[
-    "error",
-    "object",
-    "status",
-    "message",
-    "type",
-    "code",
-    "choices",
-    "nvext",
-    "prompt_logprobs",
-    "usage",
-    "id",
-    "request_id",
-    "prompt_token_ids",
-    "output_ids",
-    "meta_info",
-    "index",
-    "token_ids",
-    "logprobs",
-    "finish_reason",
-    "stop_reason",
-    "weight_versions",
-    "weight_version",
-    "sampling_mask",
-    "routed_experts",
-    "content",
-    "token_logprobs",
-    "tokens",
-    "engine_data",
-    "completion_token_ids",
-    "detailed_finish_reason",
-    "completion_logprobs",
-    "finished",
-    "prompt_tokens",
-    "cached_tokens",
-    "output_token_logprobs",
-    "output_top_logprobs",
-    "input_token_logprobs",
-    "input_top_logprobs",
-    "output_token_sampling_mask",
-    "token",
-    "token_id",
-    "logprob",
-    "top_logprobs",
-    "bytes",
-    "rank",
-    "data",
-    "shape",
-    "start",
-    "dtype",
-    "matched",
-    "1",
-    "7",
-    "t\\u006fken",
-    "cho\\u0069ces",
-];
-
-/// What holds a document together.
-const GLUE: &[&str] = &[",", " ", "}", "]", "{", "[", "\"", ":", "\\", "\n", "é"];
+/// Takes a member or an element out, with the comma behind it.
+fn drop_item(body: &mut Vec<u8>, (from, mut to): Span) {
+    to += usize::from(body.get(to) == Some(&b','));
+    body.drain(from..to);
+}

@@ -123,6 +123,43 @@ fn on_every_changed_byte() {
     }
 }
 
+/// Where white space may stand: around every bracket, comma and colon.
+fn gaps(body: &[u8]) -> Vec<usize> {
+    let (mut gaps, mut quoted, mut escaped) = (Vec::new(), false, false);
+    for (at, byte) in body.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'}' | b'[' | b']' | b',' | b':' if !quoted => gaps.extend([at, at + 1]),
+            _ => {}
+        }
+    }
+    gaps.dedup();
+    gaps
+}
+
+/// A document is the same with white space in any one place, also where all the rest has none.
+#[test]
+fn on_white_space_in_any_gap() {
+    for (name, body) in bodies() {
+        for wire in wires(&body) {
+            let options = Options {
+                num_layers: Some(4),
+                top_k: Some(2),
+                require_logprobs: false,
+                prompt_token_ids: Some(&PROMPT),
+                ..Options::new(wire)
+            };
+            for at in gaps(&body) {
+                let mut spaced = body.clone();
+                spaced.insert(at, b" \n\t\r"[at % 4]);
+                check(&name, &spaced, &options);
+            }
+        }
+    }
+}
+
 /// SGLang's answers to a suffix, with alternatives: every start, cut, and changed in a byte.
 #[test]
 fn on_scored_suffixes() {
@@ -180,39 +217,21 @@ fn on_mutated_structure() {
         .filter(|body| body.len() < 4000)
         .collect();
     let mut mutator = Mutator::new(number("DYNAMO_TITO_SEED", 1), corpus);
-    let mut decoded = 0;
+    let mut counts = Wire::ALL.map(|(name, _)| (name, 0u64, 0u64));
     for _ in 0..rounds {
-        let (body, wire) = mutator.body();
-        let prompt: &[i32] = mutator.choose(&[&[1, 2, 3, 4, 5], &[1, 2, 3], &[7]]);
-        let mut options = mutator.choose(&every_option(Options::new(wire), prompt));
-        if mutator.chance(2) {
-            options.require_logprobs = false;
-        }
-        if mutator.chance(3) {
-            options.prompt_token_ids = Some(prompt);
-        }
-        if mutator.chance(3) {
-            options.num_layers = Some(mutator.choose(&[2, 1, 4]));
-            options.top_k = Some(mutator.choose(&[3, 1, 2]));
-        }
-        if mutator.chance(4) {
-            options.prompt_len = Some(mutator.choose(&[0, 1, 2, 3, 4, 5]));
-        }
-        if mutator.chance(4) {
-            options.routed_experts_prompt_start = mutator.choose(&[0, 1, 2, 3, 4, 5]);
-        }
-        if mutator.chance(4) {
-            options.score_from = Some(mutator.choose(&[0, 1, 2, 3, 4, 5]));
-        }
-        if mutator.chance(8) {
-            options.limits.max_tokens = mutator.choose(&[0, 1, 2, 3, 4, 5]);
-        }
-        if mutator.chance(8) {
-            options.limits.max_rows = mutator.choose(&[0, 1, 2, 7, 8, 9]);
-        }
-        check("mutated", &body, &options);
-        decoded += u64::from(reference::decode_choices(&body, &options).is_ok());
+        let mut input = mutator.recorded();
+        mutator.mutate(&mut input);
+        let (options, body) = case(&input).expect("a whole case");
+        check("mutated", body, &options);
+        let wire = Wire::ALL.iter().position(|(_, wire)| *wire == options.wire);
+        let (_, bodies, decoded) = &mut counts[wire.expect("a wire")];
+        *bodies += 1;
+        *decoded += u64::from(reference::decode_choices(body, &options).is_ok());
     }
-    // Mutations that always break a body would compare nothing but refusals.
-    assert!(decoded > rounds / 100, "only {decoded} of {rounds} decoded");
+    for (name, bodies, decoded) in counts {
+        println!("{name}: {bodies} bodies, {decoded} decoded");
+        assert!(bodies > rounds / 10, "only {bodies} of {rounds} as {name}");
+        // Mutations that always break a body would compare nothing but refusals.
+        assert!(decoded > bodies / 100, "only {decoded} decoded as {name}");
+    }
 }

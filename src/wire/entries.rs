@@ -168,6 +168,7 @@ fn entry<const TOP: bool>(cursor: &mut Cursor<'_>, place: Place, top: &mut Top) 
     }
     if listed {
         seen |= Key::TopLogprobs.bit();
+        cursor.space();
         if !cursor.eat(b"null") {
             cursor.entered();
             let begun = Begun {

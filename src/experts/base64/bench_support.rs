@@ -1,5 +1,7 @@
-//! The kernels by name, for benchmarks, which see only what is public.
-#![allow(unsafe_code)] // the length of a vector that was just filled
+//! The kernels by name, for benchmarks and fuzz targets, which see only what is public.
+#![allow(unsafe_code)] // the length of a vector that was just filled, and initialised memory lent as if it were not
+
+use std::mem::MaybeUninit;
 
 use super::{Element, Kernel};
 
@@ -10,6 +12,17 @@ pub struct NamedKernel(Kernel);
 /// Every kernel that this machine can run, fastest first.
 pub fn kernels() -> Vec<NamedKernel> {
     Kernel::available().map(NamedKernel).collect()
+}
+
+/// How many bytes a canonical text decodes to, where everything in front of its padding is letters.
+pub fn decoded_len(text: &[u8]) -> Option<usize> {
+    super::decoded_len(text).ok()
+}
+
+/// A kernel writes values only, so what is initialised stays so.
+fn lent<T: Copy>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
+    // SAFETY: the same memory and layout; a kernel writes no uninitialised items into it.
+    unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), out.len()) }
 }
 
 impl NamedKernel {
@@ -62,5 +75,22 @@ impl NamedKernel {
         // SAFETY: `widen_into` initialised `len` elements.
         unsafe { out.set_len(len) };
         Ok(())
+    }
+
+    /// Writes bytes of the decoded stream over `out`.
+    pub fn decode_over(&self, text: &[u8], skip: usize, out: &mut [u8]) -> Result<(), usize> {
+        self.0.decode_into(text, skip, lent(out))
+    }
+
+    /// Writes elements, named as on the wire, over `out`.
+    pub fn widen_over(
+        &self,
+        text: &[u8],
+        dtype: &str,
+        skip: usize,
+        out: &mut [i32],
+    ) -> Result<(), usize> {
+        let element = Element::from_name(dtype).expect("a dtype of the wire");
+        self.0.widen_into(text, element, skip, lent(out))
     }
 }

@@ -1,0 +1,12 @@
+//! Decodes every choice of a body: the decoder and its slow twin say the same, value or error.
+#![no_main]
+
+use dynamo_tito::agreement;
+use dynamo_tito_fuzz::cases;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|input: &[u8]| cases::judge(input, agreement::agree_on_choices));
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    cases::mutate(data, size, max_size, seed)
+});

@@ -1,0 +1,6 @@
+//! What the fuzz targets judge, and how their inputs are changed.
+
+pub mod cases;
+pub mod containers;
+pub mod kernels;
+pub mod requests;
