@@ -43,6 +43,8 @@ pub(crate) struct Cursor<'a> {
     pub(crate) pos: usize,
     /// Open brackets around `pos`.
     pub(super) depth: usize,
+    /// Where the element of the outermost list begins in which a typed reader stopped, if it says so.
+    pub(crate) stopped_in: Option<usize>,
 }
 
 impl<'a> Cursor<'a> {
@@ -52,6 +54,7 @@ impl<'a> Cursor<'a> {
             bytes,
             pos: 0,
             depth: 0,
+            stopped_in: None,
         }
     }
 
@@ -61,6 +64,7 @@ impl<'a> Cursor<'a> {
             bytes,
             pos,
             depth: 0,
+            stopped_in: None,
         }
     }
 

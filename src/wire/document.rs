@@ -370,6 +370,12 @@ impl<'a> Walk<'a> {
         let at = cursor.pos;
         cursor.array(|cursor, i| {
             let start = cursor.pos;
+            if i >= MAX_CHOICES && nothing_repeated(cursor)? {
+                choices
+                    .too_many
+                    .get_or_insert_with(|| too_many("choices", at));
+                return Ok(());
+            }
             let choice = self.choice(cursor, wire, &format!("choices[{i}]"))?;
             if i < MAX_CHOICES {
                 choices.list.push(choice);
@@ -520,6 +526,18 @@ fn says_error(cursor: &mut Cursor<'_>) -> Result<bool> {
     }
     cursor.skip_value()?;
     Ok(false)
+}
+
+/// Steps over a value beyond the bound on choices, if it is too short to hold a key twice: nothing else of it matters then.
+fn nothing_repeated(cursor: &mut Cursor<'_>) -> Result<bool> {
+    const SHORTEST: usize = br#"{"index":0,"index":0}"#.len();
+    let mut ahead = cursor.clone();
+    ahead.skip_value()?;
+    let short = ahead.pos - cursor.pos < SHORTEST;
+    if short {
+        *cursor = ahead;
+    }
+    Ok(short)
 }
 
 #[cold]

@@ -74,13 +74,24 @@ impl Reader for Content {
                 position: content.names.len(),
                 alternative: None,
             };
-            let entry = entry::<false>(cursor, place, &mut content.top)?;
+            let at = cursor.pos;
+            let entry = match entry::<false>(cursor, place, &mut content.top) {
+                Ok(entry) => entry,
+                Err(stop) => return Err(stopped(cursor, at, stop)),
+            };
             content.top.end(place.position)?;
             content.names.push(entry.name)?;
             content.logprobs.push(entry.logprob)?;
         });
         Ok(content)
     }
+}
+
+/// Remembers the element that a reader stopped in.
+#[cold]
+pub(super) fn stopped(cursor: &mut Cursor<'_>, element: usize, stop: Stop) -> Stop {
+    cursor.stopped_in = Some(element);
+    stop
 }
 
 /// Reads the `top_logprobs` of a position.
@@ -366,7 +377,7 @@ fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
 
 /// The id that a `token` text names, or [`UNNAMED`].
 pub(super) fn named_by(text: &crate::json::Text<'_>) -> i32 {
-    text.bytes()
+    text.short("token_id:2147483647".len())
         .and_then(|bytes| canonical_id(bytes.strip_prefix(b"token_id:")?))
         .unwrap_or(UNNAMED)
 }
@@ -460,7 +471,7 @@ impl Key {
         }
         cursor.pos += 1;
         cursor.space();
-        Ok(match text.bytes().as_deref() {
+        Ok(match text.short(TOP_LOGPROBS.len).as_deref() {
             Some(b"token") => Key::Token,
             Some(b"token_id") => Key::TokenId,
             Some(b"logprob") => Key::Logprob,

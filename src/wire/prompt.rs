@@ -8,7 +8,7 @@ use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
-use super::entries::{repeated, without_logprob};
+use super::entries::{repeated, stopped, without_logprob};
 use super::list::{Read, elements, number};
 
 /// The entries of every position, end to end.
@@ -38,7 +38,10 @@ impl Reader for PromptEntries {
             if cursor.eat(b"null") {
                 columns.nulls.push(position as i64)?;
             } else {
-                map(cursor, position, &mut columns)?;
+                let at = cursor.pos;
+                if let Err(stop) = map(cursor, position, &mut columns) {
+                    return Err(stopped(cursor, at, stop));
+                }
             }
             columns.offsets.push(columns.ids.len() as i64)?;
         });
@@ -109,7 +112,10 @@ fn key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
 #[cold]
 fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
     let text = cursor.string()?;
-    let Some(id) = text.bytes().and_then(|bytes| canonical_id(&bytes)) else {
+    let Some(id) = text
+        .short("2147483647".len())
+        .and_then(|bytes| canonical_id(&bytes))
+    else {
         return Err(Error::new(
             Class::Malformed,
             "type",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Class, Error, Result};
 use crate::experts::{self, Routed, Target};
-use crate::json::{Cursor, Kind, Metadata, Value};
+use crate::json::{Cursor, Kind};
 use crate::limits::MAX_METADATA;
 use crate::memory::Buffer;
 
@@ -286,8 +286,10 @@ fn text(span: Span, body: &[u8]) -> Option<String> {
     let json = body
         .get(span.start..span.end)
         .filter(|json| json.len() <= MAX_METADATA)?;
-    match Metadata::parse(&[json]).ok()?.pop() {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
+    let mut cursor = Cursor::new(json);
+    if cursor.kind().ok()? != Kind::String {
+        return None;
     }
+    let bytes = cursor.string().ok()?.bytes()?;
+    String::from_utf8(bytes.into_owned()).ok()
 }
