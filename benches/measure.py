@@ -22,7 +22,8 @@ def interleave(
     """Time every call once a round, in an order that is new each round.
 
     No call always follows the same neighbour, and what slows the machine for a while slows them all, so that the
-    ratios of one round hold when its times do not. A call that is fast is repeated until a sample takes 3 ms. ``clock`` is in seconds.
+    ratios of one round hold when its times do not. A call that is fast is repeated until a sample takes 3 ms.
+    ``clock`` is in seconds.
     """
     loops = {name: _loops(call, clock) for name, call in calls.items()}
     order = random.Random(0)

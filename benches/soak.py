@@ -1,4 +1,4 @@
-"""The clients against embedded engines for as long as it takes: every response right, or a typed error, and nothing grows.
+"""Clients against embedded engines for long: each response right or a typed error, and nothing grows.
 
 ``python -m benches.soak [--small N] [--large M]``. Every route and both HTTP libraries take turns; one request in a
 hundred meets a fault of its own, and from time to time an engine dies, restarts or drops connections as they are made.
@@ -221,11 +221,10 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
         numbers = {size: run.numbers(size) for size in get_args(Size)}
         lanes: dict[Size, list[tuple[tito.AsyncTitoClient, int]]] = {"small": [], "large": []}
         for size, route, library in itertools.product(get_args(Size), ROUTES, get_args(HttpLibrary)):
-            places = [
-                place for place, (of, backend, _) in enumerate(addresses) if (of, backend) == (size, route.backend)
-            ]
-            client = await _client(stack, addresses[places[0]][2], size, route, library)
-            lanes[size].append((client, places[0]))
+            wanted = size, route.backend
+            place = next(place for place, (of, backend, _) in enumerate(addresses) if (of, backend) == wanted)
+            client = await _client(stack, addresses[place][2], size, route, library)
+            lanes[size].append((client, place))
 
         async def small(client: tito.AsyncTitoClient, engine: int) -> None:
             for number in numbers["small"]:
@@ -235,7 +234,7 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
             # Spread over the whole run, so that every part of it costs the same.
             for number, (client, engine) in zip(numbers["large"], itertools.cycle(lanes["large"]), strict=False):
                 due = (number - run.small) / max(run.large, 1) * run.small
-                while run.done < due and time.monotonic() < run.ends:
+                while run.done < due and time.monotonic() < run.ends:  # noqa: ASYNC110 - counts have no event
                     await asyncio.sleep(0.02)
                 await _ask(run, client, engine, "large", number)
 
@@ -282,11 +281,12 @@ def problems(run: Run, ledger: Any, failures: Iterator[str]) -> tuple[list[str],
     excused: dict[int, str] = {}
     said: dict[int, str] = {}
     for line in failures:
-        number, engine, begin, end, text = line.rstrip("\n").split(" ", 4)
-        said[int(number)] = text
+        name, engine, begin, end, text = line.rstrip("\n").split(" ", 4)
+        failed = int(name)
+        said[failed] = text
         # A connection that was lost may be noticed, and another refused, a moment later.
         if any(a <= float(end) + 1.0 and b >= float(begin) - 1.0 for a, b in disrupted.get(int(engine), ())):
-            excused[int(number)] = "beside a disruption"
+            excused[failed] = "beside a disruption"
     found: list[str] = []
     table: dict[str, Counter[str]] = {}
     for number, outcome in run.answered():
@@ -305,17 +305,14 @@ def _unaccounted(outcome: Outcome, met: str, sampled: int, hits: int, *, aside: 
         return f"sampled {sampled} times"
     if outcome in (Outcome.OPEN, Outcome.WRONG, Outcome.OTHER_ERROR):
         return "no right answer and no typed error"
-    answered = outcome in (Outcome.RIGHT, Outcome.ABORTED)
-    if answered and (sampled != 1 or not hits):
+    if outcome in (Outcome.TITO_ERROR, Outcome.TRANSPORT_ERROR):
+        caused = aside or met == "abort sampled" or met.startswith((*_MUST_FAIL, *_MAY_FAIL))
+        return "" if caused else "an error without a cause"
+    if sampled != 1 or not hits:
         return f"answered, but sampled {sampled} times in {hits} hits"
-    if (outcome is Outcome.ABORTED) != (met == "abort sampled") and answered:
+    if (outcome is Outcome.ABORTED) != (met == "abort sampled"):
         return "an abort that is not the engine's, or that is lost"
-    if answered and met.startswith(_MUST_FAIL):
-        return "an answer where there cannot be one"
-    harmless = not met.startswith((*_MUST_FAIL, *_MAY_FAIL)) and met != "abort sampled"
-    if not answered and harmless and not aside:
-        return "an error without a cause"
-    return ""
+    return "an answer where there cannot be one" if met.startswith(_MUST_FAIL) else ""
 
 
 def _share(values: list[float]) -> float:
@@ -323,7 +320,7 @@ def _share(values: list[float]) -> float:
 
 
 def growth(states: list[State], total: int) -> tuple[list[float], float]:
-    """The median memory of each part of the run after the warm-up, in MiB, and by how much the largest exceeds the least."""
+    """The median memory of each part after the warm-up, in MiB, and the largest over the least."""
     parts: list[list[int]] = [[] for _ in range(_WINDOWS)]
     for one in states:
         place = math.floor((one.done / total - WARM_UP) / (1 - WARM_UP) * _WINDOWS)

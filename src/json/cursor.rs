@@ -43,8 +43,6 @@ pub(crate) struct Cursor<'a> {
     pub(crate) pos: usize,
     /// Open brackets around `pos`.
     pub(super) depth: usize,
-    /// Where the element of the outermost list begins in which a typed reader stopped, if it says so.
-    pub(crate) stopped_in: Option<usize>,
 }
 
 impl<'a> Cursor<'a> {
@@ -54,7 +52,6 @@ impl<'a> Cursor<'a> {
             bytes,
             pos: 0,
             depth: 0,
-            stopped_in: None,
         }
     }
 
@@ -64,7 +61,6 @@ impl<'a> Cursor<'a> {
             bytes,
             pos,
             depth: 0,
-            stopped_in: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! How typed readers and the judge share a value.
 
 use super::cursor::{Cursor, Kind};
+use super::nth::element_around;
 use crate::error::{Class, Error, Result};
 use crate::memory::OutOfMemory;
 
@@ -69,7 +70,7 @@ impl<'a> Cursor<'a> {
                 Ok(Ok(value))
             }
             Err(stop) => {
-                if let Some(element) = self.stopped_in.take() {
+                if let Some(element) = element_around(self.bytes, start, self.pos) {
                     // What is before it has been read, and found right.
                     self.pos = element;
                     self.depth = depth + 1;

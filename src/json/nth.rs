@@ -26,6 +26,25 @@ pub(crate) fn nth(body: &[u8], at: usize, index: usize) -> Option<usize> {
     Some(behind + space.count()).filter(|&found| body.get(found) != Some(&b']'))
 }
 
+/// Where the element begins that `end` lies in or just behind, of the array at `at` that has been read up to `end`. None where
+/// the array ends before, and where there is no array.
+pub(crate) fn element_around(body: &[u8], at: usize, end: usize) -> Option<usize> {
+    if body.get(at) != Some(&b'[') {
+        return None;
+    }
+    let mut search = Search {
+        left: usize::MAX,
+        depth: 0,
+        in_string: false,
+        escaped: false,
+    };
+    let read = body.get(at + 1..end)?;
+    if read.chunks(BLOCK).any(|block| search.step(block).is_some()) {
+        return None;
+    }
+    nth(body, at, usize::MAX - search.left)
+}
+
 /// What is known at the beginning of a block.
 struct Search {
     /// Commas of the list itself that are still to come, at least one.
@@ -136,6 +155,25 @@ mod tests {
 
     fn same(body: &str) {
         let expected = offsets(body.as_bytes(), 0);
+        for pair in expected.windows(2) {
+            let (one, next) = (pair[0], pair[1]);
+            let comma = (one + 1..next).rfind(|&at| body.as_bytes()[at] == b',');
+            for end in [one, one + 1, comma.unwrap()] {
+                let found = element_around(body.as_bytes(), 0, end);
+                assert_eq!(found, Some(one), "{body} {end}");
+            }
+            assert_eq!(
+                element_around(body.as_bytes(), 0, next),
+                Some(next),
+                "{body}"
+            );
+        }
+        assert_eq!(
+            element_around(body.as_bytes(), 0, body.len()),
+            None,
+            "{body}"
+        );
+        assert_eq!(element_around(body.as_bytes(), 0, 0), None, "{body}");
         for (index, &offset) in expected.iter().enumerate() {
             assert_eq!(
                 nth(body.as_bytes(), 0, index),

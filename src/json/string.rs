@@ -28,6 +28,24 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// What the string says, or what at least `most` bytes of its text say where it is longer.
+    pub(crate) fn head(&self, most: usize) -> Option<Vec<u8>> {
+        if self.raw.len() <= most {
+            return self.bytes().map(Cow::into_owned);
+        }
+        let mut end = 0;
+        while end < most || self.raw.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            end += match self.raw.get(end..) {
+                Some([b'\\', b'u', ..]) => 6,
+                Some([b'\\', ..]) => 2,
+                _ => 1,
+            };
+        }
+        let raw = &self.raw[..end];
+        // The cut may part a surrogate pair.
+        Some(Text { raw, ..*self }.lossy())
+    }
+
     /// What the string says, with U+FFFD for a lone surrogate.
     pub(crate) fn lossy(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.raw.len());
@@ -83,7 +101,7 @@ impl<'a> Cursor<'a> {
         let mut pos = at + 1;
         let mut escaped = false;
         let mut high = false;
-        let stop = loop {
+        let stop = 'string: loop {
             let (found, saw_high) = vector::find_special(&self.bytes[pos..]);
             high |= saw_high;
             pos += found;
@@ -91,9 +109,12 @@ impl<'a> Cursor<'a> {
                 Some(b'"') => break Ok(()),
                 Some(b'\\') => {
                     escaped = true;
-                    match escape_len(&self.bytes[pos..]) {
-                        Ok(len) => pos += len,
-                        Err(bad) => break Err((pos + bad, "an escape")),
+                    // They come in runs.
+                    while self.bytes.get(pos) == Some(&b'\\') {
+                        match escape_len(&self.bytes[pos..]) {
+                            Ok(len) => pos += len,
+                            Err(bad) => break 'string Err((pos + bad, "an escape")),
+                        }
                     }
                 }
                 Some(_) => break Err((pos, "a string without control characters")),
@@ -226,6 +247,25 @@ mod tests {
         let body = br#""\"\\\/\b\f\n\r\t\u0041\u00e9\ud83d\ude00 end""#;
         let expected = "\"\\/\u{8}\u{c}\n\r\tAé😀 end".as_bytes();
         assert_eq!(read(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_head_of_a_string_ends_with_a_character() {
+        let mut body = String::from("\"");
+        for _ in 0..50 {
+            body.push_str(r"a\n\u00e9é你😀\ud83d\ude00");
+        }
+        body.push('"');
+        let text = Cursor::new(body.as_bytes()).string().unwrap();
+        let whole = text.bytes().unwrap();
+        for most in 0..200 {
+            let head = text.head(most).unwrap();
+            let head = String::from_utf8(head).unwrap();
+            let head = head.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            assert!(whole.starts_with(head.as_bytes()), "{most}");
+            assert!(6 * head.len() + 6 >= most, "{most}");
+        }
+        assert_eq!(text.head(body.len()).unwrap(), *whole);
     }
 
     #[test]

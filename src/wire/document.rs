@@ -258,6 +258,9 @@ impl<'a> Walk<'a> {
             if i == 1 {
                 document.verdict.second = Some(cursor.pos);
             }
+            if i >= MAX_CHOICES && cursor.byte() == Some(b'{') && nothing_repeated(cursor)? {
+                return Ok(());
+            }
             let path = format!("[{i}]");
             let element = self.element(cursor, &path)?;
             match element {
@@ -531,6 +534,9 @@ fn says_error(cursor: &mut Cursor<'_>) -> Result<bool> {
 /// Steps over a value beyond the bound on choices, if it is too short to hold a key twice: nothing else of it matters then.
 fn nothing_repeated(cursor: &mut Cursor<'_>) -> Result<bool> {
     const SHORTEST: usize = br#"{"index":0,"index":0}"#.len();
+    if cursor.eat(b"{}") {
+        return Ok(true);
+    }
     let mut ahead = cursor.clone();
     ahead.skip_value()?;
     let short = ahead.pos - cursor.pos < SHORTEST;

@@ -74,24 +74,13 @@ impl Reader for Content {
                 position: content.names.len(),
                 alternative: None,
             };
-            let at = cursor.pos;
-            let entry = match entry::<false>(cursor, place, &mut content.top) {
-                Ok(entry) => entry,
-                Err(stop) => return Err(stopped(cursor, at, stop)),
-            };
+            let entry = entry::<false>(cursor, place, &mut content.top)?;
             content.top.end(place.position)?;
             content.names.push(entry.name)?;
             content.logprobs.push(entry.logprob)?;
         });
         Ok(content)
     }
-}
-
-/// Remembers the element that a reader stopped in.
-#[cold]
-pub(super) fn stopped(cursor: &mut Cursor<'_>, element: usize, stop: Stop) -> Stop {
-    cursor.stopped_in = Some(element);
-    stop
 }
 
 /// Reads the `top_logprobs` of a position.

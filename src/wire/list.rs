@@ -5,8 +5,6 @@ use crate::json::{Cursor, Reader, Stop, misfit};
 use crate::limits::MAX_TOKEN_ID;
 use crate::memory::Buffer;
 
-use super::entries::stopped;
-
 /// What a typed reader returns.
 pub(super) type Read<T> = std::result::Result<T, Stop>;
 
@@ -217,11 +215,7 @@ impl Reader for Triples {
         };
         elements!(cursor, String::new(), {
             let row = columns.ids.len();
-            let at = cursor.pos;
-            let (logprob, id) = match triple(cursor, || format!("[{row}]")) {
-                Ok(triple) => triple,
-                Err(stop) => return Err(stopped(cursor, at, stop)),
-            };
+            let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
             columns.logprobs.push(logprob)?;
             columns.ids.push(id)?;
         });

@@ -8,7 +8,7 @@ use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
-use super::entries::{repeated, stopped, without_logprob};
+use super::entries::{repeated, without_logprob};
 use super::list::{Read, elements, number};
 
 /// The entries of every position, end to end.
@@ -38,10 +38,7 @@ impl Reader for PromptEntries {
             if cursor.eat(b"null") {
                 columns.nulls.push(position as i64)?;
             } else {
-                let at = cursor.pos;
-                if let Err(stop) = map(cursor, position, &mut columns) {
-                    return Err(stopped(cursor, at, stop));
-                }
+                map(cursor, position, &mut columns)?;
             }
             columns.offsets.push(columns.ids.len() as i64)?;
         });

@@ -1,6 +1,6 @@
-"""A process that ends while daemon threads decode; ``test_shutdown`` runs it.
+"""A process that ends while daemon threads decode; ``test_processes`` runs it.
 
-Its argument says what else is going on: ``plain``, ``large``, ``out``, ``errors``, ``body``, ``atexit`` or ``finalizer``.
+Its argument says what else is going on: ``plain``, ``large``, ``out``, ``errors``, ``body``, ``atexit``, ``finalizer``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main(how: str) -> None:
 
     KEPT.append(decode("large", whole("large"), np.empty(0, np.int32)))
     if how == "atexit":
-        atexit.register(decode, how, body, None)
+        atexit.register(decode, how, body, np.empty(0, np.int32))
     if how == "finalizer":
         KEPT.append(Late(body))
     for number in range(THREADS):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 try:
-    import _interpreters as interpreters
+    import _interpreters as interpreters  # type: ignore[import-not-found]
 except ImportError:
-    import _xxsubinterpreters as interpreters
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
 
 IMPORT = """
 import sys, warnings

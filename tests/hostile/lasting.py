@@ -14,18 +14,23 @@ from support.bodies import DIALECTS
 from support.samples import invent
 from support.writing import compact
 
-LATE = []
+LATE: list[object] = []
 
 
 def main() -> None:
-    import dynamo_tito as tito
+    import dynamo_tito as tito  # noqa: PLC0415 - so that nothing else refers to it
 
     sample = invent(51, prompt=512, completion=20_000, layers=4, top_k=8)
+    assert sample.experts is not None
     body = bytearray(compact(DIALECTS["prime_generate"].build([sample], "object")))
     grown = tito.Body()
     grown.append(body)
     completions = [tito.decode(form, wire="vllm_generate") for form in (bytes(body), grown, body)]
-    arrays = [(c.token_ids, c.logprobs, c.routed_experts.array[100:]) for c in completions if c.routed_experts]
+    arrays = [
+        (c.token_ids, c.logprobs, c.routed_experts.array[100:])
+        for c in completions
+        if c.routed_experts and c.logprobs is not None
+    ]
     assert len(arrays) == 3
     body[:] = bytes(len(body))
     tito.configure_memory(max_bytes=0)
