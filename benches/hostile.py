@@ -1,8 +1,8 @@
 """What errors cost, and bodies that were built to be slow: ``python -m benches.hostile [rounds]``.
 
-An error may cost twice what a success of the same size costs, a body that is built to be slow ten times as much per byte
-as a plain one. Metadata is passed on as Python objects, so it is held against ``json.loads``. Every answer is proven
-first: the value, or the error. Exits with 1 where a bound is missed.
+An error may cost twice what a success of the same size costs, a body that is built to be slow ten times as much per
+byte as a plain one. Metadata is passed on as Python objects, so it is held against ``json.loads``. Every answer is
+proven first: the value, or the error. Exits with 1 where a bound is missed.
 """
 
 from __future__ import annotations

@@ -213,9 +213,7 @@ async def _client(
 
 async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: Progress) -> tuple[State, State]:
     """All requests; the states before the first client and after the last."""
-    for size in get_args(Size):
-        for number in range(_PROMPTS[size]):
-            truth(size, number)
+    _prepare()
     before = state(0)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         numbers = {size: run.numbers(size) for size in get_args(Size)}
@@ -247,6 +245,12 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
         watch.cancel()
     await asyncio.sleep(0.1)  # sockets close a turn of the loop later
     return before, state(run.done)
+
+
+def _prepare() -> None:
+    for size in get_args(Size):
+        for number in range(_PROMPTS[size]):
+            truth(size, number)
 
 
 async def _watch(run: Run, progress: Progress) -> None:
@@ -378,14 +382,13 @@ def main() -> int:
 def _report(console: Console, run: Run, outcomes: dict[str, Counter[str]], ledger: Any, seconds: float) -> None:
     table = Table("the request met", "requests", "right", "aborted", "typed error", "of it transport")
     for met, counts in sorted(outcomes.items(), key=lambda item: -item[1].total()):
-        errors = counts["TITO_ERROR"] + counts["TRANSPORT_ERROR"]
-        shown = (counts.total(), counts["RIGHT"], counts["ABORTED"], errors, counts["TRANSPORT_ERROR"])
+        failed = counts["TITO_ERROR"] + counts["TRANSPORT_ERROR"]
+        shown = (counts.total(), counts["RIGHT"], counts["ABORTED"], failed, counts["TRANSPORT_ERROR"])
         table.add_row(met, *(f"{value:,}" for value in shown))
     console.print(table)
     errors = ", ".join(f"{name} {count:,}" for name, count in run.kinds.most_common())
-    console.print(
-        f"{run.asked['small']:,} small and {run.asked['large']:,} large in {seconds:,.0f} s, {run.done / seconds:,.0f}/s"
-    )
+    asked = f"{run.asked['small']:,} small and {run.asked['large']:,} large"
+    console.print(f"{asked} in {seconds:,.0f} s, {run.done / seconds:,.0f}/s")
     console.print(f"errors: {errors or 'none'}")
     console.print(
         f"hits {int(ledger['hits'].sum()):,}, sampled {int(ledger['sampled'].sum()):,}, "
