@@ -21,9 +21,13 @@ pub(crate) fn nth(body: &[u8], at: usize, index: usize) -> Option<usize> {
             .zip((first..).step_by(BLOCK))
             .find_map(|(block, begin)| Some(search.step(block)?.map(|place| begin + place + 1)))??
     };
-    let space = body.get(behind..)?.iter();
-    let space = space.take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r'));
-    Some(behind + space.count()).filter(|&found| body.get(found) != Some(&b']'))
+    Some(behind_space(body, behind)).filter(|&found| body.get(found) != Some(&b']'))
+}
+
+fn behind_space(body: &[u8], at: usize) -> usize {
+    let rest = body.get(at..).unwrap_or_default().iter();
+    let space = rest.take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r'));
+    at + space.count()
 }
 
 /// Where the element begins that `end` lies in or just behind, of the array at `at` that has been read up to `end`. None where
@@ -39,13 +43,26 @@ pub(crate) fn element_around(body: &[u8], at: usize, end: usize) -> Option<usize
         escaped: false,
     };
     let read = body.get(at + 1..end)?;
-    if read.chunks(BLOCK).any(|block| search.step(block).is_some()) {
-        return None;
+    let mut last = None;
+    for (number, block) in read.chunks(BLOCK).enumerate() {
+        let before = search;
+        if search.step(block).is_some() {
+            return None;
+        }
+        if search.left < before.left {
+            last = Some((number, block, before));
+        }
     }
-    nth(body, at, usize::MAX - search.left)
+    let Some((number, block, mut before)) = last else {
+        return nth(body, at, 0);
+    };
+    before.left -= search.left;
+    let place = before.step(block)??;
+    Some(behind_space(body, at + 1 + number * BLOCK + place + 1))
 }
 
 /// What is known at the beginning of a block.
+#[derive(Clone, Copy)]
 struct Search {
     /// Commas of the list itself that are still to come, at least one.
     left: usize,
