@@ -16,32 +16,35 @@ _SAMPLE = 3.0  # milliseconds: far above what the clock and the loop cost
 _MAX_LOOPS = 2_000
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> Times:
+def interleave(
+    calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> Times:
     """Time every call once a round, in an order that is new each round.
 
     No call always follows the same neighbour, and what slows the machine for a while slows them all, so that the
     ratios of one round hold when its times do not. A call that is fast is repeated until a sample takes 3 ms.
+    ``clock`` is in seconds.
     """
-    loops = {name: _loops(call) for name, call in calls.items()}
+    loops = {name: _loops(call, clock) for name, call in calls.items()}
     order = random.Random(0)
     times: Times = {name: [] for name in calls}
     for _ in range(rounds):
         for name in order.sample(list(calls), len(calls)):
-            times[name].append(_sample(calls[name], loops[name]))
+            times[name].append(_sample(calls[name], loops[name], clock))
     return times
 
 
-def _loops(call: Callable[[], object]) -> int:
-    once = min(_sample(call, 1) for _ in range(4))
+def _loops(call: Callable[[], object], clock: Callable[[], float]) -> int:
+    once = min(_sample(call, 1, clock) for _ in range(4))
     return max(1, min(_MAX_LOOPS, round(_SAMPLE / max(once, 1e-6) + 0.5)))
 
 
-def _sample(call: Callable[[], object], loops: int) -> float:
+def _sample(call: Callable[[], object], loops: int, clock: Callable[[], float]) -> float:
     kept = None
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(loops):
         kept = call()  # a caller holds one result while the next is made
-    elapsed = time.perf_counter() - begin
+    elapsed = clock() - begin
     del kept
     return elapsed / loops * 1e3
 

@@ -48,5 +48,8 @@ pub(crate) const MAX_NPY_HEADER: usize = 1 << 16;
 /// The largest token id.
 pub(crate) const MAX_TOKEN_ID: u32 = i32::MAX as u32;
 
+/// Bytes of a server's error message that are read, as they stand in the body. An exception keeps far less.
+pub(crate) const MAX_MESSAGE: usize = 1 << 14;
+
 /// Bytes of a server's error body that an exception keeps.
 pub(crate) const MAX_ERROR_BODY: usize = 4096;

@@ -227,5 +227,6 @@ def _text(body: bytes) -> str:
 
 
 def _one_line(message: str) -> str:
-    line = " ".join(message.split())
+    # More words than characters that may stay: what is behind them is cut anyway.
+    line = " ".join(message.split(None, _MAX_MESSAGE)[:_MAX_MESSAGE])
     return line if len(line) <= _MAX_MESSAGE else f"{line[: _MAX_MESSAGE - 1]}…"

@@ -1,6 +1,7 @@
 //! How typed readers and the judge share a value.
 
 use super::cursor::{Cursor, Kind};
+use super::nth::element_around;
 use crate::error::{Class, Error, Result};
 use crate::memory::OutOfMemory;
 
@@ -59,7 +60,8 @@ pub(crate) fn misfit(
 impl<'a> Cursor<'a> {
     /// Reads one value through a typed reader. The outer error is the document's (not JSON at all), the inner one the field's.
     ///
-    /// A reader that stops is never the judge of syntax: the value is read again, strictly.
+    /// A reader that stops is never the judge of syntax: the value is read again, strictly, at least from the element on in
+    /// which it stopped.
     pub(crate) fn field<R: Reader>(&mut self) -> Result<Result<R::Value>> {
         let (start, depth) = (self.pos, self.depth);
         match super::tuned::read::<R>(self) {
@@ -68,9 +70,16 @@ impl<'a> Cursor<'a> {
                 Ok(Ok(value))
             }
             Err(stop) => {
-                self.pos = start;
-                self.depth = depth;
-                self.skip_value()?;
+                if let Some(element) = element_around(self.bytes, start, self.pos) {
+                    // What is before it has been read, and found right.
+                    self.pos = element;
+                    self.depth = depth + 1;
+                    self.skip_elements()?;
+                } else {
+                    self.pos = start;
+                    self.depth = depth;
+                    self.skip_value()?;
+                }
                 match stop {
                     Stop::Field(error) => Ok(Err(*error)),
                     Stop::Syntax => {

@@ -2,7 +2,12 @@
 //!
 //! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes.
 
+use std::collections::HashMap;
+
 use simd_json::{Node, StaticNode};
+
+/// Members of an object up to which a repeated key is looked for by comparing.
+const FEW: usize = 16;
 
 /// A small JSON value. Maps keep the order of the wire; of a repeated key the last value stands at the first one's place.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,15 +77,25 @@ fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<V
         }
         Node::Object { len, .. } => {
             let mut map: Vec<(String, Value)> = Vec::with_capacity(len);
+            let mut places: HashMap<&str, usize> = HashMap::new();
             for _ in 0..len {
                 let Node::String(key) = *nodes.next()? else {
                     return None;
                 };
                 let member = value(nodes)?;
-                match map.iter_mut().find(|(k, _)| k == key) {
-                    Some((_, held)) => *held = member,
-                    None => map.push((key.to_owned(), member)),
+                let place = if len <= FEW {
+                    map.iter().position(|(held, _)| held == key)
+                } else {
+                    places.get(key).copied()
+                };
+                if let Some(place) = place {
+                    map[place].1 = member;
+                    continue;
                 }
+                if len > FEW {
+                    places.insert(key, map.len());
+                }
+                map.push((key.to_owned(), member));
             }
             Value::Map(map)
         }
@@ -118,6 +133,26 @@ mod tests {
                 Value::List(vec![Value::Null, Value::Bool(true)]),
             ]
         );
+    }
+
+    #[test]
+    fn of_many_keys_the_last_value_wins_too() {
+        let mut text = String::from("{");
+        for round in 0..2 {
+            for key in 0..1000 {
+                text.push_str(&format!("\"k{key}\":{},", key * 2 + round));
+            }
+        }
+        text.push_str("\"end\":null}");
+        let values = Metadata::parse(&[text.as_bytes()]).unwrap();
+        let Value::Map(map) = &values[0] else {
+            panic!("{values:?}")
+        };
+        assert_eq!(map.len(), 1001);
+        for (key, (name, value)) in map.iter().take(1000).enumerate() {
+            assert_eq!(name, &format!("k{key}"));
+            assert_eq!(value, &Value::Int(key as i64 * 2 + 1));
+        }
     }
 
     #[test]

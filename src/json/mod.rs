@@ -5,8 +5,10 @@
 //! [`Stop`] at any time; the judge then reads the same value again and has the last word ([`Cursor::field`]).
 
 mod cursor;
+mod exact;
 mod field;
 mod metadata;
+mod nth;
 mod number;
 mod skip;
 mod string;
@@ -16,5 +18,6 @@ mod vector;
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Reader, Stop, misfit};
 pub(crate) use metadata::{Metadata, Value};
+pub(crate) use nth::nth;
 pub(crate) use number::canonical_id;
 pub(crate) use string::Text;

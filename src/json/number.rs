@@ -1,6 +1,7 @@
 //! Numbers: their grammar, token ids, and correctly rounded doubles.
 
 use super::cursor::Cursor;
+use super::exact;
 use crate::limits::MAX_TOKEN_ID;
 
 /// The end of the number at `pos`, or the offset of the byte that breaks its grammar.
@@ -109,8 +110,11 @@ pub(crate) fn canonical_id(text: &[u8]) -> Option<i32> {
 #[cold]
 fn exact_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     let end = number_end(bytes, pos).ok()?;
-    let text = std::str::from_utf8(&bytes[pos..end]).ok()?;
-    Some((text.parse().ok()?, end))
+    let text = &bytes[pos..end];
+    if let Some(value) = exact::many_digits(text) {
+        return Some((value, end));
+    }
+    Some((std::str::from_utf8(text).ok()?.parse().ok()?, end))
 }
 
 /// Powers of ten that the fast path knows.

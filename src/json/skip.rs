@@ -33,7 +33,9 @@ impl Cursor<'_> {
                 }
                 Some(b'[') => {
                     self.open()?;
-                    if let Some(end) = small_integers_end(&self.bytes[self.pos..]) {
+                    if self.byte() == Some(b']') {
+                        self.close();
+                    } else if let Some(end) = small_integers_end(&self.bytes[self.pos..]) {
                         self.pos += end;
                         self.depth -= 1;
                     } else if self.peek() == Some(b']') {
@@ -50,6 +52,7 @@ impl Cursor<'_> {
                     Ok(end) => self.pos = end,
                     Err(bad) => return Err(self.syntax(bad, "a digit")),
                 },
+                Some(b'n') if self.eat(b"null") => {}
                 Some(b'n') => self.literal(b"null")?,
                 Some(b't') => self.literal(b"true")?,
                 Some(b'f') => self.literal(b"false")?,
@@ -90,13 +93,28 @@ impl Cursor<'_> {
         levels.is_multiple_of(128) && levels > 0
     }
 
+    /// Steps over what is left of an array: the value at `pos`, which is an element of it, and all behind it.
+    pub(super) fn skip_elements(&mut self) -> Result<()> {
+        loop {
+            self.skip_value()?;
+            match self.peek() {
+                Some(b',') => self.pos += 1,
+                Some(b']') => {
+                    self.close();
+                    return Ok(());
+                }
+                _ => return Err(self.syntax(self.pos, "',' or ']'")),
+            }
+        }
+    }
+
     /// Steps over a key and its colon.
     fn key(&mut self) -> Result<()> {
         if self.peek() != Some(b'"') {
             return Err(self.syntax(self.pos, "a key"));
         }
         self.string()?;
-        if self.peek() != Some(b':') {
+        if self.byte() != Some(b':') && self.peek() != Some(b':') {
             return Err(self.syntax(self.pos, "':'"));
         }
         self.pos += 1;

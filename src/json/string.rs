@@ -28,6 +28,24 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// What the string says, or what at least `most` bytes of its text say where it is longer.
+    pub(crate) fn head(&self, most: usize) -> Option<Vec<u8>> {
+        if self.raw.len() <= most {
+            return self.bytes().map(Cow::into_owned);
+        }
+        let mut end = 0;
+        while end < most || self.raw.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            end += match self.raw.get(end..) {
+                Some([b'\\', b'u', ..]) => 6,
+                Some([b'\\', ..]) => 2,
+                _ => 1,
+            };
+        }
+        let raw = &self.raw[..end];
+        // The cut may part a surrogate pair.
+        Some(Text { raw, ..*self }.lossy())
+    }
+
     /// What the string says, with U+FFFD for a lone surrogate.
     pub(crate) fn lossy(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.raw.len());
@@ -35,8 +53,20 @@ impl<'a> Text<'a> {
         out
     }
 
+    /// The same, where that can be as short as `longest` bytes; None else.
+    pub(crate) fn short(&self, longest: usize) -> Option<Cow<'a, [u8]>> {
+        // No byte takes more than a `\uXXXX`.
+        if self.raw.len() > 6 * longest {
+            return None;
+        }
+        self.bytes()
+    }
+
     /// Whether the string says `other`.
     pub(crate) fn is(&self, other: &[u8]) -> bool {
+        if self.raw.len() > 6 * other.len() {
+            return false;
+        }
         if self.escaped {
             self.bytes().is_some_and(|bytes| *bytes == *other)
         } else {
@@ -47,13 +77,31 @@ impl<'a> Text<'a> {
 
 impl<'a> Cursor<'a> {
     /// Reads a string; `pos` is at its opening quote.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<Text<'a>> {
+        let at = self.pos;
+        // Most are short and plain.
+        if let Some(window) = self.bytes.get(at + 1..).and_then(<[u8]>::first_chunk)
+            && let Some(len) = vector::plain_len(window)
+        {
+            self.pos = at + len + 2;
+            let raw = &self.bytes[at + 1..at + 1 + len];
+            return Ok(Text {
+                raw,
+                at,
+                escaped: false,
+            });
+        }
+        self.any_string()
+    }
+
+    #[inline(never)]
+    fn any_string(&mut self) -> Result<Text<'a>> {
         let at = self.pos;
         let mut pos = at + 1;
         let mut escaped = false;
         let mut high = false;
-        let stop = loop {
+        let stop = 'string: loop {
             let (found, saw_high) = vector::find_special(&self.bytes[pos..]);
             high |= saw_high;
             pos += found;
@@ -61,9 +109,12 @@ impl<'a> Cursor<'a> {
                 Some(b'"') => break Ok(()),
                 Some(b'\\') => {
                     escaped = true;
-                    match escape_len(&self.bytes[pos..]) {
-                        Ok(len) => pos += len,
-                        Err(bad) => break Err((pos + bad, "an escape")),
+                    // They come in runs.
+                    while self.bytes.get(pos) == Some(&b'\\') {
+                        match escape_len(&self.bytes[pos..]) {
+                            Ok(len) => pos += len,
+                            Err(bad) => break 'string Err((pos + bad, "an escape")),
+                        }
                     }
                 }
                 Some(_) => break Err((pos, "a string without control characters")),
@@ -104,13 +155,14 @@ impl<'a> Cursor<'a> {
 fn escape_len(bytes: &[u8]) -> std::result::Result<usize, usize> {
     match bytes.get(1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+        Some(b'u') if bytes.get(2..6).is_some_and(|hex| hex4(hex).is_some()) => Ok(6),
         Some(b'u') => {
             let good = bytes[2..]
                 .iter()
                 .take(4)
                 .take_while(|b| b.is_ascii_hexdigit())
                 .count();
-            if good == 4 { Ok(6) } else { Err(2 + good) }
+            Err(2 + good)
         }
         _ => Err(1),
     }
@@ -121,8 +173,10 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>, lone: impl Fn(u32) -> Option<char>) -
     let mut rest = raw;
     while let Some(&byte) = rest.first() {
         if byte != b'\\' {
-            out.push(byte);
-            rest = &rest[1..];
+            let run = rest.iter().position(|&byte| byte == b'\\');
+            let (plain, behind) = rest.split_at(run.unwrap_or(rest.len()));
+            out.extend_from_slice(plain);
+            rest = behind;
             continue;
         }
         let simple = match rest[1] {
@@ -148,12 +202,26 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>, lone: impl Fn(u32) -> Option<char>) -
     true
 }
 
+/// The value of four hexadecimal digits.
+#[inline]
+fn hex4(digits: &[u8]) -> Option<u32> {
+    let digits: &[u8; 4] = digits.try_into().ok()?;
+    let mut value = 0;
+    for &digit in digits {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            b'A'..=b'F' => digit - b'A' + 10,
+            _ => return None,
+        };
+        value = value << 4 | u32::from(nibble);
+    }
+    Some(value)
+}
+
 /// The code of a `\uXXXX` escape or surrogate pair, and the length of its text. A lone surrogate is its own code.
 fn unicode_escape(text: &[u8]) -> (u32, usize) {
-    let unit = |at: usize| -> Option<u32> {
-        let escape = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
-        u32::from_str_radix(std::str::from_utf8(escape).ok()?, 16).ok()
-    };
+    let unit = |at: usize| -> Option<u32> { hex4(text.get(at..at + 6)?.strip_prefix(b"\\u")?) };
     let first = unit(0).unwrap_or_default();
     let second = unit(6).filter(|second| (0xdc00..0xe000).contains(second));
     match second {
@@ -179,6 +247,25 @@ mod tests {
         let body = br#""\"\\\/\b\f\n\r\t\u0041\u00e9\ud83d\ude00 end""#;
         let expected = "\"\\/\u{8}\u{c}\n\r\tAé😀 end".as_bytes();
         assert_eq!(read(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_head_of_a_string_ends_with_a_character() {
+        let mut body = String::from("\"");
+        for _ in 0..50 {
+            body.push_str(r"a\n\u00e9é你😀\ud83d\ude00");
+        }
+        body.push('"');
+        let text = Cursor::new(body.as_bytes()).string().unwrap();
+        let whole = text.bytes().unwrap();
+        for most in 0..200 {
+            let head = text.head(most).unwrap();
+            let head = String::from_utf8(head).unwrap();
+            let head = head.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            assert!(whole.starts_with(head.as_bytes()), "{most}");
+            assert!(6 * head.len() + 6 >= most, "{most}");
+        }
+        assert_eq!(text.head(body.len()).unwrap(), *whole);
     }
 
     #[test]

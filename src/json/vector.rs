@@ -14,6 +14,93 @@ pub(crate) fn find_special(bytes: &[u8]) -> (usize, bool) {
     }
 }
 
+/// The length of the string that `window` begins with, if it ends there and is plain ASCII without escapes.
+#[inline(always)]
+pub(crate) fn plain_len(window: &[u8; 16]) -> Option<usize> {
+    let (found, high) = find_special(window);
+    (!high && window.get(found) == Some(&b'"')).then_some(found)
+}
+
+/// Where the bytes of a block are that give a document its structure: a bit for each byte, the first in the lowest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Structure {
+    pub(crate) quotes: u64,
+    pub(crate) backslashes: u64,
+    /// `[` and `{`
+    pub(crate) opening: u64,
+    /// `]` and `}`
+    pub(crate) closing: u64,
+    pub(crate) commas: u64,
+}
+
+impl Structure {
+    /// Looks at a block.
+    #[inline(always)]
+    pub(crate) fn of(block: &[u8; 64]) -> Self {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            Self::of_sse2(block)
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        {
+            Self::of_bytes(block)
+        }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[inline(always)]
+    fn of_sse2(block: &[u8; 64]) -> Self {
+        use std::arch::x86_64::{
+            __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
+            _mm_set1_epi8,
+        };
+        let mut found = Self::default();
+        for (place, chunk) in block.chunks_exact(16).enumerate() {
+            // SAFETY: `chunk` is 16 readable bytes, the load needs no alignment, and SSE2 is part of x86-64.
+            let masks = unsafe {
+                let v = _mm_loadu_si128(chunk.as_ptr().cast::<__m128i>());
+                // Brackets and braces differ in one bit.
+                let folded = _mm_or_si128(v, _mm_set1_epi8(0x20));
+                let mask = |v, byte: u8| {
+                    _mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8(byte as i8))) as u32
+                };
+                [
+                    mask(v, b'"'),
+                    mask(v, b'\\'),
+                    mask(folded, b'{'),
+                    mask(folded, b'}'),
+                    mask(v, b','),
+                ]
+            };
+            let [quotes, backslashes, opening, closing, commas] =
+                masks.map(|mask| u64::from(mask) << (16 * place));
+            found.quotes |= quotes;
+            found.backslashes |= backslashes;
+            found.opening |= opening;
+            found.closing |= closing;
+            found.commas |= commas;
+        }
+        found
+    }
+
+    #[cfg(any(test, not(all(target_arch = "x86_64", not(miri)))))]
+    fn of_bytes(block: &[u8; 64]) -> Self {
+        let mut found = Self::default();
+        for (place, byte) in block.iter().enumerate() {
+            let bit = 1 << place;
+            match byte {
+                b'"' => found.quotes |= bit,
+                b'\\' => found.backslashes |= bit,
+                b'[' | b'{' => found.opening |= bit,
+                b']' | b'}' => found.closing |= bit,
+                b',' => found.commas |= bit,
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 fn find_special_sse2(bytes: &[u8]) -> (usize, bool) {
@@ -85,6 +172,39 @@ fn find_special_bytes(bytes: &[u8]) -> (usize, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_structure_of_any_block() {
+        let mut state = 1u64;
+        for _ in 0..2000 {
+            let block = std::array::from_fn(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                let pick = (state >> 33) as usize;
+                if pick.is_multiple_of(3) {
+                    (pick / 3) as u8
+                } else {
+                    b"\"\\[]{},:;0\x5a\x7f"[pick / 3 % 12]
+                }
+            });
+            assert_eq!(
+                Structure::of(&block),
+                Structure::of_bytes(&block),
+                "{block:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn short_plain_strings() {
+        let read = |text: &str| plain_len(text.as_bytes().first_chunk().unwrap());
+        assert_eq!(read("\"               "), Some(0));
+        assert_eq!(read("abc\"            "), Some(3));
+        assert_eq!(read("123456789012345\""), Some(15));
+        assert_eq!(read("1234567890123456\""), None);
+        assert_eq!(read("a\\\"\"            "), None);
+        assert_eq!(read("a\u{1}\"             "), None);
+        assert_eq!(read("\u{e9}\"             "), None);
+    }
 
     #[test]
     fn every_byte_at_every_place() {

@@ -9,6 +9,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyT
 
 use super::arguments::{self, Bytes};
 use super::arrays::{ExpertsOut, flat, shaped};
+use super::call::call;
 use super::errors::exception;
 use crate::experts::{Routed, Target, Values};
 use crate::json::Value;
@@ -153,6 +154,15 @@ macro_rules! record {
 }
 pub(super) use record;
 
+/// A record of these fields, in the order of its class.
+pub(super) fn make<'py>(
+    class: &Bound<'py, PyType>,
+    fields: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error: Into<PyErr>>,
+) -> PyResult<Py<PyAny>> {
+    let fields = fields.into_pyobject(class.py()).map_err(Into::into)?;
+    Ok(call(class, &fields, None)?.unbind())
+}
+
 /// The prompt as Python objects, shared by the choices of a response.
 struct PromptArrays {
     token_ids: Py<PyAny>,
@@ -177,7 +187,7 @@ impl PromptArrays {
 /// A ``PromptLogprobs``.
 pub(super) fn prompt_logprobs(py: Python<'_>, scores: PromptLogprobs) -> PyResult<Py<PyAny>> {
     let columns = (flat(py, scores.logprobs)?, top(py, scores.top)?);
-    Ok(record!(py, "PromptLogprobs")?.call1(columns)?.unbind())
+    make(record!(py, "PromptLogprobs")?, columns)
 }
 
 fn completion(
@@ -223,9 +233,7 @@ fn completion(
             .map_or_else(none, |versions| json(py, &versions))?,
         sources(py, &decoded.sources)?,
     ];
-    Ok(record!(py, "Completion")?
-        .call1(PyTuple::new(py, fields)?)?
-        .unbind())
+    make(record!(py, "Completion")?, PyTuple::new(py, fields)?)
 }
 
 fn text(py: Python<'_>, text: Option<&str>) -> Py<PyAny> {
@@ -241,12 +249,12 @@ fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
         flat(py, top.logprobs)?,
         flat(py, top.offsets)?,
     );
-    Ok(record!(py, "TopLogprobs")?.call1(columns)?.unbind())
+    make(record!(py, "TopLogprobs")?, columns)
 }
 
 fn sampling_mask(py: Python<'_>, mask: SamplingMask) -> PyResult<Py<PyAny>> {
     let columns = (flat(py, mask.token_ids)?, flat(py, mask.offsets)?);
-    Ok(record!(py, "SamplingMask")?.call1(columns)?.unbind())
+    make(record!(py, "SamplingMask")?, columns)
 }
 
 fn routed_experts(
@@ -263,10 +271,10 @@ fn routed_experts(
         (Values::Written, Some(out)) => out.view(shape)?,
         (Values::Written, None) => unreachable!("written into the caller's array"),
     };
-    let record = record!(py, "RoutedExperts")?;
-    Ok(record
-        .call1((array, routed.start, routed.dtype.name(), routed.complete))?
-        .unbind())
+    make(
+        record!(py, "RoutedExperts")?,
+        (array, routed.start, routed.dtype.name(), routed.complete),
+    )
 }
 
 /// A read-only mapping from the names of arrays to their channels.

@@ -3,8 +3,9 @@
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
+use super::call::call;
 use crate::error::{Class, Error};
 use crate::limits::MAX_ERROR_BODY;
 
@@ -36,9 +37,8 @@ pub(super) fn exception(py: Python<'_>, error: &Error, body: &[u8]) -> PyErr {
             attributes.set_item("path", &error.path)?;
             attributes.set_item("offset", error.offset)?;
         }
-        Ok(PyErr::from_value(
-            class.call((error.to_string(),), Some(&attributes))?,
-        ))
+        let message = PyTuple::new(py, [error.to_string()])?;
+        Ok(PyErr::from_value(call(class, &message, Some(&attributes))?))
     };
     build().unwrap_or_else(|failed| failed)
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod arrays;
 mod body;
+mod call;
 mod completion;
 mod encode;
 mod errors;

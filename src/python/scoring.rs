@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::arguments::{self, Bytes, kind};
-use super::completion::{prompt_logprobs, record};
+use super::completion::{make, prompt_logprobs, record};
 use super::errors::exception;
 use crate::divergence::{self as compare, Missing};
 use crate::experts::Target;
@@ -147,7 +147,7 @@ pub(super) fn divergence(
         found.max_abs,
         found.k3,
     );
-    Ok(record!(py, "Divergence")?.call1(fields)?.unbind())
+    make(record!(py, "Divergence")?, fields)
 }
 
 /// The pass itself, without the GIL.

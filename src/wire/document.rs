@@ -263,6 +263,9 @@ impl<'a> Walk<'a> {
             if i == 1 {
                 document.verdict.second = Some(cursor.pos);
             }
+            if i >= MAX_CHOICES && cursor.byte() == Some(b'{') && nothing_repeated(cursor)? {
+                return Ok(());
+            }
             let path = format!("[{i}]");
             let element = self.element(cursor, &path)?;
             match element {
@@ -375,6 +378,12 @@ impl<'a> Walk<'a> {
         let at = cursor.pos;
         cursor.array(|cursor, i| {
             let start = cursor.pos;
+            if i >= MAX_CHOICES && nothing_repeated(cursor)? {
+                choices
+                    .too_many
+                    .get_or_insert_with(|| too_many("choices", at));
+                return Ok(());
+            }
             let choice = self.choice(cursor, wire, &format!("choices[{i}]"))?;
             if i < MAX_CHOICES {
                 choices.list.push(choice);
@@ -525,6 +534,21 @@ fn says_error(cursor: &mut Cursor<'_>) -> Result<bool> {
     }
     cursor.skip_value()?;
     Ok(false)
+}
+
+/// Steps over a value beyond the bound on choices, if it is too short to hold a key twice: nothing else of it matters then.
+fn nothing_repeated(cursor: &mut Cursor<'_>) -> Result<bool> {
+    const SHORTEST: usize = br#"{"index":0,"index":0}"#.len();
+    if cursor.eat(b"{}") {
+        return Ok(true);
+    }
+    let mut ahead = cursor.clone();
+    ahead.skip_value()?;
+    let short = ahead.pos - cursor.pos < SHORTEST;
+    if short {
+        *cursor = ahead;
+    }
+    Ok(short)
 }
 
 #[cold]

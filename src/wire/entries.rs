@@ -431,7 +431,7 @@ fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
 
 /// The id that a `token` text names, or [`UNNAMED`].
 pub(super) fn named_by(text: &crate::json::Text<'_>) -> i32 {
-    text.bytes()
+    text.short("token_id:2147483647".len())
         .and_then(|bytes| canonical_id(bytes.strip_prefix(b"token_id:")?))
         .unwrap_or(UNNAMED)
 }
@@ -525,7 +525,7 @@ impl Key {
         }
         cursor.pos += 1;
         cursor.space();
-        Ok(match text.bytes().as_deref() {
+        Ok(match text.short(TOP_LOGPROBS.len).as_deref() {
             Some(b"token") => Key::Token,
             Some(b"token_id") => Key::TokenId,
             Some(b"logprob") => Key::Logprob,

@@ -1,6 +1,6 @@
 //! Finding a value again, for the message of an error. Columns do not keep the offsets of what they hold.
 
-use crate::json::{Cursor, Kind};
+use crate::json::{Cursor, Kind, nth};
 
 /// A step into a value.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +15,10 @@ pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize
     for step in steps {
         let mut cursor = Cursor::at(body, found.take()?);
         let result = match (cursor.kind(), step) {
-            (Ok(Kind::Array), Step::Index(index)) => cursor.array(|cursor, i| {
-                if i == *index {
-                    found = Some(cursor.pos);
-                }
-                cursor.skip_value()
-            }),
+            (Ok(Kind::Array), Step::Index(index)) => {
+                found = nth(body, cursor.pos, *index);
+                Ok(())
+            }
             (Ok(Kind::Object), Step::Key(name)) => cursor.object(|cursor, key| {
                 if found.is_none() && key.is(name.as_bytes()) {
                     found = Some(cursor.pos);

@@ -111,7 +111,10 @@ fn key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
 #[cold]
 fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
     let text = cursor.string()?;
-    let Some(id) = text.bytes().and_then(|bytes| canonical_id(&bytes)) else {
+    let Some(id) = text
+        .short("2147483647".len())
+        .and_then(|bytes| canonical_id(&bytes))
+    else {
         return Err(Error::new(
             Class::Malformed,
             "type",

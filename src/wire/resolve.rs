@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{Class, Error, Result};
 use crate::experts::{self, Routed, Target};
-use crate::json::{Cursor, Kind, Metadata, Value};
-use crate::limits::MAX_METADATA;
+use crate::json::{Cursor, Kind, Text};
+use crate::limits::{MAX_MESSAGE, MAX_METADATA};
 use crate::memory::Buffer;
 
 use super::answer::{Answer, Place, PromptChannels, answers};
@@ -287,8 +287,12 @@ fn text(span: Span, body: &[u8]) -> Option<String> {
     let json = body
         .get(span.start..span.end)
         .filter(|json| json.len() <= MAX_METADATA)?;
-    match Metadata::parse(&[json]).ok()?.pop() {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
-    }
+    let raw = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let text = Text {
+        raw,
+        at: span.start,
+        escaped: true,
+    };
+    let bytes = text.head(MAX_MESSAGE)?;
+    String::from_utf8(bytes).ok()
 }

@@ -24,6 +24,9 @@ impl<T> Part<T> {
     }
 }
 
+/// The longest name that any wire has.
+const LONGEST_NAME: usize = "output_token_sampling_mask".len();
+
 /// One pass over a body.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
@@ -44,9 +47,10 @@ impl<'a> Walk<'a> {
         mut member: impl FnMut(&mut Self, &mut Cursor<'a>, &'static str) -> Result<()>,
     ) -> Result<()> {
         debug_assert!(names.len() <= 32);
+        debug_assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
         let mut seen = 0u32;
         cursor.object(|cursor, key| {
-            let text = key.bytes();
+            let text = key.short(LONGEST_NAME);
             let known = text
                 .as_deref()
                 .and_then(|text| names.iter().position(|name| name.as_bytes() == text));

@@ -1,0 +1,78 @@
+"""A process that forks again and again while its threads decode; ``test_processes`` runs it.
+
+Every child decodes, with whatever the fork has left of the pool, and must end well and soon.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import dynamo_tito as tito
+from support.bodies import DIALECTS, Sample
+from support.samples import invent
+from support.truth import check
+from support.writing import compact
+
+DIALECT = DIALECTS["prime_generate"]
+THREADS, FORKS = 4, 30
+
+
+def decode_and_check(body: bytes, sample: Sample) -> None:
+    check(tito.decode(body, wire=DIALECT.wire), sample, DIALECT, DIALECT.container)
+
+
+def child(body: bytes, sample: Sample) -> None:
+    """Never returns."""
+    signal.alarm(30)
+    status = 1
+    try:
+        for _ in range(3):
+            decode_and_check(body, sample)
+            tito.trim_memory()
+        tito.configure_memory(max_bytes=0)
+        decode_and_check(body, sample)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    sample = invent(41, prompt=512, completion=512, layers=24, top_k=8)
+    body = compact(DIALECT.build([sample], DIALECT.container))
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    begun = threading.Barrier(THREADS + 1)
+
+    def work() -> None:
+        begun.wait()
+        try:
+            while not stop.is_set():
+                decode_and_check(body, sample)
+        except BaseException as failure:  # noqa: BLE001 - a thread must tell, whatever it was
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    statuses = []
+    for _ in range(FORKS):
+        process = os.fork()
+        if process == 0:
+            child(body, sample)
+        statuses.append(os.waitpid(process, 0)[1])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    decode_and_check(body, sample)
+    print(f"{statuses.count(0)} of {FORKS} children ended well, {len(failures)} threads failed")
+
+
+if __name__ == "__main__":
+    main()
