@@ -208,7 +208,11 @@ class RawServer:
         finally:
             writer.close()
             self._writers.discard(writer)
-            self._note(open_connections=-1)
+            try:
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()  # only then does the client hear of it
+            finally:
+                self._note(open_connections=-1)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
         # Until something has come there is no request to be early for.

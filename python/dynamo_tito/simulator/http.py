@@ -97,6 +97,8 @@ class Listener:
         if self._server is not None:
             self._server.close()
             self._server = None
+            for _ in range(3):
+                await asyncio.sleep(0)  # what was accepted becomes a connection, which can be closed
         tasks = [connection.task for connection in self.connections if connection.task is not None]
         self.drop()
         await asyncio.gather(*tasks, return_exceptions=True)
