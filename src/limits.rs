@@ -42,6 +42,9 @@ pub(crate) const MAX_CHOICES: usize = 4096;
 /// Bytes of metadata (usage, finish reasons, versions) of one choice that are copied for simd-json.
 pub(crate) const MAX_METADATA: usize = 1 << 20;
 
+/// Values and keys in that metadata: what is passed on whole costs a Python object each.
+pub(crate) const MAX_METADATA_VALUES: usize = 1024;
+
 /// Bytes of an npy header. numpy writes 128 for a three-dimensional array.
 pub(crate) const MAX_NPY_HEADER: usize = 1 << 16;
 

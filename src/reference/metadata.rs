@@ -4,7 +4,7 @@ use super::json::{Kind, Member, Node};
 use super::readers;
 use super::structure::{Channel, Choice, Usage, first};
 use super::{StopReason, Value};
-use crate::limits::MAX_METADATA;
+use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 use crate::{Class, Error, Options, Result, Wire};
 
 /// (e) of one completion.
@@ -21,7 +21,10 @@ pub(super) struct Read {
 /// Reads all of it, in the order of the page.
 pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) -> Result<Read> {
     let metadata = &choice.metadata;
-    let mut reader = Reader { bytes: 0 };
+    let mut reader = Reader {
+        bytes: 0,
+        values: 0,
+    };
 
     let request_id = reader.text(metadata.request_id.found())?;
     let usage = match &metadata.usage {
@@ -107,9 +110,10 @@ fn one_span(version: String, tokens: usize) -> Value {
     ])])
 }
 
-/// Reads one field after the other and counts their bytes.
+/// Reads one field after the other and counts their bytes, and the values and keys in them.
 struct Reader {
     bytes: usize,
+    values: usize,
 }
 
 type Found<'c, 'a> = Option<(&'c str, &'a Node)>;
@@ -133,10 +137,15 @@ impl Reader {
             let message = format!("more than {MAX_METADATA} bytes of metadata");
             return Err(malformed("too_large", path, node, message));
         }
-        match value(node) {
-            Some(value) => Ok(Some(value)),
-            None => Err(no_value(path, node)),
+        let Some(value) = value(node) else {
+            return Err(no_value(path, node));
+        };
+        self.values += values_and_keys(node);
+        if self.values > MAX_METADATA_VALUES {
+            let message = format!("more than {MAX_METADATA_VALUES} values and keys of metadata");
+            return Err(malformed("too_many", path, node, message));
         }
+        Ok(Some(value))
     }
 
     fn text(&mut self, found: Found<'_, '_>) -> Result<Option<String>> {
@@ -173,6 +182,14 @@ fn type_of(path: &str, node: &Node) -> Result<String> {
             Err(malformed("type", path, node, message.to_owned()))
         }
     }
+}
+
+fn values_and_keys(node: &Node) -> usize {
+    let elements = node.as_array().unwrap_or_default();
+    let members = node.as_object().unwrap_or_default();
+    let in_elements: usize = elements.iter().map(values_and_keys).sum();
+    let in_members: usize = members.iter().map(|m| 1 + values_and_keys(&m.value)).sum();
+    1 + in_elements + in_members
 }
 
 fn times(members: &[Member], key: &str) -> usize {

@@ -1,8 +1,8 @@
 //! Step (e): small values, read together by simd-json.
 
 use crate::error::{Class, Error, Result};
-use crate::json::{Cursor, Metadata, Value};
-use crate::limits::MAX_METADATA;
+use crate::json::{Cursor, Metadata, Unfit, Value};
+use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
 use super::answer::{Detail, Role};
 use super::decoded::{Finish, StopReason};
@@ -53,15 +53,21 @@ pub(super) fn resolve(
         problem = Some(error(kind, detail, paths, message));
         break;
     }
-    let values = Metadata::parse(&texts).map_err(|i| {
-        error(
+    let values = Metadata::parse(&texts).map_err(|unfit| match unfit {
+        Unfit::Unrepresentable(i) => error(
             "metadata",
             &details[i],
             paths,
             "a number or a string in it cannot be represented".into(),
-        )
+        ),
+        Unfit::TooMany(i) => error(
+            "too_many",
+            &details[i],
+            paths,
+            format!("more than {MAX_METADATA_VALUES} values and keys of metadata"),
+        ),
     });
-    // An unrepresentable value in front of the first other problem comes first.
+    // What is wrong inside a value in front of the first other problem comes first.
     let values = match (values, problem) {
         (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
         (Ok(values), None) => values,

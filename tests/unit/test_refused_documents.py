@@ -324,6 +324,14 @@ class TestMetadata:
         body = swap(CHAT, b'"usage":{"prompt_tokens":3}', b'"usage":{"x":"' + b"y" * (1 << 20) + b'"}')
         refused(body, MalformedBodyError, kind="too_large", path="usage", wire="dynamo_chat")
 
+    def test_of_too_many_values(self) -> None:
+        def usage(members: int) -> bytes:
+            text = b",".join(b'"k%d":%d' % (member, member) for member in range(members))
+            return swap(CHAT, b'"usage":{"prompt_tokens":3}', b'"usage":{' + text + b"}")
+
+        assert len(tito.decode(usage(500), wire="dynamo_chat").usage or ()) == 500
+        refused(usage(512), MalformedBodyError, kind="too_many", path="usage", wire="dynamo_chat")
+
     def test_worker_ids_beyond_two_to_the_53_stay_exact(self) -> None:
         body = swap(
             CHAT, b'"usage":{"prompt_tokens":3}', b'"usage":{"worker":18446744073709551615,"other":-9007199254740993}'

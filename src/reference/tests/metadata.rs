@@ -2,7 +2,7 @@
 
 use super::super::{StopReason, Value};
 use super::*;
-use crate::limits::MAX_METADATA;
+use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
 /// vllm_generate without tokens: more of the top level, more of the choice.
 fn generate(top: &str, choice: &str) -> String {
@@ -501,4 +501,31 @@ fn metadata_has_a_ceiling() {
     );
     let two = format!(r#"{{"request_id":{id},"choices":[{choice},{choice}]}}"#);
     assert_eq!(all_decoded(&options(GENERATE), &two).len(), 2);
+}
+
+#[test]
+fn values_and_keys_are_counted() {
+    let body = |nulls: usize, finish: &str| {
+        let usage = format!(r#""usage":§{{"a":[{}null]}},"#, "null,".repeat(nulls - 1));
+        generate(&usage, &format!(r#""finish_reason":{finish},"#))
+    };
+    // The object, its key, the array and the finish reason are four more.
+    let most = MAX_METADATA_VALUES - 4;
+    decoded(&options(GENERATE), &body(most, "\"stop\"").replace('§', ""));
+    let with_finish = body(most + 1, "§\"stop\"").replacen('§', "", 1);
+    malformed(
+        &options(GENERATE),
+        &with_finish,
+        "too_many",
+        "choices[0].finish_reason",
+    );
+    malformed(
+        &options(GENERATE),
+        &body(most + 2, "\"stop\""),
+        "too_many",
+        "usage",
+    );
+    // What cannot be represented comes first.
+    let wrong = body(most + 2, "1").replace("null]", "1e999]");
+    malformed(&options(GENERATE), &wrong, "metadata", "usage");
 }
