@@ -201,8 +201,6 @@ class Attack:
 
     options: dict[str, Any]
     decode: Callable[..., Any] = tito.decode
-    passed_on: bool = False
-    """It becomes Python objects as it is, so that it is measured beside ``json.loads``, which makes the same."""
 
     def prove(self, found: Any) -> None:
         """Check the value or the error."""
@@ -383,21 +381,26 @@ def _experts(wire: Wire) -> Iterator[Attack]:
 
 
 def _metadata(wire: Wire, small: bytes) -> Iterator[Attack]:
-    """What is passed on, up to its bound of 1 MiB, and beyond."""
+    """What is passed on: as many values as are taken, as many bytes, and more of either."""
     if wire == "sglang_generate":
         old, key = b'"weight_version":"default"', b'"weight_versions"'
         wrap = b"[%b]"
     else:
         old, key = (b'"usage":', b'"usage"') if b'"usage":' in small else (b'"choices":', b'"usage"')
         wrap = b"%b"
-    forms = {
+    room = b'"z":"' + b"z" * (_BYTES - 20_000) + b'"'
+    many = {
         "many keys": b"{" + b",".join(b'"k%d":1' % n for n in range(80_000)) + b"}",
         "one key over and over": b"{" + _repeat(b'"a":1') + b"}",
         "nesting": b'{"a":[' + _repeat(b"[" * 100 + b"]" * 100) + b"]}",
+        "maps": b'{"a":[' + _repeat(b'{"a":1,"b":2}') + b"]}",
+    }
+    forms = many | {
+        "500 keys": b"{" + b"".join(b'"k%d":1,' % n for n in range(500)) + room + b"}",
+        "1,000 texts": b'{"a":[' + b",".join([b'"text"'] * 1_000) + b"]," + room + b"}",
         "escapes": b'{"a":"' + b"\\n" * (_BYTES // 2) + b'"}',
         "a long fraction": b'{"a":0.' + b"7" * _BYTES + b"}",
-        "fractions of 700 digits": b'{"a":[' + _repeat(b"0." + b"7" * 700) + b"]}",
-        "maps": b'{"a":[' + _repeat(b'{"a":1,"b":2}') + b"]}",
+        "fractions of 1,000 digits": b'{"a":[' + _repeat(b"0." + b"7" * 1_000) + b"]}",
     }
     for name, form in forms.items():
         value = key + b":" + wrap % form
@@ -407,7 +410,7 @@ def _metadata(wire: Wire, small: bytes) -> Iterator[Attack]:
             body = small[:at] + value + small[end:]
         else:
             body = small.replace(old, value if old.startswith(b'"weight') else value + b"," + old, 1)
-        yield Attack(f"metadata of {name}", body, small, {"wire": wire}, passed_on=True)
+        yield Attack(f"metadata of {name}", body, "too_many" if name in many else small, {"wire": wire})
         huge = body.replace(form, form[:-1] + b',"z":"' + b"z" * (1 << 20) + b'"}', 1)
         yield Attack(f"too much metadata of {name}", huge, "too_large", {"wire": wire})
 
