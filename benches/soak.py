@@ -50,7 +50,7 @@ _PROMPTS: dict[Size, int] = {"small": 16, "large": 4}
 _SHAPES: dict[Size, tuple[int, int]] = {"small": (24, 16), "large": (6144, 2048)}
 """Tokens of a prompt and of a completion, at least."""
 
-_WORKERS: dict[Size, int] = {"small": 4, "large": 1}
+_WORKERS: dict[Size, int] = {"small": 4, "large": 4}
 """Requests in flight per client of small answers; in all for large ones."""
 
 _DEADLINES: dict[Size, float] = {"small": 10.0, "large": 20.0}
@@ -228,9 +228,11 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
             for number in numbers["small"]:
                 await _ask(run, client, engine, "small", number)
 
+        turns = itertools.cycle(lanes["large"])
+
         async def large() -> None:
             # Spread over the whole run, so that every part of it costs the same.
-            for number, (client, engine) in zip(numbers["large"], itertools.cycle(lanes["large"]), strict=False):
+            for number, (client, engine) in zip(numbers["large"], turns, strict=False):
                 due = (number - run.small) / max(run.large, 1) * run.small
                 while run.done < due and time.monotonic() < run.ends:  # noqa: ASYNC110 - counts have no event
                     await asyncio.sleep(0.02)
@@ -241,7 +243,8 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
             for client, engine in lanes["small"]:
                 for _ in range(_WORKERS["small"]):
                     asking.create_task(small(client, engine))
-            asking.create_task(large())
+            for _ in range(_WORKERS["large"]):
+                asking.create_task(large())
         watch.cancel()
     await asyncio.sleep(0.1)  # sockets close a turn of the loop later
     return before, state(run.done)
