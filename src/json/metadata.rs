@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use simd_json::{Node, StaticNode};
 
-use crate::limits::MAX_METADATA_VALUES;
+use super::cursor::Cursor;
 
 /// Members of an object up to which a repeated key is looked for by comparing.
 const FEW: usize = 16;
@@ -31,38 +31,20 @@ pub(crate) struct Metadata {
     scratch: Vec<u8>,
 }
 
-/// Why text `i` is not taken, nor what stands behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unfit {
-    /// simd-json will not have it (a number out of range, a lone surrogate).
-    Unrepresentable(usize),
-    /// With it there are more values and keys than [`MAX_METADATA_VALUES`].
-    TooMany(usize),
-}
-
 impl Metadata {
-    /// Parses validated JSON texts.
-    pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, Unfit> {
+    /// Parses validated JSON texts. `Err(i)`: simd-json will not take text `i` (a number out of range, a lone surrogate).
+    pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, usize> {
         let mut metadata = Metadata::default();
-        let mut left = MAX_METADATA_VALUES;
-        let unrepresentable = match metadata.parse_list(texts, &mut left) {
-            Err(Unfit::Unrepresentable(any)) => any,
-            result => return result,
-        };
-        // One of them; it is one of the texts before it that counts if that is one too many.
-        left = MAX_METADATA_VALUES;
-        for (i, text) in texts.iter().enumerate() {
-            metadata
-                .parse_list(&[text], &mut left)
-                .map_err(|unfit| match unfit {
-                    Unfit::Unrepresentable(_) => Unfit::Unrepresentable(i),
-                    Unfit::TooMany(_) => Unfit::TooMany(i),
-                })?;
+        match metadata.parse_list(texts) {
+            Some(values) => Ok(values),
+            None => Err(texts
+                .iter()
+                .position(|text| metadata.parse_list(&[text]).is_none())
+                .unwrap_or(0)),
         }
-        Err(Unfit::Unrepresentable(unrepresentable))
     }
 
-    fn parse_list(&mut self, texts: &[&[u8]], left: &mut usize) -> Result<Vec<Value>, Unfit> {
+    fn parse_list(&mut self, texts: &[&[u8]]) -> Option<Vec<Value>> {
         self.scratch.clear();
         self.scratch.push(b'[');
         for (i, text) in texts.iter().enumerate() {
@@ -72,21 +54,51 @@ impl Metadata {
             self.scratch.extend_from_slice(text);
         }
         self.scratch.push(b']');
-        let tape = simd_json::to_tape(&mut self.scratch).map_err(|_| Unfit::Unrepresentable(0))?;
-        // The first node is the list itself.
-        let mut nodes = tape.0.iter().skip(1);
-        (0..texts.len())
-            .map(|i| value(&mut nodes, left).ok_or(Unfit::TooMany(i)))
-            .collect()
+        let tape = simd_json::to_tape(&mut self.scratch).ok()?;
+        match value(&mut tape.0.iter())? {
+            Value::List(values) if values.len() == texts.len() => Some(values),
+            _ => None,
+        }
     }
 }
 
-/// The next value; None if it has more values and keys than are left.
-fn value<'a, 'b: 'a>(
-    nodes: &mut impl Iterator<Item = &'a Node<'b>>,
-    left: &mut usize,
-) -> Option<Value> {
-    *left = left.checked_sub(1)?;
+/// No text has more values and keys than this, found without looking at where strings begin and end.
+pub(crate) fn values_and_keys_at_most(text: &[u8]) -> usize {
+    let opens = |byte: &&u8| matches!(**byte, b',' | b':' | b'[' | b'{');
+    1 + text.iter().filter(opens).count()
+}
+
+/// Values and keys in a validated JSON text; it stops counting beyond `most`.
+pub(crate) fn values_and_keys(text: &[u8], most: usize) -> usize {
+    let mut found = 1;
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        at += 1;
+        match byte {
+            // One more element or member, or a key's value.
+            b',' | b':' => found += 1,
+            // The first element or member, if there is one.
+            b'[' | b'{' => {
+                let first = text[at..].iter().find(|byte| !byte.is_ascii_whitespace());
+                found += usize::from(!matches!(first, Some(b']' | b'}')));
+            }
+            b'"' => {
+                let mut string = Cursor::at(text, at - 1);
+                if string.string().is_err() {
+                    break; // validated: it is none that does not end
+                }
+                at = string.pos;
+            }
+            _ => {}
+        }
+        if found > most {
+            break;
+        }
+    }
+    found
+}
+
+fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<Value> {
     Some(match *nodes.next()? {
         Node::String(text) => Value::Text(text.to_owned()),
         Node::Static(StaticNode::Null) => Value::Null,
@@ -95,21 +107,20 @@ fn value<'a, 'b: 'a>(
         Node::Static(StaticNode::U64(u)) => i64::try_from(u).map_or(Value::Uint(u), Value::Int),
         Node::Static(StaticNode::F64(f)) => Value::Float(f),
         Node::Array { len, .. } => {
-            let mut list = Vec::with_capacity(len.min(*left));
+            let mut list = Vec::with_capacity(len);
             for _ in 0..len {
-                list.push(value(nodes, left)?);
+                list.push(value(nodes)?);
             }
             Value::List(list)
         }
         Node::Object { len, .. } => {
-            let mut map: Vec<(String, Value)> = Vec::with_capacity(len.min(*left));
+            let mut map: Vec<(String, Value)> = Vec::with_capacity(len);
             let mut places: HashMap<&str, usize> = HashMap::new();
             for _ in 0..len {
-                *left = left.checked_sub(1)?;
                 let Node::String(key) = *nodes.next()? else {
                     return None;
                 };
-                let member = value(nodes, left)?;
+                let member = value(nodes)?;
                 let place = if len <= FEW {
                     map.iter().position(|(held, _)| held == key)
                 } else {
@@ -166,7 +177,7 @@ mod tests {
     fn of_many_keys_the_last_value_wins_too() {
         let mut text = String::from("{");
         for round in 0..2 {
-            for key in 0..200 {
+            for key in 0..1000 {
                 text.push_str(&format!("\"k{key}\":{},", key * 2 + round));
             }
         }
@@ -175,11 +186,29 @@ mod tests {
         let Value::Map(map) = &values[0] else {
             panic!("{values:?}")
         };
-        assert_eq!(map.len(), 201);
-        for (key, (name, value)) in map.iter().take(200).enumerate() {
+        assert_eq!(map.len(), 1001);
+        for (key, (name, value)) in map.iter().take(1000).enumerate() {
             assert_eq!(name, &format!("k{key}"));
             assert_eq!(value, &Value::Int(key as i64 * 2 + 1));
         }
+    }
+
+    #[test]
+    fn values_and_keys_are_counted() {
+        for (text, count) in [
+            ("1", 1),
+            ("[]", 1),
+            (" { \n } ", 1),
+            ("[1]", 2),
+            (r#"{"a":1}"#, 3),
+            (r#"{"a":[1,2,{}],"b":{"c":null}}"#, 10),
+            (r#"["a,b:c[{","\"\\",",\\\"," ]"#, 4),
+            ("[[],[[ ]]]", 4),
+        ] {
+            assert_eq!(values_and_keys(text.as_bytes(), 100), count, "{text}");
+            assert!(values_and_keys_at_most(text.as_bytes()) >= count, "{text}");
+        }
+        assert_eq!(values_and_keys(b"[1,2,3,4,5]", 3), 4);
     }
 
     #[test]
@@ -191,30 +220,7 @@ mod tests {
             br#""\ud800""#,
             br#"{"\udc00":1}"#,
         ] {
-            assert_eq!(
-                Metadata::parse(&[b"1", bad, b"2"]),
-                Err(Unfit::Unrepresentable(1)),
-                "{bad:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn values_and_keys_are_counted() {
-        let list = |values: usize| format!("[{}null]", "null,".repeat(values - 2));
-        let text = list(MAX_METADATA_VALUES - 3);
-        let (text, longer) = (text.as_bytes(), list(MAX_METADATA_VALUES + 1));
-        let object: &[u8] = br#"{"a":1}"#;
-        assert!(Metadata::parse(&[text, object]).is_ok());
-        let cases: [(&[&[u8]], Unfit); 5] = [
-            (&[text, object, b"1"], Unfit::TooMany(2)),
-            (&[b"1", text, object], Unfit::TooMany(2)),
-            (&[text, text, b"1e999"], Unfit::TooMany(1)),
-            (&[text, b"1e999", text], Unfit::Unrepresentable(1)),
-            (&[longer.as_bytes()], Unfit::TooMany(0)),
-        ];
-        for (texts, unfit) in cases {
-            assert_eq!(Metadata::parse(texts), Err(unfit));
+            assert_eq!(Metadata::parse(&[b"1", bad, b"2"]), Err(1), "{bad:?}");
         }
     }
 }

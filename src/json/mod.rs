@@ -17,7 +17,7 @@ mod vector;
 
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Reader, Stop, misfit};
-pub(crate) use metadata::{Metadata, Unfit, Value};
+pub(crate) use metadata::{Metadata, Value, values_and_keys, values_and_keys_at_most};
 pub(crate) use nth::nth;
 pub(crate) use number::canonical_id;
 pub(crate) use string::Text;

@@ -137,15 +137,15 @@ impl Reader {
             let message = format!("more than {MAX_METADATA} bytes of metadata");
             return Err(malformed("too_large", path, node, message));
         }
-        let Some(value) = value(node) else {
-            return Err(no_value(path, node));
-        };
         self.values += values_and_keys(node);
         if self.values > MAX_METADATA_VALUES {
             let message = format!("more than {MAX_METADATA_VALUES} values and keys of metadata");
             return Err(malformed("too_many", path, node, message));
         }
-        Ok(Some(value))
+        match value(node) {
+            Some(value) => Ok(Some(value)),
+            None => Err(no_value(path, node)),
+        }
     }
 
     fn text(&mut self, found: Found<'_, '_>) -> Result<Option<String>> {

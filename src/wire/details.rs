@@ -1,7 +1,7 @@
 //! Step (e): small values, read together by simd-json.
 
 use crate::error::{Class, Error, Result};
-use crate::json::{Cursor, Metadata, Unfit, Value};
+use crate::json::{Cursor, Metadata, Value, values_and_keys, values_and_keys_at_most};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
 use super::answer::{Detail, Role};
@@ -27,7 +27,7 @@ pub(super) fn resolve(
     paths: &Paths<'_>,
 ) -> Result<Details> {
     let mut texts = Vec::with_capacity(details.len());
-    let mut size = 0;
+    let (mut size, mut at_most) = (0, 0);
     let mut problem = None;
     for detail in details {
         let text = &body[detail.span.start..detail.span.end];
@@ -48,26 +48,28 @@ pub(super) fn resolve(
             )
         } else {
             texts.push(text);
-            continue;
+            at_most += values_and_keys_at_most(text);
+            if at_most <= MAX_METADATA_VALUES || few(&texts) {
+                continue;
+            }
+            texts.pop();
+            (
+                "too_many",
+                format!("more than {MAX_METADATA_VALUES} values and keys of metadata"),
+            )
         };
         problem = Some(error(kind, detail, paths, message));
         break;
     }
-    let values = Metadata::parse(&texts).map_err(|unfit| match unfit {
-        Unfit::Unrepresentable(i) => error(
+    let values = Metadata::parse(&texts).map_err(|i| {
+        error(
             "metadata",
             &details[i],
             paths,
             "a number or a string in it cannot be represented".into(),
-        ),
-        Unfit::TooMany(i) => error(
-            "too_many",
-            &details[i],
-            paths,
-            format!("more than {MAX_METADATA_VALUES} values and keys of metadata"),
-        ),
+        )
     });
-    // What is wrong inside a value in front of the first other problem comes first.
+    // An unrepresentable value in front of the first other problem comes first.
     let values = match (values, problem) {
         (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
         (Ok(values), None) => values,
@@ -121,6 +123,12 @@ pub(super) fn resolve(
     }
     found.finish = finish(plain, detailed, stop_reason, tells_abort);
     Ok(found)
+}
+
+/// Whether texts have no more values and keys than metadata may have.
+fn few(texts: &[&[u8]]) -> bool {
+    let count = |text: &&[u8]| values_and_keys(text, MAX_METADATA_VALUES);
+    texts.iter().map(count).sum::<usize>() <= MAX_METADATA_VALUES
 }
 
 fn stop(value: Value) -> Option<StopReason> {

@@ -525,7 +525,9 @@ fn values_and_keys_are_counted() {
         "too_many",
         "usage",
     );
-    // What cannot be represented comes first.
+    // The count of a field comes before its content, and that before the next field.
     let wrong = body(most + 2, "1").replace("null]", "1e999]");
+    malformed(&options(GENERATE), &wrong, "too_many", "usage");
+    let wrong = body(most, "1").replace("null]", "1e999]");
     malformed(&options(GENERATE), &wrong, "metadata", "usage");
 }
