@@ -38,8 +38,8 @@ from dynamo_tito._config import HttpLibrary
 from dynamo_tito.simulator import Engine
 from dynamo_tito.simulator.model import Sample
 
-WARM_UP: Final = 0.5
-"""Share of the requests after which memory is compared: it holds what the largest overlap of answers took, met late."""
+WARM_UP: Final = 0.1
+"""Share of the requests after which memory is compared."""
 
 GROWTH: Final = 0.05
 """By how much the memory of one part of the run may exceed that of another."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
-
 import pytest
 
 from dynamo_tito._transports import aiohttp, httpx
-from support.driver import KINDS, Driver, Kind
-from support.raw_server import RawServer
+from support.clients import connect, kind, server
+
+__all__ = ["connect", "kind", "server"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,26 +15,3 @@ def _kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are counted here, and a machine may be so slow that idle ones would be given up."""
     for module in (aiohttp, httpx):
         monkeypatch.setattr(module, "KEEPALIVE", 600.0)
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with RawServer() as running:
-        yield running
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    chosen: Kind = request.param
-    return chosen
-
-
-@pytest.fixture
-def connect(kind: Kind, server: RawServer) -> Iterator[Callable[..., Driver]]:
-    """A function that makes a client of the server; it is closed after the test."""
-    with ExitStack() as stack:
-
-        def make(url: str | None = None, **options: Any) -> Driver:
-            return stack.enter_context(Driver(kind, url or server.url, **options))
-
-        yield make
