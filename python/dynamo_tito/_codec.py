@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._core import (
     Body,
+    Room,
     build_info,
     configure_memory,
     decode,
@@ -19,6 +20,7 @@ from ._core import (
 
 __all__ = [
     "Body",
+    "Room",
     "build_info",
     "configure_memory",
     "decode",

@@ -22,7 +22,7 @@ impl<'py> Bytes<'py> {
             return Ok(Bytes::Bytes(bytes.clone()));
         }
         if let Ok(body) = object.cast::<Body>() {
-            return Ok(Bytes::Body(body.get().freeze()));
+            return Ok(Bytes::Body(body.get().freeze()?));
         }
         let expected = || {
             PyTypeError::new_err(format!(

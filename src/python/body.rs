@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::arguments::count;
+use super::room::Room;
 use crate::error::Error;
 use crate::memory::Buffer;
 
@@ -19,6 +20,8 @@ use crate::memory::Buffer;
 ///
 /// Decoding, exporting a buffer or ``tobytes`` freezes it: from then on ``append`` raises ValueError. Its memory comes from the
 /// same pool as the results (``memory_stats``). Safe to share between threads.
+///
+/// While a ``Room`` of it is out, everything but ``frozen`` and ``len`` raises ValueError.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct Body {
     state: Mutex<State>,
@@ -26,8 +29,13 @@ pub(crate) struct Body {
 
 enum State {
     Growing(Buffer<u8>),
+    /// The buffer is in a `Room`; so many bytes of it were there when it left.
+    Lent(usize),
     Frozen(Arc<Buffer<u8>>),
 }
+
+const FROZEN: &str = "the body is frozen: it has been decoded or exported";
+const LENT: &str = "the body is being written to: a room of it is out";
 
 /// The bytes of a frozen body.
 pub(crate) struct Frozen(Arc<Buffer<u8>>);
@@ -49,15 +57,20 @@ impl Body {
     }
 
     /// Ends growth.
-    pub(super) fn freeze(&self) -> Frozen {
+    pub(super) fn freeze(&self) -> PyResult<Frozen> {
         let mut state = self.lock();
-        if let State::Growing(buffer) = &mut *state {
-            *state = State::Frozen(Arc::new(std::mem::take(buffer)));
-        }
-        match &*state {
-            State::Frozen(buffer) => Frozen(Arc::clone(buffer)),
-            State::Growing(_) => unreachable!("frozen above"),
-        }
+        let shared = match &mut *state {
+            State::Growing(buffer) => Arc::new(std::mem::take(buffer)),
+            State::Lent(_) => return Err(PyValueError::new_err(LENT)),
+            State::Frozen(shared) => return Ok(Frozen(Arc::clone(shared))),
+        };
+        *state = State::Frozen(Arc::clone(&shared));
+        Ok(Frozen(shared))
+    }
+
+    /// Takes back what a room held.
+    pub(super) fn restore(&self, buffer: Buffer<u8>) {
+        *self.lock() = State::Growing(buffer);
     }
 }
 
@@ -76,13 +89,12 @@ impl Body {
 
     /// Appends the bytes of ``chunk``, any contiguous bytes-like object.
     fn append(&self, py: Python<'_>, chunk: &Bound<'_, PyAny>) -> PyResult<()> {
-        let frozen =
-            || PyValueError::new_err("the body is frozen: it has been decoded or exported");
         let append = |bytes: &[u8]| match &mut *self.lock() {
             State::Growing(buffer) => buffer
                 .extend_from_slice(bytes)
                 .map_err(|out| no_memory(py, out)),
-            State::Frozen(_) => Err(frozen()),
+            State::Lent(_) => Err(PyValueError::new_err(LENT)),
+            State::Frozen(_) => Err(PyValueError::new_err(FROZEN)),
         };
         if let Ok(bytes) = chunk.cast::<PyBytes>() {
             return append(bytes.as_bytes());
@@ -95,9 +107,25 @@ impl Body {
         append(unsafe { slice::from_raw_parts(view.buf_ptr().cast::<u8>(), view.len_bytes()) })
     }
 
+    /// Lends room for ``count`` more bytes, to be received in place, as by ``socket.recv_into``.
+    fn room(slf: &Bound<'_, Self>, count: &Bound<'_, PyAny>) -> PyResult<Room> {
+        let count = self::count("count", count)? as usize;
+        let mut state = slf.get().lock();
+        let buffer = match &mut *state {
+            State::Growing(buffer) => buffer,
+            State::Lent(_) => return Err(PyValueError::new_err(LENT)),
+            State::Frozen(_) => return Err(PyValueError::new_err(FROZEN)),
+        };
+        let reserved = buffer.reserve(count);
+        reserved.map_err(|out| no_memory(slf.py(), out))?;
+        let buffer = std::mem::take(buffer);
+        *state = State::Lent(buffer.len());
+        Ok(Room::new(slf.clone().unbind(), buffer, count))
+    }
+
     /// A copy of the content as bytes. Freezes the body.
-    fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.freeze().as_slice())
+    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, self.freeze()?.as_slice()))
     }
 
     /// Whether the content is final.
@@ -109,12 +137,17 @@ impl Body {
     fn __len__(&self) -> usize {
         match &*self.lock() {
             State::Growing(buffer) => buffer.len(),
+            State::Lent(len) => *len,
             State::Frozen(buffer) => buffer.len(),
         }
     }
 
     fn __repr__(&self) -> String {
-        let state = if self.frozen() { "frozen" } else { "growing" };
+        let state = match &*self.lock() {
+            State::Growing(_) => "growing",
+            State::Lent(_) => "being written to",
+            State::Frozen(_) => "frozen",
+        };
         format!("<Body: {} bytes, {state}>", self.__len__())
     }
 
@@ -130,7 +163,7 @@ impl Body {
         if view.is_null() {
             return Err(PyBufferError::new_err("no view to fill"));
         }
-        let frozen = slf.get().freeze();
+        let frozen = slf.get().freeze()?;
         let bytes = frozen.as_slice();
         let start = bytes.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: `view` is valid; the content stays in place for as long as the body lives, because it is frozen, and the

@@ -8,6 +8,7 @@ mod completion;
 mod encode;
 mod errors;
 mod memory;
+mod room;
 mod routing;
 mod scoring;
 
@@ -24,6 +25,8 @@ mod _core {
     use super::encode::{encode_routed_experts, encode_token_ids};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
+    #[pymodule_export]
+    use super::room::Room;
     #[pymodule_export]
     use super::routing::scan_routing;
     #[pymodule_export]

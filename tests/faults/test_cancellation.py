@@ -13,10 +13,10 @@ import pytest
 
 from dynamo_tito import AsyncTitoClient, RetryPolicy
 from dynamo_tito._config import HttpLibrary
+from support.authority import Authority
 from support.driver import PROMPT
 from support.raw_server import Answer, Pause, RawServer, head, reply
 
-from .authority import Authority
 from .cases import BODY, GOOD, LONG, TOKENS
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from dynamo_tito import AsyncTitoClient, TitoClient
+from support.authority import Authority
 from support.driver import PROMPT, Driver, Kind
 from support.raw_server import RawServer
 
-from .authority import Authority
 from .cases import GOOD, LONG, answered, whole
 
 ASYNC: tuple[Kind, ...] = ("httpx", "aiohttp")

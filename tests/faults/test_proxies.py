@@ -8,10 +8,10 @@ import traceback
 import pytest
 
 from dynamo_tito._errors import TransportError, UnauthorizedError
+from support.authority import Authority
 from support.driver import Driver, Kind
 from support.raw_server import Close, RawServer, Received, Reset, Script, Stall, reply
 
-from .authority import Authority
 from .black_hole import refusing
 from .cases import GOOD, LONG, QUICK, SHORT, answered
 from .tunnel import Tunnel

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dynamo_tito._errors import TransportError
+from support.authority import Authority
 from support.driver import Driver, Kind
 from support.raw_server import Answer, Close, Early, RawServer, Reset, Stall
 
-from .authority import Authority
 from .cases import BODY, GOOD, LONG, QUICK, SHORT, answered, whole
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, Self, TypeAlias
+from collections.abc import Coroutine
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._errors import TitoError
 from dynamo_tito._types import Completion, PromptLogprobs
+
+T = TypeVar("T")
 
 Kind: TypeAlias = Literal["httpx", "aiohttp", "blocking"]
 
@@ -19,6 +22,7 @@ class Driver:
     """A client of one kind, called from a test that does not care which."""
 
     def __init__(self, kind: Kind, url: str, **options: Any) -> None:
+        self._runner = asyncio.Runner(loop_factory=options.pop("loop_factory", None))
         options = {"model": "tito-model", "preflight": False, **options}
         self.kind = kind
         self.client: AsyncTitoClient | TitoClient
@@ -26,7 +30,6 @@ class Driver:
             self.client = TitoClient(url, **options)
         else:
             self.client = AsyncTitoClient(url, http=kind, **options)
-        self._runner = asyncio.Runner()
 
     def generate(self, prompt: Any = None, **arguments: Any) -> Completion:
         """One call, to its end."""
@@ -46,6 +49,10 @@ class Driver:
         if isinstance(self.client, TitoClient):
             return self.client.score_many(sequences, **arguments)
         return self._runner.run(self.client.score_many(sequences, **arguments))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Something else, on the loop of the calls."""
+        return self._runner.run(work)
 
     def __enter__(self) -> Self:
         return self

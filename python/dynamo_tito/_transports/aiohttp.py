@@ -20,6 +20,7 @@ from dynamo_tito._errors import TransportError
 from dynamo_tito._transports.sockets import readable
 
 from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, failure_of
+from .direct import receive_into
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -81,6 +82,7 @@ class AiohttpTransport:
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
             with _told_of_loss(response):
+                await _past_the_parser(response, receiver)
                 # Not iter_chunks(): of an answer without a body it ends only the first time that anybody in the process
                 # asks, and from then on yields nothing for ever, without letting the loop go on (seen in 3.14.5).
                 while not response.content.at_eof():
@@ -120,10 +122,16 @@ class _Protocol(ResponseHandler):
         super().__init__(loop)
         self._limits = limits
         self._heard: int | None = None
+        self._passed = False
+
+    def pass_parser(self) -> None:
+        """The answer does not come this way from here on: until the next request the parser waits for it in vain."""
+        self._passed = True
 
     def set_response_params(self, **options: Any) -> None:
         """See aiohttp: a request is about to be sent."""
         self._heard = 0
+        self._passed = False
         super().set_response_params(**options)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
@@ -134,6 +142,11 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """See aiohttp."""
+        if self._passed and data:  # an answer to no request
+            self.force_close()
+            if self.transport is not None:
+                self.transport.abort()
+            return
         before = self._heard
         super().data_received(data)
         if before is None or self._heard is None:
@@ -181,6 +194,26 @@ def _data(content: bytes) -> bytes | io.BytesIO | None:
     if not content:
         return None
     return io.BytesIO(content) if len(content) >= _IN_PIECES else content
+
+
+async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+    """Receive the rest of a large body in place. What cannot be had this way is left to the parser."""
+    connection, content = response.connection, response.content
+    protocol = None if connection is None else connection.protocol
+    if not isinstance(protocol, _Protocol) or not receiver.plain:
+        return
+    while parsed := content.read_nowait():
+        receiver.feed(parsed)
+    transport = protocol.transport
+    room = None if transport is None or transport.is_closing() else receiver.room()
+    if transport is None or room is None:
+        return
+    protocol.pass_parser()
+    received = await receive_into(room, transport)
+    receiver.filled(room, received)
+    if receiver.complete:
+        # From here on aiohttp takes the answer for read, and the connection for free.
+        content.feed_eof()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from dynamo_tito._errors import TransportError
 if TYPE_CHECKING:
     import ssl
 
+    from dynamo_tito._codec import Room
     from dynamo_tito._config import Limits
     from dynamo_tito._errors import TransportPhase
 
@@ -154,6 +155,21 @@ class Receiver:
     def complete(self) -> bool:
         """Whether as much has come as was announced."""
         return self._announced is not None and self._received >= self._announced
+
+    @property
+    def plain(self) -> bool:
+        """Whether the bytes to come are the body as it will be decoded, and their number is known."""
+        return isinstance(self._sink, Body) and self._inflater is None and 0 < (self._announced or 0) <= _RESERVED
+
+    def room(self) -> Room | None:
+        """Room for the whole rest of a plain body, to be received in place; None if nothing is left."""
+        left = (self._announced or 0) - self._received
+        return self._sink.room(left) if isinstance(self._sink, Body) and left > 0 else None
+
+    def filled(self, room: Room, count: int) -> None:
+        """Take what was received in a room."""
+        room.filled(count)
+        self._received += count
 
     def feed(self, chunk: bytes) -> bool:
         """Take a chunk as sent. False if the rest need not be read: of an error, enough is known."""

@@ -1,0 +1,96 @@
+"""The rest of a body, received where it will be decoded, past the parser of the HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynamo_tito._codec import Room
+
+# Of one connection in one turn of the loop: the others, and everything else on it, wait for as long as that takes.
+_AT_ONCE = 256 << 10
+
+
+async def receive_into(room: Room, transport: asyncio.Transport) -> int:
+    """Receive from a connection until ``room`` is full or the connection is at its end.
+
+    The kernel writes into the room, which spares the two copies that an HTTP library makes of every byte. The
+    connection's own protocol hears of everything else, and has it back afterwards, also where this is cancelled.
+
+    Returns:
+        How many bytes came.
+
+    Raises:
+        OSError: what broke the connection.
+    """
+    receiver = _IntoRoom(room, transport)
+    transport.set_protocol(receiver)
+    try:
+        await receiver.done
+    finally:
+        receiver.hand_back()
+    return receiver.received
+
+
+class _IntoRoom(asyncio.BufferedProtocol):
+    """The protocol of a connection while a body comes."""
+
+    def __init__(self, room: Room, transport: asyncio.Transport) -> None:
+        self._view = memoryview(room)
+        self._transport = transport
+        self._owner: asyncio.BaseProtocol | None = transport.get_protocol()
+        self.received = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """See asyncio."""
+        return self._view[self.received : self.received + _AT_ONCE]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio."""
+        self.received += nbytes
+        if self.received == len(self._view):
+            self._return()
+            self._end(None)
+
+    def eof_received(self) -> bool | None:
+        """See asyncio."""
+        # A stream's protocol is one or the other.
+        owner = self._owner
+        return owner.eof_received() if isinstance(owner, (asyncio.Protocol, asyncio.BufferedProtocol)) else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.connection_lost(exc)
+        self._end(exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio: the request may still be on its way while its answer comes."""
+        if self._owner is not None:
+            self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        if self._owner is not None:
+            self._owner.resume_writing()
+
+    def hand_back(self) -> None:
+        """Leave the connection to its own protocol, and the room to its body."""
+        self._return()
+        self._view.release()
+
+    def _return(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            self._transport.set_protocol(owner)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
