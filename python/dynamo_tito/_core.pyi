@@ -10,6 +10,7 @@ from ._types import Completion, Divergence, ExpertsMode, FinalRow, MissingLogpro
 
 __all__ = [
     "Body",
+    "Room",
     "build_info",
     "configure_memory",
     "decode",
