@@ -50,8 +50,11 @@ _PROMPTS: dict[Size, int] = {"small": 16, "large": 4}
 _SHAPES: dict[Size, tuple[int, int]] = {"small": (24, 16), "large": (6144, 2048)}
 """Tokens of a prompt and of a completion, at least."""
 
-_WORKERS: dict[Size, int] = {"small": 4, "large": 4}
-"""Requests in flight per client of small answers; in all for large ones."""
+_WORKERS = 4
+"""Requests for small answers in flight, of each client."""
+
+_GROUP = 4
+"""Requests for large answers in flight, of all clients."""
 
 _DEADLINES: dict[Size, float] = {"small": 10.0, "large": 20.0}
 
@@ -168,10 +171,20 @@ class Run:
                 yield number, Outcome(self.outcomes[number])
 
 
-async def _ask(run: Run, client: tito.AsyncTitoClient, engine: int, size: Size, number: int) -> None:
+async def _ask(
+    run: Run,
+    client: tito.AsyncTitoClient,
+    engine: int,
+    size: Size,
+    number: int,
+    together: asyncio.Barrier | None = None,
+) -> None:
+    """One request and its verdict, the latter not before the others of its group have their answers."""
     expected = truth(size, number % _PROMPTS[size])
     begin = time.monotonic()
     problem: BaseException | None = None
+    outcome = Outcome.OPEN
+    completion = None
     try:
         completion = await client.generate(
             expected.prompt,
@@ -179,7 +192,6 @@ async def _ask(run: Run, client: tito.AsyncTitoClient, engine: int, size: Size, 
             extra_headers={NUMBER: str(number)},
             deadline=_DEADLINES[size],
         )
-        outcome = judge(completion, expected)
     except tito.TransportError as error:
         outcome, problem = Outcome.TRANSPORT_ERROR, error
     except tito.TitoError as error:
@@ -189,7 +201,9 @@ async def _ask(run: Run, client: tito.AsyncTitoClient, engine: int, size: Size, 
     if problem is not None:
         run.kinds[type(problem).__name__] += 1
         run.failures.write(f"{number} {engine} {begin} {time.monotonic()} {problem!r}\n")
-    run.outcomes[number] = outcome
+    if together is not None:
+        await together.wait()
+    run.outcomes[number] = outcome if completion is None else judge(completion, expected)
     run.done += 1
 
 
@@ -231,20 +245,23 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
         turns = itertools.cycle(lanes["large"])
 
         async def large() -> None:
-            # Spread over the whole run, so that every part of it costs the same.
-            for number, (client, engine) in zip(numbers["large"], turns, strict=False):
-                due = (number - run.small) / max(run.large, 1) * run.small
+            # Spread over the whole run, so that every part of it costs the same. As of the samples of one prompt, the
+            # answers of a group are all held until the last is there, so that every part of the run holds as much.
+            while group := [*zip(itertools.islice(numbers["large"], _GROUP), turns, strict=False)]:
+                due = (group[0][0] - run.small) / max(run.large, 1) * run.small
                 while run.done < due and time.monotonic() < run.ends:  # noqa: ASYNC110 - counts have no event
                     await asyncio.sleep(0.02)
-                await _ask(run, client, engine, "large", number)
+                together = asyncio.Barrier(len(group))
+                async with asyncio.TaskGroup() as asked:
+                    for number, (client, engine) in group:
+                        asked.create_task(_ask(run, client, engine, "large", number, together))
 
         watch = tasks.create_task(_watch(run, progress))
         async with asyncio.TaskGroup() as asking:
             for client, engine in lanes["small"]:
-                for _ in range(_WORKERS["small"]):
+                for _ in range(_WORKERS):
                     asking.create_task(small(client, engine))
-            for _ in range(_WORKERS["large"]):
-                asking.create_task(large())
+            asking.create_task(large())
         watch.cancel()
     await asyncio.sleep(0.1)  # sockets close a turn of the loop later
     return before, state(run.done)
@@ -409,7 +426,7 @@ def _steady(console: Console, run: Run, before: State, after: State, *, judge_me
         found.append(f"memory is not flat: {share:+.1%}")
     warm = [one for one in run.states if one.done >= WARM_UP * run.done]
     half = len(warm) // 2
-    workers = _WORKERS["small"] * 2 * len(ROUTES) + _WORKERS["large"]
+    workers = _WORKERS * 2 * len(ROUTES) + _GROUP
     for name in ("descriptors", "tasks"):
         early = max(getattr(one, name) for one in warm[: half or 1])
         late = max(getattr(one, name) for one in warm[half:])
