@@ -22,14 +22,17 @@ async def receive_into(room: Room, transport: asyncio.Transport) -> int:
         How many bytes came.
 
     Raises:
-        OSError: what broke the connection.
+        ConnectionError: the connection broke.
     """
     receiver = _IntoRoom(room, transport)
     transport.set_protocol(receiver)
     try:
-        await receiver.done
+        await receiver.ended
     finally:
         receiver.hand_back()
+    if receiver.lost is not None:
+        # A new one: the other would keep, with this frame, the room until it is collected.
+        raise ConnectionError(str(receiver.lost))
     return receiver.received
 
 
@@ -41,7 +44,9 @@ class _IntoRoom(asyncio.BufferedProtocol):
         self._transport = transport
         self._owner: asyncio.BaseProtocol | None = transport.get_protocol()
         self.received = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Not the future's: a caller who is cancelled never asks for it, and asyncio would complain.
+        self.lost: Exception | None = None
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """See asyncio."""
@@ -52,7 +57,7 @@ class _IntoRoom(asyncio.BufferedProtocol):
         self.received += nbytes
         if self.received == len(self._view):
             self._return()
-            self._end(None)
+            self._end()
 
     def eof_received(self) -> bool | None:
         """See asyncio."""
@@ -65,7 +70,8 @@ class _IntoRoom(asyncio.BufferedProtocol):
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.connection_lost(exc)
-        self._end(exc)
+        self.lost = exc
+        self._end()
 
     def pause_writing(self) -> None:
         """See asyncio: the request may still be on its way while its answer comes."""
@@ -87,10 +93,6 @@ class _IntoRoom(asyncio.BufferedProtocol):
         if owner is not None:
             self._transport.set_protocol(owner)
 
-    def _end(self, error: Exception | None) -> None:
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
