@@ -26,4 +26,4 @@ runtime=$("${CC:-gcc}" -print-file-name=libasan.so)
 LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
     "$python" -c 'import dynamo_tito as t, sys; sys.exit("build/sanitize" not in t._core.__file__)'
 LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/sanitize \
-    "$python" -m pytest -q --timeout=600 tests/unit tests/property
+    "$python" -m pytest -q -n 2 --dist worksteal --timeout=600 tests/unit tests/property
