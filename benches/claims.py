@@ -7,7 +7,6 @@ python benches/claims.py --check      exit with status 1 if one is missed
 
 from __future__ import annotations
 
-import argparse
 import gc
 import hashlib
 import statistics
@@ -17,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np
 
 import dynamo_tito as tito
+from benches.figures import Figure, main
 from support import plain
 from support.bodies import DIALECTS
 from support.samples import invent
@@ -34,32 +33,6 @@ from support.writing import compact
 PROMPT, COMPLETION, LAYERS, TOP_K = 49_152, 16_384, 48, 8
 DIALECT = DIALECTS["prime_generate"]
 ROUNDS = 15
-
-
-class Figure(NamedTuple):
-    """What was measured, beside what is claimed."""
-
-    name: str
-    measured: str
-    claimed: str
-    held: bool
-
-
-def main() -> int:
-    """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", metavar="|".join(MEASUREMENTS), help="default: all")
-    parser.add_argument("--check", action="store_true", help="exit with status 1 if a claim is missed")
-    arguments = parser.parse_args()
-    if unknown := {*arguments.which} - {*MEASUREMENTS}:
-        parser.error(f"no such figure: {', '.join(sorted(unknown))}")
-    held = True
-    for name in arguments.which or MEASUREMENTS:
-        for figure in MEASUREMENTS[name]():
-            held &= figure.held
-            verdict = "held" if figure.held else "MISSED"
-            print(f"{figure.name:64s} {figure.measured:>12s}   claimed {figure.claimed:12s} {verdict}", flush=True)
-    return 0 if held or not arguments.check else 1
 
 
 def response() -> bytes:
@@ -233,4 +206,4 @@ MEASUREMENTS: dict[str, Callable[[], list[Figure]]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, MEASUREMENTS))

@@ -9,7 +9,6 @@ Every answer is proven right before its figure counts.
 
 from __future__ import annotations
 
-import argparse
 import http.server
 import json
 import statistics
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,6 +27,7 @@ import numpy as np
 
 import dynamo_tito as tito
 from benches import cases, measure
+from benches.figures import Figure, main
 from dynamo_tito._types import Float64Array, Int32Array, Wire
 
 LONG = 131_072
@@ -35,15 +35,6 @@ _MIB = 1 << 20
 _LIMIT = 1.2
 ROUNDS = 15
 _VOCABULARY = 150_000
-
-
-class Figure(NamedTuple):
-    """What was measured, beside what must hold."""
-
-    name: str
-    measured: str
-    wanted: str
-    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +210,5 @@ def _prompt(body: bytes, wire: Wire) -> Int32Array:
 MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {"memory": memory, "time": time}
 
 
-def main() -> int:
-    """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", metavar="|".join(MEASUREMENTS))
-    parser.add_argument("--check", action="store_true", help="exit with status 1 if a figure is missed")
-    arguments = parser.parse_args()
-    if unknown := {*arguments.which} - {*MEASUREMENTS}:
-        parser.error(f"no such figure: {', '.join(sorted(unknown))}")
-    held = True
-    for name in arguments.which or MEASUREMENTS:
-        for figure in MEASUREMENTS[name]():
-            held &= figure.held
-            verdict = "held" if figure.held else "MISSED"
-            print(f"{figure.name:95s} {figure.measured:>8s}   wanted {figure.wanted:9s} {verdict}", flush=True)
-    return 0 if held or not arguments.check else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, MEASUREMENTS))

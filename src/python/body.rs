@@ -1,7 +1,7 @@
 //! The growable buffer that transports fill.
 #![allow(unsafe_code)] // the buffer protocol, and a slice that freezing keeps in place
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use pyo3::types::PyBytes;
 
 use super::arguments::count;
 use super::room::Room;
+use super::view::{READ_ONLY, fill};
 use crate::error::Error;
 use crate::memory::Buffer;
 
@@ -160,27 +161,18 @@ impl Body {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        if view.is_null() {
-            return Err(PyBufferError::new_err("no view to fill"));
-        }
         let frozen = slf.get().freeze()?;
         let bytes = frozen.as_slice();
-        let start = bytes.as_ptr().cast_mut().cast::<c_void>();
-        // SAFETY: `view` is valid; the content stays in place for as long as the body lives, because it is frozen, and the
-        // view holds a reference to the body. The interpreter refuses a writable view of what is said to be read-only.
-        let status = unsafe {
-            ffi::PyBuffer_FillInfo(
+        // SAFETY: the content stays in place for as long as the body lives, because it is frozen; nobody may write.
+        unsafe {
+            fill(
                 view,
-                slf.as_ptr(),
-                start,
-                bytes.len() as ffi::Py_ssize_t,
-                1,
+                slf.as_any(),
+                bytes.as_ptr().cast_mut(),
+                bytes.len(),
+                READ_ONLY,
                 flags,
             )
-        };
-        if status == -1 {
-            return Err(PyErr::fetch(slf.py()));
         }
-        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod memory;
 mod room;
 mod routing;
 mod scoring;
+mod view;
 
 use pyo3::prelude::*;
 

@@ -1,7 +1,7 @@
 //! The end of a body, lent to whoever receives it.
 #![allow(unsafe_code)] // the buffer protocol, and the length of what others have written
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyBufferError, PyValueError};
@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::arguments;
 use super::body::Body;
+use super::view::{WRITABLE, fill};
 use crate::memory::Buffer;
 
 /// Room at the end of a ``Body``: a writable buffer of ``len(room)`` bytes, for ``recv_into`` and the like.
@@ -94,21 +95,14 @@ impl Room {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        if view.is_null() {
-            return Err(PyBufferError::new_err("no view to fill"));
-        }
         let room = slf.get();
         let mut state = room.lock();
         let buffer = state.buffer.as_mut();
         let buffer = buffer.ok_or_else(|| PyBufferError::new_err(GIVEN_BACK))?;
-        let start = buffer.spare_capacity_mut().as_mut_ptr().cast::<c_void>();
-        let size = room.size as ffi::Py_ssize_t;
-        // SAFETY: `view` is valid; the bytes stay in place, and nothing of ours reads or writes them, until the last view
-        // was released: `filled` checks that, and each view holds a reference to the room.
-        let status = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, size, 0, flags) };
-        if status == -1 {
-            return Err(PyErr::fetch(slf.py()));
-        }
+        let start = buffer.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the bytes stay in place, and nothing of ours reads or writes them, until the last view was released:
+        // `filled` checks that.
+        unsafe { fill(view, slf.as_any(), start, room.size, WRITABLE, flags)? };
         state.views += 1;
         Ok(())
     }

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from dynamo_tito._config import RetryPolicy
 from support.driver import Driver
 from support.raw_server import Answer, RawServer, reply
+from support.small import generated
 
 Connect: TypeAlias = Callable[..., Driver]
 
@@ -16,17 +17,7 @@ QUICK = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
 """What would send again would do it at once."""
 
 TOKENS = [7, 8, 9]
-DOCUMENT = {
-    "request_id": "r",
-    "choices": [
-        {
-            "index": 0,
-            "token_ids": TOKENS,
-            "logprobs": {"content": [{"token": f"token_id:{token}", "logprob": -0.5} for token in TOKENS]},
-            "finish_reason": "stop",
-        }
-    ],
-}
+DOCUMENT = generated(TOKENS)
 BODY = json.dumps(DOCUMENT).encode()
 GOOD: Answer = reply(200, BODY)
 

@@ -59,6 +59,13 @@ ANYWHERE = object()
 """Where the place of an error is not the point of a test."""
 
 
+def generated(tokens: list[int]) -> dict[str, Any]:
+    """A whole answer of the generate wire with these tokens."""
+    content = [{"token": f"token_id:{token}", "logprob": -0.5} for token in tokens]
+    choice = {"index": 0, "token_ids": tokens, "logprobs": {"content": content}, "finish_reason": "stop"}
+    return {"request_id": "r", "choices": [choice]}
+
+
 def swap(body: bytes, old: bytes, new: bytes) -> bytes:
     """The body with its only ``old`` replaced; a test whose damage does nothing fails here."""
     assert body.count(old) == 1, f"{old!r} occurs {body.count(old)} times"

@@ -18,6 +18,7 @@ from dynamo_tito._transports.direct import receive_into
 from support.authority import Authority
 from support.driver import Driver
 from support.raw_server import Answer, Close, Endlessly, RawServer, Reset, Stall, Until, chunked, head, reply
+from support.small import generated
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -27,17 +28,7 @@ LONG = 60.0
 """Seconds that nothing takes, however slow the machine."""
 
 TOKENS = list(range(100_000, 200_000))
-DOCUMENT = {
-    "request_id": "r",
-    "choices": [
-        {
-            "index": 0,
-            "token_ids": TOKENS,
-            "logprobs": {"content": [{"token": f"token_id:{token}", "logprob": -0.5} for token in TOKENS]},
-            "finish_reason": "stop",
-        }
-    ],
-}
+DOCUMENT = generated(TOKENS)
 BODY = json.dumps(DOCUMENT).encode()
 HEAD = head(200, {"content-type": "application/json", "content-length": str(len(BODY))})
 
