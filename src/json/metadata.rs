@@ -2,7 +2,8 @@
 //!
 //! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 
 use simd_json::{Node, StaticNode};
 
@@ -25,10 +26,38 @@ pub(crate) enum Value {
     Map(Vec<(String, Value)>),
 }
 
+/// Backslashes from which on a text is full of escapes.
+const MANY: usize = 64;
+
 /// Spans of one body, gathered for one parse.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     scratch: Vec<u8>,
+    strings: Strings,
+}
+
+/// The strings of a document with escapes that simd-json need not resolve, which it does one by one.
+#[derive(Debug, Default)]
+struct Strings {
+    /// Strings and keys before the one that is next, as simd-json counts them.
+    passed: usize,
+    /// How many come before each that was set aside, and what it says.
+    aside: VecDeque<(usize, String)>,
+}
+
+impl Strings {
+    /// What the next string says, which simd-json takes for `text`.
+    fn next<'t>(&mut self, text: &'t str) -> Cow<'t, str> {
+        let place = self.passed;
+        self.passed += 1;
+        match self.aside.front() {
+            Some((aside, _)) if *aside == place => self
+                .aside
+                .pop_front()
+                .map_or(Cow::Borrowed(text), |(_, said)| Cow::Owned(said)),
+            _ => Cow::Borrowed(text),
+        }
+    }
 }
 
 impl Metadata {
@@ -46,6 +75,7 @@ impl Metadata {
 
     fn parse_list(&mut self, texts: &[&[u8]]) -> Option<Vec<Value>> {
         self.scratch.clear();
+        self.strings = Strings::default();
         self.scratch.push(b'[');
         for (i, text) in texts.iter().enumerate() {
             if i > 0 {
@@ -54,18 +84,56 @@ impl Metadata {
             self.scratch.extend_from_slice(text);
         }
         self.scratch.push(b']');
+        if count(&self.scratch, |byte| byte == b'\\') >= MANY {
+            self.set_aside()?;
+        }
         let tape = simd_json::to_tape(&mut self.scratch).ok()?;
-        match value(&mut tape.0.iter())? {
+        match value(&mut tape.0.iter(), &mut self.strings)? {
             Value::List(values) if values.len() == texts.len() => Some(values),
             _ => None,
         }
+    }
+
+    /// Reads the strings that have escapes, and leaves empty ones in their places. None where one is no Unicode.
+    fn set_aside(&mut self) -> Option<()> {
+        let mut kept = Vec::with_capacity(self.scratch.len());
+        let mut copied = 0;
+        let mut cursor = Cursor::new(&self.scratch);
+        for place in 0.. {
+            let rest = &cursor.bytes[cursor.pos..];
+            let Some(plain) = rest.iter().position(|&byte| byte == b'"') else {
+                break;
+            };
+            cursor.pos += plain;
+            let text = cursor.string().ok()?;
+            if text.escaped {
+                let said = String::from_utf8(text.bytes()?.into_owned()).ok()?;
+                self.strings.aside.push_back((place, said));
+                kept.extend_from_slice(&cursor.bytes[copied..=text.at]);
+                copied = cursor.pos - 1;
+            }
+        }
+        kept.extend_from_slice(&cursor.bytes[copied..]);
+        self.scratch = kept;
+        Some(())
     }
 }
 
 /// No text has more values and keys than this, found without looking at where strings begin and end.
 pub(crate) fn values_and_keys_at_most(text: &[u8]) -> usize {
-    let opens = |byte: &&u8| matches!(**byte, b',' | b':' | b'[' | b'{');
-    1 + text.iter().filter(opens).count()
+    // Brackets and braces differ in one bit.
+    1 + count(text, |byte| {
+        byte == b',' || byte == b':' || byte | 0x20 == b'{'
+    })
+}
+
+/// How many bytes are of a kind. In runs that a byte can count, so that many are compared at once.
+#[inline(always)]
+fn count(text: &[u8], is: impl Fn(u8) -> bool) -> usize {
+    let run = |run: &[u8]| run.iter().map(|&byte| u8::from(is(byte))).sum::<u8>();
+    text.chunks(usize::from(u8::MAX))
+        .map(|chunk| usize::from(run(chunk)))
+        .sum()
 }
 
 /// Values and keys in a validated JSON text; it stops counting beyond `most`.
@@ -98,9 +166,12 @@ pub(crate) fn values_and_keys(text: &[u8], most: usize) -> usize {
     found
 }
 
-fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<Value> {
+fn value<'a, 'b: 'a>(
+    nodes: &mut impl Iterator<Item = &'a Node<'b>>,
+    strings: &mut Strings,
+) -> Option<Value> {
     Some(match *nodes.next()? {
-        Node::String(text) => Value::Text(text.to_owned()),
+        Node::String(text) => Value::Text(strings.next(text).into_owned()),
         Node::Static(StaticNode::Null) => Value::Null,
         Node::Static(StaticNode::Bool(b)) => Value::Bool(b),
         Node::Static(StaticNode::I64(i)) => Value::Int(i),
@@ -109,31 +180,32 @@ fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<V
         Node::Array { len, .. } => {
             let mut list = Vec::with_capacity(len);
             for _ in 0..len {
-                list.push(value(nodes)?);
+                list.push(value(nodes, strings)?);
             }
             Value::List(list)
         }
         Node::Object { len, .. } => {
             let mut map: Vec<(String, Value)> = Vec::with_capacity(len);
-            let mut places: HashMap<&str, usize> = HashMap::new();
+            let mut places: HashMap<Cow<'_, str>, usize> = HashMap::new();
             for _ in 0..len {
                 let Node::String(key) = *nodes.next()? else {
                     return None;
                 };
-                let member = value(nodes)?;
+                let key = strings.next(key);
+                let member = value(nodes, strings)?;
                 let place = if len <= FEW {
-                    map.iter().position(|(held, _)| held == key)
+                    map.iter().position(|(held, _)| *held == key)
                 } else {
-                    places.get(key).copied()
+                    places.get(&key).copied()
                 };
                 if let Some(place) = place {
                     map[place].1 = member;
                     continue;
                 }
                 if len > FEW {
-                    places.insert(key, map.len());
+                    places.insert(key.clone(), map.len());
                 }
-                map.push((key.to_owned(), member));
+                map.push((key.into_owned(), member));
             }
             Value::Map(map)
         }
