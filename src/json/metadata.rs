@@ -1,6 +1,7 @@
 //! Small values (usage, finish reasons, versions), read by simd-json from a copy.
 //!
-//! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes.
+//! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes. It resolves escapes one
+//! by one, so strings that are full of them are read here.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +28,7 @@ pub(crate) enum Value {
 }
 
 /// Backslashes from which on a text is full of escapes.
-const MANY: usize = 64;
+const MANY: usize = 16;
 
 /// Spans of one body, gathered for one parse.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ pub(crate) struct Metadata {
     strings: Strings,
 }
 
-/// The strings of a document with escapes that simd-json need not resolve, which it does one by one.
+/// The strings of a document that simd-json gets empty, because they are read already.
 #[derive(Debug, Default)]
 struct Strings {
     /// Strings and keys before the one that is next, as simd-json counts them.
@@ -64,16 +65,17 @@ impl Metadata {
     /// Parses validated JSON texts. `Err(i)`: simd-json will not take text `i` (a number out of range, a lone surrogate).
     pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, usize> {
         let mut metadata = Metadata::default();
-        match metadata.parse_list(texts) {
+        match metadata.parse_list(texts, MANY) {
             Some(values) => Ok(values),
             None => Err(texts
                 .iter()
-                .position(|text| metadata.parse_list(&[text]).is_none())
+                .position(|text| metadata.parse_list(&[text], MANY).is_none())
                 .unwrap_or(0)),
         }
     }
 
-    fn parse_list(&mut self, texts: &[&[u8]]) -> Option<Vec<Value>> {
+    /// Where there are `many` backslashes, the strings that have some are set aside.
+    fn parse_list(&mut self, texts: &[&[u8]], many: usize) -> Option<Vec<Value>> {
         self.scratch.clear();
         self.strings = Strings::default();
         self.scratch.push(b'[');
@@ -84,7 +86,7 @@ impl Metadata {
             self.scratch.extend_from_slice(text);
         }
         self.scratch.push(b']');
-        if count(&self.scratch, |byte| byte == b'\\') >= MANY {
+        if count(&self.scratch, |byte| byte == b'\\') >= many {
             self.set_aside()?;
         }
         let tape = simd_json::to_tape(&mut self.scratch).ok()?;
@@ -263,6 +265,51 @@ mod tests {
             assert_eq!(name, &format!("k{key}"));
             assert_eq!(value, &Value::Int(key as i64 * 2 + 1));
         }
+    }
+
+    #[test]
+    fn strings_say_the_same_set_aside() {
+        let pieces = [
+            "",
+            "a",
+            r"\n",
+            r#"\""#,
+            r"\\",
+            r"\/",
+            r"\u00e9",
+            "你",
+            r"\ud83d\ude00",
+            r"\ud83d",
+            r"\udE00",
+            r"\u0000",
+        ];
+        let mut refused = 0;
+        for one in pieces {
+            for two in pieces {
+                let string = format!("\"{one}{two}\"");
+                let members = |n| format!("\"k{n}{two}\":{string},");
+                let many = (0..20).map(members).collect::<String>();
+                for text in [
+                    string.clone(),
+                    format!(r#"[ {string}, ["", {string}] ,"x"]"#),
+                    format!(r#"{{{string}:"b","b":{{"c":{string}}},"":1,{string}:{string}}}"#),
+                    format!(r#"{{{many}{string}:"last"}}"#),
+                ] {
+                    let texts = [b"\"first\"", text.as_bytes(), b"[\"last\"]"];
+                    let theirs = Metadata::default().parse_list(&texts, usize::MAX);
+                    let ours = Metadata::default().parse_list(&texts, 0);
+                    assert_eq!(ours, theirs, "{text}");
+                    refused += usize::from(ours.is_none());
+                }
+            }
+        }
+        assert!(refused > 100, "{refused}");
+        let full = format!(r#"["","{}\n"]"#, r"\\".repeat(MANY));
+        let said = ["", &format!("{}\n", "\\".repeat(MANY))].map(|text| Value::Text(text.into()));
+        let values = Metadata::parse(&[b"[]", full.as_bytes()]).unwrap();
+        assert_eq!(values, [Value::List(vec![]), Value::List(said.into())]);
+        let lone = format!(r#""\ud800{}""#, r"\n".repeat(MANY));
+        assert_eq!(Metadata::parse(&[b"1", lone.as_bytes()]), Err(1));
     }
 
     #[test]

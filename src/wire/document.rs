@@ -160,6 +160,7 @@ pub(super) fn scan(
         repeated: None,
         skip_experts,
         answerable: if several { MAX_CHOICES } else { 1 },
+        unescaped: Vec::new(),
     };
     let mut cursor = Cursor::within(body, limits);
     let at = {

@@ -39,6 +39,8 @@ pub(super) struct Walk<'a> {
     pub(super) skip_experts: bool,
     /// How many choices an answer may be made of. What is behind them is refused, and read only for what comes before that.
     pub(super) answerable: usize,
+    /// Scratch: what a key with escapes says.
+    pub(super) unescaped: Vec<u8>,
 }
 
 impl<'a> Walk<'a> {
@@ -56,7 +58,7 @@ impl<'a> Walk<'a> {
         let mut seen = 0u32;
         let lengths = names.iter().fold(0, |bits, name| bits | 1 << name.len());
         cursor.object(|cursor, key| {
-            let Some(index) = place(&key, names, lengths) else {
+            let Some(index) = self.place(&key, names, lengths) else {
                 return cursor.skip_value();
             };
             let name = names[index];
@@ -76,6 +78,26 @@ impl<'a> Walk<'a> {
             seen |= 1 << index;
             member(self, cursor, name)
         })
+    }
+
+    /// Which of `names` the key is. `lengths` has a bit for the length of each.
+    #[inline]
+    fn place(&mut self, key: &Text<'_>, names: &[&str], lengths: u32) -> Option<usize> {
+        let mut text = key.raw;
+        if key.escaped {
+            // No byte takes more than a `\uXXXX`.
+            self.unescaped.clear();
+            if text.len() > 6 * LONGEST_NAME || !key.append_to(&mut self.unescaped) {
+                return None;
+            }
+            text = &self.unescaped;
+        }
+        // Most of what nobody reads is told by its length.
+        if text.len() > LONGEST_NAME || lengths >> text.len() & 1 == 0 {
+            return None;
+        }
+        let is = |name: &&str| name.as_bytes().first() == text.first() && name.as_bytes() == text;
+        names.iter().position(is)
     }
 
     /// Reads a value that must be an object (or null).
@@ -98,20 +120,6 @@ impl<'a> Walk<'a> {
             Part::Wrong(wrong_kind(path, at, found, kind))
         })
     }
-}
-
-/// Which of `names` the key is. `lengths` has a bit for the length of each.
-#[inline]
-fn place(key: &Text<'_>, names: &[&str], lengths: u32) -> Option<usize> {
-    let find = |text: &[u8]| names.iter().position(|name| name.as_bytes() == text);
-    if key.escaped {
-        return find(&key.short(LONGEST_NAME)?);
-    }
-    // Most of what nobody reads is told by its length.
-    if key.raw.len() > LONGEST_NAME || lengths >> key.raw.len() & 1 == 0 {
-        return None;
-    }
-    find(key.raw)
 }
 
 /// The error of a value of another type than it must have.
