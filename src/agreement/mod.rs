@@ -8,6 +8,8 @@ mod mutate;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]
+mod several;
+#[cfg(test)]
 mod tests;
 mod words;
 

@@ -1,8 +1,10 @@
 //! Small values (usage, finish reasons, versions), read by simd-json from a copy.
 //!
-//! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes.
+//! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes. It resolves escapes one
+//! by one, so strings that are full of them are read here.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 
 use simd_json::{Node, StaticNode};
 
@@ -25,27 +27,57 @@ pub(crate) enum Value {
     Map(Vec<(String, Value)>),
 }
 
+/// Backslashes from which on a text is full of escapes.
+const MANY: usize = 16;
+
 /// Spans of one body, gathered for one parse.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     scratch: Vec<u8>,
+    strings: Strings,
+}
+
+/// The strings of a document that simd-json gets empty, because they are read already.
+#[derive(Debug, Default)]
+struct Strings {
+    /// Strings and keys before the one that is next, as simd-json counts them.
+    passed: usize,
+    /// How many come before each that was set aside, and what it says.
+    aside: VecDeque<(usize, String)>,
+}
+
+impl Strings {
+    /// What the next string says, which simd-json takes for `text`.
+    fn next<'t>(&mut self, text: &'t str) -> Cow<'t, str> {
+        let place = self.passed;
+        self.passed += 1;
+        match self.aside.front() {
+            Some((aside, _)) if *aside == place => self
+                .aside
+                .pop_front()
+                .map_or(Cow::Borrowed(text), |(_, said)| Cow::Owned(said)),
+            _ => Cow::Borrowed(text),
+        }
+    }
 }
 
 impl Metadata {
     /// Parses validated JSON texts. `Err(i)`: simd-json will not take text `i` (a number out of range, a lone surrogate).
     pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, usize> {
         let mut metadata = Metadata::default();
-        match metadata.parse_list(texts) {
+        match metadata.parse_list(texts, MANY) {
             Some(values) => Ok(values),
             None => Err(texts
                 .iter()
-                .position(|text| metadata.parse_list(&[text]).is_none())
+                .position(|text| metadata.parse_list(&[text], MANY).is_none())
                 .unwrap_or(0)),
         }
     }
 
-    fn parse_list(&mut self, texts: &[&[u8]]) -> Option<Vec<Value>> {
+    /// Where there are `many` backslashes, the strings that have some are set aside.
+    fn parse_list(&mut self, texts: &[&[u8]], many: usize) -> Option<Vec<Value>> {
         self.scratch.clear();
+        self.strings = Strings::default();
         self.scratch.push(b'[');
         for (i, text) in texts.iter().enumerate() {
             if i > 0 {
@@ -54,18 +86,56 @@ impl Metadata {
             self.scratch.extend_from_slice(text);
         }
         self.scratch.push(b']');
+        if count(&self.scratch, |byte| byte == b'\\') >= many {
+            self.set_aside()?;
+        }
         let tape = simd_json::to_tape(&mut self.scratch).ok()?;
-        match value(&mut tape.0.iter())? {
+        match value(&mut tape.0.iter(), &mut self.strings)? {
             Value::List(values) if values.len() == texts.len() => Some(values),
             _ => None,
         }
+    }
+
+    /// Reads the strings that have escapes, and leaves empty ones in their places. None where one is no Unicode.
+    fn set_aside(&mut self) -> Option<()> {
+        let mut kept = Vec::with_capacity(self.scratch.len());
+        let mut copied = 0;
+        let mut cursor = Cursor::new(&self.scratch);
+        for place in 0.. {
+            let rest = &cursor.bytes[cursor.pos..];
+            let Some(plain) = rest.iter().position(|&byte| byte == b'"') else {
+                break;
+            };
+            cursor.pos += plain;
+            let text = cursor.string().ok()?;
+            if text.escaped {
+                let said = String::from_utf8(text.bytes()?.into_owned()).ok()?;
+                self.strings.aside.push_back((place, said));
+                kept.extend_from_slice(&cursor.bytes[copied..=text.at]);
+                copied = cursor.pos - 1;
+            }
+        }
+        kept.extend_from_slice(&cursor.bytes[copied..]);
+        self.scratch = kept;
+        Some(())
     }
 }
 
 /// No text has more values and keys than this, found without looking at where strings begin and end.
 pub(crate) fn values_and_keys_at_most(text: &[u8]) -> usize {
-    let opens = |byte: &&u8| matches!(**byte, b',' | b':' | b'[' | b'{');
-    1 + text.iter().filter(opens).count()
+    // Brackets and braces differ in one bit.
+    1 + count(text, |byte| {
+        byte == b',' || byte == b':' || byte | 0x20 == b'{'
+    })
+}
+
+/// How many bytes are of a kind. In runs that a byte can count, so that many are compared at once.
+#[inline(always)]
+fn count(text: &[u8], is: impl Fn(u8) -> bool) -> usize {
+    let run = |run: &[u8]| run.iter().map(|&byte| u8::from(is(byte))).sum::<u8>();
+    text.chunks(usize::from(u8::MAX))
+        .map(|chunk| usize::from(run(chunk)))
+        .sum()
 }
 
 /// Values and keys in a validated JSON text; it stops counting beyond `most`.
@@ -98,9 +168,12 @@ pub(crate) fn values_and_keys(text: &[u8], most: usize) -> usize {
     found
 }
 
-fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<Value> {
+fn value<'a, 'b: 'a>(
+    nodes: &mut impl Iterator<Item = &'a Node<'b>>,
+    strings: &mut Strings,
+) -> Option<Value> {
     Some(match *nodes.next()? {
-        Node::String(text) => Value::Text(text.to_owned()),
+        Node::String(text) => Value::Text(strings.next(text).into_owned()),
         Node::Static(StaticNode::Null) => Value::Null,
         Node::Static(StaticNode::Bool(b)) => Value::Bool(b),
         Node::Static(StaticNode::I64(i)) => Value::Int(i),
@@ -109,31 +182,32 @@ fn value<'a, 'b: 'a>(nodes: &mut impl Iterator<Item = &'a Node<'b>>) -> Option<V
         Node::Array { len, .. } => {
             let mut list = Vec::with_capacity(len);
             for _ in 0..len {
-                list.push(value(nodes)?);
+                list.push(value(nodes, strings)?);
             }
             Value::List(list)
         }
         Node::Object { len, .. } => {
             let mut map: Vec<(String, Value)> = Vec::with_capacity(len);
-            let mut places: HashMap<&str, usize> = HashMap::new();
+            let mut places: HashMap<Cow<'_, str>, usize> = HashMap::new();
             for _ in 0..len {
                 let Node::String(key) = *nodes.next()? else {
                     return None;
                 };
-                let member = value(nodes)?;
+                let key = strings.next(key);
+                let member = value(nodes, strings)?;
                 let place = if len <= FEW {
-                    map.iter().position(|(held, _)| held == key)
+                    map.iter().position(|(held, _)| *held == key)
                 } else {
-                    places.get(key).copied()
+                    places.get(&key).copied()
                 };
                 if let Some(place) = place {
                     map[place].1 = member;
                     continue;
                 }
                 if len > FEW {
-                    places.insert(key, map.len());
+                    places.insert(key.clone(), map.len());
                 }
-                map.push((key.to_owned(), member));
+                map.push((key.into_owned(), member));
             }
             Value::Map(map)
         }
@@ -191,6 +265,51 @@ mod tests {
             assert_eq!(name, &format!("k{key}"));
             assert_eq!(value, &Value::Int(key as i64 * 2 + 1));
         }
+    }
+
+    #[test]
+    fn strings_say_the_same_set_aside() {
+        let pieces = [
+            "",
+            "a",
+            r"\n",
+            r#"\""#,
+            r"\\",
+            r"\/",
+            r"\u00e9",
+            "你",
+            r"\ud83d\ude00",
+            r"\ud83d",
+            r"\udE00",
+            r"\u0000",
+        ];
+        let mut refused = 0;
+        for one in pieces {
+            for two in pieces {
+                let string = format!("\"{one}{two}\"");
+                let members = |n| format!("\"k{n}{two}\":{string},");
+                let many = (0..20).map(members).collect::<String>();
+                for text in [
+                    string.clone(),
+                    format!(r#"[ {string}, ["", {string}] ,"x"]"#),
+                    format!(r#"{{{string}:"b","b":{{"c":{string}}},"":1,{string}:{string}}}"#),
+                    format!(r#"{{{many}{string}:"last"}}"#),
+                ] {
+                    let texts = [b"\"first\"", text.as_bytes(), b"[\"last\"]"];
+                    let theirs = Metadata::default().parse_list(&texts, usize::MAX);
+                    let ours = Metadata::default().parse_list(&texts, 0);
+                    assert_eq!(ours, theirs, "{text}");
+                    refused += usize::from(ours.is_none());
+                }
+            }
+        }
+        assert!(refused > 100, "{refused}");
+        let full = format!(r#"["","{}\n"]"#, r"\\".repeat(MANY));
+        let said = ["", &format!("{}\n", "\\".repeat(MANY))].map(|text| Value::Text(text.into()));
+        let values = Metadata::parse(&[b"[]", full.as_bytes()]).unwrap();
+        assert_eq!(values, [Value::List(vec![]), Value::List(said.into())]);
+        let lone = format!(r#""\ud800{}""#, r"\n".repeat(MANY));
+        assert_eq!(Metadata::parse(&[b"1", lone.as_bytes()]), Err(1));
     }
 
     #[test]

@@ -9,6 +9,12 @@ pub(crate) fn number_end(bytes: &[u8], pos: usize) -> Result<usize, usize> {
     let mut at = pos;
     let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
     let digits = |mut at: usize| {
+        // Where the next word begins must not wait for what is in this one.
+        while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk)
+            && leading_digits(u64::from_le_bytes(*word) ^ ZEROS) == 8
+        {
+            at += 8;
+        }
         while bytes.get(at).is_some_and(u8::is_ascii_digit) {
             at += 1;
         }

@@ -22,10 +22,15 @@ impl<'a> Text<'a> {
     pub(crate) fn bytes(&self) -> Option<Cow<'a, [u8]>> {
         if self.escaped {
             let mut out = Vec::with_capacity(self.raw.len());
-            unescape(self.raw, &mut out, |_| None).then_some(Cow::Owned(out))
+            self.append_to(&mut out).then_some(Cow::Owned(out))
         } else {
             Some(Cow::Borrowed(self.raw))
         }
+    }
+
+    /// Appends what the string says; false where it has a lone surrogate and so is not Unicode.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) -> bool {
+        unescape(self.raw, out, |_| None)
     }
 
     /// What the string says, or what at least `most` bytes of its text say where it is longer.

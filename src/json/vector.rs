@@ -21,6 +21,104 @@ pub(crate) fn plain_len(window: &[u8; 16]) -> Option<usize> {
     (!high && window.get(found) == Some(&b'"')).then_some(found)
 }
 
+/// What a window begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Integers {
+    /// Integers with commas between them, of this many bytes, and then a closing bracket.
+    End(usize),
+    /// Integers with a comma behind each, of this many bytes (1 or more).
+    More(usize),
+    /// Anything else, which may well be JSON.
+    Other,
+}
+
+/// Looks for integers without a sign and without white space; a window in a list begins where one may begin.
+#[inline(always)]
+pub(crate) fn integers(window: &[u8; 16]) -> Integers {
+    let Classes {
+        digits,
+        zeros,
+        commas,
+    } = Classes::of(window);
+    let len = (!(digits | commas)).trailing_zeros();
+    let inside = (1 << len) - 1;
+    let commas = commas & inside;
+    let begins = commas << 1 | 1;
+    // No digit where an integer must begin, or a zero there and a digit behind it.
+    let bad = begins & (!digits | zeros & digits >> 1);
+    if window.get(len as usize) == Some(&b']') {
+        return match bad {
+            0 => Integers::End(len as usize),
+            _ => Integers::Other,
+        };
+    }
+    // What is behind the last comma may go on as anything.
+    let whole = 32 - commas.leading_zeros();
+    if whole > 0 && bad & ((1 << whole) - 1) == 0 {
+        return Integers::More(whole as usize);
+    }
+    Integers::Other
+}
+
+/// Bytes of a window: a bit for each, the first in the lowest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Classes {
+    digits: u32,
+    zeros: u32,
+    commas: u32,
+}
+
+impl Classes {
+    #[inline(always)]
+    fn of(window: &[u8; 16]) -> Self {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            Self::of_sse2(window)
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        {
+            Self::of_bytes(window)
+        }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[inline(always)]
+    fn of_sse2(window: &[u8; 16]) -> Self {
+        use std::arch::x86_64::{
+            __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8,
+            _mm_set1_epi8, _mm_xor_si128,
+        };
+        // SAFETY: `window` is 16 readable bytes, the load needs no alignment, and SSE2 is part of x86-64.
+        unsafe {
+            let v = _mm_loadu_si128(window.as_ptr().cast::<__m128i>());
+            // The value of a digit; all else is larger.
+            let value = _mm_xor_si128(v, _mm_set1_epi8(b'0' as i8));
+            let digit = _mm_cmpeq_epi8(_mm_min_epu8(value, _mm_set1_epi8(9)), value);
+            let mask = |v, byte: u8| {
+                _mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8(byte as i8))) as u32
+            };
+            Self {
+                digits: _mm_movemask_epi8(digit) as u32,
+                zeros: mask(v, b'0'),
+                commas: mask(v, b','),
+            }
+        }
+    }
+
+    #[cfg(any(test, not(all(target_arch = "x86_64", not(miri)))))]
+    fn of_bytes(window: &[u8; 16]) -> Self {
+        let mask = |is: fn(u8) -> bool| {
+            let bit = |(place, &byte): (usize, &u8)| u32::from(is(byte)) << place;
+            window.iter().enumerate().map(bit).sum()
+        };
+        Self {
+            digits: mask(|byte| byte.is_ascii_digit()),
+            zeros: mask(|byte| byte == b'0'),
+            commas: mask(|byte| byte == b','),
+        }
+    }
+}
+
 /// Where the bytes of a block are that give a document its structure: a bit for each byte, the first in the lowest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Structure {
@@ -191,6 +289,41 @@ mod tests {
                 Structure::of_bytes(&block),
                 "{block:?}"
             );
+        }
+    }
+
+    #[test]
+    fn integers_of_any_window() {
+        let read = |text: &str| integers(text.as_bytes().first_chunk().unwrap());
+        assert_eq!(read("0]              "), Integers::End(1));
+        assert_eq!(read("7,0,10,1234]    "), Integers::End(11));
+        assert_eq!(read("123456789012345]"), Integers::End(15));
+        assert_eq!(read("1,2,3,4,5,6,7,8,"), Integers::More(16));
+        assert_eq!(read("1,2,3,4,5,6,7,88"), Integers::More(14));
+        assert_eq!(read("1,0,1.5]        "), Integers::More(4));
+        assert_eq!(read("1,02345678901234"), Integers::More(2));
+        for other in [
+            "]", ",1]", "1,]", "1,,2]", "01]", "1,00]", "-1]", "1 ]", "1.5]",
+        ] {
+            assert_eq!(read(&format!("{other:16}")), Integers::Other, "{other}");
+        }
+        assert_eq!(read("1234567890123456"), Integers::Other);
+        assert_eq!(read("1,,2,3,4,5,6,7,8"), Integers::Other);
+        assert_eq!(read("1,02,3,4,5,6,7,8"), Integers::Other);
+    }
+
+    #[test]
+    fn the_classes_of_any_window() {
+        for place in 0..16 {
+            for byte in 0..=255u8 {
+                let mut window = *b"0,1,9,/:]25,, 07";
+                window[place] = byte;
+                assert_eq!(
+                    Classes::of(&window),
+                    Classes::of_bytes(&window),
+                    "{byte:#x} at {place}"
+                );
+            }
         }
     }
 

@@ -1,11 +1,13 @@
 //! One answer of a body: which channels may fill which role, best first. The only place that ranks them.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Class, Error, Result};
 use crate::experts::Container;
-use crate::json::{Cursor, Kind};
+use crate::json::Cursor;
 use crate::memory::Buffer;
 
-use super::document::{Choice, Document, Element, EngineData, MetaInfo, Nvext, USAGE};
+use super::document::{Choice, Document, Element, EngineData, Head, MetaInfo, Nvext, USAGE};
 use super::entries::Content;
 use super::field::{Field, Span};
 use super::list::{self, IdLists, Triples};
@@ -122,7 +124,7 @@ pub(super) fn answers(
 ) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
     match wire {
         Wire::SglangGenerate => sglang(document, several),
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo(document, body, wire),
+        Wire::DynamoChat | Wire::DynamoCompletions => dynamo(document, body, wire, several),
         Wire::VllmGenerate | Wire::VllmChat => vllm(document, body, wire, several),
     }
 }
@@ -155,42 +157,30 @@ fn choices(
 ) -> Result<Vec<(u32, Choice)>> {
     let choices = std::mem::take(&mut document.choices)
         .get()?
-        .filter(|choices| !choices.list.is_empty())
+        .filter(|choices| !choices.heads.is_empty())
         .ok_or_else(|| missing("choices"))?;
-    if let Some(error) = choices.too_many {
+    if let Some(error) = choices.too_many.or(choices.wrong) {
         return Err(error);
     }
-    let mut list = Vec::with_capacity(choices.list.len());
-    for (i, (choice, &at)) in choices.list.into_iter().zip(&choices.at).enumerate() {
-        let choice = choice.get()?;
-        list.push(choice.ok_or_else(|| {
-            super::walk::wrong_kind(&format!("choices[{i}]"), at, Kind::Null, Kind::Object)
-        })?);
+    let mut indices = Vec::with_capacity(choices.heads.len());
+    let mut earlier = BTreeSet::new();
+    for (position, head) in choices.heads.iter().enumerate() {
+        indices.push(index(head, position, body, &mut earlier)?);
     }
-    let mut indices = Vec::with_capacity(list.len());
-    for (i, (choice, &at)) in list.iter().zip(&choices.at).enumerate() {
-        indices.push(index(choice, i, at, body, &indices)?);
+    if let Some(error) = choices.wrong_logprobs {
+        return Err(error);
     }
-    for choice in &mut list {
-        if let super::walk::Part::Wrong(error) = &choice.logprobs {
-            return Err(error.clone());
-        }
+    if let ([_, second, ..], false) = (&choices.heads[..], several) {
+        return Err(several_choices("choices[1]".into(), Some(second.at), wire));
     }
-    if list.len() > 1 && (wire.is_dynamo() || !several) {
-        return Err(several_choices(
-            "choices[1]".into(),
-            Some(choices.at[1]),
-            wire,
-        ));
-    }
-    Ok(indices.into_iter().zip(list).collect())
+    Ok(indices.into_iter().zip(choices.list).collect())
 }
 
 /// The index of a choice, which no earlier one has.
-fn index(choice: &Choice, position: usize, at: usize, body: &[u8], earlier: &[u32]) -> Result<u32> {
+fn index(head: &Head, position: usize, body: &[u8], earlier: &mut BTreeSet<u32>) -> Result<u32> {
     let path = || format!("choices[{position}].index");
-    let (index, at) = match choice.index {
-        None => (position as u32, at),
+    let (index, at) = match head.index {
+        None => (position as u32, head.at),
         Some(span) => {
             let mut cursor = Cursor::at(body, span.start);
             let index = cursor.field::<list::Id>()?;
@@ -200,7 +190,7 @@ fn index(choice: &Choice, position: usize, at: usize, body: &[u8], earlier: &[u3
             )
         }
     };
-    if earlier.contains(&index) {
+    if !earlier.insert(index) {
         return Err(Error::new(
             Class::Malformed,
             "duplicate_index",
@@ -239,7 +229,7 @@ fn vllm(
     let list = choices(&mut document, body, wire, several)?;
     let mut answers = Vec::with_capacity(list.len());
     for (i, (index, choice)) in list.into_iter().enumerate() {
-        let logprobs = choice.logprobs.get()?.unwrap_or_default();
+        let logprobs = choice.logprobs;
         answers.push(Answer {
             prefix: format!("choices[{i}]"),
             index,
@@ -291,8 +281,9 @@ fn dynamo(
     mut document: Document,
     body: &[u8],
     wire: Wire,
+    several: bool,
 ) -> Result<(Vec<Answer>, Vec<PromptChannels>)> {
-    let mut list = choices(&mut document, body, wire, false)?;
+    let mut list = choices(&mut document, body, wire, several)?;
     let nvext = document.nvext.get()?.unwrap_or_default();
     let Nvext {
         engine_data,
@@ -313,7 +304,7 @@ fn dynamo(
         ));
     }
     let (index, choice) = list.swap_remove(0);
-    let logprobs = choice.logprobs.get()?.unwrap_or_default();
+    let logprobs = choice.logprobs;
     let chat = wire == Wire::DynamoChat;
     let none = local(if chat {
         "logprobs.content"
@@ -423,17 +414,16 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
             String::new()
         }
     };
-    let count = document.elements.len();
-    if count > 1 && !several {
+    if let (Some(second), false) = (document.verdict.second, several) {
         return Err(several_choices(
             "[1]".into(),
-            document.verdict.second,
+            Some(second),
             Wire::SglangGenerate,
         ));
     }
+    let count = document.elements.len();
     let mut list: Vec<(Element, MetaInfo)> = Vec::with_capacity(count);
-    for (i, element) in document.elements.into_iter().enumerate() {
-        let mut element = element.get()?.unwrap_or_default();
+    for (i, mut element) in document.elements.into_iter().enumerate() {
         let meta = std::mem::take(&mut element.meta_info).get()?;
         let meta = meta.ok_or_else(|| missing("meta_info").under(&prefix(i)))?;
         list.push((element, meta));

@@ -1,5 +1,7 @@
 //! The scan: which fields every wire has, and where they stand.
 
+use std::fmt::Arguments;
+
 use crate::error::{Class, Error, Result};
 use crate::experts::Container;
 use crate::json::{Cursor, Kind};
@@ -26,8 +28,8 @@ pub(super) struct Document {
     pub(super) prompt_logprobs: Field<PromptEntries>,
     pub(super) usage: Option<Span>,
     pub(super) request_id: Option<Span>,
-    /// SGLang: one, or as many as its array has.
-    pub(super) elements: Vec<Part<Element>>,
+    /// SGLang: one, or of its array those that an answer may be made of: all of them, or the first.
+    pub(super) elements: Vec<Element>,
 }
 
 /// What the top level says about errors.
@@ -48,18 +50,30 @@ pub(super) struct Verdict {
 /// The list of choices.
 #[derive(Debug, Default)]
 pub(super) struct Choices {
-    pub(super) list: Vec<Part<Choice>>,
-    /// Offsets of the choices.
-    pub(super) at: Vec<usize>,
+    /// Every choice.
+    pub(super) heads: Vec<Head>,
+    /// Those that an answer may be made of: all of them, or the first.
+    pub(super) list: Vec<Choice>,
+    /// The first choice that is no object.
+    pub(super) wrong: Option<Error>,
+    /// The first `logprobs` that is no object.
+    pub(super) wrong_logprobs: Option<Error>,
     pub(super) too_many: Option<Error>,
+}
+
+/// What is judged of a choice even if several are refused.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Offset of the choice.
+    pub(super) at: usize,
+    pub(super) index: Option<Span>,
 }
 
 /// One of `choices`.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
-    pub(super) index: Option<Span>,
     pub(super) token_ids: Field<Buffer<i32>>,
-    pub(super) logprobs: Part<Logprobs>,
+    pub(super) logprobs: Logprobs,
     pub(super) finish_reason: Option<Span>,
     pub(super) stop_reason: Option<Span>,
     pub(super) weight_versions: Option<Span>,
@@ -132,10 +146,12 @@ pub(super) const USAGE: [&str; 4] = [
     "reasoning_tokens",
 ];
 
-/// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver.
+/// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver. Unless `several`
+/// choices can be answered, those behind the first are read for what is judged before they are refused.
 pub(super) fn scan(
     body: &[u8],
     wire: Wire,
+    several: bool,
     skip_experts: bool,
     limits: Limits,
 ) -> Result<Document> {
@@ -143,6 +159,8 @@ pub(super) fn scan(
         body,
         repeated: None,
         skip_experts,
+        answerable: if several { MAX_CHOICES } else { 1 },
+        unescaped: Vec::new(),
     };
     let mut cursor = Cursor::within(body, limits);
     let at = {
@@ -161,7 +179,7 @@ pub(super) fn scan(
         }
         (found, _) => {
             cursor.skip_value()?;
-            Some(wrong_kind("", at, found, Kind::Object))
+            Some(wrong_kind(format_args!(""), at, found, Kind::Object))
         }
     };
     cursor.end()?;
@@ -198,53 +216,66 @@ fn top_names(wire: Wire) -> &'static [&'static str] {
 impl<'a> Walk<'a> {
     fn top(&mut self, cursor: &mut Cursor<'a>, wire: Wire, document: &mut Document) -> Result<()> {
         let mut element = Element::default();
-        self.object(cursor, "", top_names(wire), |walk, cursor, name| {
-            let verdict = &mut document.verdict;
-            match name {
-                "error" => verdict.error = Span::read(cursor)?,
-                "object" | "status" => verdict.says_error |= says_error(cursor)?,
-                "message" => {
-                    verdict.flat += 1;
-                    verdict.message = Span::read(cursor)?;
-                }
-                "type" | "code" => {
-                    verdict.flat += 1;
-                    cursor.skip_value()?;
-                }
-                "choices" if wire == Wire::SglangGenerate => {
-                    if Span::read(cursor)?.is_some() {
-                        document.choices = Part::Here(Choices::default());
+        self.object(
+            cursor,
+            format_args!(""),
+            top_names(wire),
+            |walk, cursor, name| {
+                let verdict = &mut document.verdict;
+                match name {
+                    "error" => verdict.error = Span::read(cursor)?,
+                    "object" | "status" => verdict.says_error |= says_error(cursor)?,
+                    "message" => {
+                        verdict.flat += 1;
+                        verdict.message = Span::read(cursor)?;
                     }
+                    "type" | "code" => {
+                        verdict.flat += 1;
+                        cursor.skip_value()?;
+                    }
+                    "choices" if wire == Wire::SglangGenerate => {
+                        if Span::read(cursor)?.is_some() {
+                            document.choices = Part::Here(Choices::default());
+                        }
+                    }
+                    "choices" => {
+                        document.choices = walk.part(
+                            cursor,
+                            format_args!("choices"),
+                            Kind::Array,
+                            |walk, cursor| walk.choices(cursor, wire),
+                        )?;
+                    }
+                    "nvext" => {
+                        let path = format_args!("nvext");
+                        document.nvext = walk.part(cursor, path, Kind::Object, Self::nvext)?
+                    }
+                    "prompt_token_ids" if wire == Wire::SglangGenerate => {
+                        element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
+                    }
+                    "prompt_token_ids" => {
+                        document.prompt_token_ids = Field::now::<list::Ids>(cursor)?
+                    }
+                    "prompt_logprobs" if wire.is_dynamo() => {
+                        document.prompt_logprobs = Field::later(cursor)?
+                    }
+                    "prompt_logprobs" => {
+                        document.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
+                    }
+                    "usage" => document.usage = Span::read(cursor)?,
+                    "id" | "request_id" => document.request_id = Span::read(cursor)?,
+                    "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
+                    "meta_info" => {
+                        element.meta_info =
+                            walk.meta_info(cursor, format_args!("meta_info"), true)?
+                    }
+                    _ => unreachable!("{name}"),
                 }
-                "choices" => {
-                    document.choices =
-                        walk.part(cursor, "choices", Kind::Array, |walk, cursor| {
-                            walk.choices(cursor, wire)
-                        })?;
-                }
-                "nvext" => {
-                    document.nvext = walk.part(cursor, "nvext", Kind::Object, Self::nvext)?
-                }
-                "prompt_token_ids" if wire == Wire::SglangGenerate => {
-                    element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
-                }
-                "prompt_token_ids" => document.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
-                "prompt_logprobs" if wire.is_dynamo() => {
-                    document.prompt_logprobs = Field::later(cursor)?
-                }
-                "prompt_logprobs" => {
-                    document.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
-                }
-                "usage" => document.usage = Span::read(cursor)?,
-                "id" | "request_id" => document.request_id = Span::read(cursor)?,
-                "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
-                "meta_info" => element.meta_info = walk.meta_info(cursor, "meta_info")?,
-                _ => unreachable!("{name}"),
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         if wire == Wire::SglangGenerate {
-            document.elements.push(Part::Here(element));
+            document.elements.push(element);
         }
         Ok(())
     }
@@ -266,23 +297,17 @@ impl<'a> Walk<'a> {
             if i >= MAX_CHOICES && cursor.byte() == Some(b'{') && nothing_repeated(cursor)? {
                 return Ok(());
             }
-            let path = format!("[{i}]");
-            let element = self.element(cursor, &path)?;
-            match element {
-                Part::Here(element) if i < MAX_CHOICES => {
-                    document.elements.push(Part::Here(element))
-                }
-                Part::Here(_) => {}
+            let path = format_args!("[{i}]");
+            let answerable = i < self.answerable;
+            match self.element(cursor, path, answerable)? {
+                Part::Here(element) => document.elements.extend(answerable.then_some(element)),
                 Part::Wrong(error) => {
                     wrong.get_or_insert(error);
                 }
                 Part::Absent => {
-                    wrong.get_or_insert(wrong_kind(
-                        &path,
-                        cursor.pos - 4,
-                        Kind::Null,
-                        Kind::Object,
-                    ));
+                    wrong.get_or_insert_with(|| {
+                        wrong_kind(path, cursor.pos - 4, Kind::Null, Kind::Object)
+                    });
                 }
             }
             Ok(())
@@ -301,19 +326,24 @@ impl<'a> Walk<'a> {
         Ok(wrong)
     }
 
-    fn element(&mut self, cursor: &mut Cursor<'a>, path: &str) -> Result<Part<Element>> {
+    fn element(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        path: Arguments<'_>,
+        answerable: bool,
+    ) -> Result<Part<Element>> {
         const NAMES: &[&str] = &["output_ids", "meta_info", "prompt_token_ids"];
         self.part(cursor, path, Kind::Object, |walk, cursor| {
             let mut element = Element::default();
             walk.object(cursor, path, NAMES, |walk, cursor, name| {
                 match name {
+                    "meta_info" => {
+                        let path = format_args!("{path}.meta_info");
+                        element.meta_info = walk.meta_info(cursor, path, answerable)?
+                    }
+                    _ if !answerable => cursor.skip_value()?,
                     "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
-                    "prompt_token_ids" => {
-                        element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
-                    }
-                    _ => {
-                        element.meta_info = walk.meta_info(cursor, &format!("{path}.meta_info"))?
-                    }
+                    _ => element.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
                 }
                 Ok(())
             })?;
@@ -321,7 +351,12 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn meta_info(&mut self, cursor: &mut Cursor<'a>, path: &str) -> Result<Part<MetaInfo>> {
+    fn meta_info(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        path: Arguments<'_>,
+        answerable: bool,
+    ) -> Result<Part<MetaInfo>> {
         const NAMES: &[&str] = &[
             USAGE[0],
             USAGE[1],
@@ -342,6 +377,7 @@ impl<'a> Walk<'a> {
             let mut meta = MetaInfo::default();
             walk.object(cursor, path, NAMES, |walk, cursor, name| {
                 match name {
+                    _ if !answerable => cursor.skip_value()?,
                     "id" => meta.id = Span::read(cursor)?,
                     "finish_reason" => meta.finish_reason = Span::read(cursor)?,
                     "weight_version" => meta.weight_version = Span::read(cursor)?,
@@ -377,26 +413,26 @@ impl<'a> Walk<'a> {
         let mut choices = Choices::default();
         let at = cursor.pos;
         cursor.array(|cursor, i| {
-            let start = cursor.pos;
-            if i >= MAX_CHOICES && nothing_repeated(cursor)? {
+            if i >= MAX_CHOICES {
                 choices
                     .too_many
                     .get_or_insert_with(|| too_many("choices", at));
-                return Ok(());
+                if nothing_repeated(cursor)? {
+                    return Ok(());
+                }
             }
-            let choice = self.choice(cursor, wire, &format!("choices[{i}]"))?;
-            if i < MAX_CHOICES {
-                choices.list.push(choice);
-                choices.at.push(start);
-            } else if choices.too_many.is_none() {
-                choices.too_many = Some(too_many("choices", at));
-            }
-            Ok(())
+            self.choice(cursor, wire, i, &mut choices)
         })?;
         Ok(choices)
     }
 
-    fn choice(&mut self, cursor: &mut Cursor<'a>, wire: Wire, path: &str) -> Result<Part<Choice>> {
+    fn choice(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        wire: Wire,
+        i: usize,
+        choices: &mut Choices,
+    ) -> Result<()> {
         const ALL: &[&str] = &[
             "index",
             "token_ids",
@@ -408,14 +444,30 @@ impl<'a> Walk<'a> {
             "routed_experts",
         ];
         let names = if wire.is_dynamo() { &ALL[..6] } else { ALL };
-        self.part(cursor, path, Kind::Object, |walk, cursor| {
-            let mut choice = Choice::default();
+        let path = format_args!("choices[{i}]");
+        let at = cursor.pos;
+        let mut index = None;
+        let mut answerable = (i < self.answerable).then(Choice::default);
+        let part = self.part(cursor, path, Kind::Object, |walk, cursor| {
             walk.object(cursor, path, names, |walk, cursor, name| {
+                if name == "index" {
+                    index = Span::read(cursor)?;
+                    return Ok(());
+                }
+                if name == "logprobs" {
+                    let path = format_args!("{path}.logprobs");
+                    let logprobs = answerable.as_mut().map(|choice| &mut choice.logprobs);
+                    if let Part::Wrong(error) = walk.logprobs(cursor, wire, path, logprobs)? {
+                        choices.wrong_logprobs.get_or_insert(error);
+                    }
+                    return Ok(());
+                }
+                let Some(choice) = &mut answerable else {
+                    return cursor.skip_value();
+                };
                 match name {
-                    "index" => choice.index = Span::read(cursor)?,
                     "token_ids" if wire.is_dynamo() => choice.token_ids = Field::later(cursor)?,
                     "token_ids" => choice.token_ids = Field::now::<list::Ids>(cursor)?,
-                    "logprobs" => choice.logprobs = walk.logprobs(cursor, wire, path)?,
                     "finish_reason" => choice.finish_reason = Span::read(cursor)?,
                     "stop_reason" => choice.stop_reason = Span::read(cursor)?,
                     "weight_versions" => choice.weight_versions = Span::read(cursor)?,
@@ -424,25 +476,42 @@ impl<'a> Walk<'a> {
                     _ => unreachable!("{name}"),
                 }
                 Ok(())
-            })?;
-            Ok(choice)
-        })
+            })
+        })?;
+        match part {
+            Part::Here(()) => {}
+            Part::Wrong(error) => {
+                choices.wrong.get_or_insert(error);
+            }
+            Part::Absent => {
+                choices
+                    .wrong
+                    .get_or_insert_with(|| wrong_kind(path, at, Kind::Null, Kind::Object));
+            }
+        }
+        if i < MAX_CHOICES {
+            choices.heads.push(Head { at, index });
+            choices.list.extend(answerable);
+        }
+        Ok(())
     }
 
     fn logprobs(
         &mut self,
         cursor: &mut Cursor<'a>,
         wire: Wire,
-        choice: &str,
-    ) -> Result<Part<Logprobs>> {
+        path: Arguments<'_>,
+        mut answerable: Option<&mut Logprobs>,
+    ) -> Result<Part<()>> {
         let names: &[&str] = match wire {
             Wire::DynamoCompletions => &["token_logprobs", "tokens"],
             _ => &["content"],
         };
-        let path = format!("{choice}.logprobs");
-        self.part(cursor, &path, Kind::Object, |walk, cursor| {
-            let mut logprobs = Logprobs::default();
-            walk.object(cursor, &path, names, |_, cursor, name| {
+        self.part(cursor, path, Kind::Object, |walk, cursor| {
+            walk.object(cursor, path, names, |_, cursor, name| {
+                let Some(logprobs) = &mut answerable else {
+                    return cursor.skip_value();
+                };
                 match name {
                     "content" => logprobs.content = Field::now::<entries::Content>(cursor)?,
                     "token_logprobs" => {
@@ -451,8 +520,7 @@ impl<'a> Walk<'a> {
                     _ => logprobs.tokens = Span::read(cursor)?,
                 }
                 Ok(())
-            })?;
-            Ok(logprobs)
+            })
         })
     }
 
@@ -466,20 +534,26 @@ impl<'a> Walk<'a> {
             "detailed_finish_reason",
         ];
         let mut nvext = Nvext::default();
-        self.object(cursor, "nvext", NAMES, |walk, cursor, name| {
-            match name {
-                "engine_data" => {
-                    nvext.engine_data =
-                        walk.part(cursor, "nvext.engine_data", Kind::Object, Self::engine_data)?;
+        self.object(
+            cursor,
+            format_args!("nvext"),
+            NAMES,
+            |walk, cursor, name| {
+                match name {
+                    "engine_data" => {
+                        let path = format_args!("nvext.engine_data");
+                        nvext.engine_data =
+                            walk.part(cursor, path, Kind::Object, Self::engine_data)?;
+                    }
+                    "completion_token_ids" => nvext.completion_token_ids = Field::later(cursor)?,
+                    "prompt_logprobs" => nvext.prompt_logprobs = Field::later(cursor)?,
+                    "routed_experts" => nvext.routed_experts = walk.experts(cursor)?,
+                    "stop_reason" => nvext.stop_reason = Span::read(cursor)?,
+                    _ => nvext.detailed_finish_reason = Span::read(cursor)?,
                 }
-                "completion_token_ids" => nvext.completion_token_ids = Field::later(cursor)?,
-                "prompt_logprobs" => nvext.prompt_logprobs = Field::later(cursor)?,
-                "routed_experts" => nvext.routed_experts = walk.experts(cursor)?,
-                "stop_reason" => nvext.stop_reason = Span::read(cursor)?,
-                _ => nvext.detailed_finish_reason = Span::read(cursor)?,
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         Ok(nvext)
     }
 
@@ -494,7 +568,8 @@ impl<'a> Walk<'a> {
             "finished",
         ];
         let mut data = EngineData::default();
-        self.object(cursor, "nvext.engine_data", NAMES, |walk, cursor, name| {
+        let path = format_args!("nvext.engine_data");
+        self.object(cursor, path, NAMES, |walk, cursor, name| {
             match name {
                 "completion_token_ids" => {
                     data.completion_token_ids = Field::now::<list::Ids>(cursor)?

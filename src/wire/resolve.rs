@@ -44,7 +44,9 @@ pub(crate) fn decode(
     target: Target<'_>,
 ) -> Result<Vec<Decoded>> {
     let skip = options.experts == ExpertsMode::Skip;
-    let document = scan(body, options.wire, skip, options.limits)?;
+    // Dynamo's nvext holds the data of one choice.
+    let several = several && !options.wire.is_dynamo();
+    let document = scan(body, options.wire, several, skip, options.limits)?;
     if let Some(error) = server_error(&document, body) {
         return Err(error);
     }

@@ -1,7 +1,9 @@
 //! Walking the structural objects of a body: known keys, repeated keys, wrong types.
 
+use std::fmt::Arguments;
+
 use crate::error::{Class, Error, Result};
-use crate::json::{Cursor, Kind};
+use crate::json::{Cursor, Kind, Text};
 
 /// What a structural value turned out to be. null counts as absent.
 #[derive(Debug, Default)]
@@ -35,6 +37,10 @@ pub(super) struct Walk<'a> {
     pub(super) repeated: Option<Error>,
     /// Look at routed experts only for their presence.
     pub(super) skip_experts: bool,
+    /// How many choices an answer may be made of. What is behind them is refused, and read only for what comes before that.
+    pub(super) answerable: usize,
+    /// Scratch: what a key with escapes says.
+    pub(super) unescaped: Vec<u8>,
 }
 
 impl<'a> Walk<'a> {
@@ -42,19 +48,17 @@ impl<'a> Walk<'a> {
     pub(super) fn object(
         &mut self,
         cursor: &mut Cursor<'a>,
-        path: &str,
+        path: Arguments<'_>,
         names: &[&'static str],
         mut member: impl FnMut(&mut Self, &mut Cursor<'a>, &'static str) -> Result<()>,
     ) -> Result<()> {
+        const { assert!(LONGEST_NAME < 32) };
         debug_assert!(names.len() <= 32);
         debug_assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
         let mut seen = 0u32;
+        let lengths = names.iter().fold(0, |bits, name| bits | 1 << name.len());
         cursor.object(|cursor, key| {
-            let text = key.short(LONGEST_NAME);
-            let known = text
-                .as_deref()
-                .and_then(|text| names.iter().position(|name| name.as_bytes() == text));
-            let Some(index) = known else {
+            let Some(index) = self.place(&key, names, lengths) else {
                 return cursor.skip_value();
             };
             let name = names[index];
@@ -67,7 +71,7 @@ impl<'a> Walk<'a> {
                         key.at,
                         "the key stands there twice",
                     )
-                    .under(path)
+                    .under(&path.to_string())
                 });
                 return cursor.skip_value();
             }
@@ -76,11 +80,31 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// Which of `names` the key is. `lengths` has a bit for the length of each.
+    #[inline]
+    fn place(&mut self, key: &Text<'_>, names: &[&str], lengths: u32) -> Option<usize> {
+        let mut text = key.raw;
+        if key.escaped {
+            // No byte takes more than a `\uXXXX`.
+            self.unescaped.clear();
+            if text.len() > 6 * LONGEST_NAME || !key.append_to(&mut self.unescaped) {
+                return None;
+            }
+            text = &self.unescaped;
+        }
+        // Most of what nobody reads is told by its length.
+        if text.len() > LONGEST_NAME || lengths >> text.len() & 1 == 0 {
+            return None;
+        }
+        let is = |name: &&str| name.as_bytes().first() == text.first() && name.as_bytes() == text;
+        names.iter().position(is)
+    }
+
     /// Reads a value that must be an object (or null).
     pub(super) fn part<T>(
         &mut self,
         cursor: &mut Cursor<'a>,
-        path: &str,
+        path: Arguments<'_>,
         kind: Kind,
         read: impl FnOnce(&mut Self, &mut Cursor<'a>) -> Result<T>,
     ) -> Result<Part<T>> {
@@ -100,11 +124,11 @@ impl<'a> Walk<'a> {
 
 /// The error of a value of another type than it must have.
 #[cold]
-pub(super) fn wrong_kind(path: &str, at: usize, found: Kind, expected: Kind) -> Error {
+pub(super) fn wrong_kind(path: Arguments<'_>, at: usize, found: Kind, expected: Kind) -> Error {
     Error::new(
         Class::Malformed,
         "type",
-        path,
+        path.to_string(),
         at,
         format!(
             "found {} where {} was expected",
