@@ -85,7 +85,7 @@ fuzz: ## fuzz each target for its share of SECONDS=60, or for RUNS=n (TARGETS="d
 	CARGO=$(CARGO) $(PYTHON) fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(if $(SANITIZE),--sanitize) $(TARGETS)
 
 .PHONY: sanitize
-sanitize: $(VENV)/.ready ## the core's tests, and pytest's of decoding, under AddressSanitizer
+sanitize: build ## the core's tests, and pytest's of decoding, under AddressSanitizer
 	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
 
 .tools/bin/cargo-deny:
