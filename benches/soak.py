@@ -56,7 +56,7 @@ _WORKERS = 4
 _GROUP = 4
 """Requests for large answers in flight, of all clients."""
 
-_DEADLINES: dict[Size, float] = {"small": 10.0, "large": 20.0}
+_DEADLINE = 10.0
 
 
 class Outcome(IntEnum):
@@ -190,7 +190,7 @@ async def _ask(
             expected.prompt,
             sampling_params={"max_tokens": len(expected.sample.token_ids)},
             extra_headers={NUMBER: str(number)},
-            deadline=_DEADLINES[size],
+            deadline=_DEADLINE,
         )
     except tito.TransportError as error:
         outcome, problem = Outcome.TRANSPORT_ERROR, error

@@ -1,5 +1,9 @@
 //! A bounded pool of pages that results gave back, least recently returned first to go.
 //!
+//! What nobody has wanted for a while goes too, whenever something else comes back: a burst leaves nothing behind for good,
+//! and the sizes of one hour do not add up with those of the next. Of equal blocks the one returned last is taken first, so
+//! that those that are not needed can be told.
+//!
 //! One mutex guards it, and nobody waits for it for long. A thread of the parent may hold it at the moment of a fork; in
 //! the child that thread does not exist, and the mutex stays locked for ever. So every wait is bounded, and who does not
 //! get the lock does without the pool: maps afresh, unmaps at once. The lock is held for a search and a move of a few
@@ -11,7 +15,7 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mapping::Mapping;
 
@@ -23,6 +27,9 @@ const MAX_BYTES_VARIABLE: &str = "DYNAMO_TITO_POOL_MAX_BYTES";
 
 /// Blocks that the pool holds at most: what one search may cost.
 const MAX_BLOCKS: usize = 1024;
+
+/// How long a block is held without being wanted. New pages for it cost milliseconds: nothing, so seldom.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +96,14 @@ struct SharedPool {
     allocated: AtomicU64,
 }
 
+struct Held {
+    mapping: Mapping,
+    since: Instant,
+}
+
 struct Pool {
     /// Oldest in front.
-    held: VecDeque<Mapping>,
+    held: VecDeque<Held>,
     held_bytes: usize,
     /// `None` until the environment has been asked.
     max_bytes: Option<usize>,
@@ -130,7 +142,7 @@ impl SharedPool {
         drop(pool);
         while self
             .lock(PATIENT)
-            .and_then(|mut pool| pool.evict(0))
+            .and_then(|mut pool| pool.evict(0, Instant::now()))
             .is_some()
         {}
     }
@@ -170,9 +182,13 @@ impl SharedPool {
     }
 
     fn give_back(&self, mapping: Mapping) {
+        self.give_back_at(mapping, Instant::now());
+    }
+
+    fn give_back_at(&self, mapping: Mapping, now: Instant) {
         while let Some(mut pool) = self.lock(HURRIED) {
-            let Some(oldest) = pool.evict(mapping.size()) else {
-                let refused = pool.put(mapping);
+            let Some(oldest) = pool.evict(mapping.size(), now) else {
+                let refused = pool.put(mapping, now);
                 drop(pool);
                 drop(refused);
                 return;
@@ -225,7 +241,11 @@ impl Pool {
     }
 
     fn take(&mut self, bytes: usize, choice: Choice) -> Option<Mapping> {
-        let sizes = || self.held.iter().map(Mapping::size).enumerate();
+        // Latest first, so that it is the first of its size.
+        let sizes = || {
+            let sizes = self.held.iter().map(|held| held.mapping.size());
+            sizes.enumerate().rev()
+        };
         let smallest = |suits: fn(usize, usize) -> bool| {
             sizes()
                 .filter(|&(_, size)| suits(size, bytes))
@@ -240,32 +260,34 @@ impl Pool {
                     .max_by_key(|&(_, size)| size)
             }),
         }?;
-        let mapping = self.held.remove(index)?;
+        let Held { mapping, .. } = self.held.remove(index)?;
         self.held_bytes -= mapping.size();
         Some(mapping)
     }
 
-    /// The oldest block, if it must go before `bytes` more can be held.
-    fn evict(&mut self, bytes: usize) -> Option<Mapping> {
+    /// The oldest block, if it must go before `bytes` more can be held, or has not been wanted for long.
+    fn evict(&mut self, bytes: usize, now: Instant) -> Option<Mapping> {
         let max_bytes = self.max_bytes();
         // What can never be held drives nothing out.
         let over = bytes <= max_bytes && self.held_bytes > max_bytes - bytes;
-        if !over && self.held.len() < MAX_BLOCKS {
+        let idle = now.saturating_duration_since(self.held.front()?.since) > IDLE;
+        if !over && !idle && self.held.len() < MAX_BLOCKS {
             return None;
         }
-        let oldest = self.held.pop_front()?;
-        self.held_bytes -= oldest.size();
-        Some(oldest)
+        let Held { mapping, .. } = self.held.pop_front()?;
+        self.held_bytes -= mapping.size();
+        Some(mapping)
     }
 
     /// Keeps the block, or hands it back when there is no room for it.
-    fn put(&mut self, mapping: Mapping) -> Option<Mapping> {
+    fn put(&mut self, mapping: Mapping, now: Instant) -> Option<Mapping> {
         let room = self.max_bytes().saturating_sub(self.held_bytes);
         if mapping.size() > room || self.held.try_reserve(1).is_err() {
             return Some(mapping);
         }
         self.held_bytes += mapping.size();
-        self.held.push_back(mapping);
+        let since = now;
+        self.held.push_back(Held { mapping, since });
         None
     }
 }

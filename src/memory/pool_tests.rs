@@ -25,7 +25,7 @@ fn held(pool: &SharedPool) -> Vec<usize> {
         .unwrap()
         .held
         .iter()
-        .map(Mapping::size)
+        .map(|held| held.mapping.size())
         .collect()
 }
 
@@ -151,6 +151,40 @@ fn the_oldest_goes_first() {
     assert_eq!(held(&pool), [128, 640].map(|kib| kib * KIB));
     let stats = pool.stats();
     assert_eq!((stats.held_bytes, stats.held_blocks), (768 * KIB, 2));
+}
+
+#[test]
+fn of_equal_blocks_the_latest() {
+    let pool = pool(MIB);
+    let mappings = [(); 3].map(|()| pages(128 * KIB));
+    let starts = mappings.each_ref().map(Mapping::start);
+    mappings
+        .into_iter()
+        .for_each(|mapping| pool.give_back(mapping));
+    let taken =
+        [Fitting, FittingOrNearly, Larger].map(|choice| pool.take(128 * KIB, choice).unwrap());
+    let taken = taken.each_ref().map(Mapping::start);
+    assert_eq!(taken, [starts[2], starts[1], starts[0]]);
+}
+
+#[test]
+fn what_nobody_wants_goes_in_time() {
+    let pool = pool(MIB);
+    let begin = Instant::now();
+    let after = |seconds| begin + Duration::from_secs(seconds);
+    for (kib, seconds) in [(64, 0), (128, 4), (192, 8)] {
+        pool.give_back_at(pages(kib * KIB), after(seconds));
+    }
+    // What was wanted meanwhile begins anew.
+    let wanted = pool.take(64 * KIB, Fitting).unwrap();
+    pool.give_back_at(wanted, after(14));
+    assert_eq!(held(&pool), [128, 192, 64].map(|kib| kib * KIB));
+    pool.give_back_at(pages(256 * KIB), after(19));
+    assert_eq!(held(&pool), [64 * KIB, 256 * KIB]);
+    // A clock that another thread read earlier drives nothing out.
+    pool.give_back_at(pages(96 * KIB), after(1));
+    assert_eq!(held(&pool), [64, 256, 96].map(|kib| kib * KIB));
+    assert_eq!(pool.stats().held_bytes, 416 * KIB);
 }
 
 #[test]

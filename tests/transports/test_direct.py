@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -135,7 +136,7 @@ def test_a_body_that_stalls(connect: Connect, server: RawServer, passed: list[in
     with pytest.raises(TransportError, match="deadline"):
         client.generate(deadline=1.0)
     assert len(passed) == 1
-    server.wait_until(lambda: server.left_early == 1)
+    client.run(_until(lambda: server.open_connections == 0))
     server.play(reply(200, BODY))
     assert answered(client)
     assert (server.hits, server.connections) == (2, 2)
@@ -146,7 +147,7 @@ def test_a_body_that_goes_on(connect: Connect, server: RawServer, passed: list[i
     client = connect()
     server.play([HEAD + BODY, Endlessly(BODY)])
     assert answered(client)
-    server.wait_until(lambda: server.left_early == 1)
+    client.run(_until(lambda: server.open_connections == 0))
     server.play(reply(200, BODY))
     assert answered(client)
     assert (server.hits, server.connections) == (2, 2)
@@ -186,6 +187,20 @@ def test_a_connection_that_ends_while_idle(connect: Connect, server: RawServer) 
         assert (server.hits, server.connections) == (call, call)
 
 
+def test_a_connection_that_breaks_while_idle_is_nobodys_error(
+    connect: Connect, server: RawServer, passed: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect()
+    later: list[bool] = []
+    server.play([HEAD, Until(lambda: bool(passed)), BODY, Until(lambda: bool(later)), Reset()], reply(200, BODY))
+    assert answered(client)
+    later.append(True)
+    client.run(_until(lambda: server.open_connections == 0))
+    assert answered(client)
+    gc.collect()
+    assert caplog.records == []
+
+
 def test_errors_and_chunks_do_not(connect: Connect, server: RawServer, passed: list[int]) -> None:
     client = connect()
     server.play(chunked(200, [BODY[:1000], BODY[1000:]]))
@@ -209,7 +224,7 @@ def test_cancelled_within(connect: Connect, server: RawServer, passed: list[int]
             await call
 
     client.run(cancelled())
-    server.wait_until(lambda: server.left_early == 1)
+    client.run(_until(lambda: server.open_connections == 0))
     server.play(reply(200, BODY))
     assert answered(client)
     assert (server.hits, server.connections) == (2, 2)

@@ -229,18 +229,25 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
         yield
         return
 
-    def lost(future: asyncio.Future[None]) -> None:
-        if not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not complain that nobody did
+    def lost(_future: asyncio.Future[None]) -> None:
         content = response.content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed within the body"))
 
+    # Once, however often the connection is used; and for good, because it may also break while it is idle.
+    closed.remove_done_callback(_looked_at)
+    closed.add_done_callback(_looked_at)
     closed.add_done_callback(lost)
     try:
         yield
     finally:
         closed.remove_done_callback(lost)
+
+
+def _looked_at(future: asyncio.Future[None]) -> None:
+    """Look at what a future holds, so that asyncio does not complain that nobody did."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _phases() -> aiohttp.TraceConfig:
