@@ -15,6 +15,7 @@ pub(crate) mod options;
 mod prompt;
 mod prompt_logprobs;
 mod resolve;
+mod scan;
 mod top;
 mod walk;
 

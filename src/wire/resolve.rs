@@ -11,12 +11,13 @@ use crate::memory::Buffer;
 use super::answer::{Answer, Place, PromptChannels, answers};
 use super::decoded::{Decoded, Prompt, SamplingMask};
 use super::details;
-use super::document::{Document, Verdict, scan};
+use super::document::{Document, Verdict};
 use super::field::Span;
 use super::list;
 use super::logprobs;
 use super::options::{ExpertsMode, Options};
 use super::prompt_logprobs;
+use super::scan::scan;
 use super::walk::Part;
 
 /// Writes the paths of one answer.
