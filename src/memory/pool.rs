@@ -1,8 +1,8 @@
 //! A bounded pool of pages that results gave back, least recently returned first to go.
 //!
-//! What nobody has wanted for a while goes too, whenever something else comes back: a burst leaves nothing behind for good,
-//! and the sizes of one hour do not add up with those of the next. Of equal blocks the one returned last is taken first, so
-//! that those that are not needed can be told.
+//! What many requests have not wanted for a while goes too, whenever something else comes back: a burst leaves nothing behind
+//! for good, and the sizes of one hour do not add up with those of the next, while a pause costs nothing. Of equal blocks the
+//! one returned last is taken first, so that those that are not needed can be told.
 //!
 //! One mutex guards it, and nobody waits for it for long. A thread of the parent may hold it at the moment of a fork; in
 //! the child that thread does not exist, and the mutex stays locked for ever. So every wait is bounded, and who does not
@@ -28,8 +28,11 @@ const MAX_BYTES_VARIABLE: &str = "DYNAMO_TITO_POOL_MAX_BYTES";
 /// Blocks that the pool holds at most: what one search may cost.
 const MAX_BLOCKS: usize = 1024;
 
-/// How long a block is held without being wanted. New pages for it cost milliseconds: nothing, so seldom.
+/// How long a block is held at least, wanted or not. New pages for it cost milliseconds: nothing, so seldom.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How many requests have to do without a block before it goes: a few times those that a batch of large answers makes.
+const UNWANTED: u64 = 256;
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,12 +102,16 @@ struct SharedPool {
 struct Held {
     mapping: Mapping,
     since: Instant,
+    /// [`Pool::requests`] at that time.
+    requests: u64,
 }
 
 struct Pool {
     /// Oldest in front.
     held: VecDeque<Held>,
     held_bytes: usize,
+    /// Served or not.
+    requests: u64,
     /// `None` until the environment has been asked.
     max_bytes: Option<usize>,
 }
@@ -114,6 +121,7 @@ impl SharedPool {
         let pool = Pool {
             held: VecDeque::new(),
             held_bytes: 0,
+            requests: 0,
             max_bytes: None,
         };
         Self {
@@ -241,6 +249,7 @@ impl Pool {
     }
 
     fn take(&mut self, bytes: usize, choice: Choice) -> Option<Mapping> {
+        self.requests += 1;
         // Latest first, so that it is the first of its size.
         let sizes = || {
             let sizes = self.held.iter().map(|held| held.mapping.size());
@@ -270,7 +279,9 @@ impl Pool {
         let max_bytes = self.max_bytes();
         // What can never be held drives nothing out.
         let over = bytes <= max_bytes && self.held_bytes > max_bytes - bytes;
-        let idle = now.saturating_duration_since(self.held.front()?.since) > IDLE;
+        let oldest = self.held.front()?;
+        let idle = self.requests - oldest.requests >= UNWANTED
+            && now.saturating_duration_since(oldest.since) > IDLE;
         if !over && !idle && self.held.len() < MAX_BLOCKS {
             return None;
         }
@@ -286,8 +297,11 @@ impl Pool {
             return Some(mapping);
         }
         self.held_bytes += mapping.size();
-        let since = now;
-        self.held.push_back(Held { mapping, since });
+        self.held.push_back(Held {
+            mapping,
+            since: now,
+            requests: self.requests,
+        });
         None
     }
 }

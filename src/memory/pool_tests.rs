@@ -168,23 +168,31 @@ fn of_equal_blocks_the_latest() {
 }
 
 #[test]
-fn what_nobody_wants_goes_in_time() {
+fn what_many_have_not_wanted_for_long_goes() {
     let pool = pool(MIB);
     let begin = Instant::now();
     let after = |seconds| begin + Duration::from_secs(seconds);
-    for (kib, seconds) in [(64, 0), (128, 4), (192, 8)] {
-        pool.give_back_at(pages(kib * KIB), after(seconds));
+    let requests = |count| (0..count).for_each(|_| assert!(pool.take(MIB, Fitting).is_none()));
+    for kib in [64, 128, 192] {
+        pool.give_back_at(pages(kib * KIB), begin);
     }
+    // Many, but at once; and after a long pause, but few.
+    requests(UNWANTED - 2);
+    pool.give_back_at(pages(256 * KIB), after(3600));
+    assert_eq!(held(&pool).len(), 4);
     // What was wanted meanwhile begins anew.
     let wanted = pool.take(64 * KIB, Fitting).unwrap();
-    pool.give_back_at(wanted, after(14));
-    assert_eq!(held(&pool), [128, 192, 64].map(|kib| kib * KIB));
-    pool.give_back_at(pages(256 * KIB), after(19));
-    assert_eq!(held(&pool), [64 * KIB, 256 * KIB]);
+    pool.give_back_at(wanted, begin);
+    requests(1);
+    pool.give_back_at(pages(96 * KIB), after(10));
+    assert_eq!(held(&pool), [128, 192, 256, 64, 96].map(|kib| kib * KIB));
+    pool.give_back_at(pages(96 * KIB), after(11));
+    assert_eq!(held(&pool), [256, 64, 96, 96].map(|kib| kib * KIB));
     // A clock that another thread read earlier drives nothing out.
-    pool.give_back_at(pages(96 * KIB), after(1));
-    assert_eq!(held(&pool), [64, 256, 96].map(|kib| kib * KIB));
-    assert_eq!(pool.stats().held_bytes, 416 * KIB);
+    requests(UNWANTED);
+    pool.give_back_at(pages(160 * KIB), begin);
+    assert_eq!(held(&pool), [256, 64, 96, 96, 160].map(|kib| kib * KIB));
+    assert_eq!(pool.stats().held_bytes, 672 * KIB);
 }
 
 #[test]

@@ -15,7 +15,6 @@ use super::field::{Field, Span};
 use super::list;
 use super::options::Wire;
 use super::prompt;
-use super::top::TopRows;
 use super::walk::{Part, Walk, wrong_kind};
 
 /// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver. Unless `several`
