@@ -1,8 +1,9 @@
 //! A bounded pool of pages that results gave back, least recently returned first to go.
 //!
 //! What many requests have not wanted for a while goes too, whenever something else comes back: a burst leaves nothing behind
-//! for good, and the sizes of one hour do not add up with those of the next, while a pause costs nothing. Of equal blocks the
-//! one returned last is taken first, so that those that are not needed can be told.
+//! for good, and the sizes of one hour do not add up with those of the next. It goes block by block, so that work which
+//! begins again after a pause finds most of its own. Of equal blocks the one returned last is taken first, so that those
+//! that are not needed can be told.
 //!
 //! One mutex guards it, and nobody waits for it for long. A thread of the parent may hold it at the moment of a fork; in
 //! the child that thread does not exist, and the mutex stays locked for ever. So every wait is bounded, and who does not
@@ -31,8 +32,8 @@ const MAX_BLOCKS: usize = 1024;
 /// How long a block is held at least, wanted or not. New pages for it cost milliseconds: nothing, so seldom.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How many requests have to do without a block before it goes: a few times those that a batch of large answers makes.
-const UNWANTED: u64 = 256;
+/// How many requests have to do without a block before it goes: a few times those that one answer makes.
+const UNWANTED: u64 = 64;
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +151,7 @@ impl SharedPool {
         drop(pool);
         while self
             .lock(PATIENT)
-            .and_then(|mut pool| pool.evict(0, Instant::now()))
+            .and_then(|mut pool| pool.evict(0))
             .is_some()
         {}
     }
@@ -194,8 +195,10 @@ impl SharedPool {
     }
 
     fn give_back_at(&self, mapping: Mapping, now: Instant) {
+        let unwanted = self.lock(HURRIED).and_then(|mut pool| pool.unwanted(now));
+        drop(unwanted);
         while let Some(mut pool) = self.lock(HURRIED) {
-            let Some(oldest) = pool.evict(mapping.size(), now) else {
+            let Some(oldest) = pool.evict(mapping.size()) else {
                 let refused = pool.put(mapping, now);
                 drop(pool);
                 drop(refused);
@@ -274,17 +277,27 @@ impl Pool {
         Some(mapping)
     }
 
-    /// The oldest block, if it must go before `bytes` more can be held, or has not been wanted for long.
-    fn evict(&mut self, bytes: usize, now: Instant) -> Option<Mapping> {
+    /// The oldest block, if many requests have not wanted it for long.
+    fn unwanted(&mut self, now: Instant) -> Option<Mapping> {
+        let oldest = self.held.front()?;
+        let idle = now.saturating_duration_since(oldest.since);
+        let unwanted = self.requests - oldest.requests >= UNWANTED && idle > IDLE;
+        if unwanted { self.pop() } else { None }
+    }
+
+    /// The oldest block, if it must go before `bytes` more can be held.
+    fn evict(&mut self, bytes: usize) -> Option<Mapping> {
         let max_bytes = self.max_bytes();
         // What can never be held drives nothing out.
         let over = bytes <= max_bytes && self.held_bytes > max_bytes - bytes;
-        let oldest = self.held.front()?;
-        let idle = self.requests - oldest.requests >= UNWANTED
-            && now.saturating_duration_since(oldest.since) > IDLE;
-        if !over && !idle && self.held.len() < MAX_BLOCKS {
-            return None;
+        if over || self.held.len() >= MAX_BLOCKS {
+            self.pop()
+        } else {
+            None
         }
+    }
+
+    fn pop(&mut self) -> Option<Mapping> {
         let Held { mapping, .. } = self.held.pop_front()?;
         self.held_bytes -= mapping.size();
         Some(mapping)
