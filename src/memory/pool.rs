@@ -32,8 +32,9 @@ const MAX_BLOCKS: usize = 1024;
 /// How long a block is held at least, wanted or not. New pages for it cost milliseconds: nothing, so seldom.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How many requests have to do without a block before it goes: a few times those that one answer makes.
-const UNWANTED: u64 = 64;
+/// How many requests have to do without a block before it goes: many times those that one answer makes, so that what only
+/// some of the answers need stays.
+const UNWANTED: u64 = 128;
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
