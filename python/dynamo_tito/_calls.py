@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._codec import decode, decode_prompt_logprobs
+from ._codec import Body, decode, decode_prompt_logprobs
 from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
 from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
 from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
@@ -40,7 +40,6 @@ from ._routing_report import RoutingChecks, refuse_findings
 from ._transports.base import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from ._codec import Body
     from ._config import RendererTransport
     from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
@@ -122,7 +121,10 @@ class Reading:
             failure = RoutedExpertsError(str(error), kind="needs_num_layers")
         else:
             return self._wanted(completion)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else this frame holds the error that holds this frame
 
     def _decoded(self, content: Body | bytes) -> Completion:
         want = self.decoding
@@ -337,7 +339,7 @@ class Caller:
     ) -> Steps[Any]:
         """Decode. An error that came with status 200 knows its request and hides its keys as any other does."""
         try:
-            return (yield Read(response.content, reading))
+            return (yield from self._read_or_let_go(response.content, reading))
         except ServerError as error:
             secrets = (*self.endpoint.secrets, *secrets_of(headers))
             failure = type(error)(
@@ -345,7 +347,20 @@ class Caller:
                 body=hidden(error.body, secrets).encode(),
                 request_id=request_id_of(response.headers, error.body.encode(), secrets) or request_id,
             )
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else this frame holds the error that holds this frame
+
+    @staticmethod
+    def _read_or_let_go(content: Body | bytes, reading: Callable[[Body | bytes], Any]) -> Steps[Any]:
+        """Decode; give up a body that cannot be: its error may be kept for long, and its frames hold the response."""
+        try:
+            return (yield Read(content, reading))
+        except BaseException:
+            if isinstance(content, Body):
+                content.close()
+            raise
 
     def _ask(
         self, spec: Dialect, call: Call, draft: Draft, headers: Mapping[str, str], body: bytes, patience: Patience

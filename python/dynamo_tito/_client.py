@@ -389,7 +389,11 @@ class AsyncTitoClient(AsyncScoring, _Client):
             case Send():
                 async with _limited(step.timeout, watch), self._slots:
                     watch.exchange = exchange = Exchange(step.request, step.into_body)
-                    return await self._transport.asend(exchange)
+                    try:
+                        return await self._transport.asend(exchange)
+                    except BaseException:
+                        exchange.give_up()
+                        raise
             case Read():
                 if len(step.content) < self._thread_from_bytes:
                     return step.reading(step.content)
@@ -543,8 +547,9 @@ class TitoClient(SyncScoring, _Client):
         with _held(self._slots, ends):
             try:
                 return self._transport.send(exchange)
-            except TransportError:
-                if ends is None or time.monotonic() < ends:
+            except BaseException as error:
+                exchange.give_up()
+                if not isinstance(error, TransportError) or ends is None or time.monotonic() < ends:
                     raise
         raise _late(exchange)
 
@@ -598,7 +603,10 @@ class _limited:  # noqa: N801 - reads as the statement it is used in
             late = _late(self._watch.exchange)
         else:
             return
-        raise late from None
+        try:
+            raise late from None
+        finally:
+            del late  # else this frame holds the error that holds this frame
 
 
 @contextlib.contextmanager

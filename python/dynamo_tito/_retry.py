@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception
+from tenacity import RetryCallState, Retrying, retry_always
 
 from ._errors import ServerError, TitoError, TransportError
 
@@ -25,6 +25,9 @@ T = TypeVar("T")
 Steps = Generator[Any, Any, T]
 
 logger = logging.getLogger("dynamo_tito")
+
+_OVER = object()
+"""There is no next attempt."""
 
 
 class Patience:
@@ -84,8 +87,8 @@ def retried(
     retrying = Retrying(
         wait=lambda state: patience.next_wait(state.attempt_number),
         stop=lambda state: state.attempt_number >= policy.attempts or not patience.allows(state.upcoming_sleep),
-        retry=retry_if_exception(is_retryable),
-        reraise=True,
+        retry=retry_always,
+        retry_error_callback=lambda _state: _OVER,
     )
     retrying.begin()
     state = RetryCallState(retrying, fn=None, args=(), kwargs={})
@@ -95,8 +98,11 @@ def retried(
         try:
             result = yield from attempt()
         except TitoError as error:
-            state.set_exception((type(error), error, error.__traceback__))
-            retrying.iter(state)  # raises the error when there is no next time
+            if not is_retryable(error):
+                raise
+            state.set_result(None)  # not the error: its frames hold the state, and each would keep the other alive
+            if retrying.iter(state) is _OVER:
+                raise
             wait = state.upcoming_sleep
             logger.info("sending again in %.2f s (attempt %d): %s", wait, state.attempt_number + 1, error)
             patience.spend(wait)

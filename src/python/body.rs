@@ -22,7 +22,8 @@ use crate::memory::Buffer;
 /// Decoding, exporting a buffer or ``tobytes`` freezes it: from then on ``append`` raises ValueError. Its memory comes from the
 /// same pool as the results (``memory_stats``). Safe to share between threads.
 ///
-/// While a ``Room`` of it is out, everything but ``frozen`` and ``len`` raises ValueError.
+/// While a ``Room`` of it is out, everything but ``close``, ``closed``, ``frozen`` and ``len`` raises ValueError; once it was
+/// closed, for good.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct Body {
     state: Mutex<State>,
@@ -33,8 +34,10 @@ enum State {
     /// The buffer is in a `Room`; so many bytes of it were there when it left.
     Lent(usize),
     Frozen(Arc<Buffer<u8>>),
+    Closed,
 }
 
+const CLOSED: &str = "the body is closed: its content was given up";
 const FROZEN: &str = "the body is frozen: it has been decoded or exported";
 const LENT: &str = "the body is being written to: a room of it is out";
 
@@ -63,15 +66,19 @@ impl Body {
         let shared = match &mut *state {
             State::Growing(buffer) => Arc::new(std::mem::take(buffer)),
             State::Lent(_) => return Err(PyValueError::new_err(LENT)),
+            State::Closed => return Err(PyValueError::new_err(CLOSED)),
             State::Frozen(shared) => return Ok(Frozen(Arc::clone(shared))),
         };
         *state = State::Frozen(Arc::clone(&shared));
         Ok(Frozen(shared))
     }
 
-    /// Takes back what a room held.
+    /// Takes back what a room held; of a body that was closed meanwhile nobody wants it.
     pub(super) fn restore(&self, buffer: Buffer<u8>) {
-        *self.lock() = State::Growing(buffer);
+        let mut state = self.lock();
+        if matches!(*state, State::Lent(_)) {
+            *state = State::Growing(buffer);
+        }
     }
 }
 
@@ -96,6 +103,7 @@ impl Body {
                 .map_err(|out| no_memory(py, out)),
             State::Lent(_) => Err(PyValueError::new_err(LENT)),
             State::Frozen(_) => Err(PyValueError::new_err(FROZEN)),
+            State::Closed => Err(PyValueError::new_err(CLOSED)),
         };
         if let Ok(bytes) = chunk.cast::<PyBytes>() {
             return append(bytes.as_bytes());
@@ -116,6 +124,7 @@ impl Body {
             State::Growing(buffer) => buffer,
             State::Lent(_) => return Err(PyValueError::new_err(LENT)),
             State::Frozen(_) => return Err(PyValueError::new_err(FROZEN)),
+            State::Closed => return Err(PyValueError::new_err(CLOSED)),
         };
         let reserved = buffer.reserve(count);
         reserved.map_err(|out| no_memory(slf.py(), out))?;
@@ -129,6 +138,19 @@ impl Body {
         Ok(PyBytes::new(py, self.freeze()?.as_slice()))
     }
 
+    /// Gives the content up: its memory goes back to the pool, or when the last view or room of it does. A second time
+    /// changes nothing.
+    fn close(&self) {
+        let content = std::mem::replace(&mut *self.lock(), State::Closed);
+        drop(content);
+    }
+
+    /// Whether the content was given up.
+    #[getter]
+    fn closed(&self) -> bool {
+        matches!(&*self.lock(), State::Closed)
+    }
+
     /// Whether the content is final.
     #[getter]
     fn frozen(&self) -> bool {
@@ -140,6 +162,7 @@ impl Body {
             State::Growing(buffer) => buffer.len(),
             State::Lent(len) => *len,
             State::Frozen(buffer) => buffer.len(),
+            State::Closed => 0,
         }
     }
 
@@ -148,6 +171,7 @@ impl Body {
             State::Growing(_) => "growing",
             State::Lent(_) => "being written to",
             State::Frozen(_) => "frozen",
+            State::Closed => "closed",
         };
         format!("<Body: {} bytes, {state}>", self.__len__())
     }
@@ -161,18 +185,23 @@ impl Body {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let frozen = slf.get().freeze()?;
-        let bytes = frozen.as_slice();
-        // SAFETY: the content stays in place for as long as the body lives, because it is frozen; nobody may write.
+        let Frozen(content) = slf.get().freeze()?;
+        let bytes = content.as_slice();
+        let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
+        // SAFETY: the content stays in place for as long as the view holds it, because it is frozen; nobody may write.
         unsafe {
-            fill(
-                view,
-                slf.as_any(),
-                bytes.as_ptr().cast_mut(),
-                bytes.len(),
-                READ_ONLY,
-                flags,
-            )
-        }
+            fill(view, slf.as_any(), start, len, READ_ONLY, flags)?;
+            (*view).internal = Arc::into_raw(content).cast_mut().cast();
+        };
+        Ok(())
+    }
+
+    /// The end of a view.
+    ///
+    /// # Safety
+    /// The interpreter passes each view that `__getbuffer__` has filled, once.
+    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
+        // SAFETY: `__getbuffer__` put it there, and nobody else touches it.
+        drop(unsafe { Arc::from_raw((*view).internal.cast::<Buffer<u8>>()) });
     }
 }

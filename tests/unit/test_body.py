@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,49 @@ def test_a_refused_body_is_frozen_and_readable_too() -> None:
 def test_an_empty_body() -> None:
     with pytest.raises(tito.MalformedBodyError):
         tito.decode(Body(), wire="vllm_generate")
+
+
+def test_a_closed_body_has_given_its_memory_back() -> None:
+    tito.trim_memory()
+    body = Body(1 << 20)
+    body.append(GENERATE)
+    body.close()
+    assert tito.memory_stats()["held_bytes"] >= 1 << 20
+    assert (body.closed, body.frozen, len(body), repr(body)) == (True, False, 0, "<Body: 0 bytes, closed>")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_closed_body_is_refused_for_good(*, frozen: bool) -> None:
+    body = Body()
+    body.append(GENERATE)
+    if frozen:
+        body.tobytes()
+    assert not body.closed
+    for _ in range(2):
+        body.close()
+        calls: list[Callable[[], object]] = [
+            lambda: body.append(b" "),
+            lambda: body.room(1),
+            body.tobytes,
+            lambda: memoryview(body),
+            lambda: tito.decode(body, wire="vllm_generate"),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="the body is closed"):
+                call()
+
+
+def test_views_outlast_a_body_that_is_closed() -> None:
+    tito.trim_memory()
+    body = Body(1 << 20)
+    body.append(GENERATE)
+    views = [memoryview(body), memoryview(body)]
+    part = views[0][2:]
+    body.close()
+    views[0].release()
+    assert part == GENERATE[2:]
+    del body, part
+    assert views[1] == GENERATE
+    assert tito.memory_stats()["held_bytes"] == 0
+    views[1].release()
+    assert tito.memory_stats()["held_bytes"] >= 1 << 20

@@ -160,3 +160,18 @@ def test_a_view_outlives_room_and_body() -> None:
     gc.collect()
     view[:] = b"x" * len(view)
     assert view[-1] == ord("x")
+
+
+@pytest.mark.parametrize("back", ["filled", "dropped"])
+def test_a_body_that_is_closed_while_a_room_is_out_stays_closed(back: str) -> None:
+    tito.trim_memory()
+    body = Body(1 << 20)
+    room = body.room(4)
+    body.close()
+    assert (body.closed, tito.memory_stats()["held_bytes"]) == (True, 0)
+    write(room, b"abcd")
+    if back == "filled":
+        room.filled(4)
+    del room
+    assert tito.memory_stats()["held_bytes"] >= 1 << 20
+    assert (body.closed, len(body)) == (True, 0)

@@ -97,7 +97,10 @@ class AiohttpTransport:
             if response is not None:
                 # Back into the pool if it was read to its end, closed if not.
                 response.close() if not response.content.at_eof() else response.release()
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else this frame holds the error that holds this frame
 
     async def aclose(self) -> None:
         """See :class:`.base.AsyncTransport`."""
@@ -209,8 +212,11 @@ async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver)
     if transport is None or room is None:
         return
     protocol.pass_parser()
-    received = await receive_into(room, transport)
-    receiver.filled(room, received)
+    received = 0
+    try:
+        received = await receive_into(room, transport)
+    finally:
+        receiver.filled(room, received)
     if receiver.complete:
         # From here on aiohttp takes the answer for read, and the connection for free.
         content.feed_eof()

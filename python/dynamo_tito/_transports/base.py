@@ -74,12 +74,19 @@ class Exchange:
         into_body: whether a good answer belongs into a :class:`dynamo_tito.Body`.
         deadline: on the monotonic clock; a blocking transport must not wait beyond it.
         phase: how far it got.
+        body: where a good answer's bytes go, once its headers are there.
     """
 
     request: HttpRequest
     into_body: bool = False
     deadline: float | None = None
     phase: TransportPhase = "connect"
+    body: Body | None = None
+
+    def give_up(self) -> None:
+        """Let go of what has come of the body: an error may be kept for long, and its frames with it."""
+        if self.body is not None:
+            self.body.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ class Receiver:
         self._inflater = _inflater(headers, self._most)
         self._sink: Body | bytearray = bytearray()
         if self._good and exchange.into_body:
-            self._sink = Body(min(self._announced or 0, _RESERVED))
+            self._sink = exchange.body = Body(min(self._announced or 0, _RESERVED))
 
     @property
     def complete(self) -> bool:

@@ -41,6 +41,7 @@ class _IntoRoom(asyncio.BufferedProtocol):
 
     def __init__(self, room: Room, transport: asyncio.Transport) -> None:
         self._view = memoryview(room)
+        self._lent = self._view[:0]
         self._transport = transport
         self._owner: asyncio.BaseProtocol | None = transport.get_protocol()
         self.received = 0
@@ -50,7 +51,8 @@ class _IntoRoom(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """See asyncio."""
-        return self._view[self.received : self.received + _AT_ONCE]
+        self._lent = self._view[self.received : self.received + _AT_ONCE]
+        return self._lent
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio."""
@@ -86,6 +88,7 @@ class _IntoRoom(asyncio.BufferedProtocol):
     def hand_back(self) -> None:
         """Leave the connection to its own protocol, and the room to its body."""
         self._return()
+        self._lent.release()  # also in the frames of the error that ended it
         self._view.release()
 
     def _return(self) -> None:

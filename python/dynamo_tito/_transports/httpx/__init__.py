@@ -94,7 +94,10 @@ class AsyncHttpxTransport:
             failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else this frame holds the error that holds this frame
 
     async def aclose(self) -> None:
         """See :class:`dynamo_tito._transports.base.AsyncTransport`."""
@@ -153,7 +156,10 @@ class HttpxTransport:
             return receiver.finish()
         finally:
             deadline.reset(token)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else this frame holds the error that holds this frame
 
     def close(self) -> None:
         """See :class:`dynamo_tito._transports.base.SyncTransport`."""
