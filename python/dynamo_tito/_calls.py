@@ -51,6 +51,7 @@ class Send:
     request: HttpRequest
     into_body: bool
     timeout: float | None = None
+    expected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ class Caller:
         self._prompt_limits = PromptLimits() if preflight else None
         self._decoding = decoding
         self._start_refused = False
+        self._expected: dict[str, int] = {}
 
     def generate(
         self,
@@ -387,8 +389,11 @@ class Caller:
         """A good answer, or the error that the answer is."""
 
         def attempt() -> Steps[HttpResponse]:
-            response: HttpResponse = yield Send(request, into_body=into_body)
+            expected = self._expected.get(request.url, 0)
+            response: HttpResponse = yield Send(request, into_body=into_body, expected=expected)
             if 200 <= response.status < 300:
+                # Aborted answers are small, those of a longer conversation large.
+                self._expected[request.url] = max(len(response.content), expected - expected // 8)
                 return response
             patience.server_asks = retry_after(response.headers)
             raise error_of(

@@ -115,6 +115,8 @@ class _Client:
         proxy = proxy_for(endpoint.root) if trust_env else None
         endpoint = dataclasses.replace(endpoint, secrets=(*endpoint.secrets, *secrets_of_url(proxy)))
         ceilings = _ceilings(limits, max_response_bytes)
+        if not isinstance(retries, RetryPolicy | None):
+            raise TypeError(f"retries must be a RetryPolicy or None, not {retries!r}")
         self._caller = Caller(
             endpoint,
             model=model,
@@ -388,7 +390,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
         match step:
             case Send():
                 async with _limited(step.timeout, watch), self._slots:
-                    watch.exchange = exchange = Exchange(step.request, step.into_body)
+                    watch.exchange = exchange = Exchange(step.request, step.into_body, step.expected)
                     try:
                         return await self._transport.asend(exchange)
                     except BaseException:
@@ -543,7 +545,7 @@ class TitoClient(SyncScoring, _Client):
     def _send(self, step: Send, ends: float | None) -> object:
         own = _ends(step.timeout)
         ends = own if ends is None else ends if own is None else min(own, ends)
-        exchange = Exchange(step.request, step.into_body, ends)
+        exchange = Exchange(step.request, step.into_body, step.expected, ends)
         with _held(self._slots, ends):
             try:
                 return self._transport.send(exchange)

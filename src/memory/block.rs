@@ -18,8 +18,9 @@ pub(super) const MAPPED_FROM: usize = 64 << 10;
 /// move to where there is room for more, and the new ones are huge.
 const COPIED_BELOW: usize = 8 << 20;
 
-/// From here on a passing block that grows is copied into the recycled pages of a larger one, whatever its size: what came
-/// before was probably of its kind, and what it leaves unused comes back soon.
+/// From here on a passing block that grows is copied into recycled pages for what it is expected to hold. Where nothing is
+/// expected these are of any larger block, whatever its size: what came before was probably of its kind, and what it leaves
+/// unused comes back soon.
 const LARGER_FROM: usize = 1 << 20;
 
 /// Moving pages takes no copy, so beyond this size room is made by the quarter.
@@ -31,7 +32,10 @@ pub(crate) enum Stay {
     /// For as long as the caller holds a result.
     Result,
     /// Until it has been decoded.
-    Passing,
+    Passing {
+        /// Bytes that it will probably hold in the end; 0 is unknown.
+        expected: usize,
+    },
 }
 
 /// Owned, uninitialised bytes. Dropping it gives them back: to the pool if they came by the page, else to the allocator.
@@ -94,21 +98,28 @@ impl Block {
             return Ok(());
         }
         let doubled = bytes.max(self.size.saturating_mul(2));
+        let quarter_more = bytes.max(self.size.saturating_add(self.size / 4));
         let bigger = match &mut self.home {
             Home::Pages(mapping) => {
-                let recycled = match stay {
-                    Stay::Passing if self.size >= LARGER_FROM => {
-                        pool::take(doubled, Choice::Larger)
+                let room = match self.size {
+                    QUARTERS_FROM.. => quarter_more,
+                    _ => doubled,
+                };
+                let (recycled, room) = match stay {
+                    Stay::Passing { expected: 0 } if self.size >= LARGER_FROM => {
+                        (pool::take(doubled, Choice::Larger), room)
                     }
-                    _ if doubled < COPIED_BELOW => pool::take(doubled, Choice::Fitting),
-                    _ => None,
+                    Stay::Passing { expected } if self.size >= LARGER_FROM => match expected {
+                        // A little more than the last one: its own pages go on.
+                        _ if bytes > expected => (None, quarter_more),
+                        _ => (pool::take(expected, Choice::Fitting), expected),
+                    },
+                    _ if doubled < COPIED_BELOW => (pool::take(doubled, Choice::Fitting), room),
+                    _ => (None, room),
                 };
                 let Some(recycled) = recycled else {
-                    let room = match self.size {
-                        QUARTERS_FROM.. => bytes.max(self.size.saturating_add(self.size / 4)),
-                        _ => doubled,
-                    };
-                    mapping.grow(room)?;
+                    // More than is needed is a wish.
+                    mapping.grow(room).or_else(|_| mapping.grow(bytes))?;
                     self.start = mapping.start();
                     self.size = mapping.size();
                     return Ok(());

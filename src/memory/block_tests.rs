@@ -90,7 +90,13 @@ fn growth_keeps_what_is_there() {
     if !cfg!(miri) {
         sizes.extend([8 * MIB, 9 * MIB, 20 * MIB, 33 * MIB]);
     }
-    let stays = [Stay::Result, Stay::Passing];
+    let passing = |expected| Stay::Passing { expected };
+    let stays = [
+        Stay::Result,
+        passing(0),
+        passing(5 * MIB),
+        passing(30 * MIB),
+    ];
     let starts = sizes.iter().enumerate();
     for ((from, &first), stay) in starts.flat_map(|start| stays.map(|stay| (start, stay))) {
         let mut block = Block::new(first).unwrap();
@@ -109,7 +115,7 @@ fn growth_keeps_what_is_there() {
 #[test]
 fn room_for_more_than_was_asked_for() {
     let mut block = Block::empty();
-    block.grow(1000, 0, Stay::Passing).unwrap();
+    block.grow(1000, 0, Stay::Passing { expected: 0 }).unwrap();
     assert_eq!(block.size(), 1024);
     for (least, room) in [(1025, 2048), (10_000, 10_048), (10_049, 20_096)] {
         block.grow(least, 0, Stay::Result).unwrap();
@@ -123,6 +129,33 @@ fn room_for_more_than_was_asked_for() {
     let size = block.size();
     block.grow(size + 1, 0, Stay::Result).unwrap();
     assert!(block.size() >= size + size / 4 && block.size() < size + size / 4 + 64 * KIB);
+}
+
+#[test]
+fn room_for_what_is_expected() {
+    if cfg!(miri) {
+        return;
+    }
+    // Pages are recycled in whatever size they have: the size before is what counts.
+    let grown = |from: usize, expected: usize| {
+        let mut block = Block::new(from).unwrap();
+        let size = block.size();
+        let stay = Stay::Passing { expected };
+        block.grow(size + 1, from, stay).unwrap();
+        (size, block.size())
+    };
+    let expected = 37 * MIB;
+    for from in [MIB, 9 * MIB, 27 * MIB] {
+        let (_, size) = grown(from, expected);
+        assert!(
+            size >= expected && size <= expected / 3 * 4 + 4096,
+            "{from} {size}"
+        );
+    }
+    // One that holds more than was expected does so by little; a small one may stay one.
+    let (before, size) = grown(40 * MIB, expected);
+    assert!(size > before && size <= before / 4 * 5 + 64 * KIB);
+    assert!(grown(100 * KIB, expected).1 < MIB);
 }
 
 #[test]
@@ -155,14 +188,31 @@ fn growth_may_forget_what_is_not_used() {
 fn too_much_is_a_value_and_harms_nothing() {
     for bytes in [usize::MAX, usize::MAX / 2, 1 << 60, 1 << 50] {
         assert!(Block::new(bytes).is_err(), "{bytes}");
-        for first in [0, 100, 100 * KIB, 9 * MIB] {
+        let stays = [0, 20 * MIB, usize::MAX].map(|expected| Stay::Passing { expected });
+        let firsts = [0, 100, 100 * KIB, 9 * MIB];
+        for (first, stay) in firsts
+            .iter()
+            .flat_map(|&first| stays.map(|stay| (first, stay)))
+        {
             let mut block = Block::new(first).unwrap();
             stamp(&block, first);
             let before = (block.start(), block.size());
-            assert!(block.grow(bytes, first, Stay::Passing).is_err());
+            assert!(block.grow(bytes, first, stay).is_err());
             assert_eq!((block.start(), block.size()), before);
             assert!(is_stamped(&block, first));
         }
+    }
+}
+
+#[test]
+fn an_expectation_that_cannot_be_met_costs_nothing() {
+    for expected in [usize::MAX, 1 << 60, 1 << 50] {
+        let mut block = Block::new(MIB).unwrap();
+        let size = block.size();
+        stamp(&block, size);
+        let stay = Stay::Passing { expected };
+        block.grow(size + 1, size, stay).unwrap();
+        assert!(block.size() > size && is_stamped(&block, size));
     }
 }
 

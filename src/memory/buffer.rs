@@ -60,10 +60,12 @@ impl<T: Plain> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Room for `capacity` items of something that is wanted only until it has been decoded.
-    pub(crate) fn passing(capacity: usize) -> Result<Self, OutOfMemory> {
+    /// Room for `capacity` items of something that is wanted only until it has been decoded; `expected` items are probably
+    /// all, 0 is unknown.
+    pub(crate) fn passing(capacity: usize, expected: usize) -> Result<Self, OutOfMemory> {
         let mut buffer = Self::new();
-        buffer.stay = Stay::Passing;
+        let expected = expected.saturating_mul(size_of::<T>());
+        buffer.stay = Stay::Passing { expected };
         buffer.reserve(capacity)?;
         Ok(buffer)
     }

@@ -84,12 +84,19 @@ impl Body {
 
 #[pymethods]
 impl Body {
-    /// Room for ``capacity`` bytes at first; it grows as needed.
+    /// Room for ``capacity`` bytes at first; it grows as needed. ``expected`` is how many it will probably hold, 0 if nobody
+    /// knows: a body that has grown to a megabyte gets room for that many at once, and takes pages of that size from the pool.
     #[new]
-    #[pyo3(signature = (capacity=None, /), text_signature = "(capacity=0, /)")]
-    fn new(py: Python<'_>, capacity: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (capacity=None, /, *, expected=None), text_signature = "(capacity=0, /, *, expected=0)")]
+    fn new(
+        py: Python<'_>,
+        capacity: Option<&Bound<'_, PyAny>>,
+        expected: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
         let capacity = capacity.map_or(Ok(0), |capacity| count("capacity", capacity))?;
-        let buffer = Buffer::passing(capacity as usize).map_err(|out| no_memory(py, out))?;
+        let expected = expected.map_or(Ok(0), |expected| count("expected", expected))?;
+        let buffer = Buffer::passing(capacity as usize, expected as usize)
+            .map_err(|out| no_memory(py, out))?;
         Ok(Self {
             state: Mutex::new(State::Growing(buffer)),
         })

@@ -70,6 +70,7 @@ def test_both_clients_take_the_same_arguments() -> None:
         ({"connect_timeout": -1}, ValueError, "connect_timeout must be a positive number"),
         ({"tls": "off"}, ValueError, "tls must be 'verify', 'insecure'"),
         ({"api_key": b"k"}, TypeError, "api_key must be a string"),
+        ({"retries": 0}, TypeError, "retries must be a RetryPolicy or None, not 0"),
         ({"headers": {"a": 1}}, TypeError, "headers must map strings to strings"),
     ],
 )

@@ -137,3 +137,23 @@ def test_views_outlast_a_body_that_is_closed() -> None:
     assert tito.memory_stats()["held_bytes"] == 0
     views[1].release()
     assert tito.memory_stats()["held_bytes"] >= 1 << 20
+
+
+@pytest.mark.parametrize("expected", [5 << 20, 0])
+def test_a_body_that_is_larger_than_the_last_one_by_little_takes_no_block_of_twice_its_size(expected: int) -> None:
+    tito.trim_memory()
+    blocks = [Body(12 << 20), Body(5 << 20)]
+    del blocks
+    body = Body(expected=expected)
+    for _ in range(53):
+        body.append(b"x" * 100_000)
+    assert len(body) > 5 << 20
+    assert (tito.memory_stats()["held_bytes"] >= 12 << 20) is (expected > 0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "error"), [(-1, ValueError), ("1", TypeError), (1.0, TypeError), (2**63, ValueError)]
+)
+def test_an_expectation_that_does_not_fit(expected: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Body(expected=expected)

@@ -28,7 +28,7 @@ _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _LENGTH_DIGITS = 18
 _KNOWN_ENCODINGS = ("br", "compress", "zstd")
 _MESSAGE_CHARACTERS = 300
-# A larger body grows as it arrives; an announcement alone costs no more than this.
+# A larger body grows as it arrives; an announcement or an expectation alone costs no more than this.
 _RESERVED = 256 << 20
 
 
@@ -72,6 +72,7 @@ class Exchange:
     Attributes:
         request: what is sent.
         into_body: whether a good answer belongs into a :class:`dynamo_tito.Body`.
+        expected: bytes that it will probably have, for where the server does not say; 0 is unknown.
         deadline: on the monotonic clock; a blocking transport must not wait beyond it.
         phase: how far it got.
         body: where a good answer's bytes go, once its headers are there.
@@ -79,6 +80,7 @@ class Exchange:
 
     request: HttpRequest
     into_body: bool = False
+    expected: int = 0
     deadline: float | None = None
     phase: TransportPhase = "connect"
     body: Body | None = None
@@ -156,7 +158,9 @@ class Receiver:
         self._inflater = _inflater(headers, self._most)
         self._sink: Body | bytearray = bytearray()
         if self._good and exchange.into_body:
-            self._sink = exchange.body = Body(min(self._announced or 0, _RESERVED))
+            self._sink = exchange.body = Body(
+                min(self._announced or 0, _RESERVED), expected=min(exchange.expected, _RESERVED)
+            )
 
     @property
     def complete(self) -> bool:
