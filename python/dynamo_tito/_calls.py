@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ from ._transports.base import HttpRequest, HttpResponse
 if TYPE_CHECKING:
     from ._config import RendererTransport
     from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
+
+
+# Sizes of answers, of each route; the largest is expected next.
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Reading:
         try:
             completion = self._decoded(content)
         except ValueError as error:
-            if isinstance(error, TitoError):
+            if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
                 raise
             # decode() blames its caller for rows without a shape; here nobody asked the server for them.
             failure = RoutedExpertsError(str(error), kind="needs_num_layers")
@@ -219,7 +224,7 @@ class Caller:
         self._prompt_limits = PromptLimits() if preflight else None
         self._decoding = decoding
         self._start_refused = False
-        self._expected: dict[str, int] = {}
+        self._sizes: dict[str, deque[int]] = {}
 
     def generate(
         self,
@@ -389,11 +394,11 @@ class Caller:
         """A good answer, or the error that the answer is."""
 
         def attempt() -> Steps[HttpResponse]:
-            expected = self._expected.get(request.url, 0)
-            response: HttpResponse = yield Send(request, into_body=into_body, expected=expected)
+            # Aborted answers are small, those of longer conversations large, and many are under way at once.
+            sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
+            response: HttpResponse = yield Send(request, into_body=into_body, expected=max(sizes, default=0))
             if 200 <= response.status < 300:
-                # Aborted answers are small, those of a longer conversation large.
-                self._expected[request.url] = max(len(response.content), expected - expected // 8)
+                sizes.append(len(response.content))
                 return response
             patience.server_asks = retry_after(response.headers)
             raise error_of(

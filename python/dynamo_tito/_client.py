@@ -390,12 +390,9 @@ class AsyncTitoClient(AsyncScoring, _Client):
         match step:
             case Send():
                 async with _limited(step.timeout, watch), self._slots:
-                    watch.exchange = exchange = Exchange(step.request, step.into_body, step.expected)
-                    try:
+                    watch.exchange = exchange = Exchange(step.request, step.into_body, expected=step.expected)
+                    with exchange:
                         return await self._transport.asend(exchange)
-                    except BaseException:
-                        exchange.give_up()
-                        raise
             case Read():
                 if len(step.content) < self._thread_from_bytes:
                     return step.reading(step.content)
@@ -545,13 +542,13 @@ class TitoClient(SyncScoring, _Client):
     def _send(self, step: Send, ends: float | None) -> object:
         own = _ends(step.timeout)
         ends = own if ends is None else ends if own is None else min(own, ends)
-        exchange = Exchange(step.request, step.into_body, step.expected, ends)
+        exchange = Exchange(step.request, step.into_body, ends, expected=step.expected)
         with _held(self._slots, ends):
             try:
-                return self._transport.send(exchange)
-            except BaseException as error:
-                exchange.give_up()
-                if not isinstance(error, TransportError) or ends is None or time.monotonic() < ends:
+                with exchange:
+                    return self._transport.send(exchange)
+            except TransportError:
+                if ends is None or time.monotonic() < ends:
                     raise
         raise _late(exchange)
 

@@ -101,7 +101,9 @@ def retried(
             if not is_retryable(error):
                 raise
             state.set_result(None)  # not the error: its frames hold the state, and each would keep the other alive
-            if retrying.iter(state) is _OVER:
+            verdict = retrying.iter(state)
+            retrying.iter_state.reset()  # it holds methods of what holds it
+            if verdict is _OVER:
                 raise
             wait = state.upcoming_sleep
             logger.info("sending again in %.2f s (attempt %d): %s", wait, state.attempt_number + 1, error)

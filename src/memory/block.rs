@@ -85,8 +85,8 @@ impl Block {
         }
     }
 
-    /// Grows to twice its size, or to `bytes` bytes where that is more, and keeps the first `used` of them; the start may
-    /// move. A large one may grow by less.
+    /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move. How much more than that it
+    /// gets hangs on its size and on what it is expected to hold: up to twice its size, or all that is expected.
     pub(crate) fn grow(
         &mut self,
         bytes: usize,

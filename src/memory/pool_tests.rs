@@ -134,9 +134,11 @@ fn a_third_more_and_no_more() {
     for bytes in [64 * KIB, 100_000, MIB, 3 * MIB + 1] {
         assert!(fits(bytes, bytes) && fits(bytes + bytes / 3, bytes));
         assert!(!fits(bytes - 1, bytes) && !fits(bytes + bytes / 3 + 1, bytes));
-        // A body of bare int32 and its result: neither takes the other's block.
-        let body = bytes.div_ceil(3) * 4 + 200;
-        assert!(!fits(body, bytes) && !fits(bytes, body));
+    }
+    // A result and the block of a body of bare int32: base64 of it, and a little JSON.
+    for bytes in [MIB, 3 * MIB + 1, 12 * MIB] {
+        let body = bytes.div_ceil(3) * 4 + bytes / 100;
+        assert!(!fits(body, bytes));
     }
     assert!(!fits(usize::MAX, 1) && !fits(1, usize::MAX));
 }

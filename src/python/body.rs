@@ -33,8 +33,14 @@ enum State {
     Growing(Buffer<u8>),
     /// The buffer is in a `Room`; so many bytes of it were there when it left.
     Lent(usize),
-    Frozen(Arc<Buffer<u8>>),
-    Closed,
+    Frozen {
+        content: Arc<Buffer<u8>>,
+        exported: bool,
+    },
+    Closed {
+        /// The content, if it was exported.
+        _kept: Option<Arc<Buffer<u8>>>,
+    },
 }
 
 const CLOSED: &str = "the body is closed: its content was given up";
@@ -62,15 +68,25 @@ impl Body {
 
     /// Ends growth.
     pub(super) fn freeze(&self) -> PyResult<Frozen> {
+        self.freeze_for(false)
+    }
+
+    /// The same; once the content was exported it stays where it is for as long as the body lives.
+    fn freeze_for(&self, export: bool) -> PyResult<Frozen> {
         let mut state = self.lock();
-        let shared = match &mut *state {
-            State::Growing(buffer) => Arc::new(std::mem::take(buffer)),
-            State::Lent(_) => return Err(PyValueError::new_err(LENT)),
-            State::Closed => return Err(PyValueError::new_err(CLOSED)),
-            State::Frozen(shared) => return Ok(Frozen(Arc::clone(shared))),
-        };
-        *state = State::Frozen(Arc::clone(&shared));
-        Ok(Frozen(shared))
+        if let State::Growing(buffer) = &mut *state {
+            let content = Arc::new(std::mem::take(buffer));
+            let exported = false;
+            *state = State::Frozen { content, exported };
+        }
+        match &mut *state {
+            State::Frozen { content, exported } => {
+                *exported |= export;
+                Ok(Frozen(Arc::clone(content)))
+            }
+            State::Closed { .. } => Err(PyValueError::new_err(CLOSED)),
+            State::Growing(_) | State::Lent(_) => Err(PyValueError::new_err(LENT)),
+        }
     }
 
     /// Takes back what a room held; of a body that was closed meanwhile nobody wants it.
@@ -109,8 +125,8 @@ impl Body {
                 .extend_from_slice(bytes)
                 .map_err(|out| no_memory(py, out)),
             State::Lent(_) => Err(PyValueError::new_err(LENT)),
-            State::Frozen(_) => Err(PyValueError::new_err(FROZEN)),
-            State::Closed => Err(PyValueError::new_err(CLOSED)),
+            State::Frozen { .. } => Err(PyValueError::new_err(FROZEN)),
+            State::Closed { .. } => Err(PyValueError::new_err(CLOSED)),
         };
         if let Ok(bytes) = chunk.cast::<PyBytes>() {
             return append(bytes.as_bytes());
@@ -130,8 +146,8 @@ impl Body {
         let buffer = match &mut *state {
             State::Growing(buffer) => buffer,
             State::Lent(_) => return Err(PyValueError::new_err(LENT)),
-            State::Frozen(_) => return Err(PyValueError::new_err(FROZEN)),
-            State::Closed => return Err(PyValueError::new_err(CLOSED)),
+            State::Frozen { .. } => return Err(PyValueError::new_err(FROZEN)),
+            State::Closed { .. } => return Err(PyValueError::new_err(CLOSED)),
         };
         let reserved = buffer.reserve(count);
         reserved.map_err(|out| no_memory(slf.py(), out))?;
@@ -145,31 +161,39 @@ impl Body {
         Ok(PyBytes::new(py, self.freeze()?.as_slice()))
     }
 
-    /// Gives the content up: its memory goes back to the pool, or when the last view or room of it does. A second time
-    /// changes nothing.
+    /// Gives the content up. Its memory goes back to the pool: at once; or with a ``Room`` that is out, or at the end of a
+    /// decoding that is under way; or, if a buffer of it was ever exported, when the body dies. A second time changes nothing.
     fn close(&self) {
-        let content = std::mem::replace(&mut *self.lock(), State::Closed);
+        let mut state = self.lock();
+        let kept = match &*state {
+            State::Closed { .. } => return,
+            // Some take the address from a view, drop the view, and keep the object: torch.frombuffer does.
+            State::Frozen { content, exported } if *exported => Some(Arc::clone(content)),
+            _ => None,
+        };
+        let content = std::mem::replace(&mut *state, State::Closed { _kept: kept });
+        drop(state);
         drop(content);
     }
 
     /// Whether the content was given up.
     #[getter]
     fn closed(&self) -> bool {
-        matches!(&*self.lock(), State::Closed)
+        matches!(&*self.lock(), State::Closed { .. })
     }
 
     /// Whether the content is final.
     #[getter]
     fn frozen(&self) -> bool {
-        matches!(&*self.lock(), State::Frozen(_))
+        matches!(&*self.lock(), State::Frozen { .. })
     }
 
     fn __len__(&self) -> usize {
         match &*self.lock() {
             State::Growing(buffer) => buffer.len(),
             State::Lent(len) => *len,
-            State::Frozen(buffer) => buffer.len(),
-            State::Closed => 0,
+            State::Frozen { content, .. } => content.len(),
+            State::Closed { .. } => 0,
         }
     }
 
@@ -177,8 +201,8 @@ impl Body {
         let state = match &*self.lock() {
             State::Growing(_) => "growing",
             State::Lent(_) => "being written to",
-            State::Frozen(_) => "frozen",
-            State::Closed => "closed",
+            State::Frozen { .. } => "frozen",
+            State::Closed { .. } => "closed",
         };
         format!("<Body: {} bytes, {state}>", self.__len__())
     }
@@ -192,23 +216,10 @@ impl Body {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let Frozen(content) = slf.get().freeze()?;
-        let bytes = content.as_slice();
+        let frozen = slf.get().freeze_for(true)?;
+        let bytes = frozen.as_slice();
         let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
-        // SAFETY: the content stays in place for as long as the view holds it, because it is frozen; nobody may write.
-        unsafe {
-            fill(view, slf.as_any(), start, len, READ_ONLY, flags)?;
-            (*view).internal = Arc::into_raw(content).cast_mut().cast();
-        };
-        Ok(())
-    }
-
-    /// The end of a view.
-    ///
-    /// # Safety
-    /// The interpreter passes each view that `__getbuffer__` has filled, once.
-    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
-        // SAFETY: `__getbuffer__` put it there, and nobody else touches it.
-        drop(unsafe { Arc::from_raw((*view).internal.cast::<Buffer<u8>>()) });
+        // SAFETY: the content stays in place for as long as the body lives, because it is exported; nobody may write.
+        unsafe { fill(view, slf.as_any(), start, len, READ_ONLY, flags) }
     }
 }

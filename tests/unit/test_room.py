@@ -164,6 +164,7 @@ def test_a_view_outlives_room_and_body() -> None:
 
 @pytest.mark.parametrize("back", ["filled", "dropped"])
 def test_a_body_that_is_closed_while_a_room_is_out_stays_closed(back: str) -> None:
+    gc.collect()
     tito.trim_memory()
     body = Body(1 << 20)
     room = body.room(4)

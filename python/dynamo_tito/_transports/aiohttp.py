@@ -212,11 +212,14 @@ async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver)
     if transport is None or room is None:
         return
     protocol.pass_parser()
-    received = 0
     try:
         received = await receive_into(room, transport)
-    finally:
-        receiver.filled(room, received)
+    except BaseException:
+        # asyncio's error may hold it, and lie in a cycle.
+        with contextlib.suppress(BufferError):
+            receiver.filled(room, 0)
+        raise
+    receiver.filled(room, received)
     if receiver.complete:
         # From here on aiohttp takes the answer for read, and the connection for free.
         content.feed_eof()

@@ -6,10 +6,11 @@ the body as it was sent; whether it is complete and how large it may be is judge
 
 from __future__ import annotations
 
+import traceback
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from dynamo_tito._codec import Body
 from dynamo_tito._config import passed
@@ -18,6 +19,7 @@ from dynamo_tito._errors import TransportError
 
 if TYPE_CHECKING:
     import ssl
+    from types import TracebackType
 
     from dynamo_tito._codec import Room
     from dynamo_tito._config import Limits
@@ -72,23 +74,32 @@ class Exchange:
     Attributes:
         request: what is sent.
         into_body: whether a good answer belongs into a :class:`dynamo_tito.Body`.
-        expected: bytes that it will probably have, for where the server does not say; 0 is unknown.
         deadline: on the monotonic clock; a blocking transport must not wait beyond it.
         phase: how far it got.
-        body: where a good answer's bytes go, once its headers are there.
+        expected: bytes that a good answer will probably have, where the server does not say; 0 is unknown.
+        body: where a good answer's bytes go, from its headers on; None again when the exchange is over.
     """
 
     request: HttpRequest
     into_body: bool = False
-    expected: int = 0
     deadline: float | None = None
     phase: TransportPhase = "connect"
-    body: Body | None = None
+    expected: int = 0
+    body: Body | None = field(default=None, repr=False)
 
-    def give_up(self) -> None:
-        """Let go of what has come of the body: an error may be kept for long, and its frames with it."""
-        if self.body is not None:
-            self.body.close()
+    def __enter__(self) -> Self:
+        """The exchange begins."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, raised: TracebackType | None
+    ) -> None:
+        """It is over. An error may be kept for long: what its frames hold of the answer goes here."""
+        body, self.body = self.body, None
+        if error is not None:
+            if body is not None:
+                body.close()
+            traceback.clear_frames(raised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,10 @@ class AsyncTransport(Protocol):
     """Carries requests on an event loop. Cancelling :meth:`asend` closes the request's connection."""
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """Send once and receive the whole answer, whatever its status; TransportError if there is none."""
+        """Send once and receive the whole answer, whatever its status; TransportError if there is none.
+
+        A ``Body`` in it belongs to the call from here on, which closes it if it fails.
+        """
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -126,7 +140,7 @@ class SyncTransport(Protocol):
     """Carries requests on the calling thread, from any number of threads."""
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """Send once and receive the whole answer, whatever its status; TransportError if there is none."""
+        """Send once and receive the whole answer, as :meth:`AsyncTransport.asend` does."""
 
     def close(self) -> None:
         """Close every connection."""

@@ -25,8 +25,8 @@ async def receive_into(room: Room, transport: asyncio.Transport) -> int:
         ConnectionError: the connection broke.
     """
     receiver = _IntoRoom(room, transport)
-    transport.set_protocol(receiver)
     try:
+        transport.set_protocol(receiver)
         await receiver.ended
     finally:
         receiver.hand_back()
@@ -88,8 +88,10 @@ class _IntoRoom(asyncio.BufferedProtocol):
     def hand_back(self) -> None:
         """Leave the connection to its own protocol, and the room to its body."""
         self._return()
-        self._lent.release()  # also in the frames of the error that ended it
-        self._view.release()
+        try:
+            self._lent.release()  # also in the frames of the error that ended it
+        finally:
+            self._view.release()
 
     def _return(self) -> None:
         owner, self._owner = self._owner, None
