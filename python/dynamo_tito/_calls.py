@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ from ._requests.dynamo import names_prompt_start
 from ._responses import error_of, request_id_of
 from ._retry import Patience, Steps, retried, retry_after
 from ._routing_report import RoutingChecks, refuse_findings
-from ._transports.base import HttpRequest, HttpResponse
+from ._transports.base import HttpRequest, HttpResponse, let_go
 
 if TYPE_CHECKING:
     from ._config import RendererTransport
@@ -224,7 +223,7 @@ class Caller:
         self._prompt_limits = PromptLimits() if preflight else None
         self._decoding = decoding
         self._start_refused = False
-        self._sizes: dict[str, deque[int]] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
 
     def generate(
         self,
@@ -361,12 +360,11 @@ class Caller:
 
     @staticmethod
     def _read_or_let_go(content: Body | bytes, reading: Callable[[Body | bytes], Any]) -> Steps[Any]:
-        """Decode; give up a body that cannot be: its error may be kept for long, and its frames hold the response."""
+        """Decode; where that fails, nothing of the body and of what was decoded stays with the error."""
         try:
             return (yield Read(content, reading))
-        except BaseException:
-            if isinstance(content, Body):
-                content.close()
+        except BaseException as error:
+            let_go(content, error.__traceback__)
             raise
 
     def _ask(
@@ -395,10 +393,11 @@ class Caller:
 
         def attempt() -> Steps[HttpResponse]:
             # Aborted answers are small, those of longer conversations large, and many are under way at once.
-            sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
+            sizes = self._sizes.get(request.url, ())
             response: HttpResponse = yield Send(request, into_body=into_body, expected=max(sizes, default=0))
             if 200 <= response.status < 300:
-                sizes.append(len(response.content))
+                sizes = (*self._sizes.get(request.url, ()), len(response.content))
+                self._sizes[request.url] = sizes[-_REMEMBERED:]
                 return response
             patience.server_asks = retry_after(response.headers)
             raise error_of(

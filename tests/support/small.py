@@ -5,6 +5,7 @@ Prompt 1 2 3, completion 5 6. ``EXPERTS`` has the four rows that P + C - 1 asks 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,3 +104,14 @@ def refused(
     assert "\n" not in str(found)
     assert path in str(found)
     return found
+
+
+def uses(body: tito.Body) -> list[Callable[[], object]]:
+    """All that a body is for."""
+    return [
+        lambda: body.append(b" "),
+        lambda: body.room(1),
+        body.tobytes,
+        lambda: memoryview(body),
+        lambda: tito.decode(body, wire="vllm_generate"),
+    ]

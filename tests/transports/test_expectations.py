@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from dynamo_tito import AsyncTitoClient, Body, Limits, TitoClient, memory_stats, trim_memory
+from dynamo_tito import AsyncTitoClient, Body, Limits, ServerError, TitoClient, memory_stats, trim_memory
 from dynamo_tito._transports.base import Exchange, HttpRequest, HttpResponse, Receiver
 from dynamo_tito._transports.mock import MockTransport
 from support.driver import PROMPT
@@ -84,14 +84,12 @@ def test_each_route_has_its_own() -> None:
 
 def test_an_error_changes_nothing() -> None:
     transport = Noting(80_000)
-    good = transport._handler
     with TitoClient(URL, model="m", preflight=False, http_client=transport, retries=None) as client:
         client.generate(PROMPT)
         transport._handler = lambda _: HttpResponse(500, {}, b"no".ljust(200_000))
         for _ in range(2):
-            with pytest.raises(Exception, match="HTTP 500"):
+            with pytest.raises(ServerError, match="HTTP 500"):
                 client.generate(PROMPT)
-        transport._handler = good
     assert transport.expected == [0, 80_000, 80_000]
 
 

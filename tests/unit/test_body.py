@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import Body
-from support.small import GENERATE
+from support.small import GENERATE, uses
 
 
 @pytest.mark.parametrize("capacity", [0, 1, len(GENERATE), 10 * len(GENERATE)])
@@ -114,14 +113,7 @@ def test_a_closed_body_is_refused_for_good(*, frozen: bool) -> None:
     assert not body.closed
     for _ in range(2):
         body.close()
-        calls: list[Callable[[], object]] = [
-            lambda: body.append(b" "),
-            lambda: body.room(1),
-            body.tobytes,
-            lambda: memoryview(body),
-            lambda: tito.decode(body, wire="vllm_generate"),
-        ]
-        for call in calls:
+        for call in uses(body):
             with pytest.raises(ValueError, match="the body is closed"):
                 call()
 

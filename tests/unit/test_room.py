@@ -11,7 +11,7 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import Body
 from dynamo_tito._codec import Room
-from support.small import GENERATE
+from support.small import GENERATE, uses
 
 
 def write(room: Room, data: bytes, at: int = 0) -> None:
@@ -76,14 +76,7 @@ def test_a_body_whose_room_is_out_is_refused() -> None:
     body = Body()
     body.append(b"{}")
     room = body.room(4)
-    calls: list[Any] = [
-        lambda: body.append(b" "),
-        lambda: body.room(1),
-        body.tobytes,
-        lambda: memoryview(body),
-        lambda: tito.decode(body, wire="vllm_generate"),
-    ]
-    for call in calls:
+    for call in uses(body):
         with pytest.raises(ValueError, match="room of it is out"):
             call()
     assert (len(body), body.frozen, repr(body)) == (2, False, "<Body: 2 bytes, being written to>")

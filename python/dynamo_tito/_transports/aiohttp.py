@@ -97,10 +97,7 @@ class AiohttpTransport:
             if response is not None:
                 # Back into the pool if it was read to its end, closed if not.
                 response.close() if not response.content.at_eof() else response.release()
-        try:
-            raise failure
-        finally:
-            del failure  # else this frame holds the error that holds this frame
+        raise failure
 
     async def aclose(self) -> None:
         """See :class:`.base.AsyncTransport`."""

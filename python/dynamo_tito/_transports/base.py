@@ -94,12 +94,17 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, raised: TracebackType | None
     ) -> None:
-        """It is over. An error may be kept for long: what its frames hold of the answer goes here."""
+        """It is over."""
         body, self.body = self.body, None
         if error is not None:
-            if body is not None:
-                body.close()
-            traceback.clear_frames(raised)
+            let_go(body, raised)
+
+
+def let_go(content: Body | bytes | None, raised: TracebackType | None) -> None:
+    """Give up an answer that came to nothing: its error may be kept for long, with the frames that held it."""
+    if isinstance(content, Body):
+        content.close()
+    traceback.clear_frames(raised)
 
 
 @dataclass(frozen=True, slots=True)

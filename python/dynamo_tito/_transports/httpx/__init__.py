@@ -94,10 +94,7 @@ class AsyncHttpxTransport:
             failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
-        try:
-            raise failure
-        finally:
-            del failure  # else this frame holds the error that holds this frame
+        raise failure
 
     async def aclose(self) -> None:
         """See :class:`dynamo_tito._transports.base.AsyncTransport`."""
@@ -156,10 +153,7 @@ class HttpxTransport:
             return receiver.finish()
         finally:
             deadline.reset(token)
-        try:
-            raise failure
-        finally:
-            del failure  # else this frame holds the error that holds this frame
+        raise failure
 
     def close(self) -> None:
         """See :class:`dynamo_tito._transports.base.SyncTransport`."""
