@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .routing import Rows
+from .segments import WeightSpan
 
 if TYPE_CHECKING:
     import os
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from .routing import Chunk
 
 _FORMAT = "dynamo-tito training sample 1"
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSpan:
-    """Sampled tokens [start, end) of the sample, and the version of the weights that sampled them."""
-
-    version: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +88,14 @@ class TrainingSample:
         self.turns = turns
         self.shared = shared
         self._rows = rows
+
+    @property
+    def weight_versions(self) -> tuple[WeightSpan, ...]:
+        """Which weights sampled which tokens, first to last; spans do not overlap.
+
+        A sampled token in no span is one of which the server said no version. See ``WeightSpan.measured``.
+        """
+        return tuple(span for turn in self.turns for span in turn.weight_versions)
 
     @property
     def routed_experts(self) -> Chunk | None:
