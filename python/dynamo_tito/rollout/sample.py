@@ -208,7 +208,7 @@ def cut(turn: TurnSpan, first: int, last: int) -> TurnSpan:
         return min(max(position, first), last) - first
 
     versions = (
-        WeightSpan(span.version, moved(span.start), moved(span.end))
+        dataclasses.replace(span, start=moved(span.start), end=moved(span.end))
         for span in turn.weight_versions
         if max(span.start, first) < min(span.end, last)
     )
