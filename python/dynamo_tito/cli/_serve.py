@@ -102,4 +102,10 @@ async def _serve(config: EngineConfig, *, as_json: bool) -> None:
         else:
             for name, value in addresses.items():
                 print(f"{name:<11}{value}", flush=True)
+            print(f"{'doctor':<11}{_doctor(config, engine.url, engine.rl_url)}", flush=True)
         await stopped.wait()
+
+
+def _doctor(config: EngineConfig, url: str, rl_url: str) -> str:
+    """The command that examines this engine. Its discovery listens on a port of its own, which has to be named."""
+    return f"dynamo-tito doctor {url}" + (f" --rl-url {rl_url}" if config.backend == "dynamo" else "")
