@@ -93,10 +93,13 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
 
 def test_the_doctor_on_the_real_dynamo(dynamo_stack: DynamoStack) -> None:
     found = asyncio.run(examine(dynamo_stack.url, rl_base_url=dynamo_stack.rl_url, trust_env=False))
-    assert (found.name, found.model) == ("Dynamo 1.6.1", dynamo_stack.model)
+    assert (found.name, found.version, found.model) == ("Dynamo", None, dynamo_stack.model)
     assert [each for each in found.findings if each.verdict == "change"] == []
     said = [f"{each.topic}: {each.found}" for each in found.findings]
     assert "dynamo_chat: refuses routed_experts_prompt_start: the clients ask without, and trim" in said
     assert "vllm_generate: honours routed_experts_prompt_start" in said
+    assert any(line.startswith("dynamo_chat: streams on request") for line in said)
+    assert any(line.startswith("dynamo_completions: streams on request") for line in said)
+    assert "vllm_generate: refuses streams (HTTP 501)" in said
     assert "context length: 262,144 tokens" in said
     assert any(line.startswith("discovery: 1 workers") for line in said)
