@@ -56,7 +56,7 @@ NO_WIRE: dict[str, str] = {
     "vllm": "start vLLM with --enable-scale-out (0.32 and above), or take 0.31",
     "dynamo": "for /inference/v1/generate set DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE=1 on the frontend",
 }
-NO_NATIVE_GENERATE = "with SGLang workers, set DYN_SGLANG_ENABLE_GENERATE=1 on the frontend"
+NO_NATIVE_GENERATE = "it needs SGLang workers, and DYN_SGLANG_ENABLE_GENERATE=1 on the frontend"
 
 _MOE = "the model must be a mixture of experts"
 NO_EXPERTS: dict[str, str] = {
