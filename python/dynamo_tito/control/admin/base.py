@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_checkable
 
 from dynamo_tito._config import Backend
@@ -62,8 +63,14 @@ class AdminApi(Protocol):
     async def world_size(self) -> int | None:
         """Ranks of the worker; None if it does not say."""
 
+    async def adapters(self) -> Mapping[str, str | None] | None:
+        """The loaded adapters, name to the path that each was loaded from; None if the worker lists none.
+
+        A path is None where the worker lists names only.
+        """
+
     async def load_lora(self, name: str, path: str) -> None:
-        """Load an adapter, or load it anew. Idempotent."""
+        """Load an adapter; one that has the name is unloaded first. Idempotent."""
 
     async def unload_lora(self, name: str) -> None:
         """Drop an adapter."""
