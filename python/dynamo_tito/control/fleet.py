@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from dynamo_tito._errors import AdminError
 
-from ._adapters import AdapterOperations
+from ._adapters import AdapterOperations, check_no_adapter, naming_adapters
 from ._change import Change, apply, check_mode, finish, pause_all, weight_update
 from ._http import HttpOptions, without_credentials
 from ._membership import Discovered, Given
@@ -60,6 +60,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         self._open.set()
         self._update: WeightUpdate | None = None
         self._last: FleetResult | None = None
+        self._setup_adapters()
 
     @classmethod
     async def connect(
@@ -186,6 +187,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
                     progress.error = None  # an update inside has raised it
             finally:
                 await uninterrupted(operation, operation.resume())
+                await uninterrupted(operation, self._drop_stale(operation))
             operation.check("resume")
 
     async def resume(self) -> FleetResult:
@@ -235,8 +237,11 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         """
         update = weight_update(source, version, engine_rpc, options or {})
 
+        if update.path is not None:
+            await asyncio.to_thread(check_no_adapter, update.path)
+
         async def load(admin: AdminApi) -> None:
-            await admin.update_weights(update)
+            await naming_adapters(update.path, lambda: admin.update_weights(update))
 
         async def read(progress: Progress) -> None:
             progress.version = await progress.admin.weight_version()
@@ -308,11 +313,15 @@ class Fleet(AdapterOperations, WeightGroupOperations):
 
     async def _run(self, change: Change) -> FleetResult:
         async with self._operation() as operation:
-            inside = operation.paused
-            try:
-                await uninterrupted(operation, apply(operation, change, self._membership, pause=not inside))
-            finally:
-                if not inside:
-                    await uninterrupted(operation, finish(operation, change))
-            operation.check(change.what)
-            return operation.result()
+            return await self._carry_out(operation, change)
+
+    async def _carry_out(self, operation: Operation, change: Change) -> FleetResult:
+        """A change from its pause to its resume; inside ``paused()`` without either."""
+        inside = operation.paused
+        try:
+            await uninterrupted(operation, apply(operation, change, self._membership, pause=not inside))
+        finally:
+            if not inside:
+                await uninterrupted(operation, finish(operation, change))
+        operation.check(change.what)
+        return operation.result()

@@ -29,12 +29,12 @@ class AdapterAdmin(HttpAdmin):
     _paths: dict[str, str] | None = None
 
     async def adapters(self) -> Mapping[str, str | None] | None:
-        """``GET /v1/models``: a card that has a parent is an adapter, and its ``root`` is where it was loaded from."""
+        """``GET /v1/models``: the ``parent`` of a base model is null, the ``root`` of an adapter is its path."""
         try:
             cards = await cards_of(self._server)
         except NotFoundError:
             return None
-        return {str(card["id"]): _text(card.get("root")) for card in cards if card.get("parent")}
+        return {str(card["id"]): _text(card.get("root")) for card in cards if card.get("parent", "") is not None}
 
     async def load_lora(self, name: str, path: str) -> None:
         """Load an adapter; one that has the name is unloaded first."""

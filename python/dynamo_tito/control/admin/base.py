@@ -121,7 +121,9 @@ class HttpAdmin:
         if isinstance(answer, dict) and (
             answer.get("status") == "error" or answer.get("success") is False or answer.get("error")
         ):
-            raise self._server.refusal(path, str(answer.get("message") or answer.get("error") or answer))
+            raise self._server.refusal(
+                path, str(answer.get("message") or answer.get("error_message") or answer.get("error") or answer)
+            )
         return answer
 
     async def _ask(self, path: str, key: str) -> Any:
