@@ -47,7 +47,7 @@ def test_the_verbs_of_other_backends(backend: Any) -> None:
                 assert len(result.unverified) == (0 if readable else 2)
             for _ in range(2):
                 await fleet.load_lora("adapter", "/weights/lora")
-                assert one.admin.adapters == two.admin.adapters == {"adapter": "/weights/lora"}
+                assert one.admin.adapters == two.admin.adapters == {"adapter-lora": "/weights/lora"}
             await fleet.unload_lora("adapter")
             assert one.admin.adapters == {}
             async with fleet.paused(mode="abort"):

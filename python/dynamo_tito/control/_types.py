@@ -233,9 +233,11 @@ class FleetResult:
 
     Attributes:
         workers: one result per worker.
+        model: what a request sends as ``model`` to sample from the adapter that was loaded; None unless one was.
     """
 
     workers: tuple[WorkerResult, ...]
+    model: str | None = None
 
     @property
     def failed(self) -> tuple[WorkerResult, ...]:

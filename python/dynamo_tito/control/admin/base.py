@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_checkable
 
 from dynamo_tito._config import Backend
@@ -62,8 +63,14 @@ class AdminApi(Protocol):
     async def world_size(self) -> int | None:
         """Ranks of the worker; None if it does not say."""
 
+    async def adapters(self) -> Mapping[str, str | None] | None:
+        """The loaded adapters, name to the path that each was loaded from; None if the worker lists none.
+
+        A path is None where the worker lists names only.
+        """
+
     async def load_lora(self, name: str, path: str) -> None:
-        """Load an adapter, or load it anew. Idempotent."""
+        """Load an adapter; one that has the name is unloaded first. Idempotent."""
 
     async def unload_lora(self, name: str) -> None:
         """Drop an adapter."""
@@ -114,7 +121,9 @@ class HttpAdmin:
         if isinstance(answer, dict) and (
             answer.get("status") == "error" or answer.get("success") is False or answer.get("error")
         ):
-            raise self._server.refusal(path, str(answer.get("message") or answer.get("error") or answer))
+            raise self._server.refusal(
+                path, str(answer.get("message") or answer.get("error_message") or answer.get("error") or answer)
+            )
         return answer
 
     async def _ask(self, path: str, key: str) -> Any:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from dynamo_tito._errors import ServerError
 from dynamo_tito.control._http import HttpOptions, Server, models_of
-from dynamo_tito.control._types import check_path
 
-from .base import CEILING, HttpAdmin, version_text
+from .adapters import AdapterAdmin, name_in_use
+from .base import CEILING, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
     from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
 
 
-class DynamoAdmin(HttpAdmin):
+class DynamoAdmin(AdapterAdmin):
     """One worker behind Dynamo's frontend.
 
     A failure of logic is HTTP 200 with ``{"status": "error"}``. ``/health`` says ``notready`` unless
@@ -106,10 +108,25 @@ class DynamoAdmin(HttpAdmin):
         """As discovery listed it."""
         return self._world_size
 
-    async def load_lora(self, name: str, path: str) -> None:
-        """``load_lora`` by file URI; success is spelled "success"."""
-        check_path(path)
-        await self._engine("load_lora", {"lora_name": name, "source": {"uri": Path(path).as_uri()}})
+    async def adapters(self) -> Mapping[str, str | None] | None:
+        """``GET /v1/loras`` of the system server, which lists names and no paths."""
+        try:
+            answer = await self._server.json("GET", "/v1/loras")
+        except ServerError:
+            return None
+        names = answer.get("loras") if isinstance(answer, dict) else None
+        return dict.fromkeys(names) if isinstance(names, dict) else None
+
+    async def _load(self, name: str, path: str) -> None:
+        """``load_lora`` by file URI. Of a name in use it says ``success`` as well, and "already loaded".
+
+        With ``DYN_LORA_HOTSWAP_ENABLED`` the worker replaces the adapter and says ``hot_swap``.
+        """
+        answer = await self._engine("load_lora", {"lora_name": name, "source": {"uri": Path(path).as_uri()}})
+        refusal = self._server.refusal("/engine/load_lora", str(answer.get("message")))
+        in_use = name_in_use(refusal)
+        if in_use is not None and answer.get("hot_swap") is not True:
+            raise in_use
 
     async def unload_lora(self, name: str) -> None:
         """``unload_lora``."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dynamo_tito.control._types import check_path
+from dynamo_tito._errors import ServerError
 
-from .base import HttpAdmin, version_text
+from .adapters import AdapterAdmin, name_in_use
+from .base import version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _MODES: dict[PauseMode, str] = {"keep": "retract", "abort": "abort"}
 
 
-class SglangAdmin(HttpAdmin):
+class SglangAdmin(AdapterAdmin):
     """One SGLang server.
 
     ``keep`` is SGLang's ``retract``: requests go back to the queue and are computed anew. ``in_place`` would leave them
@@ -78,10 +79,16 @@ class SglangAdmin(HttpAdmin):
         """SGLang does not say in one number."""
         return None
 
-    async def load_lora(self, name: str, path: str) -> None:
-        """``POST /load_lora_adapter``."""
-        check_path(path)
-        await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+    async def _load(self, name: str, path: str) -> None:
+        """``POST /load_lora_adapter``, which answers with the adapters that it holds then."""
+        route = "/load_lora_adapter"
+        try:
+            answer = await self._post(route, {"lora_name": name, "lora_path": path})
+        except ServerError as error:
+            raise name_in_use(error) or error from None
+        held = answer.get("loaded_adapters") if isinstance(answer, dict) else None
+        if isinstance(held, dict) and held.get(name) != path:
+            raise self._server.refusal(route, f"it said success, but holds {held.get(name)} as {name}, not {path}")
 
     async def unload_lora(self, name: str) -> None:
         """``POST /unload_lora_adapter``."""

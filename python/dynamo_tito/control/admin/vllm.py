@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dynamo_tito._errors import NotFoundError, ServerError
-from dynamo_tito.control._types import check_path
+from dynamo_tito._errors import ServerError
 
-from .base import HttpAdmin, rank_count, version_text
+from .adapters import AdapterAdmin, name_in_use
+from .base import rank_count, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
     from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
 
 
-class VllmAdmin(HttpAdmin):
+class VllmAdmin(AdapterAdmin):
     """One stock vLLM server.
 
     Weights from disk are ``reload_weights`` by ``/collective_rpc``; by collective they are the three steps of vLLM's
@@ -22,6 +22,7 @@ class VllmAdmin(HttpAdmin):
     """
 
     backend: ClassVar[Backend] = "vllm"
+    _load_route: ClassVar[str] = "/v1/load_lora_adapter"
 
     async def pause(self, mode: PauseMode = "keep", *, clear_cache: bool = False) -> None:
         """``POST /pause``, which reads its query."""
@@ -77,10 +78,14 @@ class VllmAdmin(HttpAdmin):
         """``GET /get_world_size``."""
         return rank_count(await self._ask("/get_world_size", "world_size"))
 
-    async def load_lora(self, name: str, path: str) -> None:
-        """``POST /v1/load_lora_adapter``; needs ``VLLM_ALLOW_RUNTIME_LORA_UPDATING``."""
-        check_path(path)
-        await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path, "load_inplace": True})
+    async def _load(self, name: str, path: str) -> None:
+        """``POST /v1/load_lora_adapter``, without ``load_inplace``; needs ``VLLM_ALLOW_RUNTIME_LORA_UPDATING``."""
+        try:
+            await self._post(self._load_route, {"lora_name": name, "lora_path": path})
+        except ServerError as error:
+            # The files may not be visible yet on a shared file system.
+            error.retryable = error.retryable or "No adapter found" in str(error)
+            raise name_in_use(error) or error from None
 
     async def unload_lora(self, name: str) -> None:
         """``POST /v1/unload_lora_adapter``."""
@@ -99,9 +104,13 @@ class VllmAdmin(HttpAdmin):
 
 
 class PrimeVllmAdmin(VllmAdmin):
-    """prime-rl's server: vLLM with routes of its own for weights, which report no version."""
+    """prime-rl's server: vLLM with routes of its own for weights, which report no version.
+
+    Its ``/load_lora_adapter`` also resets the prefix cache.
+    """
 
     backend: ClassVar[Backend] = "prime"
+    _load_route: ClassVar[str] = "/load_lora_adapter"
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """``POST /update_weights {"weight_dir"}``: a directory, or null to receive by collective."""
@@ -121,13 +130,3 @@ class PrimeVllmAdmin(VllmAdmin):
     async def destroy_weight_group(self) -> None:
         """There is no such route."""
         raise NotImplementedError("prime-rl's server leaves a weight group only when it ends")
-
-    async def load_lora(self, name: str, path: str) -> None:
-        """``POST /load_lora_adapter``, which also resets the prefix cache."""
-        check_path(path)
-        try:
-            await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
-        except NotFoundError as error:
-            # The files may not be visible yet on a shared file system.
-            error.retryable = True
-            raise

@@ -257,6 +257,9 @@ class SglangApp(App):
         body = self.document(call)
         if not body.get("lora_name") or not body.get("lora_path"):
             raise EngineError(400, "lora_name and lora_path are required")
+        if body["lora_name"] in self.engine.admin.adapters:
+            said = f"Failed to load LoRA adapter {body['lora_name']} because it is already loaded"
+            return self.reply({"success": False, "error_message": said}, 400)
         self.engine.admin.adapters[body["lora_name"]] = body["lora_path"]
         return self.reply({"success": True, "error_message": None, "loaded_adapters": self.engine.admin.adapters})
 

@@ -149,6 +149,8 @@ class VllmAdminRoutes(Base):
         name, path = body.get("lora_name"), body.get("lora_path")
         if not name or not path:
             raise EngineError(400, "Both 'lora_name' and 'lora_path' must be provided.")
+        if name == self.engine.config.model:
+            raise EngineError(400, f"The lora adapter '{name}' conflicts with a served base model.")
         if name in self.engine.admin.adapters and not body.get("load_inplace"):
             raise EngineError(400, f"The lora adapter '{name}' has already been loaded.")
         self.engine.admin.adapters[name] = path
