@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito._errors import AdminError, ServerError, TitoError
 
 from ._canary import Canary, Evidence, checksums, gather
 from ._judge import judge_checksums, judge_memory, judge_scores, whole
@@ -80,9 +80,13 @@ async def check_sums(operation: Operation, canary: Canary) -> None:
 
 
 async def probe(operation: Operation) -> None:
-    """Ask the doubtful whether they live, and whether checksums show that nothing was changed. They stay paused."""
+    """Ask the doubtful whether they live, and whether checksums show that nothing was changed. They stay paused.
+
+    Checksums show it only where the engine itself has answered that it failed: after a lost answer, or one of a proxy, the
+    update may still be under way.
+    """
     doubtful = [each for each in operation.progress if each.doubtful and each.error is not None]
-    known = [each for each in doubtful if each.before is not None and each.before.checksums]
+    known = [each for each in doubtful if each.before is not None and each.before.checksums and _answered(each.error)]
     sums = await checksums(operation, known)
     for progress in known:
         found = sums.get(id(progress))
@@ -155,6 +159,10 @@ async def verify(operation: Operation, canary: Canary, version: str | None) -> N
             canary.logprobs is not None or evidence.comparable(known[key]) is not None
         ):  # fmt: skip
             progress.verified, progress.verified_by = True, "canary"
+
+
+def _answered(error: Exception | None) -> bool:
+    return isinstance(error, ServerError) and error.status not in (502, 504)
 
 
 def _note(progress: Progress, evidence: Evidence) -> None:

@@ -14,9 +14,12 @@ __all__ = ["Admin", "PauseMode", "Spoiled"]
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
 Spoiled: TypeAlias = Literal["half", "wrong", "destroy", "unflushed"]
-"""What becomes of the next load of weights: every second tensor keeps the old ones; others than were asked for are
-loaded; the layers are emptied and the load fails (vLLM), so that no request is served any more; they are loaded, and the
-answer says that the caches were not emptied (SGLang)."""
+"""What becomes of the next load of weights.
+
+``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
+layers are emptied and the load fails (vLLM), and no request is served any more. ``unflushed``: they are loaded, and the
+answer says that the caches were not emptied (SGLang).
+"""
 
 UNFLUSHED = (
     "Weights were updated, but the cache was not flushed because requests are still running or queued. "
