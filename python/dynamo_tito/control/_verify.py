@@ -82,8 +82,8 @@ async def check_sums(operation: Operation, canary: Canary) -> None:
 async def probe(operation: Operation) -> None:
     """Ask the doubtful whether they live, and whether checksums show that nothing was changed. They stay paused.
 
-    Checksums show it only where the engine itself has answered that it failed: after a lost answer, or one of a proxy, the
-    update may still be under way.
+    Checksums show it only where the engine itself has answered that it failed: after a lost answer, or one of a proxy,
+    the update may still be under way.
     """
     doubtful = [each for each in operation.progress if each.doubtful and each.error is not None]
     known = [each for each in doubtful if each.before is not None and each.before.checksums and _answered(each.error)]
