@@ -233,7 +233,7 @@ class Operation:
     def _settle_label(progress: Progress, expected: str, *, failed: bool) -> None:
         if progress.version == expected:
             progress.verified_by = "label"
-            if failed and progress.updated is None and progress.version_before not in (None, expected):
+            if failed and progress.updated is None and progress.version_before != expected:
                 progress.error, progress.updated, progress.doubtful, progress.phase = None, True, False, "verify"
         elif not failed and progress.updated is not False:
             progress.verified, progress.verified_by = False, "label"
