@@ -57,6 +57,11 @@ def test_a_worker_that_loaded_other_weights_is_named_and_paused(backend: Any) ->
             assert [engine.admin.paused for engine in engines] == [None, "keep", None]
             good = [result for result in caught.value.results if result.error is None]
             assert [(each.verified, each.verified_by, each.state) for each in good] == [(True, "canary", "running")] * 2
+            assert "fleet.resume()" in str(caught.value)
+            # The others are right, whatever became of this one.
+            with pytest.raises(tito.AdminError, match=r"verification failed on 1 of 3") as again:
+                await fleet.verify()
+            assert [result.error is None for result in again.value.results] == [True, False, True]
             # It stays paused whatever else is done, until it has good weights.
             async with fleet.paused():
                 pass

@@ -34,7 +34,10 @@ DOUBT = (
     "the update may have begun, so the weights may be partly loaded or gone: the worker is held paused. Update it "
     "again with weights that are whole, or restart it; fleet.resume() resumes it as it is"
 )
-"""What an operator is told of a doubtful worker."""
+"""What an operator is told of a worker whose update failed."""
+
+HELD = "it is held paused: update it again, or restart it; fleet.resume() resumes it as it is"
+"""What an operator is told of a worker that shows other weights than it was given."""
 
 _STATES: dict[bool | None, WorkerState] = {True: "paused", False: "running", None: "unknown"}
 
@@ -78,6 +81,8 @@ class Progress:
     doubtful: bool = False
     #: It has the new weights, and caches of the old ones.
     stale: bool = False
+    #: The version that the last update gave it, which its label must be; None if it had none.
+    given: str | None = None
     #: An update of its weights was sent in this operation.
     reloaded: bool = False
     #: What it showed of its weights before.
@@ -236,7 +241,7 @@ class Operation:
             if failed and progress.updated is None and progress.version_before != expected:
                 progress.error, progress.updated, progress.doubtful, progress.phase = None, True, False, "verify"
         elif not failed and progress.updated is not False:
-            progress.verified, progress.verified_by = False, "label"
+            progress.verified, progress.verified_by, progress.doubtful = False, "label", True
             progress.updated = True if progress.stale else None
             progress.fail("verify", AdminError(f"it reports version {progress.version}, not {expected}"))
 
@@ -249,10 +254,13 @@ class Operation:
         for progress in self.progress:
             good = progress.updated is True and progress.error is None
             progress.held = policy == "keep_paused" or (policy == "resume_updated" and (progress.doubtful or not good))
-            if progress.held and (progress.doubtful or isinstance(progress.error, TransportError)):
+            if not progress.held or progress.error is None:
+                continue
+            begun = progress.phase == "update"
+            if isinstance(progress.error, TransportError) or (begun and progress.doubtful):
                 progress.state = "unknown"
-            if progress.held and progress.doubtful and progress.error is not None:
-                progress.error = AdminError(f"{progress.error}; {DOUBT}")
+            if progress.doubtful:
+                progress.error = AdminError(f"{progress.error}; {DOUBT if begun else HELD}")
 
 
 async def look(progress: Progress) -> None:

@@ -10,7 +10,7 @@ from dynamo_tito._errors import AdminError, ServerError, TitoError
 
 from ._canary import Canary, Evidence, checksums, gather
 from ._judge import judge_checksums, judge_memory, judge_scores, whole
-from ._operation import Operation, Progress
+from ._operation import HELD, Operation, Progress
 
 if TYPE_CHECKING:
     from ._types import PauseMode, Policy
@@ -22,10 +22,12 @@ class Memory:
 
     Attributes:
         evidence: what it showed of its weights when they were right last.
-        doubtful: whether an update may have left it with partly loaded weights.
+        version: the label that the last update gave it.
+        doubtful: whether an update may have left it with partly loaded or other weights.
     """
 
     evidence: Evidence | None = None
+    version: str | None = None
     doubtful: bool = False
 
 
@@ -34,7 +36,7 @@ def recall(operation: Operation, memory: Mapping[str, Memory]) -> None:
     for progress in operation.progress:
         known = memory.get(progress.member.name)
         if known is not None:
-            progress.before = known.evidence
+            progress.before, progress.given = known.evidence, known.version
             progress.doubtful = progress.held = known.doubtful and progress.state != "running"
 
 
@@ -43,6 +45,8 @@ def remember(operation: Operation, memory: dict[str, Memory]) -> None:
     for progress in operation.progress:
         known = memory.setdefault(progress.member.name, Memory())
         known.doubtful = progress.doubtful
+        if progress.reloaded and progress.updated:
+            known.version = progress.version
         if progress.error is None and progress.after is not None:
             known.evidence = progress.after
         elif progress.reloaded and progress.updated is not False:
@@ -75,6 +79,7 @@ async def check_sums(operation: Operation, canary: Canary) -> None:
         progress.after = Evidence(checksums=found)
         if key in wrong:
             _refute(progress, "checksum", wrong[key])
+            progress.doubtful = True
         elif whole(found) and canary.expect_change and before[key]:
             progress.verified, progress.verified_by = True, "checksum"
 
@@ -129,12 +134,12 @@ async def _pause_again(operation: Operation, among: Iterable[Progress], mode: Pa
     async def pause(progress: Progress) -> None:
         progress.held, progress.state = True, "unknown"
         await progress.admin.pause(mode)
-        progress.state = "paused"
+        progress.state, progress.error = "paused", AdminError(f"{progress.error}; {HELD}")
 
     await operation.phase("pause", pause, among)
 
 
-async def verify(operation: Operation, canary: Canary, version: str | None) -> None:
+async def verify(operation: Operation, canary: Canary) -> None:
     """Look at every worker, and compare with what is remembered. Nothing is paused or changed."""
     everyone = {id(each): each for each in operation.progress}
     scored = await gather(operation, canary, [each for each in everyone.values() if each.state != "paused"])
@@ -145,10 +150,12 @@ async def verify(operation: Operation, canary: Canary, version: str | None) -> N
     for key, progress in everyone.items():
         evidence = replace(scored.get(key, Evidence()), checksums=sums.get(key))
         progress.after, progress.updated = evidence, False
-        if version is not None and progress.version is not None:
+        if progress.doubtful:
+            progress.fail("verify", AdminError(f"an update failed on it or gave it other weights; {HELD}"))
+        elif None not in (progress.version, progress.given):
             progress.verified_by = "label"
-            if progress.version != version:
-                _refute(progress, "label", f"it reports version {progress.version}, not {version}")
+            if progress.version != progress.given:
+                _refute(progress, "label", f"it reports version {progress.version}, not {progress.given}")
         if key in wrong_sums:
             _refute(progress, "checksum", wrong_sums[key])
         elif key in sums and whole(sums[key]) and _sums(known[key]) and progress.error is None:

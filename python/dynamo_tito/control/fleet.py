@@ -309,7 +309,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         if chosen is None:
             raise ValueError("the fleet was made with canary=None: give verify() one")
         async with self._operation(closed=False) as operation:
-            await verify(operation, chosen, self.version)
+            await verify(operation, chosen)
             operation.check("verification")
             return operation.result()
 

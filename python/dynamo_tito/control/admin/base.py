@@ -117,8 +117,9 @@ class HttpAdmin:
 
     def _make_sampler(self, url: str, options: HttpOptions) -> AsyncTitoClient | None:
         """The client that scores; None where requests go elsewhere than administration."""
+        transport = BACKEND_TRANSPORTS[self.backend]
         return AsyncTitoClient(
-            url, model=None, transport=BACKEND_TRANSPORTS[self.backend], retries=None, preflight=False, **options
+            url, model=None, transport=transport, retries=None, preflight=False, max_concurrency=4, **options
         )
 
     @property
