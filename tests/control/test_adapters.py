@@ -68,7 +68,7 @@ def test_a_version_follows_the_other_and_the_old_one_goes_last(backend: Any) -> 
             assert fleet.adapters == {"ad": result.model}
             for engine, worker in zip(engines, result.workers, strict=True):
                 assert held(engine) == {f"ad-{version}": f"/l/step_{version}"}
-                assert (worker.updated, worker.verified) == (True, True)
+                assert (worker.updated, worker.verified, worker.verified_by) == (True, True, "list")
                 assert engine.admin.paused is None
         for engine in engines:
             names = [name for name in routes(engine) if "lora" in name or name.startswith(("resume", "continue"))]

@@ -15,7 +15,7 @@ from dynamo_tito._errors import ServerError, TransportError
 
 from ._change import Change
 from ._membership import Discovered, Given
-from ._operation import uninterrupted
+from ._operation import never, uninterrupted
 from ._types import check_path
 from .admin.dynamo import DynamoAdmin
 
@@ -108,6 +108,7 @@ class AdapterOperations:
         async def read(progress: Progress) -> None:
             progress.version = await progress.admin.weight_version()
             progress.verified = await _holds(progress, model, where, by_version=by_version)
+            progress.verified_by = None if progress.verified is None else "list"
 
         change = Change(f"loading {model}", load, read, None, policy, mode, flush=flush, idempotent=True)
         async with self._operation() as operation:
@@ -145,7 +146,7 @@ class AdapterOperations:
 
         async with self._operation() as operation:
             inside = operation.paused
-            await uninterrupted(operation, operation.phase("update", drop, idempotent=False))
+            await uninterrupted(operation, operation.phase("update", drop, repeat=never))
             operation.check(f"unloading {model}")
             if self._served.pop(name, None) is not None and not inside:
                 await uninterrupted(operation, self._drop_stale(operation))
@@ -188,7 +189,7 @@ class AdapterOperations:
             gone.append(True)
 
         able = [progress for progress in operation.progress if progress.state != "paused"]
-        await operation.phase("resume", drop, able, idempotent=False, tolerant=True)
+        await operation.phase("resume", drop, able, repeat=never, tolerant=True)
         return len(gone) == len(operation.progress)
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from dynamo_tito._errors import AdminError, TitoError
 
+from ._canary import Canary
 from ._listing import changes
 from ._membership import Discovered
-from ._operation import Action, Operation, Progress, attempts
+from ._operation import Action, Operation, Progress, attempts, never, not_begun
 from ._types import PauseMode, Policy, WeightUpdate, check_path
+from ._verify import check_sums, confirm, probe
+from .admin.base import StaleCacheError
 
 if TYPE_CHECKING:
     from ._membership import Membership
@@ -22,7 +25,22 @@ Load: TypeAlias = Callable[["AdminApi"], Awaitable[None]]
 
 
 class Change:
-    """What is to be loaded, and how."""
+    """What is to be loaded, and how.
+
+    Args:
+        what: for messages.
+        load: the request that changes one worker.
+        read: reads back what came of it.
+        expected: the version that workers report afterwards; None where versions say nothing.
+        policy: who resumes when only some were changed.
+        mode: what becomes of requests in flight.
+        flush: whether caches are emptied.
+        idempotent: whether ``load`` may be sent again after a transient error.
+        before: called when every worker is paused.
+        weights: whether the model's weights are replaced: then a change that may have begun is never sent again, and
+            its worker is held until it is known what its weights are.
+        canary: how new weights are looked at; None not to.
+    """
 
     def __init__(
         self,
@@ -36,12 +54,16 @@ class Change:
         flush: bool,
         idempotent: bool,
         before: Callable[[], object] | None = None,
+        weights: bool = False,
+        canary: Canary | None = None,
     ) -> None:
         if policy not in get_args(Policy):
             raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
         check_mode(mode)
         self.what, self.load, self.read, self.expected = what, load, read, expected
-        self.policy, self.mode, self.flush, self.idempotent, self.before = policy, mode, flush, idempotent, before
+        self.policy, self.mode, self.flush, self.before = policy, mode, flush, before
+        self.weights, self.canary = weights, canary
+        self.repeat = never if not idempotent else not_begun if weights else None
 
 
 async def apply(operation: Operation, change: Change, membership: Membership, *, pause: bool) -> None:
@@ -56,11 +78,15 @@ async def apply(operation: Operation, change: Change, membership: Membership, *,
             await called
 
     await _load(operation, change)
+    if change.canary is not None and change.canary.checksum:
+        await check_sums(operation, change.canary)
     await _compare_members(operation, membership)
-    if change.flush:
-        updated = [progress for progress in operation.progress if progress.updated]
-        await operation.phase("flush", _flush, updated)
+    updated = [each for each in operation.progress if each.updated and (change.flush or each.stale)]
+    await operation.phase("flush", _flush, updated)
     operation.hold(change.policy)
+    canary = change.canary
+    if canary is not None:
+        operation.after_resume = [lambda: confirm(operation, canary, change.policy, change.mode)]
 
 
 async def finish(operation: Operation, change: Change) -> None:
@@ -70,19 +96,21 @@ async def finish(operation: Operation, change: Change) -> None:
     async def read(progress: Progress) -> None:
         progress.version = await progress.admin.weight_version()
         progress.state = states[id(progress)]
-        progress.verified = None if progress.version is None else progress.version == change.expected
-        if not progress.verified:
-            progress.updated = False
-            raise AdminError(f"it reports version {progress.version} now: replaced, or updated by someone else")
+        if progress.version != change.expected:
+            progress.updated, progress.verified, progress.verified_by = False, False, "label"
+            raise AdminError(f"it reports version {progress.version} now: replaced, or updated by another client")
+        progress.verified, progress.verified_by = seen[id(progress)]
 
     if change.expected is None:
         return
-    verified = [progress for progress in operation.progress if progress.verified]
-    states = {id(progress): progress.state for progress in verified}
-    for progress in verified:
-        progress.version = progress.verified = None
+    labelled = [each for each in operation.progress if each.verified_by is not None and each.verified is not False]
+    states = {id(progress): progress.state for progress in labelled}
+    seen = {id(progress): (progress.verified, progress.verified_by) for progress in labelled}
+    labelled = [progress for progress in labelled if progress.version == change.expected]
+    for progress in labelled:
+        progress.version = progress.verified = progress.verified_by = None
         progress.state = "unknown"
-    await operation.phase("resume", read, verified)
+    await operation.phase("resume", read, labelled)
 
 
 async def _compare_members(operation: Operation, membership: Membership) -> None:
@@ -97,7 +125,7 @@ async def _compare_members(operation: Operation, membership: Membership) -> None
     known = {each.member.worker: each for each in operation.progress if each.member.worker is not None}
     change = changes([*known], listed)
     for old, new in change.restarted:
-        if not known[old].verified:
+        if known[old].verified_by is None or known[old].verified is False:
             known[old].state, known[old].updated = "unknown", False
             known[old].fail("verify", AdminError(f"it was replaced by {new.identity}"))
     for worker in change.left:
@@ -135,20 +163,27 @@ async def _load(operation: Operation, change: Change) -> None:
 
     async def load(progress: Progress) -> None:
         progress.updated = None
-        await change.load(progress.admin)
+        progress.reloaded = progress.reloaded or change.weights
+        try:
+            await change.load(progress.admin)
+        except StaleCacheError:
+            progress.stale = True  # flushed in the phase for it; its worker is held if that fails
         progress.updated = True
+        if change.weights:
+            progress.doubtful = False
 
     async def read(progress: Progress) -> None:
         await change.read(progress)
         if progress.touched and await progress.admin.is_paused() is False:
             progress.state = "running"
-            progress.fail("verify", AdminError("it is not paused any more: restarted, or resumed by someone else"))
+            progress.fail("verify", AdminError("it is not paused any more: restarted, or resumed by another client"))
 
-    await operation.phase("update", load, idempotent=change.idempotent)
+    await operation.phase("update", load, repeat=change.repeat)
     for progress in operation.progress:
         progress.version = None
     await operation.phase("verify", read, tolerant=True)
-    operation.settle(change.expected)
+    operation.settle(change.expected, weights=change.weights)
+    await probe(operation)
 
 
 async def _flush(progress: Progress) -> None:

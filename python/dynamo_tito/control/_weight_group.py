@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from ._operation import uninterrupted
+from ._operation import never, uninterrupted
 from ._types import FleetResult, WeightGroup
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ class WeightGroupOperations:
                 progress.updated = True
 
             async def everyone() -> None:
-                await operation.phase("update", join, idempotent=False)
+                await operation.phase("update", join, repeat=never)
                 if operation.failed:
                     joined = [progress for progress in operation.progress if progress.updated]
-                    await operation.phase("update", _leave, joined, idempotent=False, tolerant=True)
+                    await operation.phase("update", _leave, joined, repeat=never, tolerant=True)
 
             await uninterrupted(operation, everyone())
             operation.check("joining the weight group")
@@ -85,7 +85,7 @@ class WeightGroupOperations:
             AdminError: not every worker left.
         """
         async with self._operation() as operation:
-            await uninterrupted(operation, operation.phase("update", _leave, idempotent=False))
+            await uninterrupted(operation, operation.phase("update", _leave, repeat=never))
             operation.check("leaving the weight group")
             return operation.result()
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dynamo_tito._errors import AdminError
 
 from ._adapters import AdapterOperations, check_no_adapter, naming_adapters
+from ._canary import Canary
 from ._change import Change, apply, check_mode, finish, pause_all, weight_update
+from ._checkpoint import Checkpoint, check_against_root, read_checkpoint, visible
 from ._http import HttpOptions, without_credentials
 from ._membership import Discovered, Given
 from ._operation import Operation, Progress, attempts, look, uninterrupted
 from ._types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
+from ._verify import Memory, look_before, recall, remember, verify
 from ._weight_group import WeightGroupOperations
 from .admin.detect import make_admin
 from .discovery import Workers
@@ -37,22 +40,29 @@ class Fleet(AdapterOperations, WeightGroupOperations):
     """The workers of one policy.
 
     Operations take turns. Each has phases, and each phase a deadline (:class:`FleetLimits`): *gate* (wait for the turn,
-    look at every worker), *pause*, *update*, *verify* (read versions back), *flush*, *resume*. Nothing is changed
-    unless every worker passes the gate; nothing is updated unless every worker paused; and once something was paused,
-    whatever happens, every worker is resumed but those that the policy holds. A caller that is cancelled is heard
-    only after that.
+    look at every worker), *pause*, *update*, *verify* (read versions and checksums back), *flush*, *resume*, and
+    *verify* again (score the canary). Nothing is changed unless every worker passes the gate; nothing is updated unless
+    every worker paused; and once something was paused, whatever happens, every worker is resumed but those that the
+    policy holds and those whose weights are in doubt. A caller that is cancelled is heard only after that.
 
     Make one with :meth:`connect`, or from workers of one's own.
 
     Args:
         admins: the workers.
         limits: deadlines and retries.
+        canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
     """
 
-    def __init__(self, admins: Sequence[AdminApi], *, limits: FleetLimits = FleetLimits()) -> None:  # noqa: B008 - frozen
-        self._setup(Given(admins), limits)
+    def __init__(
+        self,
+        admins: Sequence[AdminApi],
+        *,
+        limits: FleetLimits = FleetLimits(),  # noqa: B008 - frozen
+        canary: Canary | None = Canary(),  # noqa: B008 - frozen
+    ) -> None:
+        self._setup(Given(admins), limits, canary)
 
-    def _setup(self, membership: Membership, limits: FleetLimits) -> None:
+    def _setup(self, membership: Membership, limits: FleetLimits, canary: Canary | None) -> None:
         self._membership = membership
         self._limits = limits
         self._turn = asyncio.Lock()
@@ -60,6 +70,8 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         self._open.set()
         self._update: WeightUpdate | None = None
         self._last: FleetResult | None = None
+        self._canary = canary
+        self._memory: dict[str, Memory] = {}
         self._setup_adapters()
 
     @classmethod
@@ -73,6 +85,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         admin_base_url: str | Sequence[str] | None = None,
         expected_world_size: int | None = None,
         limits: FleetLimits = FleetLimits(),  # noqa: B008 - frozen
+        canary: Canary | None = Canary(),  # noqa: B008 - frozen
         **options: Unpack[HttpOptions],
     ) -> Self:
         """The workers behind a server.
@@ -85,6 +98,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             admin_base_url: the workers; skips discovery.
             expected_world_size: ranks of all workers together, where they are discovered.
             limits: deadlines and retries.
+            canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
             **options: see :class:`HttpOptions`; credentials go to ``base_url`` and ``admin_base_url`` only.
 
         Raises:
@@ -112,7 +126,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             admins = [await make_admin(url, chosen, openai_url=urls[0], **options) for url in given or urls]
             membership = Given(admins)
         fleet = cls.__new__(cls)
-        fleet._setup(membership, limits)  # noqa: SLF001 - its own
+        fleet._setup(membership, limits, canary)  # noqa: SLF001 - its own
         try:
             await membership.members()
             await frontends.check_model()
@@ -165,7 +179,8 @@ class Fleet(AdapterOperations, WeightGroupOperations):
     async def paused(self, *, mode: PauseMode = "keep", clear_cache: bool = False) -> AsyncIterator[None]:
         """``async with fleet.paused():`` no worker generates inside; every one is resumed after it.
 
-        Updates inside the block use its pause.
+        Updates inside the block use its pause; their canary is scored when the block has ended. A worker that an update
+        left in doubt stays paused.
 
         Args:
             mode: what becomes of requests in flight.
@@ -191,14 +206,14 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             operation.check("resume")
 
     async def resume(self) -> FleetResult:
-        """Resume every worker, those too that a policy held.
+        """Resume every worker, those too that a policy held or whose weights are in doubt: it is the caller's word.
 
         Raises:
             AdminError: not every worker resumed.
         """
         async with self._operation() as operation:
             for progress in operation.progress:
-                progress.touched, progress.held = True, False
+                progress.touched, progress.held, progress.doubtful = True, False, False
             await uninterrupted(operation, operation.resume())
             operation.check("resume")
             return operation.result()
@@ -214,25 +229,38 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         engine_rpc: str | None = None,
         options: Mapping[str, Any] | None = None,
         before_update: Callable[[], object] | None = None,
+        check_files: bool | None = None,
+        canary: Canary | Literal[False] | None = None,
     ) -> FleetResult:
-        """Give every worker new weights.
+        """Give every worker new weights, and look whether it has them.
+
+        The checkpoint is checked on disk before any worker is paused. An update that may have begun and did not end
+        well is not sent again, and leaves its worker paused, in state ``unknown``. After the update every worker is
+        asked for its label and its checksums; it resumes and scores the canary at once, and is paused again if the
+        scores are wrong. Until then other clients can sample from it, but for those that wait for :meth:`wait_open`.
 
         Args:
             source: absolute path of a checkpoint, or the version of weights that come by collective.
             version: their name; by default the last part of the path. It is always sent.
             policy: who resumes when only some were updated.
             mode: what becomes of requests in flight.
-            flush: empty the prefix caches: what they hold was computed with the old weights.
+            flush: empty the caches: what they hold was computed with the old weights.
             engine_rpc: the engine's method, where the backend lets one choose.
             options: further members of the backend's request.
             before_update: called when every worker is paused, right before the update: the place to tell the trainer
                 to broadcast. May be a coroutine function.
+            check_files: whether the checkpoint's files are checked. None checks them where this process sees the
+                directory that the checkpoint is in, or the one that a worker was started from, and otherwise says in
+                the result's ``notes`` that they were not. False where workers see other files.
+            canary: instead of the fleet's, for instance with the trainer's log-probabilities of the new weights; False
+                for none.
 
         Returns:
-            One result per worker; versions that cannot be read back are None there and ``unverified``.
+            One result per worker, which says how far the weights are ``verified``, and by what.
 
         Raises:
-            AdminError: not every worker holds the new weights, or not every one resumed. Its results say which.
+            AdminError: the checkpoint would not load (no results: no worker was touched), not every worker holds the
+                new weights, or not every one resumed. Its results say which.
             ValueError: an argument that makes no sense; nothing was sent.
         """
         update = weight_update(source, version, engine_rpc, options or {})
@@ -246,11 +274,49 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         async def read(progress: Progress) -> None:
             progress.version = await progress.admin.weight_version()
 
-        change = Change(f"update to {update.version}", load, read, update.version, policy, mode, flush=flush,
-                         idempotent=update.path is not None, before=before_update)  # fmt: skip
-        result = await self._run(change)
+        chosen = self._canary if canary is None else canary or None
+        checkpoint = await _read_here(update.path, check_files=check_files)
+        change = Change(
+            f"update to {update.version}", load, read, update.version, policy, mode, flush=flush,
+            idempotent=update.path is not None, before=before_update, weights=True, canary=chosen,
+        )  # fmt: skip
+
+        async def look(operation: Operation, *, inside: bool) -> None:
+            if update.path is not None and check_files is not False:
+                admins = [progress.admin for progress in operation.progress]
+                operation.notes += await check_against_root(update.path, checkpoint, admins)
+            if chosen is not None:
+                await look_before(operation, chosen, score=not inside)
+
+        result = await self._run(change, look)
         self._update = update
         return result
+
+    async def verify(self, canary: Canary | None = None) -> FleetResult:
+        """Look at every worker's weights; nothing is paused or changed.
+
+        A worker's scores and checksums are compared with those of the last update or verification that was right, with
+        the trainer's log-probabilities where the canary has them, and with the other workers'. So a worker is found
+        that was reloaded by another client, under the old label. The first call, when there was no update before it,
+        has nothing earlier to compare with, and remembers what it sees. Workers that are paused are not scored.
+
+        Args:
+            canary: instead of the fleet's.
+
+        Returns:
+            One result per worker; ``verified`` is None where there was nothing to compare with.
+
+        Raises:
+            AdminError: a worker holds other weights, or could not be asked. Its results say which.
+            ValueError: neither the fleet nor the call has a canary.
+        """
+        chosen = canary or self._canary
+        if chosen is None:
+            raise ValueError("the fleet was made with canary=None: give verify() one")
+        async with self._operation(closed=False) as operation:
+            await verify(operation, chosen)
+            operation.check("verification")
+            return operation.result()
 
     async def watch(self, interval: float = 5.0) -> AsyncIterator[WatchReport]:
         """Follow discovery: ``async for report in fleet.watch():``, one report whenever something changed.
@@ -276,8 +342,12 @@ class Fleet(AdapterOperations, WeightGroupOperations):
     # --- how ---
 
     @asynccontextmanager
-    async def _operation(self) -> AsyncIterator[Operation]:
-        """The gate: the turn, then a look at every worker. Inside ``paused()`` it is that block's operation."""
+    async def _operation(self, *, closed: bool = True) -> AsyncIterator[Operation]:
+        """The gate: the turn, then a look at every worker. Inside ``paused()`` it is that block's operation.
+
+        Args:
+            closed: whether samplers wait for it, see :meth:`wait_open`.
+        """
         enclosing = self._enclosing()
         if enclosing is not None:
             async with enclosing.turn:
@@ -291,15 +361,19 @@ class Fleet(AdapterOperations, WeightGroupOperations):
                 await self._turn.acquire()
         except TimeoutError:
             raise AdminError("another operation of the fleet is still under way; nothing was changed") from None
-        self._open.clear()
+        if closed:
+            self._open.clear()
         token = _HELD.set((self, operation))
         try:
             members = await attempts("gate", self._limits, self._membership.members)
             operation.progress = [Progress(member) for member in members]
             await operation.phase("gate", look)
             operation.check("looking at the workers")
+            recall(operation, self._memory)
             yield operation
         finally:
+            if operation.progress:
+                remember(operation, self._memory)
             operation.over = True
             self._last = operation.result()
             _HELD.reset(token)
@@ -311,13 +385,18 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         held = _HELD.get()
         return held[1] if held is not None and held[0] is self and not held[1].over else None
 
-    async def _run(self, change: Change) -> FleetResult:
+    async def _run(self, change: Change, look: Callable[..., Awaitable[None]] | None = None) -> FleetResult:
+        """Carry out a change; ``look`` is called before anything is paused."""
         async with self._operation() as operation:
-            return await self._carry_out(operation, change)
+            return await self._carry_out(operation, change, look)
 
-    async def _carry_out(self, operation: Operation, change: Change) -> FleetResult:
+    async def _carry_out(
+        self, operation: Operation, change: Change, look: Callable[..., Awaitable[None]] | None = None
+    ) -> FleetResult:
         """A change from its pause to its resume; inside ``paused()`` without either."""
         inside = operation.paused
+        if look is not None:
+            await look(operation, inside=inside)
         try:
             await uninterrupted(operation, apply(operation, change, self._membership, pause=not inside))
         finally:
@@ -325,3 +404,10 @@ class Fleet(AdapterOperations, WeightGroupOperations):
                 await uninterrupted(operation, finish(operation, change))
         operation.check(change.what)
         return operation.result()
+
+
+async def _read_here(path: str | None, *, check_files: bool | None) -> Checkpoint | None:
+    """The checkpoint as far as this process is to check it before it asks any worker."""
+    if path is None or check_files is False or (check_files is None and not visible(path)):
+        return None
+    return await asyncio.to_thread(read_checkpoint, path)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dynamo_tito._errors import ServerError
+from dynamo_tito._errors import (
+    BadRequestError,
+    EngineError,
+    ServerError,
+    TitoError,
+    TransportError,
+)
 
 from .adapters import AdapterAdmin, name_in_use
 from .base import rank_count, version_text
@@ -23,6 +30,7 @@ class VllmAdmin(AdapterAdmin):
 
     backend: ClassVar[Backend] = "vllm"
     _load_route: ClassVar[str] = "/v1/load_lora_adapter"
+    _session_open = False
 
     async def pause(self, mode: PauseMode = "keep", *, clear_cache: bool = False) -> None:
         """``POST /pause``, which reads its query."""
@@ -38,23 +46,75 @@ class VllmAdmin(AdapterAdmin):
         return paused if isinstance(paused, bool) else None
 
     async def flush_cache(self) -> None:
-        """``POST /reset_prefix_cache``: false with 200 while requests hold blocks, which are then preempted."""
+        """The prefix cache with the store of a KV connector, the multimodal and the encoder cache.
+
+        ``POST /reset_prefix_cache?reset_external=true`` is false with 200 while requests hold blocks, which are then
+        preempted; ``POST /reset_mm_cache``; ``POST /reset_encoder_cache``. What a server lacks is left out.
+        """
         try:
-            await self._post("/reset_prefix_cache")
+            await self._post_if_there("/reset_prefix_cache", reset_external="true")
         except ServerError as error:
             if error.status != 200:
                 raise
-            await self._post("/reset_prefix_cache", reset_running_requests="true")
+            await self._post("/reset_prefix_cache", reset_external="true", reset_running_requests="true")
+        await self._post_if_there("/reset_mm_cache")
+        await self._post_if_there("/reset_encoder_cache")
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """From disk or by collective, then the version."""
-        if update.path is not None:
-            await self._rpc(update.engine_rpc or "reload_weights", {"weights_path": update.path, **update.options})
-            await self._post("/update_weight_version", {"new_version": update.version})
+        if self._session_open:
+            await self._close_session()
+        if update.path is None:
+            await self._transfer(update)
             return
-        await self._post("/start_weight_update")
-        await self._post("/update_weights", {"update_info": dict(update.options)})
-        await self._post("/finish_weight_update", {"weight_version": update.version})
+        await self._rpc(update.engine_rpc or "reload_weights", {"weights_path": update.path, **update.options})
+        try:
+            await self._post("/update_weight_version", {"new_version": update.version})
+        except ServerError as error:
+            raise _loaded(error) from error
+
+    async def _transfer(self, update: WeightUpdate) -> None:
+        """Start, update, finish. A session that was left open is finished first: a second start is refused."""
+        self._session_open = True
+        try:
+            await self._post("/start_weight_update")
+        except ServerError as error:
+            if (error.status or 0) < 500 or not await self._close_session():
+                self._session_open = False
+                raise
+            self._session_open = True
+            await self._post("/start_weight_update")
+        try:
+            await self._post("/update_weights", {"update_info": dict(update.options)})
+            await self._post("/finish_weight_update", {"weight_version": update.version})
+        except ServerError as error:
+            await self._close_session()
+            raise _loaded(error) from error
+        except TitoError:
+            await self._close_session()
+            raise
+        self._session_open = False
+
+    async def _close_session(self) -> bool:
+        """Finish the session of a transfer that broke off, without a version; whether there was one."""
+        try:
+            await self._post("/finish_weight_update")
+        except ServerError:
+            self._session_open = False
+            return False
+        except TransportError:
+            return False
+        self._session_open = False
+        return True
+
+    async def weight_checksums(self) -> Mapping[str, str] | None:
+        """``POST /weight_checker {"action": "checksum"}`` of vLLM 0.32 and later: SHA-256 of each parameter."""
+        try:
+            answer = await self._post_if_there("/weight_checker", {"action": "checksum"})
+        except BadRequestError:
+            return None
+        sums = answer.get("checksums") if isinstance(answer, dict) else None
+        return {str(name): str(digest) for name, digest in sums.items()} if isinstance(sums, dict) and sums else None
 
     async def init_weight_group(self, group: WeightGroup) -> None:
         """``POST /init_weight_transfer_engine``."""
@@ -101,6 +161,11 @@ class VllmAdmin(AdapterAdmin):
         results = answer.get("results") if isinstance(answer, dict) else None
         if results is not None and any(result is not None for result in results):
             raise self._server.refusal("/collective_rpc", f"{method} answered {str(results)[:200]} instead of nothing")
+
+
+def _loaded(error: ServerError) -> EngineError:
+    """The error of a later step: weights were changed already, whatever it says of its own request."""
+    return EngineError(f"weights were loaded, at least in part, when it failed: {error}", status=error.status)
 
 
 class PrimeVllmAdmin(VllmAdmin):

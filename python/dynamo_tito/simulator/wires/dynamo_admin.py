@@ -213,7 +213,10 @@ class SystemApp(App):
 
     def _load(self, body: dict[str, Any], *, source: str, flush: bool) -> dict[str, Any]:
         declared = "weight_version" in body
-        self.engine.admin.load(body["weight_version"] if declared else None, source=source, flush=flush)
+        try:
+            self.engine.admin.load(body["weight_version"] if declared else None, source=source, flush=flush)
+        except EngineError as error:
+            return _error(error.message)
         return {"status": "ok", "version": body.get("weight_version", "unknown"), "version_declared": declared}
 
 

@@ -35,6 +35,7 @@ class SglangApp(App):
         self.route("POST", "/continue_generation", self.continue_generation)
         self.route("GET POST", "/flush_cache", self.flush_cache)
         self.route("POST", "/update_weight_version", self.update_weight_version)
+        self.route("POST", "/weights_checker", self.weights_checker)
         self.route("POST", "/load_lora_adapter", self.load_adapter)
         self.route("POST", "/unload_lora_adapter", self.unload_adapter)
         self.route(
@@ -253,6 +254,12 @@ class SglangApp(App):
             }
         )
 
+    async def weights_checker(self, call: Call) -> Response:
+        if self.document(call).get("action") != "checksum":
+            return self.reply({"success": False, "message": "Unsupported action"}, 400)
+        ranks = [{"checksums": self.engine.admin.checksums()} for _ in range(self.engine.config.world_size)]
+        return self.reply({"success": True, "message": "", "ranks": ranks})
+
     async def load_adapter(self, call: Call) -> Response:
         body = self.document(call)
         if not body.get("lora_name") or not body.get("lora_path"):
@@ -275,9 +282,12 @@ class SglangApp(App):
             body = self.document(call)
             if required not in body:
                 return self.reply({"success": False, "message": f"{required} is required"}, 400)
-            self.engine.admin.load(
-                body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True)
-            )
+            try:
+                self.engine.admin.load(
+                    body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True)
+                )
+            except EngineError as error:
+                return self.reply({"success": False, "message": error.message}, 400)
             return self.reply({"success": True, "message": message})
 
         return handle

@@ -38,6 +38,7 @@ class VllmAdminRoutes(Base):
         self.route("POST", "/finish_weight_update", self._done("Weight update finished", self._finish_update))
         self.route("POST", "/update_weight_version", self.update_weight_version)
         self.route("GET", "/weight_info", self.weight_info)
+        self.route("POST", "/weight_checker", self.weight_checker)
         self.route("GET", "/get_world_size", self.world_size)
         self.route("POST", "/collective_rpc", self.collective_rpc)
         self.route("POST", "/v1/load_lora_adapter", self.load_adapter)
@@ -50,6 +51,8 @@ class VllmAdminRoutes(Base):
         self.route("GET", "/is_paused", self.is_paused)
         self.route("POST", "/abort_requests", self.abort_requests)
         self.route("POST", "/reset_prefix_cache", self.reset_prefix_cache)
+        self.route("POST", "/reset_mm_cache", self._empties("mm"))
+        self.route("POST", "/reset_encoder_cache", self._empties("encoder"))
 
     def admin_body(self, call: Call) -> dict[str, Any]:
         """The JSON object of an administration request; an empty body is an empty object."""
@@ -89,7 +92,28 @@ class VllmAdminRoutes(Base):
         preempt = call.request.query.get("reset_running_requests", "false").lower() == "true"
         free = preempt or self.engine.admin.in_flight == 0
         self.engine.admin.cache_flushes += free
+        self.engine.admin.emptied["external"] += (
+            free and call.request.query.get("reset_external", "false").lower() == "true"
+        )
         return self.reply({"success": free})
+
+    def _empties(self, cache: str) -> Callable[[Call], Awaitable[Response]]:
+        async def handle(_: Call) -> Response:
+            self.engine.admin.emptied[cache] += 1
+            return Response(200, b"", None)
+
+        return handle
+
+    async def weight_checker(self, call: Call) -> Response:
+        body = self.admin_body(call)
+        sums = {f"dp0:pp0:pcp0:tp0:{name}": digest for name, digest in self.engine.admin.checksums().items()}
+        if body.get("action") == "checksum":
+            return self.reply({"checksums": sums})
+        if body.get("action") != "compare":
+            raise EngineError(400, "Input should be 'checksum', 'reset' or 'compare'")
+        baseline = body.get("baseline") or {}
+        wrong = sorted(name for name in sums.keys() | baseline.keys() if sums.get(name) != baseline.get(name))
+        return self.reply({"match": not wrong, "mismatches": wrong})
 
     def _done(
         self, message: str, work: Callable[[dict[str, Any]], Awaitable[None]]
@@ -107,6 +131,8 @@ class VllmAdminRoutes(Base):
         self.engine.admin.weight_group = False
 
     async def _start_update(self, body: dict[str, Any]) -> None:
+        if self.engine.admin.updating:
+            raise EngineError(500, "start_weight_update called while a weight update is already active.")
         self.engine.admin.updating = True
 
     async def _update(self, body: dict[str, Any]) -> None:
@@ -116,6 +142,8 @@ class VllmAdminRoutes(Base):
             raise EngineError(400, "start_weight_update must be called first")
 
     async def _finish_update(self, body: dict[str, Any]) -> None:
+        if not self.engine.admin.updating:
+            raise EngineError(500, "finish_weight_update called without a matching start_weight_update.")
         self.engine.admin.updating = False
         self.engine.admin.load(
             body.get("weight_version"), source=f"update {self.engine.admin.cache_flushes}", flush=False
