@@ -9,7 +9,8 @@ import json
 import time
 from typing import Any
 
-from dynamo_tito.simulator.calls import App, Ask, Call, EngineError
+from dynamo_tito.simulator.app import App
+from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample

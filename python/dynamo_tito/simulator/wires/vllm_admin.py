@@ -13,7 +13,7 @@ from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.http import Response
 
 if TYPE_CHECKING:
-    from dynamo_tito.simulator.calls import App
+    from dynamo_tito.simulator.app import App
 
     Base = App
 else:
