@@ -24,10 +24,18 @@ class EngineError(Exception):
     """The engine refuses or fails a request. Each wire puts it into its own envelope."""
 
     def __init__(
-        self, status: int, message: str, *, kind: str = "engine", headers: dict[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "engine",
+        headers: dict[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
+        #: The field of the request that is at fault, where the server names it.
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +47,12 @@ class Ask:
     n: int = 1
     seed: int | None = None
     stop_token_ids: Sequence[int] = ()
+    #: Texts that end the answer.
+    stop: Sequence[str] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    #: A token that is sampled at every position.
+    forced: int | None = None
 
 
 @dataclass(slots=True)

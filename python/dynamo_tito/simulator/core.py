@@ -143,13 +143,27 @@ class Core:
 
     def _sample(self, ask: Ask, count: int, version: str) -> list[Sample]:
         prompt = np.asarray(ask.prompt_ids, dtype=np.int64)
-        return [
+        samples = [
             self.model.sample(
                 prompt, count, version=version, index=index, request_seed=ask.seed, stop_token_ids=ask.stop_token_ids,
-                ignore_eos=ask.ignore_eos, min_tokens=ask.min_tokens,
+                ignore_eos=ask.ignore_eos, min_tokens=ask.min_tokens, forced=ask.forced,
             )
             for index in range(ask.n)
         ]  # fmt: skip
+        return [self._stopped(sample, ask) for sample in samples] if ask.stop else samples
+
+    def _stopped(self, sample: Sample, ask: Ask) -> Sample:
+        """The sample up to the token that completes one of the texts that end it."""
+        tokens, text = sample.token_ids.tolist(), ""
+        for count, token in enumerate(tokens, 1):
+            text += self.tokenizer.decode((token,))
+            found = next((stop for stop in ask.stop if stop in text), None)
+            if found is not None and count > ask.min_tokens:
+                return sample.model.given(
+                    sample.prompt_ids, tokens[:count], version=sample.version, index=sample.index,
+                    finish_reason="stop", stop_reason=found,
+                )  # fmt: skip
+        return sample
 
     def _spoil(self, call: Call, sample: Sample) -> Sample:
         if (fault := call.fault_of("abort")) is not None:

@@ -15,8 +15,7 @@ from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_b
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
 
-from .common import Entry, entries, prompt_entries
-from .vllm import integer, integers
+from .common import Entry, entries, integer, integers, prompt_entries
 
 __all__ = ["SglangApp"]
 
