@@ -38,6 +38,8 @@ class VllmAdminRoutes(Base):
         self.route("GET", "/version", self.version)
         self.route("GET", "/server_info", self.server_info)
         self.route("GET", "/is_sleeping", self.is_sleeping)
+        self.route("POST", "/reset_mm_cache", self.reset_other_cache)
+        self.route("POST", "/reset_encoder_cache", self.reset_other_cache)
         self.route("POST", "/inference/v1/abort_requests", self.abort_named)
         self.route("POST", "/init_weight_transfer_engine", self._done("Weight transfer initialized", self._init_group))
         self.route(
@@ -119,6 +121,9 @@ class VllmAdminRoutes(Base):
         free = preempt or self.engine.admin.in_flight == 0
         self.engine.admin.cache_flushes += free
         return self.reply({"success": free})
+
+    async def reset_other_cache(self, call: Call) -> Response:
+        return Response(200, b"", None)
 
     def _done(
         self, message: str, work: Callable[[dict[str, Any]], Awaitable[None]]

@@ -103,8 +103,12 @@ class VllmGenerateRoutes(Base):
     async def choice(self, call: Call, sample: Sample, wanted: Sampling, *, text: bool) -> dict[str, Any]:
         """One choice of /inference/v1/generate, in the dialect's order."""
         k = wanted.logprobs
-        content = None if k is None else self.text_content(sample, k) if text else self.content(sample, k)
-        logprobs = None if content is None else {"content": content}
+        if k is None:
+            logprobs = None
+        elif text:
+            logprobs = {"content": self.text_content(sample, k, cut=not self.since("0.33"))}
+        else:
+            logprobs = {"content": self.content(sample, k)}
         routing = await self.routing(call, sample, wanted.start)
         if not self.since("0.32"):
             return {
@@ -124,7 +128,7 @@ class VllmGenerateRoutes(Base):
             choice["text"] = self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True)
         return choice | {"logprobs": logprobs}
 
-    def text_content(self, sample: Sample, k: int, *, placeholders: bool = False) -> Raw:
+    def text_content(self, sample: Sample, k: int, *, placeholders: bool = False, cut: bool = True) -> Raw:
         """Entries with text."""
         raise NotImplementedError
 

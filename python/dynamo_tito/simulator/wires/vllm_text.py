@@ -118,8 +118,11 @@ class VllmTextRoutes(Base):
             sample, wanted.logprobs or 0, placeholders=bool(document.get("return_tokens_as_token_ids"))
         )
 
-    def text_content(self, sample: Sample, k: int, *, placeholders: bool = False) -> Raw:
-        """Entries with text, or with placeholders if `return_tokens_as_token_ids` asks for them."""
+    def text_content(self, sample: Sample, k: int, *, placeholders: bool = False, cut: bool = True) -> Raw:
+        """Entries with text, or with placeholders if `return_tokens_as_token_ids` asks for them.
+
+        Cut: the sampled token and the best of the others are k together.
+        """
         tokenizer = self.engine.tokenizer
 
         def top(item: Entry) -> str:
@@ -131,7 +134,7 @@ class VllmTextRoutes(Base):
             text, data = tokenizer.whole_piece(row[0][0])
             if placeholders:
                 text = tokenizer.placeholder(row[0][0])[0]
-            tops = ",".join(map(top, row[:k]))
+            tops = ",".join(map(top, row[:k] if cut else row))
             return f'{{"token":{text},"logprob":{row[0][1]},"bytes":{data},"top_logprobs":[{tops}]}}'
 
         return array_of(map(content, entries(self.engine.model, sample.scores, k, f32_wide_text)))
