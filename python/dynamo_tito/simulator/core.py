@@ -166,6 +166,8 @@ class Core:
         return sample
 
     def _spoil(self, call: Call, sample: Sample) -> Sample:
+        if call.fault_of("early_abort") is not None:
+            return _cut(sample, 0)
         if (fault := call.fault_of("abort")) is not None:
             return _cut(sample, fault.position(len(sample.token_ids)))
         if (fault := call.fault_of("finish")) is not None:

@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from .admin import Admin
+from .admin_faults import ADMIN_FAULTS
 from .app import App
 from .calls import SAMPLING_PATHS, Call, EngineError, Record
 from .config import EngineConfig
+from .contents import EDITS, edited
 from .core import Core
 from .faults import Fault, FaultKind
 from .http import Listener, Request, Response
@@ -119,13 +121,23 @@ class Engine(Core):
                 if fault.kind == "error_body":
                     return self._error_body(Response(200), app, call, fault)
                 await self._fail_early(fault, app)
+            before = self.admin.state()
             response = await app.handle(call)
             if fault is not None and fault.when == "sampled":
                 await self._fail_late(fault)
+                response = self._untrue(call, response, before, fault)
         except EngineError as error:
             return app.failure(call, error)
         if fault is not None and fault.kind == "error_body":
             return self._error_body(response, app, call, fault)
+        return response
+
+    def _untrue(self, call: Call, response: Response, before: dict[str, Any], fault: Fault) -> Response:
+        """The answer, if the fault makes it say something else than what happened."""
+        if fault.kind in EDITS or fault.kind == "events":
+            return edited(response, call, fault)
+        if fault.kind in ADMIN_FAULTS:
+            return ADMIN_FAULTS[fault.kind].play(self, before, response, fault)
         return response
 
     @staticmethod
