@@ -20,7 +20,8 @@ COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "se
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
-    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+    options = ["--backend", "vllm", "--vllm-version", "0.32", "--fault", "prompt_count", "--json"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             addresses = json.loads(process.stdout.readline())
@@ -28,6 +29,8 @@ def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
             body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
             answer = httpx.post(f"{addresses['url']}/inference/v1/generate", json=body, trust_env=False)
             assert len(answer.json()["choices"][0]["token_ids"]) == 2
+            version = httpx.get(f"{addresses['url']}/version", trust_env=False).json()
+            assert version == {"version": "0.32.0"}
             process.send_signal(stop)
             assert process.wait(20) == 0
         finally:
@@ -73,7 +76,8 @@ def test_wrong_options_are_named(wrong: list[str]) -> None:
 
 
 def test_a_taken_port_is_an_error() -> None:
-    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+    options = ["--backend", "vllm", "--vllm-version", "0.32", "--fault", "prompt_count", "--json"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             port = json.loads(process.stdout.readline())["url"].rpartition(":")[2]

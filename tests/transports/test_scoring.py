@@ -30,6 +30,7 @@ ROUTES: list[tuple[simulator.Backend, str, RendererTransport]] = [
     ("dynamo", "0.32", "vllm_generate"),
     ("vllm", "0.31", "vllm_generate"),
     ("vllm", "0.32", "vllm_generate"),
+    ("vllm", "0.33", "vllm_generate"),
     ("prime", "0.32", "vllm_generate"),
     ("prime", "0.32", "prime_chat_tokens"),
     ("sglang", "0.32", "sglang_generate"),

@@ -58,6 +58,11 @@ class Admin:
         self._resumed = asyncio.Event()
         self._resumed.set()
 
+    def state(self) -> dict[str, Any]:
+        """What an update or an adapter changes, as it is now."""
+        names = ("weights", "version", "version_declared", "cache_flushes", "weight_group", "updating")
+        return {name: getattr(self, name) for name in names} | {"adapters": dict(self.adapters)}
+
     async def admitted(self) -> None:
         """Wait until generation is not paused."""
         while self.paused is not None:

@@ -9,7 +9,8 @@ import random
 import time
 from typing import Any, ClassVar
 
-from dynamo_tito.simulator.calls import App, Call, EngineError
+from dynamo_tito.simulator.app import App
+from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.encode import (
     Raw,
     array_of,

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from dynamo_tito.simulator.calls import App, Call, EngineError, Route
+from dynamo_tito.simulator.app import App, Route
+from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.core import Core
 from dynamo_tito.simulator.encode import dumps
 from dynamo_tito.simulator.http import Response
-
-if TYPE_CHECKING:
-    from dynamo_tito.simulator.engine import Engine
 
 __all__ = ["DiscoveryApp", "SystemApp"]
 
@@ -50,7 +49,7 @@ class DiscoveryApp(App):
         return self.reply({"protocol_version": 1, "namespace": "dynamo", "workers": members})
 
 
-def _member(engine: Engine) -> dict[str, Any]:
+def _member(engine: Core) -> dict[str, Any]:
     """What discovery says about a worker; one that has stopped is listed with an error."""
     address = engine.url.removeprefix("http://")
     member: dict[str, Any] = {

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_tito.simulator.calls import App, Ask, Call, EngineError, Route
+from dynamo_tito.simulator.app import App, Route
+from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_bare
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
 
-from .common import Entry, entries, prompt_entries
-from .vllm import integer, integers
+from .common import Entry, entries, integer, integers, prompt_entries
 
 __all__ = ["SglangApp"]
 
