@@ -21,6 +21,8 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_OFF, with_neutral
+from .unread import refuse_unread
 
 if TYPE_CHECKING:
     from .call import Call
@@ -54,7 +56,7 @@ def draft_chat(call: Call, *, send_start: bool = True) -> Draft:
     if logprobs > 1:
         members["top_logprobs"] = logprobs
     members["nvext"] = nvext
-    return Draft(members, ("nvext", "token_data"), logprobs, start)
+    return Draft(members, ("nvext", "token_data"), logprobs, start, model=members["model"])
 
 
 def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
@@ -69,7 +71,7 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
     if logprobs:
         members["logprobs"] = logprobs
     members["nvext"] = nvext
-    return Draft(members, ("prompt",), logprobs, start)
+    return Draft(members, ("prompt",), logprobs, start, model=members["model"])
 
 
 def headers(call: Call) -> dict[str, str]:
@@ -106,16 +108,28 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
 
     fields = {key: value for key, value in {**params, **extra}.items() if value is not None and key not in _NOT_SENT}
     refuse_stream(fields)
+    refuse_unread(transport, fields)
+    upload = nvext.get("metadata_upload")
+    if isinstance(upload, Mapping) and upload.get("mode") == "inline_base64":
+        raise ValueError(
+            f"nvext.metadata_upload cannot be inline on {transport}: the artifact in the answer is not read"
+        )
     fields.pop("stream", None)
     if fields.get("n", 1) != 1:
         raise ValueError(f"n must be 1 on {transport}: of several samples the answer holds the ids of one")
     if fields.pop("logit_bias", None):
         raise ValueError(f"logit_bias cannot be given on {transport}: the frontend takes it and never applies it")
+    if nvext.get("greed_sampling"):
+        raise ValueError(
+            f"nvext.greed_sampling cannot be given on {transport}: the frontend drops temperature and top_p for it and "
+            "the engine samples with the model's defaults; give temperature 0"
+        )
     logprobs = _logprobs(params, extra, fields, transport)
     if ids := stop_ids(call, fields.get("stop_token_ids")):
         if fields.get("ignore_eos"):
             raise ValueError(f"stop_token_ids cannot be given with ignore_eos on {transport}: the frontend drops them")
         fields["stop_token_ids"] = ids
+    fields = with_neutral(fields, call, top_k=TOP_K_OFF)
 
     if salt is not None:
         nvext["cache_salt"] = checked_salt(salt)

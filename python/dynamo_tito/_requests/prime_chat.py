@@ -17,7 +17,9 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_ALL, with_neutral
 from .dynamo import PLACEHOLDER
+from .unread import refuse_unread
 from .vllm_generate import headers
 
 if TYPE_CHECKING:
@@ -41,11 +43,13 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     given = {**params, **extra}
     refuse(given, "tokens", why="the prompt is prompt_ids")
     refuse_stream(given)
+    refuse_unread("prime_chat_tokens", given)
     logprobs = take_logprobs(given)
     if logprobs < 0:
         raise ValueError(f"logprobs is {logprobs}; it must be at least 0")
 
     fields = {key: value for key, value in given.items() if value is not None}
+    fields = with_neutral(fields, call, top_k=TOP_K_ALL)
     members: dict[str, Any] = {
         "model": call.model,
         "messages": fields.pop("messages", [dict(PLACEHOLDER)]),
@@ -64,4 +68,4 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         members["priority"] = checked_integer("priority", priority)
     if start and send_start:
         members[_START] = wire_start(call, start)
-    return Draft(members, ("tokens",), logprobs, start, fields.get("n", 1))
+    return Draft(members, ("tokens",), logprobs, start, fields.get("n", 1), members["model"])

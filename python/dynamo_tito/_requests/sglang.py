@@ -17,6 +17,8 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_OFF, with_neutral
+from .unread import refuse_other_value, refuse_unread
 
 if TYPE_CHECKING:
     from .call import Call
@@ -35,13 +37,18 @@ _RENAMED = {
 def draft(call: Call, *, send_start: bool = True) -> Draft:
     """Log-probabilities as triples without text, routed experts on request.
 
-    Without ``max_new_tokens`` the server stops after 128 tokens.
+    Without ``max_new_tokens`` the server stops after 128 tokens. The body names no model: an adapter is named in
+    ``lora_path``, and whether the model is one, the server has to be asked.
     """
     refuse_features(call, "sglang_generate")
     extra = dict(call.extra_body or {})
     refuse(extra, "input_ids", "text", "input_embeds", why="the prompt is prompt_ids")
     refuse_stream(extra)
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
+    refuse_unread("sglang_generate", params, extra)
+    refuse_other_value(
+        "sglang_generate", extra, "sampling_logprobs_mode", "selected", why="log-probabilities of a mask are not read"
+    )
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
     asked = take({_START: call.prompt_start}, params, extra, key=_START)
@@ -55,6 +62,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         if (value := params.pop(name, None)) is not None:
             params.setdefault(sglang_name, value)
     params = {key: value for key, value in params.items() if value is not None}
+    params = with_neutral(params, call, top_k=TOP_K_OFF)
     if ids := stop_ids(call, params.get("stop_token_ids")):
         params["stop_token_ids"] = ids
 
@@ -77,8 +85,13 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         "rid": call.request_id,
     }
     members.update({key: value for key, value in named.items() if value is not None})
+    model = take(extra, {"model": call.model}, key="model")
+    chosen = "lora_path" in extra
     members.update(extra)
-    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1))
+    if chosen:
+        model = members["lora_path"]
+    member = None if chosen or model is None else "lora_path"
+    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1), model, member)
 
 
 def headers(_call: Call) -> dict[str, str]:

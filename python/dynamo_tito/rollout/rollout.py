@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, g
 import numpy as np
 
 from dynamo_tito._errors import AlignmentError, DriftError, RoutedExpertsError
+from dynamo_tito._logprobs_report import LogprobsChecks, logprobs_checks, refuse_logprobs
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings, routing_checks
 from dynamo_tito._types import FinalRow
 
@@ -100,6 +101,8 @@ class Rollout:
         on_drift: what to do where the conversation cannot continue token by token.
         strict_routing: look for signs of a broken capture in each turn's new rows, as of the client's option of this
             name; here also where a turn disagrees with rows already held.
+        strict_logprobs: look for log-probabilities that no engine computed in each turn, as of the client's option of
+            this name.
         final_row: ``"present"`` where the engine sends a row for the last token, too: as of the client's option of this
             name, which must be the same.
     """
@@ -111,6 +114,7 @@ class Rollout:
         tools: list[Any] | None = None,
         on_drift: OnDrift = "raise",
         strict_routing: bool | RoutingChecks = False,
+        strict_logprobs: bool | LogprobsChecks = False,
         final_row: FinalRow = "omitted",
     ) -> None:
         if on_drift not in get_args(OnDrift):
@@ -125,6 +129,7 @@ class Rollout:
         self._blocking = bool(getattr(renderer, "blocking", False))
         self._tools = tools
         self._checks = routing_checks(strict_routing)
+        self._logprobs_checks = logprobs_checks(strict_logprobs)
         self._omitted = 1 if final_row == "omitted" else 0
         self._ids = GrowingIds()
         self._head: Turn | None = None
@@ -420,6 +425,7 @@ class Rollout:
                 f"the completion answers a prompt of {len(echo)} tokens, not the one of {len(plan.ids)} planned",
                 kind="prompt_mismatch",
             )
+        refuse_logprobs(completion, self._logprobs_checks)
         held = tree.rows_held(plan.parent, plan.start)
         rows = self._rows(plan, completion, held)
         parsed = self._handover.parsed(completion.token_ids, plan.ids, plan.parent, plan.start)
