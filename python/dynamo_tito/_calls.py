@@ -279,7 +279,7 @@ class Caller:
         self._check_answerable(draft)
         body = encode(draft, call)
         patience = Patience(self._retries, deadline=deadline)
-        if (yield from self._preflown(spec, call, draft, patience)):
+        if (yield from self._prepare(spec, call, draft, patience)):
             body = encode(draft, call)
         response = yield from self._ask(spec, call, draft, headers, body, patience)
         reading = Reading(spec.wire, call, draft, self._decoding)
@@ -335,7 +335,7 @@ class Caller:
         call, draft = scoring.call, scoring.draft
         body = scoring.body()
         patience = Patience(self._retries, deadline=deadline)
-        if (yield from self._preflown(scoring.spec, call, draft, patience)):
+        if (yield from self._prepare(scoring.spec, call, draft, patience)):
             body = scoring.body()
         response = yield from self._ask(scoring.spec, call, draft, scoring.headers, body, patience)
         del body  # of a long sequence it is a megabyte
@@ -433,7 +433,7 @@ class Caller:
 
         return retried(self._retries, patience, attempt, Sleep)
 
-    def _preflown(self, spec: Dialect, call: Call, draft: Draft, patience: Patience) -> Steps[bool]:
+    def _prepare(self, spec: Dialect, call: Call, draft: Draft, patience: Patience) -> Steps[bool]:
         """Ask the server what has to be known of the model, check the length, and say whether the draft was changed.
 
         Where an adapter is named otherwise than a model, the answer decides who samples: the server is asked whatever

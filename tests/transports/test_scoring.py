@@ -461,7 +461,7 @@ def test_temperatures_that_are_none(wrong: Any, error: type[Exception]) -> None:
 
 @pytest.mark.parametrize("said", [0.5, 1.0, None])
 def test_sglang_has_to_say_that_it_scored_at_the_temperature(kind: Kind, said: float | None) -> None:
-    meta = {"finish_reason": None, "input_token_logprobs": [[None, 5, None], [-0.75, 6, None]]}
+    meta: dict[str, Any] = {"finish_reason": None, "input_token_logprobs": [[None, 5, None], [-0.75, 6, None]]}
     if said is not None:
         meta["input_logprob_temperature"] = said
     with RawServer() as server:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PATH = "/generate"
 
+_ADAPTER = "lora_path"
 _START = "routed_experts_prompt_start"
 _RENAMED = {
     "max_tokens": "max_new_tokens",
@@ -86,12 +87,12 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     }
     members.update({key: value for key, value in named.items() if value is not None})
     model = take(extra, {"model": call.model}, key="model")
-    chosen = "lora_path" in extra
+    asked_for = extra.get(_ADAPTER, model)
+    member = None if _ADAPTER in extra or model is None else _ADAPTER
+    if not isinstance(asked_for, str | None):
+        raise TypeError(f"{_ADAPTER} must be a string or None, not {type(asked_for).__name__}")
     members.update(extra)
-    if chosen:
-        model = members["lora_path"]
-    member = None if chosen or model is None else "lora_path"
-    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1), model, member)
+    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1), asked_for, member)
 
 
 def headers(_call: Call) -> dict[str, str]:
