@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
-from dynamo_tito.cli import app
+from dynamo_tito.cli._app import app
 
 COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
 

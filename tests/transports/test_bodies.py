@@ -10,7 +10,6 @@ import pytest
 
 from dynamo_tito._config import RendererTransport
 from dynamo_tito._requests import DIALECTS, encode_request
-from dynamo_tito._requests.unread import UNREAD
 
 IDS = [1, 2, 3, 4, 5]
 OURS = ["engine_data", "detailed_finish_reason"]
@@ -333,46 +332,6 @@ def test_greed_sampling_is_refused_because_it_is_not_greedy(transport: RendererT
     with pytest.raises(ValueError, match=r"nvext\.greed_sampling cannot be given .* give temperature 0"):
         body(transport, extra_body={"nvext": {"greed_sampling": True}})
     assert body(transport, extra_body={"nvext": {"greed_sampling": False}})["nvext"]["greed_sampling"] is False
-
-
-# -------------------------------------------------------------------------------------------- outputs that are not read
-
-
-@pytest.mark.parametrize(("transport", "name"), [(route, name) for route, names in UNREAD.items() for name in names])
-def test_an_output_that_is_not_read_is_not_asked_for(transport: RendererTransport, name: str) -> None:
-    for place in ("sampling_params", "extra_body"):
-        with pytest.raises(ValueError, match=f"{name} cannot be given on {transport}: .* not read"):
-            body(transport, **{place: {name: [7, 8]}})
-        body(transport, **{place: {name: None}})
-    if transport == "sglang_generate":
-        body(transport, extra_body={name: False})
-
-
-@pytest.mark.parametrize(
-    ("transport", "name", "read", "unread"),
-    [
-        ("vllm_generate", "output_mode", "tokens", "text"),
-        ("vllm_generate", "output_mode", "tokens", "derender"),
-        ("sglang_generate", "sampling_logprobs_mode", "selected", "support"),
-    ],
-)
-def test_another_form_of_the_answer_is_not_asked_for(
-    transport: RendererTransport, name: str, read: str, unread: str
-) -> None:
-    assert body(transport, extra_body={name: read})[name] == read
-    with pytest.raises(ValueError, match=f"{name} must be '{read}' on {transport}, not '{unread}'"):
-        body(transport, extra_body={name: unread})
-
-
-@pytest.mark.parametrize("transport", DYNAMO)
-def test_an_artifact_in_the_answer_is_not_asked_for(transport: RendererTransport) -> None:
-    upload = {"kind": "generation_artifact", "contents": ["moe_routes"], "mode": "inline_base64"}
-    with pytest.raises(ValueError, match="the artifact in the answer is not read"):
-        body(transport, extra_body={"nvext": {"metadata_upload": upload}})
-    elsewhere = {"url": "http://store/1"}
-    assert (
-        body(transport, extra_body={"nvext": {"metadata_upload": elsewhere}})["nvext"]["metadata_upload"] == elsewhere
-    )
 
 
 # ------------------------------------------------------------------------------------------------ log-probabilities

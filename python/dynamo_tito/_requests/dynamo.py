@@ -22,7 +22,6 @@ from .call import (
     wire_start,
 )
 from .defaults import TOP_K_OFF, with_neutral
-from .unread import refuse_unread
 
 if TYPE_CHECKING:
     from .call import Call
@@ -108,12 +107,6 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
 
     fields = {key: value for key, value in {**params, **extra}.items() if value is not None and key not in _NOT_SENT}
     refuse_stream(fields)
-    refuse_unread(transport, fields)
-    upload = nvext.get("metadata_upload")
-    if isinstance(upload, Mapping) and upload.get("mode") == "inline_base64":
-        raise ValueError(
-            f"nvext.metadata_upload cannot be inline on {transport}: the artifact in the answer is not read"
-        )
     fields.pop("stream", None)
     if fields.get("n", 1) != 1:
         raise ValueError(f"n must be 1 on {transport}: of several samples the answer holds the ids of one")

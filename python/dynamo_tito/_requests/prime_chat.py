@@ -19,7 +19,6 @@ from .call import (
 )
 from .defaults import TOP_K_ALL, with_neutral
 from .dynamo import PLACEHOLDER
-from .unread import refuse_unread
 from .vllm_generate import headers
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     given = {**params, **extra}
     refuse(given, "tokens", why="the prompt is prompt_ids")
     refuse_stream(given)
-    refuse_unread("prime_chat_tokens", given)
     logprobs = take_logprobs(given)
     if logprobs < 0:
         raise ValueError(f"logprobs is {logprobs}; it must be at least 0")

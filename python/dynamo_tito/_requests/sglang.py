@@ -18,7 +18,6 @@ from .call import (
     wire_start,
 )
 from .defaults import TOP_K_OFF, with_neutral
-from .unread import refuse_other_value, refuse_unread
 
 if TYPE_CHECKING:
     from .call import Call
@@ -46,10 +45,6 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     refuse(extra, "input_ids", "text", "input_embeds", why="the prompt is prompt_ids")
     refuse_stream(extra)
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
-    refuse_unread("sglang_generate", params, extra)
-    refuse_other_value(
-        "sglang_generate", extra, "sampling_logprobs_mode", "selected", why="log-probabilities of a mask are not read"
-    )
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
     asked = take({_START: call.prompt_start}, params, extra, key=_START)

@@ -1,49 +1,47 @@
-"""Outputs that servers send on request and that no result of this library holds: refused before they are paid for."""
+"""Fields that ask a server for what the decoder does not read: refused, because an answer without them looks whole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-_GIVEN_IDS = "log-probabilities of given ids are not read; logprobs=k and score(top_k=k) read the k best"
-_HIDDEN = "hidden states are not read"
-_FLAT = "flat top log-probabilities are not read; logprobs=k asks for triples"
-
-_VLLM: Mapping[str, str] = {
-    # prompt_token_id_logprobs, a base64 .npy beside the prompt's (vllm 0.33 token_in_token_out/protocol.py).
-    "prompt_logprob_token_ids": _GIVEN_IDS,
-    # Null in tokens mode unless logprobs are asked for, cut to logprobs by 0.31 and 0.32; Dynamo names them by text.
-    "logprob_token_ids": _GIVEN_IDS,
+_UNREAD = {
+    # vLLM 0.33 (token_in_token_out/protocol.py). The second is null in tokens mode unless logprobs are asked for, cut
+    # to those by 0.31 and 0.32, and named by text on Dynamo.
+    "prompt_logprob_token_ids": "prompt_token_id_logprobs of the answer is not read; ask for top_k instead",
+    "logprob_token_ids": "a log-probability of given ids is not read; ask for logprobs=k instead",
+    # SGLang 0.5.23 (managers/io_struct.py).
+    "token_ids_logprob": "meta_info.input_token_ids_logprobs of the answer is not read; ask for top_k instead",
+    "return_hidden_states": "meta_info.hidden_states of the answer is not read",
+    "return_indexer_topk": "meta_info.indexer_topk of the answer is not read",
+    "return_entropy": "an entropy is not read",
+    "return_flat_raw_top_logprobs": "the flat form of the top entries is not read; ask for logprobs=k instead",
+    "return_flat_raw_output_top_logprobs": "the flat form of the top entries is not read; ask for logprobs=k instead",
+    "return_flat_raw_top_logprobs_b64": "the flat form of the top entries is not read; ask for logprobs=k instead",
 }
+"""The field of a request, and why it is refused."""
 
-UNREAD: Mapping[str, Mapping[str, str]] = {
-    "vllm_generate": _VLLM,
-    "dynamo_chat": _VLLM,
-    "dynamo_completions": _VLLM,
-    "prime_chat_tokens": _VLLM,
-    # Members of GenerateReqInput (sglang 0.5.23 managers/io_struct.py).
-    "sglang_generate": {
-        "token_ids_logprob": _GIVEN_IDS,
-        "return_hidden_states": _HIDDEN,
-        "return_indexer_topk": "the indexer's choices are not read",
-        "return_entropy": "entropies are not read",
-        "return_flat_raw_top_logprobs": _FLAT,
-        "return_flat_raw_output_top_logprobs": _FLAT,
-        "return_flat_raw_top_logprobs_b64": _FLAT,
-    },
-}
-"""Per transport: the parameter, and why it is refused."""
+_READ_AS = {"output_mode": "tokens", "sampling_logprobs_mode": "selected"}
+"""Fields that choose a form of the answer, and the form that is read: the others name no tokens, or score a mask."""
 
 
-def refuse_unread(transport: str, *given: Mapping[str, Any]) -> None:
-    """Raise a ValueError if one of these asks for an output that is not read. False and None ask for nothing."""
-    for name, why in UNREAD[transport].items():
-        for fields in given:
-            if fields.get(name) not in (None, False):
-                raise ValueError(f"{name} cannot be given on {transport}: {why}")
+def refuse_unread(members: Mapping[str, Any]) -> None:
+    """Refuse a body, or ``sampling_params`` or ``nvext`` in it, that asks for what is not read.
 
-
-def refuse_other_value(transport: str, fields: Mapping[str, Any], name: str, allowed: str, why: str) -> None:
-    """Raise a ValueError if ``fields`` choose another form of the answer than the one that is read."""
-    if fields.get(name) not in (None, allowed):
-        raise ValueError(f"{name} must be {allowed!r} on {transport}, not {fields[name]!r}: {why}")
+    Raises:
+        ValueError: a field whose answer would be dropped.
+    """
+    nvext = members.get("nvext")
+    for fields in (members, members.get("sampling_params"), nvext):
+        if not isinstance(fields, Mapping):
+            continue
+        for key, why in _UNREAD.items():
+            asked = fields.get(key)
+            if asked is not None and asked is not False:
+                raise ValueError(f"{key} cannot be given: {why}")
+        for key, form in _READ_AS.items():
+            if fields.get(key) not in (None, form):
+                raise ValueError(f"{key} must be {form!r}, not {fields[key]!r}: another form of the answer is not read")
+    upload = nvext.get("metadata_upload") if isinstance(nvext, Mapping) else None
+    if isinstance(upload, Mapping) and upload.get("mode") == "inline_base64":
+        raise ValueError("nvext.metadata_upload cannot be inline: the artifact in the answer is not read")

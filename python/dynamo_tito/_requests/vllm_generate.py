@@ -17,7 +17,6 @@ from .call import (
     wire_start,
 )
 from .defaults import TOP_K_ALL, with_neutral
-from .unread import refuse_other_value, refuse_unread
 
 if TYPE_CHECKING:
     from .call import Call
@@ -31,9 +30,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")
     refuse_stream(extra)
-    refuse_other_value("vllm_generate", extra, "output_mode", "tokens", why="the other modes name no tokens")
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
-    refuse_unread("vllm_generate", params, extra)
 
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
