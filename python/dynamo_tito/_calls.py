@@ -199,9 +199,7 @@ class Scoring:
 
     def __call__(self, content: Body | bytes) -> PromptLogprobs:
         """Decode the answer."""
-        if self.temperature != 1:
-            check_scored_at(self.temperature, bytes(content))
-        return decode_prompt_logprobs(
+        scores = decode_prompt_logprobs(
             content,
             wire=self.spec.wire,
             prompt_token_ids=self.call.prompt,
@@ -209,6 +207,9 @@ class Scoring:
             missing_logprob=self.missing_logprob,
             limits=self.limits,
         )
+        if self.temperature != 1:
+            check_scored_at(self.temperature, bytes(content))  # decoded above, so that it is a document
+        return scores
 
 
 class Caller:

@@ -476,3 +476,13 @@ def test_sglang_has_to_say_that_it_scored_at_the_temperature(kind: Kind, said: f
             assert server.requests[-1].json["input_logprob_temperature"] == 0.5
             assert client.score([5, 6]).logprobs[1] == -0.75
             assert "input_logprob_temperature" not in server.requests[-1].json
+
+
+def test_a_broken_answer_is_named_before_its_temperature(kind: Kind) -> None:
+    with RawServer() as server:
+        server.play(reply(200, b"no JSON"))
+        with (
+            Driver(kind, server.url, model=None, transport="sglang_generate") as client,
+            pytest.raises(tito.MalformedBodyError),
+        ):
+            client.score([5, 6], temperature=0.5)
