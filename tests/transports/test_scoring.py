@@ -197,9 +197,10 @@ def test_the_request_of_each_transport() -> None:
         },
     }  # fmt: skip
     for transport, members in wanted.items():
+        model = None if transport == "sglang_generate" else "m"
         teacher = tito.MockTransport(lambda _: tito.HttpResponse(500, {}, b""))
         with (
-            TitoClient("http://teacher", model="m", http_client=teacher, preflight=False) as client,
+            TitoClient("http://teacher", model=model, http_client=teacher, preflight=False) as client,
             pytest.raises(tito.EngineError),
         ):
             client.score([5, 6, 7], start=2, top_k=2, cache_salt="s", priority=3, transport=transport)
