@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+import dynamo_tito as tito
+from dynamo_tito import simulator
 from dynamo_tito.cli._app import app
 
 COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
@@ -104,3 +107,12 @@ def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_user.py"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert "2 passed" in result.stdout, result.stdout
+
+
+def test_running_works_inside_a_coroutine() -> None:
+    async def main() -> int:
+        with simulator.running(backend="vllm") as engine:
+            async with tito.AsyncTitoClient(engine.url, model="tito-model") as client:
+                return len((await client.generate([300, 301], sampling_params={"max_tokens": 3})).token_ids)
+
+    assert asyncio.run(main()) == 3

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamo_tito._errors import AlignmentError, EngineError
+from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings
 
 from . import tree
@@ -33,11 +34,13 @@ class Answers:
     Attributes:
         handover: what asks the renderer.
         checks: what the routing of a turn must pass; None for nothing.
+        logprobs_checks: what the log-probabilities of an answer must pass; None for nothing.
         omitted: tokens at the end of a sequence that have no row: 1, or 0 where the engine sends the last row too.
     """
 
     handover: Handover
     checks: RoutingChecks | None
+    logprobs_checks: LogprobsChecks | None
     omitted: int
 
     def turn(self, plan: Plan, completion: Completion, message: Any) -> Turn:
@@ -49,6 +52,7 @@ class Answers:
             RoutedExpertsError: its rows do not continue those held.
         """
         _check_answer(plan, completion)
+        refuse_logprobs(completion, self.logprobs_checks)
         before = plan.resumes
         segment = segment_of(completion, 0 if before is None else len(before.token_ids))
         held = tree.rows_held(plan.parent, plan.start)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
 from dynamo_tito._client import TitoClient
+from dynamo_tito._logprobs_report import LogprobsChecks, logprobs_checks
 from dynamo_tito._routing_report import RoutingChecks, routing_checks
 from dynamo_tito._types import FinalRow
 
@@ -57,6 +58,8 @@ class Rollout:
         on_drift: what to do where the conversation cannot continue token by token.
         strict_routing: look for signs of a broken capture in each turn's new rows, as of the client's option of this
             name; here also where a turn disagrees with rows already held.
+        strict_logprobs: look for log-probabilities that no engine computed in each turn, as of the client's option of
+            this name.
         final_row: ``"present"`` where the engine sends a row for the last token, too: as of the client's option of this
             name, which must be the same.
     """
@@ -68,6 +71,7 @@ class Rollout:
         tools: list[Any] | None = None,
         on_drift: OnDrift = "raise",
         strict_routing: bool | RoutingChecks = False,
+        strict_logprobs: bool | LogprobsChecks = False,
         final_row: FinalRow = "omitted",
     ) -> None:
         if on_drift not in get_args(OnDrift):
@@ -79,7 +83,12 @@ class Rollout:
         self._blocking = bool(getattr(renderer, "blocking", False))
         self._held = Held()
         self._planner = Planner(self._held, renderer, handover, tools, on_drift)
-        self._answers = Answers(handover, routing_checks(strict_routing), 1 if final_row == "omitted" else 0)
+        self._answers = Answers(
+            handover,
+            routing_checks(strict_routing),
+            logprobs_checks(strict_logprobs),
+            omitted=1 if final_row == "omitted" else 0,
+        )
         self._plan: Plan | None = None
         self._stepping = False
 

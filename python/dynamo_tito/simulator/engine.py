@@ -184,7 +184,10 @@ def serve(config: EngineConfig | None = None, /, **settings: Any) -> Engine:
 
 @contextmanager
 def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[Engine]:
-    """An engine on a loop of its own in a thread: `with simulator.running(backend="vllm") as engine: engine.url`."""
+    """An engine on a loop of its own in a thread: `with simulator.running(backend="vllm") as engine: engine.url`.
+
+    In a coroutine it blocks the caller's loop for some milliseconds at both ends; :func:`serve` does not.
+    """
     engine = Engine(config, **settings)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="tito-engine", daemon=True)
@@ -196,7 +199,8 @@ def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[
         finally:
             asyncio.run_coroutine_threadsafe(engine.stop(), loop).result()
     finally:
+        # On its own loop: one that is closed from a coroutine cannot be run in this thread.
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
