@@ -162,7 +162,12 @@ def test_finish_reasons_and_tool_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "versions", [[{"version": "a"}], [{"version": "a", "start": 0, "end": 9}], [{"version": "a", "start": 1, "end": 0}]]
+    "versions",
+    [
+        [{"version": "a", "start": 0}],
+        [{"version": "a", "start": 0, "end": 9}],
+        [{"version": "a", "start": 1, "end": 0}],
+    ],
 )
 def test_weights_that_make_no_sense_are_refused(versions: Any) -> None:
     rollout = Rollout(ChatRenderer())
@@ -170,6 +175,13 @@ def test_weights_that_make_no_sense_are_refused(versions: Any) -> None:
     rollout.append(completion([601, END], weight_versions=versions))
     with pytest.raises(tito.AlignmentError, match="weight"):
         rollout.sample()
+
+
+def test_a_version_without_positions_is_no_span() -> None:
+    rollout = Rollout(ChatRenderer())
+    rollout.prompt_ids([{"role": "user", "content": "a"}])
+    rollout.append(completion([601, END], weight_versions=[{"version": "a"}]))
+    assert rollout.sample().turns[0].weight_versions == ()
 
 
 def test_without_logprobs_there_is_no_evidence() -> None:

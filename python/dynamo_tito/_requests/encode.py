@@ -9,6 +9,8 @@ import numpy as np
 
 from dynamo_tito._codec import encode_token_ids
 
+from .unread import refuse_unread
+
 if TYPE_CHECKING:
     from .call import Call, Draft
 
@@ -18,9 +20,11 @@ def encode(draft: Draft, call: Call) -> bytes:
 
     Raises:
         TypeError: something in the body is no JSON.
-        ValueError: an id outside [0, 2^31-1], or a number that JSON cannot hold (NaN, infinity).
+        ValueError: an id outside [0, 2^31-1], a number that JSON cannot hold (NaN, infinity), or a field whose answer is
+            not read.
     """
     members = draft.members
+    refuse_unread(members)
     prefix, suffix = b"", b"]"
     for key in draft.ids_at:
         around = _dump({name: value for name, value in members.items() if name != key})

@@ -50,7 +50,7 @@ def _span(part: Part) -> TurnSpan:
         turn.request_id,
         tuple(
             WeightSpan(span.version, span.start, min(span.end, part.end))
-            for span in (_weights(fields, turn) for fields in turn.weight_versions)
+            for span in (_weights(fields, turn) for fields in turn.weight_versions if set(fields) != {"version"})
             if span.start < part.end
         ),
     )
