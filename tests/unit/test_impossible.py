@@ -1,4 +1,4 @@
-"""Values that no engine can have meant: p above 1, masks without the sampled token, versions of the weights that overlap."""
+"""Values that no engine can have meant: p above 1, masks without the sampled token, weight versions that overlap."""
 
 from __future__ import annotations
 
@@ -123,11 +123,10 @@ class TestPrompt:
             return scored(wire, entries, place)
 
         def check(body: bytes, path: str) -> None:
+            decode: Any = tito.decode_prompt_logprobs if scoring else tito.decode
+            options: dict[str, Any] = {} if scoring else {"require_logprobs": False}
             with pytest.raises(MissingFieldError) as raised:
-                if scoring:
-                    tito.decode_prompt_logprobs(body, wire=wire, prompt_token_ids=IDS, missing_logprob="nan")
-                else:
-                    tito.decode(body, wire=wire, prompt_token_ids=IDS, require_logprobs=False)
+                decode(body, wire=wire, prompt_token_ids=IDS, missing_logprob="nan", **options)
             assert (raised.value.kind, raised.value.path) == ("positive_logprob", path)
             assert raised.value.offset is not None
             assert body[raised.value.offset :].startswith(b"18.25")
@@ -208,12 +207,13 @@ class TestMask:
         assert mask.offsets.tolist() == [0, 201, 402]
 
 
+CHOICE_SPANS = (b'"finish_reason":"stop"', b'"weight_versions":%b', "choices[0].weight_versions")
 SPANS: dict[Wire, tuple[bytes, bytes, str]] = {
     "sglang_generate": (b'"completion_tokens":2', b'"weight_versions":%b', "meta_info.weight_versions"),
-    **{
-        wire: (b'"finish_reason":"stop"', b'"weight_versions":%b', "choices[0].weight_versions")
-        for wire in ("vllm_generate", "vllm_chat", "dynamo_chat", "dynamo_completions")
-    },
+    "vllm_generate": CHOICE_SPANS,
+    "vllm_chat": CHOICE_SPANS,
+    "dynamo_chat": CHOICE_SPANS,
+    "dynamo_completions": CHOICE_SPANS,
 }
 
 

@@ -1,4 +1,4 @@
-"""What is not read: it refuses nothing that it cannot contradict, is not dropped in silence, and is named where it is all there is."""
+"""What is not read: it refuses nothing that it does not contradict, and routed experts are not dropped in silence."""
 
 from __future__ import annotations
 
@@ -104,39 +104,45 @@ class TestCompletionsEcho:
 
 
 STRAY: list[tuple[Wire, bytes, bytes, str]] = [
-    ("dynamo_chat", b'"finish_reason":"stop"', b'"finish_reason":"stop","routed_experts":%b', "choices[0].routed_experts"),
-    ("dynamo_chat", b'{"id":"c"', b'{"routed_experts":%b,"id":"c"', "routed_experts"),
-    ("dynamo_completions", b'"index":0', b'"routed_experts":%b', "choices[0].routed_experts"),
+    ("dynamo_chat", b'"finish_reason":"stop"', b'"routed_experts":%b', "choices[0].routed_experts"),
+    ("dynamo_chat", b'{"id":"c"', b'{"routed_experts":%b', "routed_experts"),
+    ("dynamo_completions", b'"finish_reason":"stop"', b'"routed_experts":%b', "choices[0].routed_experts"),
     ("dynamo_completions", b'{"id":"c"', b'{"routed_experts":%b', "routed_experts"),
     ("vllm_generate", b'{"request_id":"r"', b'{"routed_experts":%b', "routed_experts"),
     ("vllm_chat", b'{"id":"c"', b'{"routed_experts":%b', "routed_experts"),
     ("sglang_generate", b'"text":"hi"', b'"routed_experts":%b', "routed_experts"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("wire", "old", "new", "path"), STRAY)
 class TestStrayExperts:
     @pytest.mark.parametrize("value", [EXPERTS, b'"k05VTVBZ"', b"7", b"{}", b'""'])
-    def test_are_not_dropped_in_silence(self, wire: Wire, old: bytes, new: bytes, path: str, value: bytes) -> None:
+    @pytest.mark.parametrize("required", [True, False])
+    def test_are_not_dropped_in_silence(
+        self, wire: Wire, old: bytes, new: bytes, path: str, value: bytes, required: bool
+    ) -> None:
         body = swap(BODIES[wire], old, new % value)
-        refused(body, RoutedExpertsError, kind="unread", path=path, at=value, wire=wire)
-        refused(body, RoutedExpertsError, kind="unread", path=path, at=value, wire=wire, require_routed_experts=True)
-        assert tito.decode(body, wire=wire, experts="skip").routed_experts is None
-
-    def test_that_are_null_are_none(self, wire: Wire, old: bytes, new: bytes, path: str) -> None:
-        body = swap(BODIES[wire], old, new % b"null")
-        assert tito.decode(body, wire=wire).routed_experts is None
-
-    def test_of_each_element_of_an_array(self, wire: Wire, old: bytes, new: bytes, path: str) -> None:
-        if wire == "sglang_generate":
-            body = b"[%b,%b]" % (BODIES[wire], swap(BODIES[wire], old, new % EXPERTS))
-            path = "[1].routed_experts"
-            refused(body, RoutedExpertsError, kind="unread", path=path, at=EXPERTS, wire=wire, several=True)
+        options: dict[str, Any] = {"wire": wire, "require_routed_experts": required}
+        refused(body, RoutedExpertsError, kind="unread", path=path, at=value, **options)
+        nothing = swap(BODIES[wire], old, new % b"null")
+        if not required:
+            assert tito.decode(body, wire=wire, experts="skip").routed_experts is None
+            assert tito.decode(nothing, wire=wire).routed_experts is None
+        else:
+            with pytest.raises(MissingFieldError):
+                tito.decode(nothing, **options)
 
     def test_twice(self, wire: Wire, old: bytes, new: bytes, path: str) -> None:
         twice = new.replace(b'"routed_experts":%b', b'"routed_experts":%b,"routed_experts":null')
         body = swap(BODIES[wire], old, twice % EXPERTS)
         refused(body, MalformedBodyError, kind="duplicate_key", path=path, at=b'"routed_experts":null', wire=wire)
+
+
+def test_stray_experts_of_each_element_of_an_array() -> None:
+    whole = BODIES["sglang_generate"]
+    body = b"[%b,%b]" % (whole, swap(whole, b'"text":"hi"', b'"routed_experts":7'))
+    path = "[1].routed_experts"
+    refused(body, RoutedExpertsError, kind="unread", path=path, at=b"7", wire="sglang_generate", several=True)
 
 
 def test_stray_experts_beside_those_that_are_read_are_a_copy() -> None:

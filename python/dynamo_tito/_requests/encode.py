@@ -20,8 +20,8 @@ def encode(draft: Draft, call: Call) -> bytes:
 
     Raises:
         TypeError: something in the body is no JSON.
-        ValueError: an id outside [0, 2^31-1], a number that JSON cannot hold (NaN, infinity), or a field whose answer is
-            not read.
+        ValueError: an id outside [0, 2^31-1], a number that JSON cannot hold (NaN, infinity), or a field whose answer
+            is not read.
     """
     members = draft.members
     refuse_unread(members)
