@@ -18,6 +18,8 @@ pub enum Class {
     RoutedExperts,
     /// The server answered with an error.
     Server,
+    /// The engine failed while it worked on the answer.
+    Engine,
     /// The caller's own argument does not fit (a plain `ValueError`).
     Argument,
     /// Memory that could not be had (a `MemoryError`).

@@ -36,6 +36,13 @@ pub(crate) fn passed(found: impl Display, ceiling: impl Display, keyword: &str) 
     format!("{found}, more than {ceiling} (raised with limits=Limits({keyword}=...))")
 }
 
+/// The largest value that is still taken for a log-probability; above it p is more than 1.
+///
+/// log-softmax in float32 as x - logsumexp(x) is off by some 2^-24 of the logits' size: 1e-5 for logits around 100, 6e-4 for
+/// the 10^4 that a temperature of 0.01 makes of them. Rejection sampling of speculative tokens rounds in the same place.
+/// Recorded bodies hold no value above 0. Logits in place of log-probabilities are above 1 nearly everywhere.
+pub(crate) const MAX_LOGPROB: f64 = 1e-3;
+
 /// Choices in one response.
 pub(crate) const MAX_CHOICES: usize = 4096;
 

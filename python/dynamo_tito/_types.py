@@ -199,9 +199,12 @@ class Completion(_Record):
         index: which of the request's choices this is.
         usage: the server's own counts, as on the wire.
         weight_versions: which weights sampled which tokens, as on the wire:
-            ``[{"version": "step_7", "start": 0, "end": 2}]``.
+            ``[{"version": "step_7", "start": 0, "end": 2}]``, half-open spans that tile the C tokens; or SGLang's label
+            without positions, ``[{"version": "step_7"}]``, which was in force when the answer was written.
         sources: which channel each array came from, such as
-            ``{"token_ids": "nvext.engine_data.completion_token_ids"}``.
+            ``{"token_ids": "nvext.engine_data.completion_token_ids"}``. What was left out is named with the reason:
+            ``prompt_logprobs`` without prompt ids, ``routed_experts`` with ``experts="skip"``, and ``logprobs_echo``,
+            entries beside the chosen log-probabilities that are not one for each token or cannot be read.
     """
 
     token_ids: Int32Array

@@ -17,19 +17,21 @@ pub(super) fn exception(py: Python<'_>, error: &Error, body: &[u8]) -> PyErr {
     static ALIGNMENT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static ROUTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static SERVER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static ENGINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let (class, name) = match error.class {
         Class::Malformed => (&MALFORMED, "MalformedBodyError"),
         Class::Missing => (&MISSING, "MissingFieldError"),
         Class::Alignment => (&ALIGNMENT, "AlignmentError"),
         Class::RoutedExperts => (&ROUTED, "RoutedExpertsError"),
         Class::Server => (&SERVER, "ServerError"),
+        Class::Engine => (&ENGINE, "EngineError"),
         Class::Argument => return PyValueError::new_err(error.to_string()),
         Class::Memory => return PyMemoryError::new_err(error.to_string()),
     };
     let build = || -> PyResult<PyErr> {
         let class = class.import(py, "dynamo_tito._errors", name)?;
         let attributes = PyDict::new(py);
-        if error.class == Class::Server {
+        if matches!(error.class, Class::Server | Class::Engine) {
             let head = &body[..body.len().min(MAX_ERROR_BODY)];
             attributes.set_item("body", PyBytes::new(py, head))?;
         } else {

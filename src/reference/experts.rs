@@ -22,6 +22,12 @@ pub(super) fn read(
     options: &Options<'_>,
 ) -> Result<Outcome> {
     let Some((path, node)) = source(&choice.routed_experts) else {
+        if let Some((path, node)) = first(&choice.unread_experts)
+            && options.experts != ExpertsMode::Skip
+        {
+            let message = "routed experts where this wire has none";
+            return Err(refuse("unread", path, node.start, message));
+        }
         if options.require_routed_experts {
             let path = choice.routed_experts.first().map(|c| c.path.clone());
             return Err(Error::new(

@@ -101,6 +101,15 @@ pub(super) fn parse(body: &[u8], max_depth: usize) -> Result<Node> {
         depth: 0,
         max_depth,
     };
+    parser.white_space();
+    let text = &body[parser.at..];
+    let fields = ["data:", "event:", "id:", "retry:", ":"];
+    if fields
+        .iter()
+        .any(|field| text.starts_with(field.as_bytes()))
+    {
+        return Err(parser.error("event_stream", "server-sent events, not a document"));
+    }
     let node = parser.value()?;
     parser.white_space();
     match parser.peek() {

@@ -4,6 +4,7 @@ use super::Top;
 use super::json::Node;
 use super::readers::{self, Entry, Logprob};
 use super::structure::{Choice, first};
+use crate::limits::MAX_LOGPROB;
 use crate::{Class, Error, MissingLogprob, Options, Result, Wire};
 
 /// What engines write for "no logprob": vLLM, Dynamo, Dynamo through a 32-bit float.
@@ -16,6 +17,8 @@ pub(super) type Sourced<T> = Option<(T, String)>;
 pub(super) struct Logprobs {
     pub(super) chosen: Sourced<Vec<f64>>,
     pub(super) top: Sourced<Top>,
+    /// Why the echo, what names the tokens beside the chosen channel, was left out.
+    pub(super) echo_left_out: Option<String>,
 }
 
 /// Reads both.
@@ -24,11 +27,15 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     let triples = choice.triples.as_ref().and_then(|c| c.found());
     // Entries of content, once they are known to be right; they hold the alternatives.
     let mut entries = None;
+    let mut echo_left_out = None;
 
     let chosen = if let Some((path, node)) = first(&choice.flat_logprobs) {
         let values = flat(node, path, ids, options)?;
         if let Some((path, node)) = content {
-            entries = Some((held_to_identity(node, path, ids, options)?, path));
+            match held_to_identity(node, path, ids, options)? {
+                Ok(read) => entries = Some((read, path)),
+                Err(why) => echo_left_out = Some(why),
+            }
         }
         Some((values, path.to_owned()))
     } else if let Some((path, node)) = content {
@@ -42,7 +49,9 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     };
 
     if let Some((path, node)) = choice.tokens.as_ref().and_then(|c| c.found()) {
-        texts_held_to_identity(node, path, ids)?;
+        if let Err(why) = texts_held_to_identity(node, path, ids)? {
+            echo_left_out = Some(why);
+        }
     }
 
     if chosen.is_none() && !ids.is_empty() && options.require_logprobs {
@@ -59,7 +68,11 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     } else {
         None
     };
-    Ok(Logprobs { chosen, top })
+    Ok(Logprobs {
+        chosen,
+        top,
+        echo_left_out,
+    })
 }
 
 fn last_candidate(choice: &Choice<'_>) -> String {
@@ -91,7 +104,8 @@ fn from_content(
         identity(entry, *id, &path)?;
         let names_none = entry.token.is_none() && entry.token_id.is_none();
         if names_none && options.wire == Wire::VllmGenerate {
-            let message = format!("the entry names no token, expected {id}");
+            let message =
+                format!("the entry names no token, expected {id}; ask for tokens, not text");
             return Err(alignment("identity", path, entry.start, message));
         }
         let path = format!("{path}.logprob");
@@ -112,36 +126,53 @@ fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> 
     Ok(values)
 }
 
-/// Content beside a flat list that was chosen: it may fall short, but not contradict.
+/// Content beside a flat list that was chosen: with an entry for every token it must not contradict. Else why it is left out.
 fn held_to_identity(
     node: &Node,
     path: &str,
     ids: &[i32],
     options: &Options<'_>,
-) -> Result<Vec<Entry>> {
-    let entries = readers::content(node, path, options)?;
-    if entries.len() > ids.len() {
-        return Err(count(entries.len(), ids, path, node));
+) -> Result<std::result::Result<Vec<Entry>, String>> {
+    let Ok(entries) = readers::content(node, path, options) else {
+        return Ok(Err(unreadable(path)));
+    };
+    if entries.len() != ids.len() {
+        return Ok(Err(of_another_length(path, entries.len(), ids)));
     }
     for (i, (entry, id)) in entries.iter().zip(ids).enumerate() {
         identity(entry, *id, &format!("{path}[{i}]"))?;
     }
-    Ok(entries)
+    Ok(Ok(entries))
 }
 
-/// The texts of completions: only those that name a token say anything.
-fn texts_held_to_identity(node: &Node, path: &str, ids: &[i32]) -> Result<()> {
-    let texts = node.as_array().unwrap_or_default();
-    for (i, element) in texts.iter().enumerate() {
+/// The texts of completions: only those that name a token say anything, and only with one for every token.
+fn texts_held_to_identity(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+) -> Result<std::result::Result<(), String>> {
+    let Some(texts) = node.as_array() else {
+        return Ok(Err(unreadable(path)));
+    };
+    if texts.len() != ids.len() {
+        return Ok(Err(of_another_length(path, texts.len(), ids)));
+    }
+    for (i, (element, id)) in texts.iter().zip(ids).enumerate() {
         let text = element.as_text();
         if let Some(named) = text.and_then(|text| readers::named(&text.value)) {
-            match ids.get(i) {
-                Some(id) => same_id(named, *id, format!("{path}[{i}]"), element.start)?,
-                None => return Err(count(texts.len(), ids, path, node)),
-            }
+            same_id(named, *id, format!("{path}[{i}]"), element.start)?;
         }
     }
-    Ok(())
+    Ok(Ok(()))
+}
+
+fn unreadable(path: &str) -> String {
+    format!("left out: {path} cannot be read")
+}
+
+fn of_another_length(path: &str, entries: usize, ids: &[i32]) -> String {
+    let tokens = ids.len();
+    format!("left out: {path} has {entries} entries for {tokens} token ids")
 }
 
 /// Whatever an entry names must be the token at its position.
@@ -165,23 +196,38 @@ pub(super) fn same_id(named: i32, id: i32, path: String, offset: usize) -> Resul
 
 /// As many entries as there are tokens.
 pub(super) fn same_count(entries: usize, ids: &[i32], path: &str, node: &Node) -> Result<()> {
-    match entries == ids.len() {
-        true => Ok(()),
-        false => Err(count(entries, ids, path, node)),
+    if entries == ids.len() {
+        return Ok(());
     }
-}
-
-fn count(entries: usize, ids: &[i32], path: &str, node: &Node) -> Error {
     let message = format!("{entries} entries for {} tokens", ids.len());
-    alignment("count", path.to_owned(), node.start, message)
+    Err(alignment("count", path.to_owned(), node.start, message))
 }
 
 pub(super) fn alignment(kind: &'static str, path: String, offset: usize, message: String) -> Error {
     Error::new(Class::Alignment, kind, path, offset, message)
 }
 
+/// A value that a log-probability can have.
+pub(super) fn possible(logprob: Logprob, path: &str) -> Result<()> {
+    match logprob.value {
+        Some(value) if value > MAX_LOGPROB => {
+            let message = format!("{value} is not the logarithm of a probability");
+            let kind = "positive_logprob";
+            Err(Error::new(
+                Class::Missing,
+                kind,
+                path,
+                logprob.offset,
+                message,
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A log-probability that says something, or what the caller wants instead.
 pub(super) fn evidence(logprob: Logprob, path: &str, missing: MissingLogprob) -> Result<f64> {
+    possible(logprob, path)?;
     let value = or_nan(logprob);
     if value.is_nan() && missing == MissingLogprob::Raise {
         let message = "the engine has no log-probability for this token";
@@ -225,7 +271,16 @@ fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<
     }
     let source = format!("{path}[].top_logprobs");
     let usable = all_named && entries.len() == ids.len() && !top.token_ids.is_empty();
-    Ok(usable.then_some((top, source)))
+    if !usable {
+        return Ok(None);
+    }
+    for (i, entry) in entries.iter().enumerate() {
+        for (j, alternative) in entry.top.iter().enumerate() {
+            let path = format!("{path}[{i}].top_logprobs[{j}].logprob");
+            possible(alternative.logprob, &path)?;
+        }
+    }
+    Ok(Some((top, source)))
 }
 
 /// (c) from SGLang's rows.
@@ -238,8 +293,9 @@ fn top_of_triples(
     let rows = readers::rows_of_triples(node, path, options)?;
     same_count(rows.len(), ids, path, node)?;
     let mut top = Top::start();
-    for row in &rows {
-        for triple in row {
+    for (i, row) in rows.iter().enumerate() {
+        for (j, triple) in row.iter().enumerate() {
+            possible(triple.logprob, &format!("{path}[{i}][{j}][0]"))?;
             top.push(triple.id, or_nan(triple.logprob));
         }
         top.end_position();

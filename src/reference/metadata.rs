@@ -3,7 +3,7 @@
 use super::json::{Kind, Member, Node};
 use super::readers;
 use super::structure::{Channel, Choice, Usage, first};
-use super::{StopReason, Value};
+use super::{StopReason, Value, spans};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 use crate::{Class, Error, Options, Result, Wire};
 
@@ -56,7 +56,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         (Some(versions), _) => Some(versions),
         (None, Some(channel)) => {
             let version = reader.text(channel.found())?;
-            version.map(|version| one_span(version, tokens))
+            version.map(only_a_label)
         }
         (None, None) => None,
     };
@@ -71,6 +71,10 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         plain = Some(type_of(path, node)?);
         let matched = node.get("matched").and_then(value);
         stop_reason = matched.and_then(as_stop_reason);
+    }
+    if let (Some(spans), Some((path, node))) = (&weight_versions, metadata.weight_versions.found())
+    {
+        spans::judge(spans, path, node, tokens)?;
     }
 
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");
@@ -101,13 +105,10 @@ fn normalised(reason: &str) -> &str {
     }
 }
 
-/// `[{"version": v, "start": 0, "end": C}]`
-fn one_span(version: String, tokens: usize) -> Value {
-    Value::List(vec![Value::Map(vec![
-        ("version".to_owned(), Value::Text(version)),
-        ("start".to_owned(), Value::Int(0)),
-        ("end".to_owned(), Value::Int(tokens as i64)),
-    ])])
+/// `[{"version": v}]`: of which tokens is not said.
+fn only_a_label(version: String) -> Value {
+    let label = ("version".to_owned(), Value::Text(version));
+    Value::List(vec![Value::Map(vec![label])])
 }
 
 /// Reads one field after the other and counts their bytes, and the values and keys in them.

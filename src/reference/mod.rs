@@ -12,6 +12,7 @@ mod metadata;
 mod npy;
 mod prompt;
 mod readers;
+mod spans;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -196,6 +197,9 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
         sources.push(("top_logprobs", path));
         top
     });
+    if let Some(why) = read.echo_left_out {
+        sources.push(("logprobs_echo", why));
+    }
 
     let prompt_token_ids = prompt::echo(choice, options)?.map(|(ids, path)| {
         sources.push(("prompt_token_ids", path));
@@ -258,7 +262,7 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
     })
 }
 
-/// (f): as many lists of ids as there are tokens.
+/// (f): as many lists of ids as there are tokens, each with the one that was sampled.
 fn sampling_mask(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Result<Option<Mask>> {
     let Some((path, node)) = choice.sampling_mask.found() else {
         return Ok(None);
@@ -273,5 +277,18 @@ fn sampling_mask(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Res
         mask.offsets.push(mask.token_ids.len() as i64);
     }
     logprobs::same_count(rows.len(), ids, path, node)?;
+    let lists = node.as_array().unwrap_or_default();
+    for (i, ((row, id), list)) in rows.iter().zip(ids).zip(lists).enumerate() {
+        if !row.contains(id) {
+            let path = format!("{path}[{i}]");
+            let message = format!("token {id} was sampled, and did not survive");
+            return Err(logprobs::alignment(
+                "sampling_mask",
+                path,
+                list.start,
+                message,
+            ));
+        }
+    }
     Ok(Some(mask))
 }

@@ -109,9 +109,7 @@ fn from_maps(
     for (i, (position, id)) in positions.iter().zip(ids).enumerate() {
         if i < start {
             // Whose log-probability it is still has to be right.
-            if position.entries.is_some() {
-                actual(position, *id, &format!("{path}[{i}]"), MissingLogprob::Nan)?;
-            }
+            own(position, *id, &format!("{path}[{i}]"))?;
             values.push(f64::NAN);
             top.end_position();
             continue;
@@ -122,6 +120,9 @@ fn from_maps(
             &format!("{path}[{i}]"),
             policy(i, options),
         )?);
+        for (id, logprob) in position.entries.iter().flatten() {
+            logprobs::possible(*logprob, &format!("{path}[{i}].{id}.logprob"))?;
+        }
         let entries = position.entries.iter().flatten();
         let mut entries: Vec<(i32, f64)> = entries
             .map(|(id, logprob)| (*id, logprobs::or_nan(*logprob)))
@@ -140,12 +141,22 @@ fn from_maps(
 
 /// The log-probability of the token that is in the prompt.
 fn actual(position: &Position, id: i32, path: &str, missing: MissingLogprob) -> Result<f64> {
+    match own(position, id, path)? {
+        Some(logprob) => logprobs::evidence(logprob, &format!("{path}.{id}.logprob"), missing),
+        None => {
+            let null = readers::Logprob {
+                value: None,
+                offset: position.start,
+            };
+            logprobs::evidence(null, path, missing)
+        }
+    }
+}
+
+/// What stands under the token that is in the prompt; None where the whole position is null.
+fn own(position: &Position, id: i32, path: &str) -> Result<Option<readers::Logprob>> {
     let Some(entries) = &position.entries else {
-        let null = readers::Logprob {
-            value: None,
-            offset: position.start,
-        };
-        return logprobs::evidence(null, path, missing);
+        return Ok(None);
     };
     let Some((_, logprob)) = entries.iter().find(|(entry, _)| *entry == id) else {
         return Err(Error::new(
@@ -156,7 +167,7 @@ fn actual(position: &Position, id: i32, path: &str, missing: MissingLogprob) -> 
             format!("there is no entry for the prompt's token {id}"),
         ));
     };
-    logprobs::evidence(*logprob, &format!("{path}.{id}.logprob"), missing)
+    Ok(Some(*logprob))
 }
 
 /// By log-probability, then by id; NaN last.
@@ -187,6 +198,9 @@ fn from_triples(
         }
     };
     let mut rows = Vec::new();
+    let rows_path = beside
+        .map(|channel| channel.path.as_str())
+        .unwrap_or_default();
     if let Some((path, node)) = beside.and_then(Channel::found) {
         rows = readers::rows_of_triples(node, path, options)?;
         if !rows.is_empty() && rows.len() != triples.len() {
@@ -220,6 +234,11 @@ fn from_triples(
         )?);
         let own = std::iter::once(triple).filter(|triple| triple.logprob.value.is_some());
         let others = rows.get(entry).into_iter().flatten();
+        for (j, other) in others.clone().enumerate() {
+            if other.id != triple.id {
+                logprobs::possible(other.logprob, &format!("{rows_path}[{entry}][{j}][0]"))?;
+            }
+        }
         let mut entries: Vec<(i32, f64)> = own
             .chain(others.filter(|other| other.id != triple.id))
             .map(|triple| (triple.id, logprobs::or_nan(triple.logprob)))

@@ -73,6 +73,8 @@ pub(super) struct Choice<'a> {
     pub(super) prompt_top_triples: Option<Channel<'a>>,
     pub(super) sampling_mask: Channel<'a>,
     pub(super) routed_experts: Vec<Channel<'a>>,
+    /// Where the wire has none.
+    pub(super) unread_experts: Vec<Channel<'a>>,
     pub(super) metadata: Metadata<'a>,
 }
 
@@ -102,11 +104,33 @@ pub(super) fn choices<'a>(
     repeated_keys(&elements, options.wire)?;
     // A list has no members to say anything.
     server_error(document)?;
-    if options.wire == Wire::SglangGenerate {
-        sglang(&elements, one_only)
+    let choices = if options.wire == Wire::SglangGenerate {
+        sglang(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), options.wire, one_only)
+        with_choices(&Part::root(document), options.wire, one_only)?
+    };
+    for choice in &choices {
+        engine_error(&choice.metadata, options.wire)?;
     }
+    Ok(choices)
+}
+
+/// Step 6: a finish reason that says that the engine failed.
+fn engine_error(metadata: &Metadata<'_>, wire: Wire) -> Result<()> {
+    let plain = metadata.finish_reason.node;
+    let plain = match wire {
+        Wire::SglangGenerate => plain.and_then(|node| node.member("type")),
+        _ => plain,
+    };
+    let detailed = metadata.detailed_finish_reason.as_ref();
+    let detailed = detailed.and_then(|channel| channel.node);
+    for reason in [plain, detailed].into_iter().flatten() {
+        if reason.as_text().is_some_and(|text| text.value == "error") {
+            let message = "the engine failed before the completion was whole";
+            return Err(Error::new(Class::Engine, "engine", "", None, message));
+        }
+    }
+    Ok(())
 }
 
 /// Step 2: the document itself, or sglang's elements.
@@ -156,6 +180,7 @@ fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
             Wire::SglangGenerate => &["output_ids", "meta_info", "prompt_token_ids"],
         };
         repeated(element, top, &mut found);
+        repeated(element, &["routed_experts"], &mut found);
         if wire == Wire::SglangGenerate {
             repeated(&child(element, "meta_info"), META_INFO_KEYS, &mut found);
             continue;
@@ -169,8 +194,7 @@ fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
             };
             repeated(&choice, CHOICE_KEYS, &mut found);
             if !wire.is_dynamo() {
-                let vllm = ["sampling_mask", "routed_experts"];
-                repeated(&choice, &vllm, &mut found);
+                repeated(&choice, &["sampling_mask"], &mut found);
             }
             let logprobs: &[&str] = match wire {
                 Wire::DynamoCompletions => &["token_logprobs", "tokens"],
@@ -195,6 +219,7 @@ const CHOICE_KEYS: &[&str] = &[
     "finish_reason",
     "stop_reason",
     "weight_versions",
+    "routed_experts",
 ];
 
 const NVEXT_KEYS: &[&str] = &[
@@ -412,6 +437,10 @@ fn dynamo<'a>(
             nvext.channel("routed_experts"),
             engine_data.channel("routed_experts"),
         ],
+        unread_experts: vec![
+            choice.channel("routed_experts"),
+            top.channel("routed_experts"),
+        ],
         metadata: Metadata {
             request_id: top.channel("id"),
             usage: Usage::Whole(top.channel("usage")),
@@ -448,6 +477,7 @@ fn vllm<'a>(
         prompt_top_triples: None,
         sampling_mask: choice.channel("sampling_mask"),
         routed_experts: vec![choice.channel("routed_experts")],
+        unread_experts: vec![top.channel("routed_experts")],
         metadata: Metadata {
             request_id: top.channel(request_id),
             usage: Usage::Whole(top.channel("usage")),
@@ -485,6 +515,7 @@ fn sglang<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> 
             prompt_top_triples: Some(meta.channel("input_top_logprobs")),
             sampling_mask: meta.channel("output_token_sampling_mask"),
             routed_experts: vec![meta.channel("routed_experts")],
+            unread_experts: vec![element.channel("routed_experts")],
             metadata: Metadata {
                 request_id: meta.channel("id"),
                 usage: Usage::Counts(vec![

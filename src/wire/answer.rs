@@ -56,6 +56,8 @@ pub(super) struct Answer {
     pub(super) sampling_mask: Channel<IdLists>,
     /// Containers that are there, with what must be said if none is.
     pub(super) routed_experts: Vec<(Place, Container)>,
+    /// Routed experts where this wire does not carry them, with their offset.
+    pub(super) unread_experts: Option<(Place, usize)>,
     pub(super) no_routed_experts: Place,
     pub(super) metadata: Vec<Detail>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
@@ -245,6 +247,9 @@ fn vllm(
                 .map(|it| (local("routed_experts"), it))
                 .into_iter()
                 .collect(),
+            unread_experts: document
+                .unread_experts
+                .map(|at| (top("routed_experts"), at)),
             no_routed_experts: local("routed_experts"),
             metadata: details([
                 (Role::RequestId, request_id, document.request_id),
@@ -346,6 +351,12 @@ fn dynamo(
                 engine.routed_experts,
             ),
         ]),
+        unread_experts: choice
+            .unread_experts
+            .map(|at| (local("routed_experts"), at))
+            .or(document
+                .unread_experts
+                .map(|at| (top("routed_experts"), at))),
         no_routed_experts: top("nvext.routed_experts"),
         metadata: details([
             (Role::RequestId, top("id"), document.request_id),
@@ -468,6 +479,9 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
                 .map(|it| (local("meta_info.routed_experts"), it))
                 .into_iter()
                 .collect(),
+            unread_experts: element
+                .unread_experts
+                .map(|at| (local("routed_experts"), at)),
             no_routed_experts: local("meta_info.routed_experts"),
             metadata: details([
                 (Role::RequestId, local("meta_info.id"), meta.id),

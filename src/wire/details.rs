@@ -7,7 +7,9 @@ use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 use super::answer::{Detail, Role};
 use super::decoded::{Finish, StopReason};
 use super::finish::finish;
+use super::locate::{Step, locate};
 use super::resolve::Paths;
+use super::spans;
 
 /// What the small values say.
 #[derive(Debug, Default)]
@@ -107,13 +109,17 @@ pub(super) fn resolve(
                     ));
                 }
             }
-            (Role::WeightVersions, value) => found.weight_versions = Some(value),
+            (Role::WeightVersions, value) => {
+                spans::check(&value, completion).map_err(|(i, mut error)| {
+                    error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
+                    error.under(&format!("{}[{i}]", paths.text(detail.place)))
+                })?;
+                found.weight_versions = Some(value);
+            }
             (Role::WeightVersion, value) => {
-                found.weight_versions = Some(Value::List(vec![Value::Map(vec![
-                    ("version".into(), value),
-                    ("start".into(), Value::Int(0)),
-                    ("end".into(), Value::Int(completion as i64)),
-                ])]));
+                // When it was in force is not said.
+                let label = Value::Map(vec![("version".into(), value)]);
+                found.weight_versions = Some(Value::List(vec![label]));
             }
             (Role::RequestId | Role::FinishReason | Role::DetailedFinishReason, _) => {}
         }

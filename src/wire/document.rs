@@ -23,6 +23,8 @@ pub(super) struct Document {
     pub(super) prompt_logprobs: Field<PromptEntries>,
     pub(super) usage: Option<Span>,
     pub(super) request_id: Option<Span>,
+    /// Offset of routed experts at the top level, where no vLLM or Dynamo wire carries them.
+    pub(super) unread_experts: Option<usize>,
     /// SGLang: one, or of its array those that an answer may be made of: all of them, or the first.
     pub(super) elements: Vec<Element>,
 }
@@ -74,6 +76,8 @@ pub(super) struct Choice {
     pub(super) weight_versions: Option<Span>,
     pub(super) sampling_mask: Field<IdLists>,
     pub(super) routed_experts: Option<Container>,
+    /// Their offset on Dynamo, which carries them in nvext.
+    pub(super) unread_experts: Option<usize>,
 }
 
 /// `choices[i].logprobs`.
@@ -114,6 +118,8 @@ pub(super) struct Element {
     pub(super) output_ids: Field<Buffer<i32>>,
     pub(super) prompt_token_ids: Field<Buffer<i32>>,
     pub(super) meta_info: Part<MetaInfo>,
+    /// Offset of routed experts beside `meta_info`, which carries them.
+    pub(super) unread_experts: Option<usize>,
 }
 
 /// SGLang's `meta_info`.

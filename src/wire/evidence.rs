@@ -1,6 +1,7 @@
-//! "No logprob", in every spelling.
+//! What is no log-probability: "no logprob" in every spelling, and values above 0.
 
 use crate::error::{Class, Error};
+use crate::limits::MAX_LOGPROB;
 
 /// vLLM writes -9999.0 for a token it has no entry for (and for -inf).
 const VLLM: f64 = -9999.0;
@@ -15,12 +16,36 @@ pub(super) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
-/// Whether a value may be a sentinel or NaN. Has no branches, so that it costs next to nothing.
+/// Whether a value may be a sentinel, is NaN or too high. Has no branches, so that it costs next to nothing.
 #[inline]
 pub(super) fn any_doubt(values: &[f64]) -> bool {
     values.iter().fold(false, |doubt, &value| {
-        doubt | (value <= VLLM) | value.is_nan()
+        doubt | (value <= VLLM) | !is_possible(value)
     })
+}
+
+/// Whether p may be that high. NaN is not possible.
+#[inline(always)]
+fn is_possible(value: f64) -> bool {
+    value <= MAX_LOGPROB
+}
+
+/// Whether a value is so far above 0 that rounding does not explain it. NaN is not.
+#[inline(always)]
+pub(super) fn is_too_high(value: f64) -> bool {
+    value > MAX_LOGPROB
+}
+
+/// The position of the first value that is too high.
+#[inline]
+pub(super) fn first_too_high(values: &[f64]) -> Option<usize> {
+    if !values
+        .iter()
+        .fold(false, |any, &value| any | is_too_high(value))
+    {
+        return None;
+    }
+    values.iter().position(|&value| is_too_high(value))
 }
 
 /// The error of a token without a logprob.
@@ -38,6 +63,21 @@ pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Err
         offset,
         format!(
             "found {found}, which says that the engine has no logprob here; missing_logprob=\"nan\" accepts it"
+        ),
+    )
+}
+
+/// The error of a value above 0.
+#[cold]
+pub(super) fn positive_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
+    Error::new(
+        Class::Missing,
+        "positive_logprob",
+        path,
+        offset,
+        format!(
+            "found {value} where a log-probability (at most 0) was expected; vLLM sends logits here under --logprobs-mode \
+             raw_logits or processed_logits, start it with raw_logprobs or processed_logprobs"
         ),
     )
 }
@@ -66,6 +106,16 @@ mod tests {
         for value in [-9999.0, -1e30, f64::NAN] {
             assert!(any_doubt(&[0.0, value]));
         }
-        assert!(!any_doubt(&[0.0, -9998.0, 3.5]));
+        assert!(!any_doubt(&[0.0, -0.0, -9998.0, MAX_LOGPROB]));
+    }
+
+    #[test]
+    fn too_high() {
+        for value in [3.5, MAX_LOGPROB.next_up(), f64::MAX] {
+            assert!(is_too_high(value));
+            assert!(any_doubt(&[-1.0, value]));
+            assert_eq!(first_too_high(&[f64::NAN, 0.0, value, value]), Some(2));
+        }
+        assert_eq!(first_too_high(&[f64::NAN, 0.0, MAX_LOGPROB, -1e30]), None);
     }
 }

@@ -1,6 +1,49 @@
 //! Finish reasons in one vocabulary.
 
+use crate::error::{Class, Error, Result};
+use crate::json::{Cursor, Kind};
+
+use super::answer::{Detail, Role};
 use super::decoded::{Finish, StopReason};
+use super::resolve::Paths;
+
+/// Refuses an answer whose engine failed midway: its finish reason is "error".
+pub(super) fn vouched_for(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
+    for detail in details {
+        let mut cursor = Cursor::at(body, detail.span.start);
+        let failed = match detail.role {
+            Role::FinishReason | Role::DetailedFinishReason => is_error(&mut cursor)?,
+            Role::FinishObject => is_error_object(&mut cursor)?,
+            _ => false,
+        };
+        if failed {
+            let message = format!(
+                "the engine failed during the generation: {} is \"error\"",
+                paths.text(detail.place)
+            );
+            return Err(Error::new(Class::Engine, "engine", "", None, message));
+        }
+    }
+    Ok(())
+}
+
+fn is_error(cursor: &mut Cursor<'_>) -> Result<bool> {
+    Ok(cursor.kind()? == Kind::String && cursor.string()?.is(b"error"))
+}
+
+/// SGLang's `{"type": "error", …}`; of several types the first.
+fn is_error_object(cursor: &mut Cursor<'_>) -> Result<bool> {
+    let mut first = None;
+    if cursor.kind()? == Kind::Object {
+        cursor.object(|cursor, key| {
+            if key.is(b"type") && first.is_none() {
+                first = Some(is_error(&mut cursor.clone())?);
+            }
+            cursor.skip_value()
+        })?;
+    }
+    Ok(first == Some(true))
+}
 
 /// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
 pub(super) fn finish(

@@ -6,9 +6,12 @@ use crate::memory::Buffer;
 
 use super::answer::{Channels, Place};
 use super::decoded::TopLogprobs;
+use super::echo;
 use super::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
-use super::evidence::{any_doubt, is_sentinel, no_logprob};
-use super::field::{Field, Span};
+use super::evidence::{
+    any_doubt, first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
+};
+use super::field::Field;
 use super::list;
 use super::locate::{Step, locate};
 use super::options::{MissingLogprob, Options};
@@ -21,6 +24,8 @@ pub(super) struct Logprobs {
     pub(super) source: Option<Place>,
     pub(super) top: Option<TopLogprobs>,
     pub(super) top_source: Option<String>,
+    /// Why what names the tokens beside the chosen channel was left out, if it was.
+    pub(super) echo: Option<String>,
 }
 
 /// Judges the channels against the sampled ids.
@@ -52,16 +57,15 @@ pub(super) fn resolve(
             found.values = Some(values);
             found.source = Some(channel.place);
         }
-        held = channels.content.field.take::<Content>(body);
-        if let Some((at, entries)) = &mut held {
+        if let Some((at, entries)) = channels.content.field.take::<Content>(body) {
             let path = paths.text(content_place);
-            let entries = std::mem::replace(entries, Ok(Content::default()))
-                .map_err(|error| error.under(&path))?;
-            if entries.names.len() > ids.len() {
-                return Err(judge.miscount(entries.names.len(), &path, *at, "logprob entries"));
+            match echo::entries(entries, ids, &path)? {
+                Ok(entries) => {
+                    judge.content_names(&entries, &path, at, false, |_| Ok(()))?;
+                    held = Some((at, entries));
+                }
+                Err(why) => found.echo = Some(why),
             }
-            judge.content_names(&entries, &path, *at, false, |_| Ok(()))?;
-            held = Some((*at, Ok(entries)));
         }
     } else if let Some((at, entries)) = channels.content.field.take::<Content>(body) {
         let path = paths.text(content_place);
@@ -70,7 +74,7 @@ pub(super) fn resolve(
         judge.content(&mut entries, &path, at, channels.must_name)?;
         found.values = Some(std::mem::take(&mut entries.logprobs));
         found.source = Some(content_place);
-        held = Some((at, Ok(entries)));
+        held = Some((at, entries));
     } else if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
         let path = paths.text(channels.triples.place);
         let mut triples = triples.map_err(|error| error.under(&path))?;
@@ -80,7 +84,15 @@ pub(super) fn resolve(
         found.source = Some(channels.triples.place);
     }
     if let (place, Some(span)) = channels.tokens {
-        judge.tokens(span, &paths.text(place))?;
+        let path = paths.text(place);
+        match echo::texts(span, body, ids, &path)? {
+            Ok(Some((i, name, at))) => {
+                let path = format!("{path}[{i}]");
+                return Err(judge.identity(i, &name.to_string(), path, Some(at)));
+            }
+            Ok(None) => {}
+            Err(why) => found.echo = Some(why),
+        }
     }
     if found.values.is_none() {
         if ids.is_empty() {
@@ -95,7 +107,7 @@ pub(super) fn resolve(
             ));
         }
     }
-    if let Some((at, Ok(entries))) = held {
+    if let Some((at, entries)) = held {
         let path = paths.text(content_place);
         found.top = judge.top(entries, &path, at)?;
         if found.top.is_some() {
@@ -125,6 +137,15 @@ fn top_rows(
     };
     let rows = rows.map_err(|error| error.under(path))?;
     judge.count(rows.offsets.len() - 1, path, at, "rows of alternatives")?;
+    if let Some(i) = first_too_high(rows.logprobs.as_slice()) {
+        let (row, j) = entry(rows.offsets.as_slice(), i);
+        let steps = [Step::Index(row), Step::Index(j), Step::Index(0)];
+        return Err(positive_logprob(
+            rows.logprobs.as_slice()[i],
+            format!("{path}[{row}][{j}][0]"),
+            locate(judge.body, at, &steps),
+        ));
+    }
     if rows.ids.is_empty() {
         return Ok(None);
     }
@@ -134,6 +155,12 @@ fn top_rows(
         offsets: rows.offsets,
     });
     Ok(Some(path.to_owned()))
+}
+
+/// The position, and the number there, of the entry `index` of all.
+fn entry(offsets: &[i64], index: usize) -> (usize, usize) {
+    let position = offsets.partition_point(|&offset| offset as usize <= index) - 1;
+    (position, index - offsets[position] as usize)
 }
 
 /// The sampled ids that everything is held against.
@@ -176,7 +203,7 @@ impl Judge<'_> {
         )
     }
 
-    /// Evidence of one value: NaN, or the refusal.
+    /// What one value says: itself, NaN for no evidence, or the refusal.
     fn evidence(
         &self,
         value: &mut f64,
@@ -188,6 +215,9 @@ impl Judge<'_> {
                 return Err(no_logprob(*value, path, at));
             }
             *value = f64::NAN;
+        } else if is_too_high(*value) {
+            let (path, at) = path();
+            return Err(positive_logprob(*value, path, at));
         }
         Ok(())
     }
@@ -287,39 +317,29 @@ impl Judge<'_> {
                 }
                 None => {
                     let at = locate(self.body, at, &[Step::Index(i)]);
-                    self.identity(i, "no token", format!("{path}[{i}]"), at)
+                    self.unnamed(i, find("token").is_some(), format!("{path}[{i}]"), at)
                 }
             },
         }
     }
 
-    /// Completions: texts that name a token.
-    fn tokens(&self, span: Span, path: &str) -> Result<()> {
-        let mut cursor = Cursor::at(self.body, span.start);
-        if cursor.byte() != Some(b'[') {
-            return Ok(());
+    /// The error of an entry that names no token, where it must. `text`: it has one.
+    #[cold]
+    fn unnamed(&self, i: usize, text: bool, path: String, at: Option<usize>) -> Error {
+        if !text {
+            return self.identity(i, "no token", path, at);
         }
-        let mut wrong = None;
-        cursor.array(|cursor, i| {
-            let at = cursor.pos;
-            if cursor.byte() != Some(b'"') {
-                return cursor.skip_value();
-            }
-            let name = named_by(&cursor.string()?);
-            if name != UNNAMED && self.ids.get(i) != Some(&name) && wrong.is_none() {
-                wrong = Some((i, name, at));
-            }
-            Ok(())
-        })?;
-        match wrong {
-            Some((i, _, _)) if i >= self.ids.len() => {
-                Err(self.miscount(i + 1, path, span.start, "named tokens"))
-            }
-            Some((i, name, at)) => {
-                Err(self.identity(i, &name.to_string(), format!("{path}[{i}]"), Some(at)))
-            }
-            None => Ok(()),
-        }
+        Error::new(
+            Class::Alignment,
+            "identity",
+            path,
+            at,
+            format!(
+                "the entry holds a text and does not name token {}, as in vLLM's output_mode \"text\"; ask for output_mode \
+                 \"tokens\", the default",
+                self.ids[i]
+            ),
+        )
     }
 
     /// Alternatives of content entries, where every one of them names its token.
@@ -337,6 +357,10 @@ impl Judge<'_> {
         if text_only || token_ids.is_empty() || entries.names.len() != self.ids.len() {
             return Ok(None);
         }
+        if let Some(i) = first_too_high(logprobs.as_slice()) {
+            let (path, at) = self.alternative(i, offsets.as_slice(), path, at, "logprob");
+            return Err(positive_logprob(logprobs.as_slice()[i], path, at));
+        }
         Ok(Some(TopLogprobs {
             token_ids,
             logprobs,
@@ -344,22 +368,36 @@ impl Judge<'_> {
         }))
     }
 
-    /// The error of an alternative whose `token` and `token_id` name different tokens.
+    /// The path and the offset of a member of the alternative `index` of all.
     #[cold]
-    fn conflict(&self, index: usize, offsets: &[i64], path: &str, at: usize) -> Error {
-        let position = offsets.partition_point(|&offset| offset as usize <= index) - 1;
-        let j = index - offsets[position] as usize;
+    fn alternative(
+        &self,
+        index: usize,
+        offsets: &[i64],
+        path: &str,
+        at: usize,
+        key: &str,
+    ) -> (String, Option<usize>) {
+        let (position, j) = entry(offsets, index);
         let steps = [
             Step::Index(position),
             Step::Key("top_logprobs"),
             Step::Index(j),
-            Step::Key("token_id"),
+            Step::Key(key),
         ];
+        let path = format!("{path}[{position}].top_logprobs[{j}].{key}");
+        (path, locate(self.body, at, &steps))
+    }
+
+    /// The error of an alternative whose `token` and `token_id` name different tokens.
+    #[cold]
+    fn conflict(&self, index: usize, offsets: &[i64], path: &str, at: usize) -> Error {
+        let (path, at) = self.alternative(index, offsets, path, at, "token_id");
         Error::new(
             Class::Alignment,
             "identity",
-            format!("{path}[{position}].top_logprobs[{j}].token_id"),
-            locate(self.body, at, &steps),
+            path,
+            at,
             "token and token_id name different tokens",
         )
     }

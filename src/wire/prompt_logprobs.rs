@@ -5,7 +5,7 @@ use crate::memory::Buffer;
 
 use super::answer::PromptChannels;
 use super::decoded::{Prompt, PromptLogprobs, TopLogprobs};
-use super::evidence::{is_sentinel, no_logprob};
+use super::evidence::{first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob};
 use super::list;
 use super::locate::{Step, locate};
 use super::options::{MissingLogprob, Options};
@@ -190,10 +190,10 @@ impl<'a> Lookup<'a> {
         expected: usize,
         path: String,
         at: usize,
-    ) -> Result<Option<TopRows>> {
+    ) -> Result<Option<Beside>> {
         let found = rows.offsets.len() - 1;
         if found == 0 || found == expected {
-            return Ok((found > 0).then_some(rows));
+            return Ok((found > 0).then_some(Beside { rows, path, at }));
         }
         Err(Error::new(
             Class::Alignment,
@@ -204,13 +204,17 @@ impl<'a> Lookup<'a> {
         ))
     }
 
-    /// The value of position `i`, NaN where it is no evidence and may be.
+    /// The value of position `i`, NaN where it is no evidence and may be, unless it is none that a log-probability can have.
     fn settle(
         &self,
         i: usize,
         value: f64,
         place: impl FnOnce() -> (String, Option<usize>),
     ) -> Result<f64> {
+        if is_too_high(value) {
+            let (path, at) = place();
+            return Err(positive_logprob(value, path, at));
+        }
         if !value.is_nan() && !is_sentinel(value) {
             return Ok(value);
         }
@@ -233,6 +237,15 @@ impl<'a> Lookup<'a> {
                 self.ids[i]
             ),
         )
+    }
+
+    /// The address of an entry's log-probability in the map form.
+    #[cold]
+    fn value_of(&self, i: usize, id: i32) -> (String, Option<usize>) {
+        let key = id.to_string();
+        let steps = [Step::Index(i), Step::Key(&key), Step::Key("logprob")];
+        let at = locate(self.body, self.at, &steps);
+        (format!("{}[{i}].{id}.logprob", self.path), at)
     }
 
     fn maps(&self, mut entries: PromptEntries) -> Result<PromptLogprobs> {
@@ -263,13 +276,12 @@ impl<'a> Lookup<'a> {
                     continue;
                 }
                 let value = entries.logprobs.as_slice()[first + found];
-                let value = self.settle(i, value, || {
-                    let key = id.to_string();
-                    let steps = [Step::Index(i), Step::Key(&key), Step::Key("logprob")];
-                    let at = locate(self.body, self.at, &steps);
-                    (format!("{}[{i}].{id}.logprob", self.path), at)
-                })?;
+                let value = self.settle(i, value, || self.value_of(i, id))?;
                 let values = &mut entries.logprobs.as_mut_slice()[first..end];
+                if let Some(other) = first_too_high(values) {
+                    let (path, at) = self.value_of(i, names[other]);
+                    return Err(positive_logprob(values[other], path, at));
+                }
                 for value in values.iter_mut().filter(|value| is_sentinel(**value)) {
                     *value = f64::NAN;
                 }
@@ -292,7 +304,7 @@ impl<'a> Lookup<'a> {
         &self,
         triples: list::Triples,
         from: usize,
-        rows: Option<TopRows>,
+        beside: Option<Beside>,
     ) -> Result<PromptLogprobs> {
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
         for _ in 0..from {
@@ -317,9 +329,12 @@ impl<'a> Lookup<'a> {
             } else {
                 self.settle(i, written, || place(0))?
             })?;
+            if let Some(beside) = beside.as_ref().filter(|_| i >= self.start) {
+                beside.possible(entry, name, self.body)?;
+            }
         }
-        let top = match rows {
-            Some(rows) => self.joined(&triples, from, &rows)?,
+        let top = match beside {
+            Some(beside) => self.joined(&triples, from, &beside.rows)?,
             None => self.alone(triples, from)?,
         };
         Ok(PromptLogprobs { logprobs, top })
@@ -396,13 +411,45 @@ fn or_nan(written: f64) -> f64 {
     }
 }
 
+/// Alternatives beside the triples, and where they stand.
+struct Beside {
+    rows: TopRows,
+    path: String,
+    at: usize,
+}
+
+impl Beside {
+    /// The entries of one row that are handed out, those of other tokens, can be log-probabilities.
+    fn possible(&self, row: usize, token: i32, body: &[u8]) -> Result<()> {
+        let (ids, values) = self.rows.row(row);
+        let wrong = |j: &usize| ids[*j] != token && is_too_high(values[*j]);
+        let Some(j) = (0..ids.len()).find(wrong) else {
+            return Ok(());
+        };
+        let steps = [Step::Index(row), Step::Index(j), Step::Index(0)];
+        Err(positive_logprob(
+            values[j],
+            format!("{}[{row}][{j}][0]", self.path),
+            locate(body, self.at, &steps),
+        ))
+    }
+}
+
 impl TopRows {
-    /// Appends the entries of one row, but for the one of the token itself.
-    fn append_others(&self, row: usize, token: i32, top: &mut TopLogprobs) -> Result<()> {
+    /// The ids and values of one row.
+    fn row(&self, row: usize) -> (&[i32], &[f64]) {
         let offsets = &self.offsets.as_slice()[row..=row + 1];
         let span = offsets[0] as usize..offsets[1] as usize;
-        let values = &self.logprobs.as_slice()[span.clone()];
-        for (&id, &value) in self.ids.as_slice()[span].iter().zip(values) {
+        (
+            &self.ids.as_slice()[span.clone()],
+            &self.logprobs.as_slice()[span],
+        )
+    }
+
+    /// Appends the entries of one row, but for the one of the token itself.
+    fn append_others(&self, row: usize, token: i32, top: &mut TopLogprobs) -> Result<()> {
+        let (ids, values) = self.row(row);
+        for (&id, &value) in ids.iter().zip(values) {
             if id != token {
                 top.token_ids.push(id)?;
                 top.logprobs.push(value)?;

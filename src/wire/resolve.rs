@@ -9,12 +9,14 @@ use crate::limits::{MAX_MESSAGE, MAX_METADATA};
 use crate::memory::Buffer;
 
 use super::answer::{Answer, Place, PromptChannels, answers};
-use super::decoded::{Decoded, Prompt, SamplingMask};
+use super::decoded::{Decoded, Prompt};
 use super::details;
 use super::document::{Document, Verdict};
 use super::field::Span;
+use super::finish;
 use super::list;
 use super::logprobs;
+use super::mask;
 use super::options::{ExpertsMode, Options};
 use super::prompt_logprobs;
 use super::scan::scan;
@@ -65,6 +67,12 @@ pub(crate) fn decode(
         ));
     }
     list.sort_by_key(|answer| answer.index);
+    for answer in &list {
+        let paths = Paths {
+            prefix: &answer.prefix,
+        };
+        finish::vouched_for(&answer.metadata, body, &paths)?;
+    }
     let mut target = Some(target);
     let mut prompts = Prompts::new(prompts);
     list.into_iter()
@@ -146,6 +154,7 @@ fn decode_answer(
     let found = logprobs::resolve(answer.logprobs, token_ids.as_slice(), body, options, &paths)?;
     sources.extend(found.source.map(|place| ("logprobs", paths.text(place))));
     sources.extend(found.top_source.map(|path| ("top_logprobs", path)));
+    sources.extend(found.echo.map(|why| ("logprobs_echo", why)));
     // (d) The prompt.
     let prompt = prompt(&paths)?;
     sources.extend(prompt.sources.iter().cloned());
@@ -162,22 +171,12 @@ fn decode_answer(
     let mut sampling_mask = None;
     if let Some((at, lists)) = answer.sampling_mask.field.take::<list::IdLists>(body) {
         let lists = lists.map_err(|error| error.under(&path))?;
-        let rows = lists.offsets.len() - 1;
-        if rows != token_ids.len() {
-            let message = format!(
-                "a sampling mask of {rows} rows for {} token ids",
-                token_ids.len()
-            );
-            return Err(Error::new(Class::Alignment, "count", path, at, message));
-        }
-        sampling_mask = Some(SamplingMask {
-            token_ids: lists.ids,
-            offsets: lists.offsets,
-        });
+        sampling_mask = Some(mask::resolve(lists, token_ids.as_slice(), body, &path, at)?);
     }
     // (g) Routed experts.
     let routed = Experts {
         candidates: answer.routed_experts,
+        unread: answer.unread_experts,
         none: answer.no_routed_experts,
         completion: token_ids.len(),
         aborted: details.finish.aborted == Some(true),
@@ -204,6 +203,8 @@ fn decode_answer(
 /// Routed experts, with what they are held against.
 struct Experts {
     candidates: Vec<(Place, experts::Container)>,
+    /// Where this wire does not carry them, with their offset.
+    unread: Option<(Place, usize)>,
     none: Place,
     completion: usize,
     aborted: bool,
@@ -218,6 +219,16 @@ impl Experts {
         paths: &Paths<'_>,
     ) -> Result<(Option<Routed>, Option<String>)> {
         let Some((place, container)) = self.candidates.into_iter().next() else {
+            if let (Some((place, at)), true) = (self.unread, options.experts != ExpertsMode::Skip) {
+                return Err(Error::new(
+                    Class::RoutedExperts,
+                    "unread",
+                    paths.text(place),
+                    at,
+                    "routed experts stand where this wire carries none; decode with the wire of the endpoint that answered, or \
+                     pass experts=\"skip\"",
+                ));
+            }
             if options.require_routed_experts {
                 return Err(Error::new(
                     Class::Missing,

@@ -38,6 +38,9 @@ pub(super) fn scan(
         cursor.space();
         cursor.pos
     };
+    if is_event_stream(&body[at..]) {
+        return Err(event_stream(at));
+    }
     let mut document = Document::default();
     let wrong = match (cursor.kind()?, wire) {
         (Kind::Object, _) => {
@@ -60,8 +63,32 @@ pub(super) fn scan(
     }
 }
 
-const VERDICT: [&str; 7] = [
-    "error", "object", "status", "message", "type", "code", "choices",
+/// Whether a body begins as server-sent events do: with a field of theirs or a comment. No JSON does.
+fn is_event_stream(body: &[u8]) -> bool {
+    let begins: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
+    begins.iter().any(|begin| body.starts_with(begin))
+}
+
+#[cold]
+fn event_stream(at: usize) -> Error {
+    Error::new(
+        Class::Malformed,
+        "event_stream",
+        "",
+        at,
+        "found server-sent events (a streamed answer) where one JSON document was expected; ask with stream=False",
+    )
+}
+
+const COMMON: [&str; 8] = [
+    "error",
+    "object",
+    "status",
+    "message",
+    "type",
+    "code",
+    "choices",
+    "routed_experts",
 ];
 
 /// The keys of the top level, by wire.
@@ -69,7 +96,7 @@ fn top_names(wire: Wire) -> &'static [&'static str] {
     macro_rules! names {
         ($($name:literal),*) => {{
             const NAMES: &[&str] = &[
-                VERDICT[0], VERDICT[1], VERDICT[2], VERDICT[3], VERDICT[4], VERDICT[5], VERDICT[6], $($name),*
+                COMMON[0], COMMON[1], COMMON[2], COMMON[3], COMMON[4], COMMON[5], COMMON[6], COMMON[7], $($name),*
             ];
             NAMES
         }};
@@ -117,6 +144,10 @@ impl<'a> Walk<'a> {
                             |walk, cursor| walk.choices(cursor, wire),
                         )?;
                     }
+                    "routed_experts" if wire == Wire::SglangGenerate => {
+                        element.unread_experts = offset(cursor)?
+                    }
+                    "routed_experts" => document.unread_experts = offset(cursor)?,
                     "nvext" => {
                         let path = format_args!("nvext");
                         document.nvext = walk.part(cursor, path, Kind::Object, Self::nvext)?
@@ -203,7 +234,12 @@ impl<'a> Walk<'a> {
         path: Arguments<'_>,
         answerable: bool,
     ) -> Result<Part<Element>> {
-        const NAMES: &[&str] = &["output_ids", "meta_info", "prompt_token_ids"];
+        const NAMES: &[&str] = &[
+            "output_ids",
+            "meta_info",
+            "prompt_token_ids",
+            "routed_experts",
+        ];
         self.part(cursor, path, Kind::Object, |walk, cursor| {
             let mut element = Element::default();
             walk.object(cursor, path, NAMES, |walk, cursor, name| {
@@ -214,6 +250,7 @@ impl<'a> Walk<'a> {
                     }
                     _ if !answerable => cursor.skip_value()?,
                     "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
+                    "routed_experts" => element.unread_experts = offset(cursor)?,
                     _ => element.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
                 }
                 Ok(())
@@ -311,10 +348,10 @@ impl<'a> Walk<'a> {
             "finish_reason",
             "stop_reason",
             "weight_versions",
-            "sampling_mask",
             "routed_experts",
+            "sampling_mask",
         ];
-        let names = if wire.is_dynamo() { &ALL[..6] } else { ALL };
+        let names = if wire.is_dynamo() { &ALL[..7] } else { ALL };
         let path = format_args!("choices[{i}]");
         let at = cursor.pos;
         let mut index = None;
@@ -343,6 +380,7 @@ impl<'a> Walk<'a> {
                     "stop_reason" => choice.stop_reason = Span::read(cursor)?,
                     "weight_versions" => choice.weight_versions = Span::read(cursor)?,
                     "sampling_mask" => choice.sampling_mask = Field::now::<list::IdLists>(cursor)?,
+                    "routed_experts" if wire.is_dynamo() => choice.unread_experts = offset(cursor)?,
                     "routed_experts" => choice.routed_experts = walk.experts(cursor)?,
                     _ => unreachable!("{name}"),
                 }
@@ -471,6 +509,11 @@ impl<'a> Walk<'a> {
         }
         Container::read(cursor, self.skip_experts).map(Some)
     }
+}
+
+/// Steps over a value; its offset, if it is not null.
+fn offset(cursor: &mut Cursor<'_>) -> Result<Option<usize>> {
+    Ok(Span::read(cursor)?.map(|span| span.start))
 }
 
 /// Whether the value is the string "error".

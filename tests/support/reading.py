@@ -146,6 +146,12 @@ class _Reading:
         if logprobs is None and not tokens:
             logprobs = []
         top = self._top(content, tokens, "choices[0].logprobs.content", sources)
+        engine_logprobs = sources.get("logprobs") == "nvext.engine_data.completion_logprobs"
+        names = {"content": content if engine_logprobs else None, "tokens": inner.get("tokens")}
+        beside = "content" if self.wire == "dynamo_chat" else "tokens"
+        if (named := names[beside]) is not None and len(named) != len(tokens):
+            why = f"choices[0].logprobs.{beside} has {len(named)} entries for {len(tokens)} token ids"
+            sources["logprobs_echo"] = f"left out: {why}"
         echo, prompt = self._prompt(
             [("nvext.engine_data.prompt_token_ids", engine.get("prompt_token_ids"))],
             [
@@ -218,7 +224,7 @@ class _Reading:
         version = meta.get("weight_version")
         spans = meta.get("weight_versions")
         if spans is None and version is not None:
-            spans = [{"version": version, "start": 0, "end": len(tokens)}]
+            spans = [{"version": version}]
         return Completion(
             _int32(tokens),
             _floats(logprobs),

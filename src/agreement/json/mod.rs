@@ -16,7 +16,14 @@ use crate::experts::Target;
 use crate::{ExpertsMode, Options, Wire, wire};
 
 /// Kinds of errors that say: this is no document.
-const NO_DOCUMENT: [&str; 5] = ["truncated", "syntax", "utf8", "too_deep", "trailing_data"];
+const NO_DOCUMENT: [&str; 6] = [
+    "truncated",
+    "syntax",
+    "utf8",
+    "too_deep",
+    "trailing_data",
+    "event_stream",
+];
 
 /// A place sees one in so many of a large family, each place others.
 const FAMILY: usize = 16;
