@@ -35,7 +35,7 @@ class TurnSpan:
         stop_reason: the stop string or token id that ended it.
         aborted: whether it was cut off; None where the wire could not tell.
         request_id: the server's id.
-        weight_versions: which weights sampled which tokens; empty where the server gave a label without positions.
+        weight_versions: which weights sampled which tokens; see ``WeightSpan.measured`` for a label without positions.
     """
 
     start: int
