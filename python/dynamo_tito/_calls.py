@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 # Sizes of answers, of each route; the largest is expected next.
 _REMEMBERED = 64
 
+# Statuses of a server that has no such route.
+_NO_ROUTE = (404, 405, 501)
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
@@ -438,7 +441,8 @@ class Caller:
         """Ask the server what has to be known of the model, check the length, and say whether the draft was changed.
 
         Where an adapter is named otherwise than a model, the answer decides who samples: the server is asked whatever
-        ``preflight`` says, and an answer that does not come is an error.
+        ``preflight`` says, and a failed question is an error. A server without the route gets the name itself: it has
+        such an adapter, or refuses.
         """
         cards, model, member = self._cards, draft.model, draft.adapter_member
         needed = member is not None and not cards.knows(model)
@@ -464,6 +468,9 @@ class Caller:
                 else _asked_once(request)
             )
         except TitoError as error:
+            if needed and isinstance(error, ServerError) and error.status in _NO_ROUTE:
+                cards.unlisted(model)
+                return
             cards.failed(model)
             if needed:
                 error.add_note(f"GET {MODELS_PATH} has to say whether {model!r} is an adapter")

@@ -73,6 +73,10 @@ class ModelCards:
         """Remember for a while that asking did not help."""
         self._not_before[model] = time.monotonic() + PREFLIGHT_AGAIN
 
+    def unlisted(self, model: str | None) -> None:
+        """The server has no list of models: the name is sent as an adapter's, for the server to take or to refuse."""
+        self._known[model] = Card(None, adapter=True)
+
     def is_adapter(self, model: str) -> bool:
         """Whether the model is an adapter; NotFoundError where the server does not list it."""
         card = self._known.get(model)

@@ -125,7 +125,6 @@ def test_a_model_that_is_not_listed_is_refused_until_it_is(connect: Connect, sgl
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (reply(404, b""), tito.NotFoundError),
         (reply(500, b""), tito.EngineError),
         ([Reset()], tito.TransportError),
         (reply(200, b"no JSON"), tito.NotFoundError),
@@ -141,6 +140,17 @@ def test_nothing_is_sent_where_it_cannot_be_known(
         with pytest.raises(error):
             call(PROMPT)
     assert sglang.hits == 0
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_a_list_gets_the_name(connect: Connect, sglang: RawServer, status: int) -> None:
+    sglang.models = reply(status, b"")
+    client = connect(model="adapter", transport="sglang_generate")
+    for _ in range(2):
+        with pytest.raises(tito.BadRequestError):
+            client.generate()
+        assert sglang.requests[-1].json["lora_path"] == "adapter"
+    assert len(sglang.lookups) == 1
 
 
 def test_many_scores_ask_once(connect: Connect, sglang: RawServer) -> None:
