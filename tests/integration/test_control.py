@@ -47,8 +47,8 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
         ) as fleet:  # fmt: skip
             assert set((await fleet.versions()).values()) == {None}
             result = await fleet.update_weights("/weights/step_1")
-            assert [(each.version, each.verified, each.state) for each in result.workers] == [
-                ("step_1", True, "running")
+            assert [(each.version, each.verified, each.verified_by, each.state) for each in result.workers] == [
+                ("step_1", None, "label", "running")
             ] * 2
             async with fleet.paused():
                 await fleet.update_weights("/weights/step_2", mode="wait")
@@ -61,7 +61,7 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
             with pytest.raises(tito.AdminError, match=r"1 of 2 workers.*no such checkpoint") as refused:
                 await fleet.update_weights("/weights/step_4")
             assert sorted((each.version, each.state) for each in refused.value.results) == [
-                ("3", "paused"), ("step_4", "running")
+                ("3", "unknown"), ("step_4", "running")
             ]  # fmt: skip
             first.control()
             await fleet.update_weights("/weights/step_5")
@@ -74,7 +74,7 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
                 await fleet.update_weights("/weights/step_6", before_update=kill)
             states = {each.worker.rpartition(" at ")[2]: each for each in killed.value.results}
             left, dead = states[first.system_url], states[second.system_url]
-            assert (left.version, left.verified, left.state, left.error) == ("step_6", True, "running", None)
+            assert (left.version, left.verified_by, left.state, left.error) == ("step_6", "label", "running", None)
             assert (dead.version, dead.verified, dead.state) == (None, None, "unknown")
             assert isinstance(dead.error, tito.TransportError)
 

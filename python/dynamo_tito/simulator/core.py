@@ -115,6 +115,8 @@ class Core:
                 kind="overlong",
             )
         await self.admin.admitted()
+        if self.admin.destroyed:
+            raise EngineError(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
         aborted = asyncio.Event()
         self._flights[call.record.number] = call.record, aborted
         self.admin.in_flight += 1

@@ -38,8 +38,6 @@ class VllmAdminRoutes(Base):
         self.route("GET", "/version", self.version)
         self.route("GET", "/server_info", self.server_info)
         self.route("GET", "/is_sleeping", self.is_sleeping)
-        self.route("POST", "/reset_mm_cache", self.reset_other_cache)
-        self.route("POST", "/reset_encoder_cache", self.reset_other_cache)
         self.route("POST", "/inference/v1/abort_requests", self.abort_named)
         self.route("POST", "/init_weight_transfer_engine", self._done("Weight transfer initialized", self._init_group))
         self.route(
@@ -50,6 +48,7 @@ class VllmAdminRoutes(Base):
         self.route("POST", "/finish_weight_update", self._done("Weight update finished", self._finish_update))
         self.route("POST", "/update_weight_version", self.update_weight_version)
         self.route("GET", "/weight_info", self.weight_info)
+        self.route("POST", "/weight_checker", self.weight_checker)
         self.route("GET", "/get_world_size", self.world_size)
         self.route("POST", "/collective_rpc", self.collective_rpc)
         self.route("POST", "/v1/load_lora_adapter", self.load_adapter)
@@ -62,6 +61,8 @@ class VllmAdminRoutes(Base):
         self.route("GET", "/is_paused", self.is_paused)
         self.route("POST", "/abort_requests", self.abort_requests)
         self.route("POST", "/reset_prefix_cache", self.reset_prefix_cache)
+        self.route("POST", "/reset_mm_cache", self._empties("mm"))
+        self.route("POST", "/reset_encoder_cache", self._empties("encoder"))
 
     def admin_body(self, call: Call, *, required: bool = False) -> dict[str, Any]:
         """The JSON object of an administration request; an empty body is an empty object unless one is required."""
@@ -120,10 +121,30 @@ class VllmAdminRoutes(Base):
         preempt = call.request.query.get("reset_running_requests", "false").lower() == "true"
         free = preempt or self.engine.admin.in_flight == 0
         self.engine.admin.cache_flushes += free
+        self.engine.admin.emptied["external"] += (
+            free and call.request.query.get("reset_external", "false").lower() == "true"
+        )
         return self.reply({"success": free})
 
-    async def reset_other_cache(self, call: Call) -> Response:
-        return Response(200, b"", None)
+    def _empties(self, cache: str) -> Callable[[Call], Awaitable[Response]]:
+        async def handle(_: Call) -> Response:
+            self.engine.admin.emptied[cache] += 1
+            return Response(200, b"", None)
+
+        return handle
+
+    async def weight_checker(self, call: Call) -> Response:
+        body = self.admin_body(call)
+        sums = {f"dp0:pp0:pcp0:tp0:{name}": digest for name, digest in self.engine.admin.checksums().items()}
+        if body.get("action") == "checksum":
+            return self.reply({"checksums": sums})
+        if body.get("action") != "compare":
+            said = "Input should be 'checksum', 'reset' or 'compare'"
+            line = bad_field("literal_error", "body.action", said, body.get("action"))
+            raise invalid(line, param="body.action")
+        baseline = body.get("baseline") or {}
+        wrong = sorted(name for name in sums.keys() | baseline.keys() if sums.get(name) != baseline.get(name))
+        return self.reply({"match": not wrong, "mismatches": wrong})
 
     def _done(
         self, message: str, work: Callable[[dict[str, Any]], Awaitable[None]]
@@ -220,11 +241,14 @@ class VllmAdminRoutes(Base):
         body = self.admin_body(call)
         name, path = body.get("lora_name"), body.get("lora_path")
         if not name or not path:
-            raise EngineError(400, "Both 'lora_name' and 'lora_path' must be provided.")
+            raise EngineError(400, "Both 'lora_name' and 'lora_path' must be provided.", kind="user")
         if not self.engine.config.lora:
             raise worker_failed("add_lora", _NO_LORA, unhandled=False)
+        if name == self.engine.config.model:
+            raise EngineError(400, f"The lora adapter '{name}' conflicts with a served base model.", kind="user")
         if name in self.engine.admin.adapters and not body.get("load_inplace"):
-            raise EngineError(400, f"The lora adapter '{name}' has already been loaded.")
+            said = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set"
+            raise EngineError(400, f"{said} 'load_inplace' to True.", kind="user")
         self.engine.admin.adapters[name] = path
         return Response(
             200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain; charset=utf-8"
