@@ -96,7 +96,8 @@ def test_weights_that_were_taken_and_the_cache_that_was_not_emptied(engine: Engi
     assert said.status_code == 400
     assert said.json()["success"] is False
     assert "Weights were updated, but the cache was not flushed" in said.json()["message"]
-    assert (engine.admin.version, engine.admin.cache_flushes) == ("2", 0)
+    # The label stays that of the weights before.
+    assert (engine.admin.weights, engine.admin.version, engine.admin.cache_flushes) == ("2", "default", 0)
 
 
 def test_a_cache_that_is_not_emptied_at_once(engine: Engine) -> None:

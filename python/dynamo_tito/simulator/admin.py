@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from .calls import EngineError
 
-__all__ = ["Admin", "PauseMode", "Spoiled"]
+__all__ = ["UNFLUSHED", "Admin", "PauseMode", "Spoiled"]
 
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
@@ -60,8 +60,11 @@ class Admin:
 
     def state(self) -> dict[str, Any]:
         """What an update or an adapter changes, as it is now."""
-        names = ("weights", "version", "version_declared", "cache_flushes", "weight_group", "updating")
-        return {name: getattr(self, name) for name in names} | {"adapters": dict(self.adapters)}
+        names = (
+            "weights", "kept", "destroyed", "version", "version_declared", "cache_flushes", "weight_group", "updating",
+        )  # fmt: skip
+        copies = {"adapters": dict(self.adapters), "emptied": Counter(self.emptied)}
+        return {name: getattr(self, name) for name in names} | copies
 
     async def admitted(self) -> None:
         """Wait until generation is not paused."""

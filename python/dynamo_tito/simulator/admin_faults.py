@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .admin import UNFLUSHED
 from .calls import EngineError
 from .config import Backend
 from .core import Core
@@ -55,10 +56,6 @@ def _vllm_error(status: int, kind: str, message: str) -> Answer:
 
 
 _MISSING = "Loading lora adapter failed: No adapter found for the given path"
-_NOT_FLUSHED = (
-    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
-    "Call /flush_cache when the engine is idle."
-)
 _WORKER = (
     "Call to collective_rpc method failed: Worker failed with error 'injected fault', "
     "please check the stack trace above for the root cause"
@@ -75,8 +72,9 @@ ADMIN_FAULTS: Mapping[FaultKind, AdminFault] = {
         }
     ),
     "updated_not_flushed": AdminFault(
-        keeps=frozenset(("weights", "version", "version_declared")),
-        answers={"sglang": (400, {"success": False, "message": _NOT_FLUSHED})},
+        # The label stays that of the weights before (sglang#14062).
+        keeps=frozenset(("weights",)),
+        answers={"sglang": (400, {"success": False, "message": UNFLUSHED})},
     ),
     "flush_refused": AdminFault(
         answers={

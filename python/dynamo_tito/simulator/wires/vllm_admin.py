@@ -139,7 +139,9 @@ class VllmAdminRoutes(Base):
         if body.get("action") == "checksum":
             return self.reply({"checksums": sums})
         if body.get("action") != "compare":
-            raise EngineError(400, "Input should be 'checksum', 'reset' or 'compare'")
+            said = "Input should be 'checksum', 'reset' or 'compare'"
+            line = bad_field("literal_error", "body.action", said, body.get("action"))
+            raise invalid(line, param="body.action")
         baseline = body.get("baseline") or {}
         wrong = sorted(name for name in sums.keys() | baseline.keys() if sums.get(name) != baseline.get(name))
         return self.reply({"match": not wrong, "mismatches": wrong})
@@ -239,13 +241,14 @@ class VllmAdminRoutes(Base):
         body = self.admin_body(call)
         name, path = body.get("lora_name"), body.get("lora_path")
         if not name or not path:
-            raise EngineError(400, "Both 'lora_name' and 'lora_path' must be provided.")
-        if name == self.engine.config.model:
-            raise EngineError(400, f"The lora adapter '{name}' conflicts with a served base model.")
+            raise EngineError(400, "Both 'lora_name' and 'lora_path' must be provided.", kind="user")
         if not self.engine.config.lora:
             raise worker_failed("add_lora", _NO_LORA, unhandled=False)
+        if name == self.engine.config.model:
+            raise EngineError(400, f"The lora adapter '{name}' conflicts with a served base model.", kind="user")
         if name in self.engine.admin.adapters and not body.get("load_inplace"):
-            raise EngineError(400, f"The lora adapter '{name}' has already been loaded.")
+            said = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set"
+            raise EngineError(400, f"{said} 'load_inplace' to True.", kind="user")
         self.engine.admin.adapters[name] = path
         return Response(
             200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain; charset=utf-8"

@@ -21,7 +21,11 @@ _TYPES = {
 def envelope(error: EngineError) -> dict[str, Any]:
     """`{"error": {...}}`; what FastAPI refuses has the phrase of its status for a type."""
     status = error.status
-    kind = HTTPStatus(status).phrase if error.kind == "http" else _TYPES.get(status, "Error")
+    kind = _TYPES.get(status, "Error")
+    if error.kind == "http":
+        kind = HTTPStatus(status).phrase
+    elif error.kind == "user":
+        kind = "InvalidUserInput"
     message = error.message or "injected fault"
     return {"error": {"message": message, "type": kind, "param": error.param, "code": status}}
 
