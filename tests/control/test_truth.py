@@ -181,6 +181,19 @@ async def label_only(_: Fleet) -> None:
     raise tito.AdminError("it reports version other")
 
 
+@pytest.mark.parametrize("backend", SUMMED)
+def test_an_update_that_undoes_a_secret_reload_changed_the_weights(backend: Any) -> None:
+    async def main() -> None:
+        async with servers(backend, 2) as (engines, fleet):
+            await fleet.update_weights(PATH)
+            for engine in engines:
+                engine.admin.weights = "another"
+            result = await fleet.update_weights(PATH)
+            assert [(each.verified, each.verified_by) for each in result.workers] == [(True, "canary")] * 2
+
+    asyncio.run(main())
+
+
 def test_the_first_verification_has_nothing_to_compare_with_and_is_remembered() -> None:
     async def main() -> None:
         async with servers("vllm", 2) as (engines, fleet):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dynamo_tito._errors import AdminError, ServerError, TitoError
 
 from ._canary import Canary, Evidence, checksums, gather
@@ -54,18 +56,28 @@ def remember(operation: Operation, memory: dict[str, Memory]) -> None:
 
 
 async def look_before(operation: Operation, canary: Canary, *, score: bool) -> None:
-    """Score every worker that runs, and ask for the checksums that are not remembered. No failure is an error."""
+    """Score every worker that runs, and ask for the checksums that are not known. No failure is an error.
+
+    Remembered checksums stand where the scores are those that were remembered with them, to the bit: asking for them
+    holds up generation, and another client may have loaded other weights since.
+    """
     running = [each for each in operation.progress if each.state != "paused" and not each.doubtful] if score else []
     scored = await gather(operation, canary, running)
-    ask = [each for each in operation.progress if each.before is None or each.before.checksums is None]
-    sums = await checksums(operation, ask if canary.checksum else [])
+    fresh = {key: each for key, each in scored.items() if each.logprobs is not None}
+    standing = {id(each) for each in operation.progress if _same(fresh.get(id(each)), each.before)}
+    ask = [each for each in operation.progress if id(each) not in standing] if canary.checksum else []
+    sums = await checksums(operation, ask)
     for progress in operation.progress:
         key = id(progress)
-        fresh = scored.get(key)
-        if fresh is None or fresh.logprobs is None:
-            fresh = progress.before or Evidence()
-        known = sums.get(key) or (progress.before.checksums if progress.before is not None else None)
-        progress.before = replace(fresh, checksums=known)
+        known = _sums(progress.before) if key in standing else sums.get(key)
+        progress.before = replace(fresh.get(key) or progress.before or Evidence(), checksums=known)
+
+
+def _same(now: Evidence | None, earlier: Evidence | None) -> bool:
+    if now is None or now.logprobs is None:
+        return False
+    before = now.comparable(earlier)
+    return before is not None and np.array_equal(now.logprobs, before, equal_nan=True)
 
 
 async def check_sums(operation: Operation, canary: Canary) -> None:
