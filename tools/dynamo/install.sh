@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Install NVIDIA's Dynamo frontend into a venv of its own and build the tokenizer it serves. No GPU, no torch: about 700 MB.
-# Usage: install.sh DIR. Done once; a finished installation is left alone.
+# Usage: install.sh DIR [VERSION]. Done once; a finished installation is left alone.
 set -euo pipefail
-dir=${1:?usage: install.sh DIR}
+dir=${1:?usage: install.sh DIR [VERSION]}
+version=${2:-1.6.1}
 here=$(cd "$(dirname "$0")" && pwd)
-version=1.6.1
 stamp=$dir/installed-$version
 [ -e "$stamp" ] && exit 0
+echo "Dynamo $version: installing into $dir"
 mkdir -p "$dir"
-python3 -m venv "$dir/venv"
+rm -rf "$dir/venv" "$dir"/installed-*
+"${PYTHON:-python3}" -m venv "$dir/venv"
 pip=("$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 # --no-deps: a declared dependency, aisimulate, is a placeholder on PyPI; neither the frontend nor a worker needs it.
 "${pip[@]}" --no-deps "ai-dynamo==$version" "ai-dynamo-runtime==$version"
