@@ -12,10 +12,10 @@ mkdir -p "$dir"
 rm -rf "$dir/venv" "$dir"/installed-*
 "${PYTHON:-python3}" -m venv "$dir/venv"
 pip=("$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-# --no-deps: a declared dependency, aisimulate, is a placeholder on PyPI; neither the frontend nor a worker needs it.
-"${pip[@]}" --no-deps "ai-dynamo==$version" "ai-dynamo-runtime==$version"
 "${pip[@]}" "aiohttp>=3.14.3,<4" certifi "kubernetes>=32.0.1,<33" "msgspec>=0.19" numpy \
   "prometheus-client>=0.23.1,<1" "pydantic>=2.10.6,<=2.13.5" "pyzmq>=26" "redis>=6.2,<9" tqdm "transformers>=4.56" \
   "typing-extensions>=4.10" "uvloop>=0.21" "zstandard>=0.23,<1"
+# --no-deps: a declared dependency, aisimulate, is a placeholder on PyPI; neither the frontend nor a worker needs it.
+"${pip[@]}" --no-deps "ai-dynamo==$version" "ai-dynamo-runtime==$version"
 "$dir/venv/bin/python" "$here/tokenizer.py" "$dir/model"
 touch "$stamp"

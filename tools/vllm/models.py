@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers
 from checkpoints import cut_short, lora_adapter, without_odd_layers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -29,6 +30,7 @@ TEXTS = (
     "system user assistant tool",
     "naïve café, größer, 東京, 🐟",
 )
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -55,8 +57,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(TEXTS * 20, trainer)
-    made.add_special_tokens([AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    made.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    special = dict(zip(("pad_token", "eos_token"), (SPECIAL[0], SPECIAL[2]), strict=True))
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, **special)
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -83,6 +86,7 @@ def save(directory: Path, *, moe: bool, seed: int) -> None:
 def main() -> None:
     """Everything of the table."""
     root = Path(sys.argv[1])
+    transformers.utils.logging.disable_progress_bar()
     for name, seed in (("a", 1), ("b", 2)):
         save(root / f"moe_{name}", moe=True, seed=seed)
         save(root / f"dense_{name}", moe=False, seed=seed)
@@ -90,7 +94,6 @@ def main() -> None:
     cut_short(root / "dense_b", root / "dense_cut")
     for number in (1, 2):
         lora_adapter(root / "dense_a", root / f"adapter_{number}", seed=number)
-    print("models:", ", ".join(sorted(path.name for path in root.iterdir())))
 
 
 if __name__ == "__main__":

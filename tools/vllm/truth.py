@@ -1,8 +1,8 @@
 """What a model says of given tokens, from a transformers forward pass: `python truth.py`, in the venv of install.sh.
 
-One request per line of standard input: {"model": directory, "adapter": directory or null, "sequences": [[id, ...], ...],
-"out": path}. The answer is an .npz file at `out`, and then `out` on a line of standard output. The positions of all
-sequences stand one after the other:
+One request per line of standard input: {"model": directory, "adapter": directory or null, "sequences": [[id, ...],
+...], "out": path}. The answer is an .npz file at `out`, and then `out` on a line of standard output. The positions of
+all sequences stand one after the other:
 
 | array | shape and type | what |
 |---|---|---|
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, logging
 
 
 class Forward:
@@ -59,7 +59,8 @@ class Forward:
         return record
 
     @torch.no_grad()
-    def __call__(self, token_ids: list[int]) -> dict[str, np.ndarray]:
+    def __call__(self, token_ids: list[int]) -> dict[str, Any]:
+        """The arrays of one sequence."""
         logits = self._model(torch.tensor([token_ids])).logits[0]
         layers = self._model.config.num_hidden_layers
         experts = np.zeros((len(token_ids), layers, self._top_k), np.int32)
@@ -75,6 +76,7 @@ class Forward:
 def main() -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     load = cache(Forward)
     for line in sys.stdin:
         request = json.loads(line)

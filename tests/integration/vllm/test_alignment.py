@@ -91,15 +91,11 @@ def answers(moe: VllmServer, truth: Truth) -> list[Answer]:
     sequences = [case[0] + found.token_ids.tolist() for case, found in zip(cases, completions, strict=True)]
     return [
         Answer(len(case[0]), case[2] or 0, sequence, found, forward)
-        for case, sequence, found, forward in zip(
-            cases, sequences, completions, truth("moe_a", sequences), strict=True
-        )
+        for case, sequence, found, forward in zip(cases, sequences, completions, truth("moe_a", sequences), strict=True)
     ]
 
 
-def test_every_row_is_the_routers_choice_at_its_position(
-    answers: list[Answer], record_testsuite_property: Any
-) -> None:
+def test_every_row_is_the_routers_choice_at_its_position(answers: list[Answer], record_testsuite_property: Any) -> None:
     for answer in answers:
         routed = answer.completion.routed_experts
         assert routed is not None

@@ -39,9 +39,7 @@ def check(
     ids = [*prompt, *completion.token_ids.tolist()]
     forward = truth.one(model, ids)
     assert completion.logprobs is not None
-    np.testing.assert_allclose(
-        completion.logprobs, forward.sampled(ids, len(prompt)), rtol=0, atol=TOLERANCE
-    )
+    np.testing.assert_allclose(completion.logprobs, forward.sampled(ids, len(prompt)), rtol=0, atol=TOLERANCE)
     if routed:
         found = completion.routed_experts
         assert found is not None
@@ -134,7 +132,8 @@ def test_the_models_sampling_defaults_leak_into_chat_unless_neutral_values_are_s
         ids = [*prompt, *completion.token_ids.tolist()]
         forward = truth.one("dense_a", ids)
         sampled = forward.sampled(ids, len(prompt))
-        return (forward.logprobs[len(prompt) - 1 : -1] > sampled[:, None]).sum(axis=1).tolist()
+        better: list[int] = (forward.logprobs[len(prompt) - 1 : -1] > sampled[:, None]).sum(axis=1).tolist()
+        return better
 
     assert max(ranks()) < 20
     assert max(ranks(temperature=1.0, top_p=1.0, top_k=-1, min_p=0.0)) >= 20
@@ -166,9 +165,9 @@ def test_many_scores(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     forward = truth.one("moe_a", PROMPT)
     for ids, scored in zip(sequences, asyncio.run(main()), strict=True):
         assert isinstance(scored, PromptLogprobs)
-        expected = forward.sampled(ids, 1) if len(ids) == len(PROMPT) else forward.logprobs[
-            np.arange(len(ids) - 1), ids[1:]
-        ]
+        expected = (
+            forward.sampled(ids, 1) if len(ids) == len(PROMPT) else forward.logprobs[np.arange(len(ids) - 1), ids[1:]]
+        )
         np.testing.assert_allclose(scored.logprobs[1:], expected, rtol=0, atol=TOLERANCE)
 
 

@@ -38,9 +38,7 @@ def held(server: VllmServer, truth: Truth) -> set[str]:
     with TitoClient(server.url, model=MODEL, transport="vllm_generate", timeout=120.0, trust_env=False) as client:
         scored = client.score(PROMPT).logprobs[1:]
     models = ("dense_a", "dense_b")
-    return {
-        model for model in models if np.abs(scored - truth.one(model, PROMPT).sampled(PROMPT, 1)).max() < TOLERANCE
-    }
+    return {model for model in models if np.abs(scored - truth.one(model, PROMPT).sampled(PROMPT, 1)).max() < TOLERANCE}
 
 
 @pytest.fixture
@@ -121,7 +119,8 @@ def test_weight_versions_name_the_weights_of_every_token(fresh: list[VllmServer]
 
 
 @pytest.mark.parametrize(
-    "route", ["/reset_prefix_cache", "/reset_encoder_cache", "/reset_mm_cache", "/reset_prefix_cache?reset_external=true"]
+    "route",
+    ["/reset_prefix_cache", "/reset_encoder_cache", "/reset_mm_cache", "/reset_prefix_cache?reset_external=true"],
 )
 def test_the_routes_that_empty_caches_exist(fresh: list[VllmServer], route: str) -> None:
     answer = httpx.post(f"{fresh[0].url}{route}", timeout=60.0, trust_env=False)
