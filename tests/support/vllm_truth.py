@@ -22,7 +22,7 @@ class Forward:
     Attributes:
         logprobs: [N, vocabulary], of the token after each position.
         experts: [N, layers, top_k], best first.
-        margins: [N, layers], logits between the last expert chosen and the first one not chosen.
+        margins: [N, layers], the least distance between neighbours among the logits of the best top_k + 1 experts.
     """
 
     logprobs: Any

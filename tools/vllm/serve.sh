@@ -8,6 +8,7 @@ dir=${1:?usage: serve.sh DIR PORT MODEL [arguments]} port=$2 model=$3
 shift 3
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 TOKENIZERS_PARALLELISM=false
 export VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1  # the administration routes
+export TORCHDYNAMO_DISABLE=1  # else the first requests wait for a C++ compiler
 export OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_CPU_KVCACHE_SPACE=1
 if [ "${ROUTED:-0}" = 1 ]; then
     PYTHONPATH=$(cd "$(dirname "$0")" && pwd)/triton_cpu${PYTHONPATH:+:$PYTHONPATH}

@@ -8,7 +8,7 @@ all sequences stand one after the other:
 |---|---|---|
 | logprobs | [N, vocabulary] float32 | log-probabilities of the token after each position |
 | experts | [N, layers, top_k] int32 | the router's choice, best first; zeros in layers without a router |
-| margins | [N, layers] float32 | logits between the last expert chosen and the first not chosen |
+| margins | [N, layers] float32 | least distance of logits between neighbours among the best top_k + 1 |
 
 The tests' own environment needs no torch.
 """
@@ -68,7 +68,7 @@ class Forward:
         for number, scores in self._logits.items():
             values, chosen = torch.topk(scores, self._top_k + 1, dim=-1)
             experts[:, number] = chosen[:, : self._top_k].numpy()
-            margins[:, number] = (values[:, self._top_k - 1] - values[:, self._top_k]).numpy()
+            margins[:, number] = (values[:, :-1] - values[:, 1:]).min(dim=-1).values.numpy()
         logprobs = torch.log_softmax(logits.double(), dim=-1).float().numpy()
         return {"logprobs": logprobs, "experts": experts, "margins": margins}
 

@@ -14,12 +14,13 @@ from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Forward, Truth
 
 PROMPT_LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 64, 127, 128, 129, 300, 480)  # around vLLM's blocks of 16 and 128
-COMPLETION_LENGTHS = (1, 2, 9)
+COMPLETION_LENGTHS = (1, 2, 12)
 TOP = 3
 #: Float32 on both sides, summed in another order.
 TOLERANCE = 1e-4
-#: Two experts this close may come in either order.
-TIE = 1e-4
+#: Two experts whose logits are this close may be chosen either way: what rounding decides, and everything that follows
+#: from it, is not compared.
+TIE = 2e-5
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class Answer:
     completion: tito.Completion
     truth: Forward
 
+    @property
+    def decided(self) -> bool:
+        """Whether no router was so close to another choice that rounding may have made it."""
+        return bool((self.truth.margins[: len(self.token_ids) - 1] >= TIE).all())
+
+    def __str__(self) -> str:
+        closest = self.truth.margins[: len(self.token_ids) - 1].min()
+        return f"prompt {self.prompt_len}, start {self.start}, {len(self.token_ids)} tokens, routers within {closest}"
+
 
 @dataclass
 class Count:
@@ -43,9 +53,8 @@ class Count:
     def add(self, found: Any, expected: Any, margins: Any) -> None:
         assert found.shape == expected.shape
         equal = (found == expected).all(axis=-1)
-        tied = (margins < TIE) & (np.sort(found, axis=-1) == np.sort(expected, axis=-1)).all(axis=-1)
         self.pairs += equal.size
-        self.wrong += int((~equal & ~tied).sum())
+        self.wrong += int((~equal & (margins >= TIE)).sum())
 
 
 def compare(answers: list[Answer], *, shift: int = 0) -> Count:
@@ -115,23 +124,31 @@ def test_the_comparison_catches_rows_shifted_by_one(answers: list[Answer], shift
     assert count.wrong > 0.8 * count.pairs
 
 
+def test_few_answers_are_too_close_to_compare(answers: list[Answer]) -> None:
+    assert sum(not answer.decided for answer in answers) <= len(answers) // 20
+
+
 def test_every_logprob_is_the_models(answers: list[Answer]) -> None:
     compared = 0
     for answer in answers:
+        if not answer.decided:
+            continue
         expected = answer.truth.sampled(answer.token_ids, answer.prompt_len)
         assert answer.completion.logprobs is not None
-        np.testing.assert_allclose(answer.completion.logprobs, expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(answer.completion.logprobs, expected, rtol=0, atol=TOLERANCE, err_msg=str(answer))
         compared += len(expected)
     assert compared >= 1_000
 
 
 def test_every_alternative_is_among_the_best(answers: list[Answer]) -> None:
     for answer in answers:
+        if not answer.decided:
+            continue
         sampled = answer.token_ids[answer.prompt_len :]
         assert answer.completion.top_logprobs is not None
         for at, (ids, logprobs) in enumerate(answer.completion.top_logprobs):
             expected = answer.truth.logprobs[answer.prompt_len - 1 + at]
-            np.testing.assert_allclose(logprobs, expected[ids], rtol=0, atol=TOLERANCE)
+            np.testing.assert_allclose(logprobs, expected[ids], rtol=0, atol=TOLERANCE, err_msg=str(answer))
             best = np.argsort(-expected)[:TOP].tolist()
             # vLLM 0.32 gives TOP entries in all, the sampled one first.
             wanted = best if sampled[at] in best else best[: TOP - 1]

@@ -108,7 +108,7 @@ def test_weight_versions_name_the_weights_of_every_token(fresh: list[VllmServer]
     completion = asyncio.run(main())
     assert len(completion.token_ids) == 400
     spans: Any = completion.weight_versions
-    assert [span["weight_version"] for span in spans] == ["a", "dense_b"]
+    assert [span["version"] for span in spans] == ["a", "dense_b"]
     assert (spans[0]["start"], spans[0]["end"], spans[1]["end"]) == (0, spans[1]["start"], 400)
     ids = [*PROMPT, *completion.token_ids.tolist()]
     assert completion.logprobs is not None
