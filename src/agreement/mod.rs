@@ -246,19 +246,19 @@ pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>
         Options {
             require_logprobs: false,
             prompt_token_ids: Some(prompt),
-            routed_experts_prompt_start: 3,
+            routed_experts_prompt_start: Some(3),
             ..shaped
         },
         Options {
             require_logprobs: false,
             prompt_len: Some(5),
-            routed_experts_prompt_start: 3,
+            routed_experts_prompt_start: Some(3),
             experts: ExpertsMode::Native,
             ..base
         },
         Options {
             require_logprobs: false,
-            routed_experts_prompt_start: 2,
+            routed_experts_prompt_start: Some(2),
             require_routed_experts: true,
             ..shaped
         },

@@ -27,7 +27,7 @@ pub(super) fn wanted() -> Options<'static> {
 pub(super) fn with_prompt(prompt_len: u64, start: u64) -> Options<'static> {
     Options {
         prompt_len: Some(prompt_len),
-        routed_experts_prompt_start: start,
+        routed_experts_prompt_start: Some(start),
         ..wanted()
     }
 }

@@ -35,7 +35,7 @@ fn an_object_that_was_trimmed_is_left_alone() {
 #[test]
 fn trimming_an_object_does_not_need_the_prompt() {
     let options = Options {
-        routed_experts_prompt_start: 2,
+        routed_experts_prompt_start: Some(2),
         ..wanted()
     };
     let experts = read(&options, &object(9, 0));
@@ -85,7 +85,7 @@ fn trimming_a_string_needs_the_prompt() {
         2,
         3,
         Options {
-            routed_experts_prompt_start: 2,
+            routed_experts_prompt_start: Some(2),
             ..wanted()
         },
     );
