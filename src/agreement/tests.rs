@@ -24,6 +24,47 @@ fn bodies() -> Vec<(String, Vec<u8>)> {
     bodies
 }
 
+/// What a real vLLM has answered, with the wire of each.
+fn vllm_bodies() -> Vec<(String, Vec<u8>, Wire)> {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures_vllm");
+    let mut folders = vec![data];
+    let mut bodies = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.display().to_string();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".json") && !name.ends_with("index.json") {
+                let body = std::fs::read(path).unwrap();
+                let wire = match String::from_utf8_lossy(&body).contains("\"chat.completion\"") {
+                    true => Wire::VllmChat,
+                    false => Wire::VllmGenerate,
+                };
+                bodies.push((name, body, wire));
+            }
+        }
+    }
+    bodies.sort_by(|one, other| one.0.cmp(&other.0));
+    assert!(bodies.len() > 150, "only {} bodies", bodies.len());
+    bodies
+}
+
+#[test]
+fn on_every_body_of_a_real_vllm() {
+    let mut decoded = 0;
+    for (name, body, wire) in vllm_bodies() {
+        for mut options in every_option(Options::new(wire), &PROMPT) {
+            for asked in [None, Some(0), options.routed_experts_prompt_start, Some(7)] {
+                options.routed_experts_prompt_start = asked;
+                check(&name, &body, &options);
+                decoded += u32::from(reference::decode_choices(&body, &options).is_ok());
+            }
+        }
+    }
+    assert!(decoded > 1000, "only {decoded} decoded");
+}
+
 fn check(name: &str, body: &[u8], options: &Options<'_>) {
     if let Err(difference) = agree(body, options) {
         panic!(
@@ -214,6 +255,7 @@ fn on_mutated_structure() {
     let corpus: Vec<Vec<u8>> = bodies()
         .into_iter()
         .map(|(_, body)| body)
+        .chain(vllm_bodies().into_iter().map(|(_, body, _)| body))
         .filter(|body| body.len() < 4000)
         .collect();
     let mut mutator = Mutator::new(number("DYNAMO_TITO_SEED", 1), corpus);

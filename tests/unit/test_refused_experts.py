@@ -360,6 +360,7 @@ class TestTrimming:
         )
         assert completion.routed_experts is not None
         assert completion.routed_experts.start == 2
+        assert not completion.complete
 
     STRINGS = pytest.mark.parametrize("make", [npy, lambda array: array.astype("<i4").tobytes()], ids=["npy", "bare"])
     ROW: dict[str, Any] = {"num_layers": 1, "top_k": 2}  # noqa: RUF012  # shared by the tests below, never changed
@@ -420,10 +421,13 @@ class TestRows:
         assert routed.complete
         bad(EXPERTS, "rows", at=b"{", prompt_len=3, final_row="present")
 
-    def test_an_echoed_prompt_is_not_the_callers(self) -> None:
+    def test_an_echoed_prompt_counts_too(self) -> None:
         body = swap(CHAT, b'"finished":true', b'"routed_experts":' + EXPERTS)
+        assert tito.decode(body, wire="dynamo_chat").complete
+        body = swap(body, b'"prompt_tokens":3', b'"prompt_tokens":5')
         body = swap(body, b'"prompt_token_ids":[1,2,3]', b'"prompt_token_ids":[1,2,3,4,5]')
-        assert tito.decode(body, wire="dynamo_chat").routed_experts is not None
+        path = "nvext.engine_data.routed_experts"
+        refused(body, RoutedExpertsError, kind="rows", path=path, wire="dynamo_chat")
 
     @pytest.mark.parametrize("reason", [b"abort", b"aborted", b"cancelled", b"canceled"])
     def test_an_abort_may_bring_fewer(self, reason: bytes) -> None:
