@@ -147,8 +147,8 @@ class RoutedExperts(_Record):
             Layers are all decoder layers: a dense one is a layer of zeros.
         start: the position in the sequence (prompt and completion) of row 0.
         wire_dtype: the width on the wire: ``"uint8"``, ``"uint16"``, ``"int16"`` or ``"int32"``.
-        complete: False where rows are missing: an aborted completion brought fewer than its tokens call for (or -1, no route,
-            in the last ones), or they begin behind the start that was asked for.
+        complete: False where rows are missing: an aborted completion brought fewer than its tokens call for (or
+            rows of -1, no route, at the end), or they begin behind the start that was asked for.
     """
 
     array: ExpertsArray

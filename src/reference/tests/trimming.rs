@@ -173,14 +173,14 @@ fn the_servers_count_of_the_prompt_is_held_against_rows() {
         refused(&wanted(), &body, Class::RoutedExperts, "rows", AT);
     }
     // It places none.
-    let body = counted("3", &format!("§{}", npy(5)));
-    refused(&wanted(), &body, Class::Argument, "needs_prompt_len", AT);
-    let zero = Options {
-        routed_experts_prompt_start: Some(0),
+    let unasked = Options {
+        routed_experts_prompt_start: None,
         ..wanted()
     };
+    let body = counted("3", &format!("§{}", npy(5)));
+    refused(&unasked, &body, Class::Argument, "needs_prompt_len", AT);
     let body = counted("4", &format!("§{}", npy(5)));
-    refused(&zero, &body, Class::RoutedExperts, "rows", AT);
+    refused(&wanted(), &body, Class::RoutedExperts, "rows", AT);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn the_last_token_has_no_row() {
         no(&present, &format!("§{}", object(rows, 0)), "rows", "");
     }
     // start counts.
-    assert!(read(&with_prompt(3, 0), &object(3, 2)).complete);
+    assert!(read(&with_prompt(3, 2), &object(3, 2)).complete);
     no(
         &with_prompt(3, 0),
         &format!("§{}", object(3, 1)),
