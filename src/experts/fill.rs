@@ -32,8 +32,9 @@ pub(super) fn widened_into<'o>(
     failed: impl FnOnce(usize) -> Error,
 ) -> Result<(&'o [i32], bool)> {
     let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
-    // SAFETY: on success `widen_into` has written all of `out`.
-    Ok((unsafe { out.assume_init_ref() }, negative))
+    // SAFETY: the same memory and layout, lent on; on success `widen_into` has written all of it.
+    let values = unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<i32>(), out.len()) };
+    Ok((values, negative))
 }
 
 /// Decodes `count` elements of the width of `T` from byte `skip` on.
