@@ -73,6 +73,20 @@ test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
 test-python: build ## pytest
 	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
+FLOORS := .venv-floors
+
+$(FLOORS)/.ready: pyproject.toml $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear --python $(PY) $(FLOORS)
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct \
+		--requirement pyproject.toml --extra aiohttp --extra cli --extra safetensors
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --group test
+	touch $@
+
+.PHONY: test-floors
+test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versions that the metadata allows
+	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|certifi|httpcore|httpx|numpy|rich|sniffio|tenacity|typer|yarl) '
+	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
+
 .PHONY: test-dynamo
 test-dynamo: build ## the real Dynamo frontend with a stand-in engine (installs it into .dynamo once: 700 MB)
 	PATH=$(abspath $(BIN)):$$PATH tools/dynamo/install.sh .dynamo
@@ -133,7 +147,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

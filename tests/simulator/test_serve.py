@@ -13,7 +13,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from dynamo_tito.cli import app
+from dynamo_tito.cli._app import app
 
 COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
 
