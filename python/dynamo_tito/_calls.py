@@ -145,7 +145,7 @@ class Reading:
             wire=self.wire,
             prompt_len=self.call.prompt_len,
             prompt_token_ids=self.call.prompt,
-            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start) or None,
+            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start),
             num_layers=want.num_layers,
             top_k=want.top_k,
             experts=want.experts,

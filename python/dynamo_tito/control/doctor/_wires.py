@@ -160,8 +160,10 @@ class WireProbe:
         return bytes(response.content)
 
     def _body(self, start: int | None) -> bytes:
+        # SGLang's /generate names no model.
+        model = None if self.transport == "sglang_generate" else self.model
         return encode_request(
-            self.transport, model=self.model, prompt_ids=[*PROMPT], sampling_params={"max_tokens": 1},
+            self.transport, model=model, prompt_ids=[*PROMPT], sampling_params={"max_tokens": 1},
             routed_experts_prompt_start=start, return_routed_experts=True,
         )  # fmt: skip
 
