@@ -3,6 +3,8 @@
 
 mod case;
 #[cfg(test)]
+mod evidence;
+#[cfg(test)]
 mod json;
 mod mutate;
 #[cfg(test)]

@@ -47,7 +47,6 @@ class TestSyntax:
             ("mismatched_brackets", swap(GENERATE, b"[5,6]", b"[5,6}"), b"}"),
             ("byte_order_mark", b"\xef\xbb\xbf" + GENERATE, b"\xef\xbb\xbf"),
             ("utf16", GENERATE.decode().encode("utf-16-le"), b"\x00"),
-            ("event_stream", b"data: " + GENERATE + b"\n\n", b"data"),
             ("html", b"<html><body>502 Bad Gateway</body></html>", b"<html"),
             ("in_an_unread_field", swap(GENERATE, b'"bytes":null,"top_logprobs":[]}]', b'"bytes":[1,],"x":0}]'), b"],"),
             ("form_feed_is_no_space", swap(GENERATE, b'"index":0', b'\x0c"index":0'), b"\x0c"),

@@ -114,7 +114,8 @@ def test_an_answer_decodes_to_what_a_plain_reading_finds(name: str) -> None:
     completions = tito.decode_choices(body, wire=chosen, require_logprobs=False, **known)
     assert [*map(repr, completions)] == [*map(repr, reading.read(body, wire=chosen, **known))]
     for completion in completions:
-        assert completion.aborted is False
+        # The completions of vLLM are read as Dynamo's, whose plain finish reason does not tell.
+        assert completion.aborted is (None if chosen == "dynamo_completions" else False)
         assert (completion.routed_experts is None) == (b'"routed_experts":"' not in body)
 
 

@@ -107,19 +107,19 @@ fn logprobs_have_to_be_there_unless_the_caller_says_otherwise() {
 
 #[test]
 fn values_are_numbers_correctly_rounded() {
-    let list = "[-0.0,0.1,1e-400,-2.2250738585072011e-308,4.9e-324,0.30000000000000004,1.7976931348623157e308,-123456789012345678901,5e-1,0]";
+    let list = "[-0.0,-0.1,1e-400,-2.2250738585072011e-308,4.9e-324,-0.30000000000000004,-1.7976931348623157e308,-123456789012345678901,5e-4,0]";
     let ids = "[1,2,3,4,5,6,7,8,9,10]";
     let engine_data = format!(r#""completion_token_ids":{ids},"completion_logprobs":{list}"#);
     let expected = [
         -0.0,
-        0.1,
+        -0.1,
         0.0,
         -2.225_073_858_507_201e-308,
         5e-324,
-        0.1 + 0.2,
-        f64::MAX,
+        -(0.1 + 0.2),
+        f64::MIN,
         -123_456_789_012_345_680_000.0,
-        0.5,
+        0.0005,
         0.0,
     ];
     assert_logprobs(
@@ -261,13 +261,11 @@ fn an_entry_of_content_is_read_in_document_order() {
         malformed(&options(GENERATE), &content(list), kind, &path);
         malformed(&options(VLLM_CHAT), &content(list), kind, &path);
         malformed(&options(CHAT), &with_content("null", list), kind, &path);
-        // Also when the flat list was chosen.
-        malformed(
-            &options(CHAT),
-            &with_content("[-0.5,-1.5]", list),
-            kind,
-            &path,
-        );
+        // When the flat list was chosen, it is left out.
+        let beside = with_content("[-0.5,-1.5]", &list.replace('§', ""));
+        let why = format!("left out: {CONTENT} cannot be read");
+        let completion = decoded(&options(CHAT), &beside);
+        assert_eq!(source(&completion, "logprobs_echo"), Some(why));
     }
 }
 
@@ -483,7 +481,27 @@ fn what_is_close_to_a_sentinel_is_a_value() {
     let list = "[-9999.000000000002,-1.0000000000000002e30]";
     let expected = [-9999.000000000002, -1.0000000000000002e30];
     assert_logprobs(&decoded(&options(CHAT), &flat(list)), &expected, FLAT);
-    decoded(&options(CHAT), &flat("[9999.0,1e30]"));
+}
+
+#[test]
+fn a_value_above_zero_is_no_log_probability() {
+    assert_logprobs(
+        &decoded(&options(CHAT), &flat("[0.001,0]")),
+        &[0.001, 0.0],
+        FLAT,
+    );
+    let nan = Options {
+        missing_logprob: crate::MissingLogprob::Nan,
+        ..options(CHAT)
+    };
+    for (list, place) in [
+        ("[-1,§0.0010000000000000002]", "[1]"),
+        ("[§9999.0,1e30]", "[0]"),
+        ("[-9999.0,§1e30]", "[1]"),
+    ] {
+        let path = format!("{FLAT}{place}");
+        refused(&nan, &flat(list), Class::Missing, "positive_logprob", &path);
+    }
 }
 
 #[test]
@@ -514,26 +532,26 @@ fn content_beside_a_flat_list_may_fall_short() {
     let completion = decoded(&options(CHAT), &with_content("[-0.5,-1.5]", list));
     assert_logprobs(&completion, &[-0.5, -1.5], FLAT);
     assert_eq!(completion.top_logprobs, None);
+    let why = format!("left out: {CONTENT} has 1 entries for 2 token ids");
+    assert_eq!(source(&completion, "logprobs_echo"), Some(why));
     decoded(&options(CHAT), &with_content("[-0.5,-1.5]", "[]"));
+    // The first entry is missing, not the last.
+    let list = r#"[{"token_id":8,"logprob":-1}]"#;
+    decoded(&options(CHAT), &with_content("[-0.5,-1.5]", list));
 }
 
 #[test]
-fn content_beside_a_flat_list_may_not_say_more() {
-    let list = r#"§[{"logprob":-1},{"logprob":-1},{"logprob":-1}]"#;
-    let body = with_content("[-0.5,-1.5]", list);
-    refused(&options(CHAT), &body, Class::Alignment, "count", CONTENT);
-    // Before identity, after its reader's errors.
-    let list = r#"§[{"logprob":-1},{"logprob":-1,"token_id":7},{"logprob":-1}]"#;
-    let body = with_content("[-0.5,-1.5]", list);
-    refused(&options(CHAT), &body, Class::Alignment, "count", CONTENT);
-    let list = r#"[{"logprob":-1},{"logprob":-1},{"logprob":-1},{"logprob":§null}]"#;
-    let path = format!("{CONTENT}[3].logprob");
-    malformed(
-        &options(CHAT),
-        &with_content("[-0.5,-1.5]", list),
-        "type",
-        &path,
+fn content_beside_a_flat_list_that_is_longer_is_left_out() {
+    let list = r#"[{"logprob":-1},{"logprob":-1,"token_id":7},{"logprob":-1}]"#;
+    let completion = decoded(&options(CHAT), &with_content("[-0.5,-1.5]", list));
+    let why = format!("left out: {CONTENT} has 3 entries for 2 token ids");
+    assert_eq!(source(&completion, "logprobs_echo"), Some(why));
+    // Empty lists are a completion of no tokens, whatever stands beside them.
+    let body = dynamo(
+        &format!(r#""logprobs":{{"content":{list}}}"#),
+        r#""completion_token_ids":[],"completion_logprobs":[]"#,
     );
+    assert_logprobs(&decoded(&options(CHAT), &body), &[], FLAT);
 }
 
 #[test]
@@ -568,28 +586,28 @@ fn the_texts_of_completions_are_held_to_identity() {
             "identity",
             &format!("{path}[1]"),
         );
-        check(r#"[§"token_id:8"]"#, "identity", &format!("{path}[0]"));
-        check(r#"§[" a",null,"token_id:8"]"#, "count", path);
-        check(
-            r#"[" a",§"token_id:7","token_id:8"]"#,
-            "identity",
-            &format!("{path}[1]"),
-        );
-        for fine in [
-            r#"["token_id:7","token_id:8"]"#,
-            r#"["token_id:7"]"#,
-            "[]",
-            "{}",
-            "null",
-            r#""token_id:9""#,
-            r#"[null,1,{},"a","b","c","token_id:09"]"#,
+        check(r#"[§"token_id:8",1]"#, "identity", &format!("{path}[0]"));
+        for (fine, why) in [
+            (r#"["token_id:7","token_id:8"]"#, None),
+            (r#"["token_id:07",{}]"#, None),
+            ("null", None),
+            (r#"["token_id:8"]"#, Some("has 1 entries for 2 token ids")),
+            (
+                r#"[" a","token_id:7","token_id:8"]"#,
+                Some("has 3 entries for 2 token ids"),
+            ),
+            ("[]", Some("has 0 entries for 2 token ids")),
+            ("{}", Some("cannot be read")),
+            (r#""token_id:9""#, Some("cannot be read")),
         ] {
             let body = texts(flat, &format!(r#"{lists}"tokens":{fine}"#));
-            decoded(&lenient(COMPLETIONS), &body);
+            let completion = decoded(&lenient(COMPLETIONS), &body);
+            let why = why.map(|why| format!("left out: {path} {why}"));
+            assert_eq!(source(&completion, "logprobs_echo"), why);
         }
     }
     // Before it is said that there are no logprobs.
-    let body = texts("null", r#""tokens":[§"token_id:8"]"#);
+    let body = texts("null", r#""tokens":[§"token_id:8",""]"#);
     let place = format!("{path}[0]");
     refused(
         &options(COMPLETIONS),

@@ -273,7 +273,7 @@ fn a_stop_reason_is_a_string_or_an_integer() {
 }
 
 #[test]
-fn weight_versions_are_passed_on_as_they_stand() {
+fn spans_of_weight_versions_are_passed_on_as_they_stand() {
     let body = generate(
         "",
         r#""weight_versions":[{"version":"a","start":0,"end":2}],"#,
@@ -302,11 +302,12 @@ fn span(version: &str, end: i64) -> Value {
 }
 
 #[test]
-fn sglangs_one_version_is_a_span_over_the_completion() {
+fn sglangs_one_version_is_a_label_without_positions() {
+    let label = Value::Map(vec![("version".to_owned(), Value::Text("v3".to_owned()))]);
     let versions = |meta: &str| decoded(&lenient(SGLANG), &sglang(meta)).weight_versions;
     assert_eq!(
         versions(r#""weight_version":"v3""#),
-        Some(Value::List(vec![span("v3", 2)]))
+        Some(Value::List(vec![label.clone()]))
     );
     assert_eq!(versions(r#""weight_version":null"#), None);
     assert_eq!(
@@ -315,7 +316,7 @@ fn sglangs_one_version_is_a_span_over_the_completion() {
     );
     assert_eq!(
         versions(r#""weight_versions":null,"weight_version":"v3""#),
-        Some(Value::List(vec![span("v3", 2)]))
+        Some(Value::List(vec![label]))
     );
     malformed(
         &lenient(SGLANG),

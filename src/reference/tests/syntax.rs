@@ -58,7 +58,7 @@ fn every_proper_prefix_of_an_object_is_truncated() {
 fn the_first_byte_that_cannot_continue_the_document_is_a_syntax_error() {
     #[rustfmt::skip]
     let bodies = [
-        "§,", "§]", "§}", "§:", "§a", "§'a'", "§NaN", "§Infinity", "-§Infinity", "-§a", "§+1", "§.5", "1.§e5", "[1.§]", "1e§]", "[1e+§]",
+        "§,", "§]", "§}", "§a", "§data", "§id", "§retry :", "§'a'", "§NaN", "§Infinity", "-§Infinity", "-§a", "§+1", "§.5", "1.§e5", "[1.§]", "1e§]", "[1e+§]",
         "[-§]", "[0§1]", "[-0§0]", "[1§_000]", "[0§x10]", "[1,§]", "[§,1]", "[1 §2]", "[1§:2]", "[1§}", "{§1:2}", "{§,}", "{\"a\"§,1}",
         "{\"a\":§}", "{\"a\":1,§}", "{\"a\":1§]", "{\"a\":1 §\"b\":2}", "{§a:1}", "{§'a':1}", "[nul§x]", "[null§x]", "[tru§]", "[f§f]",
         "[§True]", "[§None]", "§\u{feff}{}", "[§\u{a0}1]", "[1§\u{2028}]", "[§\u{b}1]", "[§/**/1]", "[1§//]\n", "\"\\§x\"", "\"\\§U0041\"",
@@ -67,6 +67,17 @@ fn the_first_byte_that_cannot_continue_the_document_is_a_syntax_error() {
     ];
     for marked in bodies {
         refused(marked, "syntax");
+    }
+    for marked in [
+        "§:",
+        "§data:",
+        " \n§data: {}",
+        "§event: x",
+        "§id:1",
+        "\r\n\t§retry:",
+        "§: comment",
+    ] {
+        refused(marked, "event_stream");
     }
     // Outside a string nothing is said of UTF-8.
     refused_bytes(b"[\xff]", "syntax", 1);

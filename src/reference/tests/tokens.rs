@@ -131,11 +131,11 @@ fn a_sampling_mask_has_a_list_of_ids_per_token() {
             ),
         ]
     };
-    for (wire, path, body) in bodies("[[7,1,2],[]]") {
+    for (wire, path, body) in bodies("[[7,1,2],[8]]") {
         let completion = decoded(&lenient(wire), &body);
         let mask = completion.sampling_mask.as_ref().expect("a mask");
-        assert_eq!(mask.token_ids, [7, 1, 2]);
-        assert_eq!(mask.offsets, [0, 3, 3]);
+        assert_eq!(mask.token_ids, [7, 1, 2, 8]);
+        assert_eq!(mask.offsets, [0, 3, 4]);
         assert_eq!(source(&completion, "sampling_mask").as_deref(), Some(path));
     }
     for (wire, _, body) in bodies("null") {
@@ -152,6 +152,8 @@ fn a_sampling_mask_has_a_list_of_ids_per_token() {
         ("§[[1],[2],[3]]", Class::Alignment, "count", ""),
         // The reader's error comes before the count.
         ("[[1],[2],[3],§4]", Class::Malformed, "type", "[3]"),
+        ("[[1,7],§[]]", Class::Alignment, "sampling_mask", "[1]"),
+        ("[§[8],[8]]", Class::Alignment, "sampling_mask", "[0]"),
     ];
     for (mask, class, kind, place) in cases {
         for (wire, path, body) in bodies(mask) {
