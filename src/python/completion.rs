@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyT
 
 use super::arguments::{self, Bytes};
 use super::arrays::{ExpertsOut, flat, shaped};
-use super::call::call;
+use super::call_unwind::call;
 use super::errors::exception;
 use crate::experts::{Routed, Target, Values};
 use crate::json::Value;
