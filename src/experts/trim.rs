@@ -47,6 +47,9 @@ pub(super) fn trim(
             complete: counted == Some(n.into()),
         });
     }
+    // Who knows the request and asked for no start has trimmed nothing: an abort lacks rows at the end.
+    let told = options.prompt_len_or(None).is_some();
+    let fewer = |all: i128| sequence.aborted && told && i128::from(rows) < all;
     let wrong = |message: String| refused("trim", at, message);
     let (drop, start) = match (first, asked, known) {
         (Some(first), None | Some(0), _) => (0, first),
@@ -60,7 +63,7 @@ pub(super) fn trim(
         }
         (None, Some(0), _) => (0, 0),
         (None, _, None) => return Err(unplaced(at)),
-        (None, None, Some(all)) if i128::from(rows) == all => (0, 0),
+        (None, None, Some(all)) if i128::from(rows) == all || fewer(all) => (0, 0),
         (None, None, Some(all)) => {
             return Err(refused(
                 "rows",

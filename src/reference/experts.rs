@@ -486,6 +486,15 @@ fn wanted(
                     "routed experts without a start: pass prompt_len",
                 ));
             };
+            let told = options.prompt_len.is_some() || options.prompt_token_ids.is_some();
+            if asked.is_none() && sequence.aborted && told && i128::from(rows) < total {
+                // The caller knows the request, and that no start was asked for.
+                return Ok(Wanted {
+                    drop: 0,
+                    start: 0,
+                    complete: false,
+                });
+            }
             if asked.is_none() && i128::from(rows) != total {
                 let message = format!("{rows} rows from a position unknown, expected {total}");
                 return refuse("rows", message);

@@ -126,19 +126,17 @@ fn a_string_is_placed_by_the_prompt_or_the_callers_word() {
             no(&asked(None, Some(3)), &marked, "rows", "");
             no(&asked(Some(0), Some(3)), &marked, "rows", "");
         }
-        // An abort may lack rows at its end: that it lacks none in front is for the caller to say.
+        // An abort lacks rows at its end, unless nobody knows what was asked for.
         let aborted =
             |experts: &str| generate(experts).replacen("[{", r#"[{"finish_reason":"abort","#, 1);
-        let body = aborted(&format!("§{}", string(4)));
-        refused(
-            &asked(None, Some(3)),
-            &body,
-            Class::RoutedExperts,
-            "rows",
-            AT,
-        );
-        let experts = decoded(&asked(Some(0), Some(3)), &aborted(&string(4))).routed_experts;
-        assert_eq!(experts.map(|it| (it.start, it.complete)), Some((0, false)));
+        let echoed = aborted(&format!("§{}", string(4)));
+        let echoed = echoed.replacen('{', r#"{"prompt_token_ids":[1,2,3],"#, 1);
+        let unasked = asked(None, None);
+        refused(&unasked, &echoed, Class::RoutedExperts, "rows", AT);
+        for start in [None, Some(0)] {
+            let experts = decoded(&asked(start, Some(3)), &aborted(&string(4))).routed_experts;
+            assert_eq!(experts.map(|it| (it.start, it.complete)), Some((0, false)));
+        }
         // Without rows there is nothing to misplace.
         for (start, place) in [(None, 0), (Some(0), 0), (Some(2), 2)] {
             let experts = decoded(&asked(start, None), &aborted(&string(0))).routed_experts;
