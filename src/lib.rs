@@ -1,6 +1,6 @@
 //! Decodes the token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang into flat arrays.
 //!
-//! `docs/design.md` says how a body is judged; `wire` does it.
+//! `docs/judgement.md` says how a body is judged; `wire` does it.
 
 // The Python face uses all of the core; without it, tests and benchmarks use most.
 #![cfg_attr(not(feature = "python"), allow(dead_code, unused_imports))]

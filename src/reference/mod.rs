@@ -1,6 +1,6 @@
 //! The decoder's slow, obvious twin.
 //!
-//! Written from `docs/design.md` alone, and shaped so that it can be checked against that page line by line. It shares no code
+//! Written from `docs/judgement.md` alone, and shaped so that it can be checked against that page line by line. It shares no code
 //! with the decoder, only the data types of errors and options, and judges it in tests and fuzzing: on every body both must
 //! give the same values, or an error of the same class, kind, path and offset.
 

@@ -1,4 +1,4 @@
-//! From channels to completions, in the order that `docs/design.md` sets.
+//! From channels to completions, in the order that `docs/judgement.md` sets.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! Texts that are JSON values and texts that are not, by class. What the standard leaves to the reader is decided as in
-//! `docs/design.md`: any size of number is grammatical, so is a lone surrogate escape; bytes that are no UTF-8, a byte order
+//! `docs/judgement.md`: any size of number is grammatical, so is a lone surrogate escape; bytes that are no UTF-8, a byte order
 //! mark and other encodings are not.
 
 /// A text and whether it is a value.
