@@ -17,6 +17,7 @@ from ._codec import Body, decode, decode_prompt_logprobs
 from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
 from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
 from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
+from ._http.base import HttpRequest, HttpResponse, let_go
 from ._logprobs_report import LogprobsChecks, refuse_logprobs
 from ._preflight import PATH as MODELS_PATH
 from ._preflight import ModelCards
@@ -40,7 +41,6 @@ from ._requests.dynamo import names_prompt_start
 from ._responses import error_of, request_id_of
 from ._retry import Patience, Steps, retried, retry_after
 from ._routing_report import RoutingChecks, refuse_findings
-from ._transports.base import HttpRequest, HttpResponse, let_go
 
 if TYPE_CHECKING:
     from ._config import RendererTransport, SamplingDefaults

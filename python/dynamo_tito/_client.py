@@ -29,13 +29,13 @@ from ._config import (
 )
 from ._endpoint import make_endpoint, secrets_of_url
 from ._errors import MissingFieldError, TitoError, TransportError
+from ._http import open_async, open_sync
+from ._http.base import Exchange, Wiring
+from ._http.environment import Tls, proxy_for, tls_context
 from ._logprobs_report import logprobs_checks
 from ._routing_report import routing_checks
 from ._scoring import AsyncScoring, SyncScoring
 from ._threads import in_thread
-from ._transports import open_async, open_sync
-from ._transports.base import Exchange, Wiring
-from ._transports.environment import Tls, proxy_for, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,7 +215,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
             in a fraction of the time.
         http_client: a client of one's own instead: an ``httpx.AsyncClient`` or ``aiohttp.ClientSession``, which stays
             open when this one closes, or an object with the methods of
-            :class:`dynamo_tito._transports.base.AsyncTransport`.
+            :class:`dynamo_tito._http.base.AsyncTransport`.
         timeout: seconds that a call may take in all, waiting for a free connection included; None for no limit.
         connect_timeout: seconds for one connection and its TLS handshake.
         max_concurrency: requests in flight; further calls wait. Never more than the process may open files.
@@ -431,7 +431,7 @@ class TitoClient(SyncScoring, _Client):
     """Token ids in, arrays out, on the calling thread. It may be shared by threads.
 
     The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"``, and ``http_client`` an
-    ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._transports.base.SyncTransport`.
+    ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._http.base.SyncTransport`.
     """
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:

@@ -28,7 +28,7 @@ from dynamo_tito import (
     trim_memory,
 )
 from dynamo_tito._config import HttpLibrary
-from dynamo_tito._transports.base import HttpResponse
+from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Stall, chunked, head, reply
 
@@ -84,7 +84,7 @@ def test_an_error_that_is_kept(connect: Connect, server: RawServer, fault: str) 
         client.generate(deadline=ENOUGH if "silent" in fault else LONG)
     frames = [entry.frame for entry in kept.traceback]
     # What has arrived and was not handed on is in the frames of the transport.
-    held = [frame.f_locals for frame in frames if "_transports" in str(frame.code.path)]
+    held = [frame.f_locals for frame in frames if "_http" in str(frame.code.path)]
     assert len(frames) > 1
     assert not any(held)
     whole(client, server, hits=1)
