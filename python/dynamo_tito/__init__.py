@@ -10,19 +10,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._codec import (
-    Body,
-    build_info,
-    configure_memory,
-    decode,
-    decode_choices,
-    decode_prompt_logprobs,
-    divergence,
-    encode_routed_experts,
-    encode_token_ids,
-    memory_stats,
-    trim_memory,
-)
 from ._errors import (
     AdminError,
     AlignmentError,
@@ -42,6 +29,19 @@ from ._errors import (
     UnauthorizedError,
     UnsupportedParameterError,
     UnsupportedRouteError,
+)
+from ._native import (
+    Body,
+    build_info,
+    configure_memory,
+    decode,
+    decode_choices,
+    decode_prompt_logprobs,
+    divergence,
+    encode_routed_experts,
+    encode_token_ids,
+    memory_stats,
+    trim_memory,
 )
 from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 

@@ -23,10 +23,10 @@ from dynamo_tito import (
     RoutedExpertsError,
     TitoClient,
     TitoError,
-    _calls,
     memory_stats,
     trim_memory,
 )
+from dynamo_tito._client import generate
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
@@ -191,7 +191,7 @@ def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, m
         decoding.set()
         over.wait(LONG)
 
-    monkeypatch.setattr(_calls, "decode", decode)
+    monkeypatch.setattr(generate, "decode", decode)
     server.play(reply(200, LARGE))
 
     async def cancelled() -> None:

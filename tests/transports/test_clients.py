@@ -22,8 +22,9 @@ import httpx
 import pytest
 
 import dynamo_tito as tito
-from dynamo_tito import _calls, _codec
-from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, _Client, connect
+from dynamo_tito import _native
+from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, generate
+from dynamo_tito._client.driver_async import _Client
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http.base import HttpRequest, HttpResponse
 from dynamo_tito._http.environment import proxy_for, tls_context
@@ -414,14 +415,14 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
     kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decode of a large body happens elsewhere: while it blocks, the loop ticks."""
-    decode = _codec.decode
+    decode = _native.decode
     ticked = threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
         assert ticked.wait(20), "the loop stands still"
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(_calls, "decode", slow)
+    monkeypatch.setattr(generate, "decode", slow)
     document = {"choices": [{"index": 0, "token_ids": [1], "finish_reason": "stop"}], "padding": "x" * 200_000}
     server.play(reply(200, document))
 
