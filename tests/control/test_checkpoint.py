@@ -12,7 +12,7 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.control import Fleet
-from dynamo_tito.control._checkpoint import BadCheckpointError, Checkpoint, compare_names, read_checkpoint
+from dynamo_tito.weights.checkpoint import BadCheckpointError, Checkpoint, compare_names, read_checkpoint
 
 from .checkpoints import TENSORS, write_checkpoint, write_shard
 from .pool import LIMITS

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from dynamo_tito.weights import WeightPublisher
+
 from ._canary import Canary
 from ._http import HttpOptions
 from ._types import (
@@ -29,7 +31,6 @@ from .discovery import Workers, discover_workers
 from .doctor import Diagnosis, Finding, examine
 from .fleet import Fleet
 from .watch import WatchReport
-from .weights import WeightPublisher
 
 __all__ = [
     "AdminApi",

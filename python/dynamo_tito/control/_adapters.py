@@ -8,10 +8,10 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import ServerError, TransportError
+from dynamo_tito.weights.checkpoint import check_adapter
 
 from ._change import Change
 from ._membership import Discovered, Given
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ._types import FleetLimits, FleetResult, PauseMode, Policy
     from .admin.base import AdminApi
 
-CONFIG = "adapter_config.json"
 SERVER_FAULT = 500
 # SGLang splits a model's name at ":"; Dynamo makes keys of names.
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")
@@ -96,7 +95,7 @@ class AdapterOperations:
         where = os.fspath(path)
         check_path(where)
         if check_files:
-            await asyncio.to_thread(_check_adapter, where)
+            await asyncio.to_thread(check_adapter, where)
         by_version = versioned if versioned is not None else version is not None or not self._is_dynamo()
         model = adapter_name(name, version, where) if by_version else name
         if model != self._served.get(name):
@@ -203,18 +202,6 @@ def adapter_name(name: str, version: str | int | None, path: str) -> str:
     if not _VERSION.fullmatch(text):
         raise ValueError(f"version {text!r} cannot be part of a model's name: give version= of letters, digits, . _ -")
     return f"{name}-{text}"
-
-
-def _check_adapter(path: str) -> None:
-    """Raise ValueError if the directory can be seen and is no adapter's."""
-    if Path(path).is_dir() and not Path(path, CONFIG).is_file():
-        raise ValueError(f"{path} has no {CONFIG}: not an adapter; a checkpoint is loaded with update_weights")
-
-
-def check_no_adapter(path: str) -> None:
-    """Raise ValueError if the directory can be seen and is an adapter's (prime-rl#3358)."""
-    if Path(path, CONFIG).is_file():
-        raise ValueError(f"{path} has {CONFIG}: an adapter, not a checkpoint; load it with load_lora(name, path)")
 
 
 async def naming_adapters(path: str | None, update: Callable[[], Awaitable[None]]) -> None:

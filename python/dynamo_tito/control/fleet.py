@@ -10,11 +10,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dynamo_tito._errors import AdminError
+from dynamo_tito.weights.checkpoint import check_no_adapter
 
-from ._adapters import AdapterOperations, check_no_adapter, naming_adapters
+from ._adapters import AdapterOperations, naming_adapters
 from ._canary import Canary
 from ._change import Change, apply, check_mode, finish, pause_all, weight_update
-from ._checkpoint import Checkpoint, check_against_root, read_checkpoint, visible
+from ._files import check_against_root, read_visible
 from ._http import HttpOptions, without_credentials
 from ._membership import Discovered, Given
 from ._operation import Operation, Progress, attempts, look, uninterrupted
@@ -275,7 +276,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             progress.version = await progress.admin.weight_version()
 
         chosen = self._canary if canary is None else canary or None
-        checkpoint = await _read_here(update.path, check_files=check_files)
+        checkpoint = await read_visible(update.path, check_files=check_files)
         change = Change(
             f"update to {update.version}", load, read, update.version, policy, mode, flush=flush,
             idempotent=update.path is not None, before=before_update, weights=True, canary=chosen,
@@ -404,10 +405,3 @@ class Fleet(AdapterOperations, WeightGroupOperations):
                 await uninterrupted(operation, finish(operation, change))
         operation.check(change.what)
         return operation.result()
-
-
-async def _read_here(path: str | None, *, check_files: bool | None) -> Checkpoint | None:
-    """The checkpoint as far as this process is to check it before it asks any worker."""
-    if path is None or check_files is False or (check_files is None and not visible(path)):
-        return None
-    return await asyncio.to_thread(read_checkpoint, path)

@@ -1,24 +1,21 @@
-"""A checkpoint, checked on disk before any worker is paused: what is missing or cut short is found here."""
+"""Checks of a checkpoint on disk: shards that are missing or cut short, tensors that are not there."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dynamo_tito._errors import AdminError, TitoError
-
-if TYPE_CHECKING:
-    from .admin.base import AdminApi
+from dynamo_tito._errors import AdminError
 
 MAX_HEADER = 100 << 20
 """Bytes of a safetensors header that are read; the format's own library has the same limit."""
 
+_ADAPTER = "adapter_config.json"
 _INDEX = "model.safetensors.index.json"
 _MAX_INDEX = 256 << 20
 _UNCHECKED = ("*.bin", "*.pt", "*.pth", "*.gguf")
@@ -91,7 +88,7 @@ def _read(directory: Path) -> Checkpoint:
     if shards:
         tensors = frozenset().union(*(_tensors(directory / name) for name in sorted(shards)))
         return Checkpoint(str(directory), tensors, _layers(directory))
-    if (directory / "adapter_config.json").exists():
+    if (directory / _ADAPTER).exists():
         raise _bad(directory, "holds an adapter, not a model: load it with load_lora")
     if any(next(directory.glob(pattern), None) for pattern in _UNCHECKED):
         return Checkpoint(str(directory), note=f"{directory} has no safetensors: its files were not checked")
@@ -207,46 +204,16 @@ def visible(path: str) -> bool:
     return place.exists() or (place.parent != Path(place.anchor) and place.parent.is_dir())
 
 
-def is_directory(path: str) -> bool:
-    """Whether this machine has such a directory."""
-    return Path(path).is_dir()
+def check_adapter(path: str) -> None:
+    """Raise ValueError if the directory is visible and is not an adapter's."""
+    if Path(path).is_dir() and not Path(path, _ADAPTER).is_file():
+        raise ValueError(f"{path} has no {_ADAPTER}: not an adapter; a checkpoint is loaded with update_weights")
 
 
-async def check_against_root(path: str, found: Checkpoint | None, admins: Sequence[AdminApi]) -> list[str]:
-    """Check a checkpoint with the help of the directory that a worker was started from, if this machine has it.
-
-    Args:
-        path: the checkpoint.
-        found: what was read of it; None if neither it nor the directory around it is visible.
-        admins: the workers.
-
-    Returns:
-        What could not be checked, in words.
-
-    Raises:
-        BadCheckpointError: it is not there, though the workers' own directory is, or it lacks tensors that the workers'
-            own has.
-    """
-    roots = await asyncio.gather(*(_root(admin) for admin in admins))
-    root = next((each for each in roots if each is not None and each.startswith("/") and is_directory(each)), None)
-    if found is None:
-        if root is None:
-            return [f"the checkpoint was not checked: {path} is not visible on this machine"]
-        found = await asyncio.to_thread(read_checkpoint, path)
-    if root is not None and found.tensors:
-        try:
-            known = await asyncio.to_thread(read_checkpoint, root)
-        except BadCheckpointError:
-            return []
-        compare_names(found, known)
-    return [] if found.note is None else [found.note]
-
-
-async def _root(admin: AdminApi) -> str | None:
-    try:
-        return await admin.model_root()
-    except TitoError:
-        return None
+def check_no_adapter(path: str) -> None:
+    """Raise ValueError if the directory is visible and is an adapter's (prime-rl#3358)."""
+    if Path(path, _ADAPTER).is_file():
+        raise ValueError(f"{path} has {_ADAPTER}: an adapter, not a checkpoint; load it with load_lora(name, path)")
 
 
 def _bad(where: Path, what: str) -> BadCheckpointError:

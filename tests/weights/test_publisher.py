@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito.control import WeightPublisher
+from dynamo_tito.weights import WeightPublisher
 
 SCRIPT = Path(__file__).with_name("publishing.py")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dynamo_tito.control import WeightPublisher, weights
+from dynamo_tito.weights import WeightPublisher
+from dynamo_tito.weights import publisher as source
 
 READERS = 4
 KEEP = 3
@@ -40,7 +41,7 @@ def publish_and_die(publisher: WeightPublisher, step: int, lines: int) -> None:
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != weights.__file__:
+        if frame.f_code.co_filename != source.__file__:
             return None
         if event == "line":
             count += 1
