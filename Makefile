@@ -48,7 +48,7 @@ test: lint test-rust test-python ## everything that must pass
 
 # Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
-lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings are errors
+lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports; warnings are errors
 	$(CARGO) fmt --check
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets --features reference -- -D warnings
 	$(CARGO) clippy --locked --quiet --all-targets --no-default-features --features reference -- -D warnings
@@ -58,6 +58,8 @@ lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings ar
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(PY)
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/stubtest dynamo_tito._core --allowlist tests/surface/stubtest.txt --ignore-unused-allowlist
 
 .PHONY: test-rust
