@@ -13,13 +13,13 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="dynamo-tito",
-    help="Token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang.",
+    help="Decode token-in/token-out responses, and check the servers that send them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # boxes break long lines, in help, in errors and in pipes
     pretty_exceptions_enable=False,
 )
 app.command()(decode)
-app.command()(serve)
-app.command()(workers)
 app.command()(doctor)
+app.command()(workers)
+app.command()(serve)

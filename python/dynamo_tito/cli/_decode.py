@@ -19,37 +19,42 @@ _STDIN = Path("-")
 def decode(  # a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
-        typer.Argument(help="Saved response bodies; - for standard input.", metavar="FILE"),
+        typer.Argument(help="Saved response bodies; - reads standard input.", metavar="FILE"),
     ],
-    wire: Annotated[Wire, typer.Option(help=f"Who answered: {', '.join(get_args(Wire))}.", metavar="NAME")],
+    wire: Annotated[Wire, typer.Option(help=f"Format of the response: {', '.join(get_args(Wire))}.", metavar="NAME")],
     prompt_len: Annotated[
-        int | None, typer.Option(help="Tokens of the prompt; with it the rows of routed experts are counted.", min=0)
+        int | None,
+        typer.Option(help="Tokens of the prompt. With it, the rows of routed experts are counted.", min=0, metavar="N"),
     ] = None,
     routed_experts_prompt_start: Annotated[
-        int | None, typer.Option(help="First position whose routed experts are wanted.", min=0)
+        int | None, typer.Option(help="First position whose routed experts are returned.", min=0, metavar="N")
     ] = None,
     num_layers: Annotated[
-        int | None, typer.Option(help="Decoder layers; bare routed experts do not say.", min=1)
+        int | None,
+        typer.Option(help="Decoder layers. SGLang's routed experts have no shape and need it.", min=1, metavar="N"),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Experts per token and layer; bare routed experts do not say.", min=1)
+        int | None,
+        typer.Option(help="Experts per token and layer. SGLang needs it, too.", min=1, metavar="N"),
     ] = None,
     experts: Annotated[
-        ExpertsMode, typer.Option(help="Widen routed experts, keep the wire's width, or leave them out.")
+        ExpertsMode, typer.Option(help="Routed experts as int32, in the width of the response, or not at all.")
     ] = "int32",
     missing_logprob: Annotated[
-        MissingLogprob, typer.Option(help="Refuse where the engine has no log-probability, or show NaN.")
+        MissingLogprob, typer.Option(help="Refuse a token without a log-probability, or show NaN.")
     ] = "raise",
     final_row: Annotated[
         FinalRow, typer.Option(help="Whether routed experts have a row for the last sampled token.")
     ] = "omitted",
     require_logprobs: Annotated[bool, typer.Option(help="Refuse a response without log-probabilities.")] = True,
     require_routed_experts: Annotated[bool, typer.Option(help="Refuse a response without routed experts.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per choice and line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per choice, one per line.")] = False,
 ) -> None:
-    """Show what saved responses hold: counts, dtypes, shapes, sources, first and last values.
+    """Decode saved responses and show what they contain.
 
-    The status is 1 if a response cannot be read or is refused; the reason is one line on standard error.
+    Shows counts, dtypes, shapes, sources, first and last values.
+
+    Exit status 1: a response cannot be read or is refused. The reason is one line on standard error.
     """
     options: dict[str, Any] = {
         "prompt_len": prompt_len,

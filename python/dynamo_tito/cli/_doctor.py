@@ -26,18 +26,22 @@ _INDENT = 10
 
 
 def doctor(
-    url: Annotated[str, typer.Argument(help="The server, with or without /v1.")],
-    model: Annotated[str | None, typer.Option(help="Which model; by default the first one listed.")] = None,
-    rl_url: Annotated[str | None, typer.Option(help="Where Dynamo's discovery listens.")] = None,
+    url: Annotated[str, typer.Argument(help="The server, with or without /v1.", metavar="URL")],
+    model: Annotated[
+        str | None, typer.Option(help="Model to ask for; by default the first one listed.", metavar="NAME")
+    ] = None,
+    rl_url: Annotated[str | None, typer.Option(help="Address of Dynamo's discovery.", metavar="URL")] = None,
     api_key_var: Annotated[
         str | None, typer.Option(help="Environment variable that holds the API key.", metavar="NAME")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Ask a server what it really does: wires, streams, routed experts, log-probabilities, discovery, administration.
+    """Check what a server returns and what to change on it.
 
-    Safe on a live server: it samples one token per request and changes nothing. Exit status 1: something is to be
-    changed on the server. 2: the server could not be asked.
+    Checks wires, streams, routed experts, log-probabilities, discovery and administration. Safe on a live server: each
+    request samples one token, and nothing is changed.
+
+    Exit status 1: something has to be changed on the server. 2: the server could not be reached.
     """
     key = os.environ.get(api_key_var) if api_key_var else None
     try:

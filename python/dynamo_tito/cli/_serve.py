@@ -24,35 +24,44 @@ _FAULTS: dict[FaultKind, Fault] = {kind: Fault(kind=kind) for kind in get_args(F
 
 
 def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
-    backend: Annotated[Backend, typer.Option(help="Whose server to be.")] = "dynamo",
-    port: Annotated[int, typer.Option(help="Port of the main listener; 0 takes a free one.", min=0, max=65_535)] = 0,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    model: Annotated[str, typer.Option(help="Name under which the model is served.")] = "tito-model",
-    seed: Annotated[int, typer.Option(help="Same seed, same requests: same answers.")] = 0,
-    vllm_version: Annotated[VllmVersion, typer.Option(help="Which vLLM to be.")] = "0.33",
+    backend: Annotated[Backend, typer.Option(help="Server to imitate.")] = "dynamo",
+    port: Annotated[
+        int, typer.Option(help="Port of the main listener; 0 takes a free one.", min=0, max=65_535, metavar="N")
+    ] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
+    model: Annotated[str, typer.Option(help="Name of the model.", metavar="NAME")] = "tito-model",
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same answers to the same requests.", metavar="N")
+    ] = 0,
+    vllm_version: Annotated[VllmVersion, typer.Option(help="vLLM version to imitate.")] = "0.33",
     prompt_start: Annotated[
-        PromptStart, typer.Option(help="What Dynamo does with nvext.routed_experts_prompt_start.")
+        PromptStart, typer.Option(help="How Dynamo treats nvext.routed_experts_prompt_start.")
     ] = "refuse",
-    num_layers: Annotated[int, typer.Option(help="Decoder layers.", min=1)] = 4,
-    top_k: Annotated[int, typer.Option(help="Experts per token and layer.", min=1)] = 2,
-    num_experts: Annotated[int, typer.Option(help="Experts per layer.", min=1)] = 128,
-    max_model_len: Annotated[int, typer.Option(help="Context length.", min=1)] = 262_144,
-    eos_rate: Annotated[float, typer.Option(help="Probability per token that a message ends.", min=0, max=1)] = 0.0,
-    latency: Annotated[float, typer.Option(help="Seconds before an answer.", min=0)] = 0.0,
-    token_latency: Annotated[float, typer.Option(help="Seconds per sampled token.", min=0)] = 0.0,
+    num_layers: Annotated[int, typer.Option(help="Decoder layers.", min=1, metavar="N")] = 4,
+    top_k: Annotated[int, typer.Option(help="Experts per token and layer.", min=1, metavar="N")] = 2,
+    num_experts: Annotated[int, typer.Option(help="Experts per layer.", min=1, metavar="N")] = 128,
+    max_model_len: Annotated[int, typer.Option(help="Context length in tokens.", min=1, metavar="N")] = 262_144,
+    eos_rate: Annotated[
+        float, typer.Option(help="Probability per token that a message ends.", min=0, max=1, metavar="P")
+    ] = 0.0,
+    latency: Annotated[float, typer.Option(help="Time before an answer.", min=0, metavar="SECONDS")] = 0.0,
+    token_latency: Annotated[float, typer.Option(help="Time per sampled token.", min=0, metavar="SECONDS")] = 0.0,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help=f"What may go wrong, several times: {', '.join(get_args(FaultKind))}.", metavar="KIND"),
+        typer.Option(
+            help=f"Fault to inject; may be given several times. One of {', '.join(get_args(FaultKind))}.",
+            metavar="KIND",
+        ),
     ] = None,
     fault_rate: Annotated[
-        float, typer.Option(help="Share of requests that one of the faults hits.", min=0, max=1)
+        float, typer.Option(help="Share of requests that get one of the faults.", min=0, max=1, metavar="P")
     ] = 0.0,
-    keep_records: Annotated[int, typer.Option(help="Requests to remember.", min=0)] = 0,
+    keep_records: Annotated[int, typer.Option(help="Number of requests to keep records of.", min=0, metavar="N")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
 ) -> None:
-    """Serve the embedded engine: every wire without a GPU, until interrupted.
+    """Serve the embedded engine until interrupted.
 
-    The first output is where it listens; requests may be sent from then on.
+    It answers on every wire and needs no GPU. It prints its addresses when it is ready for requests.
     """
     try:
         config = EngineConfig(

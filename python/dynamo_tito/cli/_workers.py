@@ -18,16 +18,20 @@ _HEAD = ("worker", "model", "ranks", "routes", "version", "health")
 
 
 def workers(
-    url: Annotated[str, typer.Argument(help="Dynamo's frontend, with or without /v1.")],
+    url: Annotated[str, typer.Argument(help="Dynamo's frontend, with or without /v1.", metavar="URL")],
     rl_url: Annotated[
         str | None,
-        typer.Option(help="Where discovery listens; by default the frontend's host, port DYN_RL_PORT or 8001."),
+        typer.Option(
+            help="Address of discovery; by default the frontend's host with port DYN_RL_PORT or 8001.", metavar="URL"
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only workers of this model.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for each worker.", min=0.1)] = 10.0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per worker and line.")] = False,
+    model: Annotated[str | None, typer.Option(help="Only workers of this model.", metavar="NAME")] = None,
+    timeout: Annotated[float, typer.Option(help="Time for each worker.", min=0.1, metavar="SECONDS")] = 10.0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per worker, one per line.")] = False,
 ) -> None:
-    """Show the RL workers behind a Dynamo frontend: model, routes, weight version, health.
+    """List the RL workers behind a Dynamo frontend.
+
+    Shows model, ranks, routes, weight version and health of each.
 
     Exit status 1: a worker is not healthy. 2: discovery failed.
     """
