@@ -23,20 +23,6 @@ pub(super) fn widened(
     Ok((values, negative))
 }
 
-/// Fills `out` with widened elements from byte `skip` on; says whether any is negative.
-pub(super) fn widened_into<'o>(
-    text: &[u8],
-    dtype: Element,
-    skip: usize,
-    out: &'o mut [MaybeUninit<i32>],
-    failed: impl FnOnce(usize) -> Error,
-) -> Result<(&'o [i32], bool)> {
-    let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
-    // SAFETY: the same memory and layout, lent on; on success `widen_into` has written all of it.
-    let values = unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<i32>(), out.len()) };
-    Ok((values, negative))
-}
-
 /// Decodes `count` elements of the width of `T` from byte `skip` on.
 pub(super) fn raw<T: Plain>(
     text: &[u8],

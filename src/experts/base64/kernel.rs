@@ -1,4 +1,5 @@
 //! The kernels by name, and the one in use.
+#![allow(unsafe_code)] // initialised memory lent as if it were not
 
 use std::env;
 use std::ffi::OsString;
@@ -57,7 +58,7 @@ pub(super) struct Table {
 
 /// A kernel that this machine can run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     table: Table,
     /// Bytes of output from which on it is written around the cache.
     streaming_from: usize,
@@ -65,7 +66,7 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// The kernel of that name, if this machine can run it.
-    pub(crate) fn by_name(name: &str) -> Option<Self> {
+    pub fn by_name(name: &str) -> Option<Self> {
         let table = match name {
             #[cfg(target_arch = "x86_64")]
             "avx512vbmi" => avx512::table()?,
@@ -83,8 +84,8 @@ impl Kernel {
     }
 
     /// The same kernel with another bound: 0 always streams, `usize::MAX` never.
-    #[cfg(any(test, feature = "reference"))]
-    pub(crate) fn streaming_from(self, bytes: usize) -> Self {
+    #[must_use]
+    pub fn streaming_from(self, bytes: usize) -> Self {
         Self {
             streaming_from: bytes,
             ..self
@@ -92,21 +93,55 @@ impl Kernel {
     }
 
     /// What this machine can run, fastest first.
-    pub(crate) fn available() -> impl Iterator<Item = Self> {
+    pub fn available() -> impl Iterator<Item = Self> {
         NAMES.into_iter().filter_map(Self::by_name)
     }
 
     /// The kernel in use: chosen at the first call, for good.
-    pub(crate) fn active() -> &'static Self {
+    pub fn active() -> &'static Self {
         &choice().kernel
     }
 
-    pub(crate) fn name(&self) -> &'static str {
+    /// The name that `DYNAMO_TITO_KERNEL` knows.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         self.table.name
     }
 
-    pub(crate) fn alphabet_len(&self, text: &[u8]) -> usize {
+    /// As [`alphabet_len`](super::alphabet_len).
+    #[must_use]
+    pub fn alphabet_len(&self, text: &[u8]) -> usize {
         (self.table.alphabet_len)(text)
+    }
+
+    /// Writes the bytes `skip..skip + out.len()` of the decoded stream over `out`.
+    ///
+    /// # Errors
+    /// The index of the first bad byte among the groups of four letters that were read, padding in the wrong place included;
+    /// of a text whose length is no multiple of four, the length.
+    ///
+    /// # Panics
+    /// If the text decodes to fewer bytes; [`decoded_len`](super::decoded_len) says how many there are.
+    pub fn decode(&self, text: &[u8], skip: usize, out: &mut [u8]) -> Result<(), usize> {
+        self.decode_into(text, skip, lent(out))
+    }
+
+    /// Writes elements over `out`, the first of which begins at byte `skip` of the decoded stream: unsigned ones widened with
+    /// zeros, signed ones with their sign. Returns whether any of them is negative.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    ///
+    /// # Panics
+    /// As [`decode`](Self::decode).
+    pub fn widen(
+        &self,
+        text: &[u8],
+        element: Element,
+        skip: usize,
+        out: &mut [i32],
+    ) -> Result<bool, usize> {
+        self.widen_into(text, element, skip, lent(out))
     }
 
     pub(crate) fn decode_into(
@@ -151,14 +186,22 @@ impl Kernel {
     }
 }
 
+/// Initialised items as a kernel takes them: it writes items only, so what is initialised stays so.
+fn lent<T: Copy>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
+    // SAFETY: the same memory and layout; a kernel writes no uninitialised items into it.
+    unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), out.len()) }
+}
+
 /// The name of the kernel in use.
-pub(crate) fn kernel_name() -> &'static str {
+#[must_use]
+pub fn kernel_name() -> &'static str {
     Kernel::active().name()
 }
 
 /// Why the environment's choice of a kernel cannot be followed, in words, if it cannot. Whoever loads the library must
 /// refuse to go on then.
-pub(crate) fn kernel_error() -> Option<&'static str> {
+#[must_use]
+pub fn kernel_error() -> Option<&'static str> {
     choice().error.as_deref()
 }
 

@@ -7,8 +7,6 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(feature = "reference")]
-pub(crate) mod bench_support;
 mod cache;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
@@ -18,24 +16,29 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use kernel::{Kernel, kernel_error, kernel_name};
+pub use kernel::{Kernel, kernel_error, kernel_name};
 
 use std::mem::MaybeUninit;
 
 /// Integer type of the rows on the wire, little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Element {
+pub enum Element {
+    /// `uint8`.
     U8,
+    /// `uint16`.
     U16,
+    /// `int16`.
     I16,
+    /// `int32`.
     I32,
 }
 
 impl Element {
-    pub(crate) const ALL: [Self; 4] = [Self::U8, Self::U16, Self::I16, Self::I32];
+    /// Every type, narrowest first.
+    pub const ALL: [Self; 4] = [Self::U8, Self::U16, Self::I16, Self::I32];
 
     /// Bytes of one element.
-    pub(crate) const fn size(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             Self::U8 => 1,
             Self::U16 | Self::I16 => 2,
@@ -44,7 +47,7 @@ impl Element {
     }
 
     /// The name on the wire, which is numpy's.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::U8 => "uint8",
             Self::U16 => "uint16",
@@ -54,14 +57,14 @@ impl Element {
     }
 
     /// The element of that name.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|element| element.name() == name)
     }
 }
 
 /// Which rule of canonical base64 a text breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// The length is a multiple of four.
     Length,
     /// At most two `=`, at the end.
@@ -72,21 +75,22 @@ pub(crate) enum Rule {
 
 /// A broken rule, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Bad {
-    pub(crate) rule: Rule,
+pub struct Bad {
+    /// The rule.
+    pub rule: Rule,
     /// Index into the text: the text's end for its length and its padding, the last letter for trailing bits.
-    pub(crate) at: usize,
+    pub at: usize,
 }
 
 /// Index of the first byte that is not one of the 64 letters of the standard alphabet (so: of the closing quote, of
 /// padding, or of an error), or the text's length.
-pub(crate) fn alphabet_len(text: &[u8]) -> usize {
+pub fn alphabet_len(text: &[u8]) -> usize {
     Kernel::active().alphabet_len(text)
 }
 
 /// How many bytes the text decodes to. Looks at the end only: everything in front of the padding must be known to be
 /// letters, by `alphabet_len`.
-pub(crate) fn decoded_len(text: &[u8]) -> Result<usize, Bad> {
+pub fn decoded_len(text: &[u8]) -> Result<usize, Bad> {
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
     if !text.len().is_multiple_of(4) {
         return Err(Bad {
@@ -139,4 +143,14 @@ pub(crate) fn widen_into(
     out: &mut [MaybeUninit<i32>],
 ) -> Result<bool, usize> {
     Kernel::active().widen_into(text, element, skip, out)
+}
+
+/// As [`widen_into`], over items that are there already.
+pub(crate) fn widen(
+    text: &[u8],
+    element: Element,
+    skip: usize,
+    out: &mut [i32],
+) -> Result<bool, usize> {
+    Kernel::active().widen(text, element, skip, out)
 }
