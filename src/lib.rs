@@ -12,6 +12,7 @@
 //! # Ok::<(), dynamo_tito::Error>(())
 //! ```
 
+pub mod base64;
 mod decode;
 mod divergence;
 mod error;
@@ -29,7 +30,6 @@ mod wire;
 pub use decode::{decode, decode_choices, decode_into};
 pub use divergence::{Divergence, Missing, divergence};
 pub use error::{Class, Error, Result};
-pub use experts::base64;
 pub use experts::{Routed as RoutedExperts, Values as ExpertIds};
 pub use json::Value;
 pub use limits::Limits;

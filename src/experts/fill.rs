@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::base64::{Element, decode_into, widen_into};
+use crate::base64::{Element, decode_into, widen_into};
 use crate::error::{Error, Result};
 use crate::memory::{Buffer, Plain};
 

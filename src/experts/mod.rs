@@ -3,7 +3,6 @@
 //! Three containers are in use (an object with its shape beside it, an npy file, bare int32 rows); [`Container`] finds out which one
 //! is there, [`resolve`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
 
-pub mod base64;
 mod blob;
 mod container;
 mod fill;

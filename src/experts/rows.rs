@@ -1,11 +1,11 @@
 //! Which rows there are, which are wanted, and their values.
 
-use super::base64::{self, Element};
 use super::blob::Text;
 use super::container::Container;
 use super::fill::{raw, widened};
 use super::npy;
 use super::trim::{Sequence, Trimmed, trim};
+use crate::base64::{self, Element};
 use crate::error::{Class, Error, Result};
 use crate::limits;
 use crate::memory::Buffer;

@@ -1,18 +1,10 @@
-//! What surrounds a kernel: a first partial group, the padded last one, and the byte that made a kernel stop.
+//! What a kernel leaves over: the items before the first whole group, the padded last group, the byte that it stopped at.
 
 use std::mem::MaybeUninit;
 
-use super::kernel::{Bulk, Done};
-use super::portable::{self, Item};
-
-/// How a kernel writes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stores {
-    /// Through the cache.
-    Cached,
-    /// Around the cache, to an output that starts at a cache line.
-    Streaming,
-}
+use super::portable::Item;
+use super::scalar::Bytes;
+use super::table::{Bulk, Done, Stores};
 
 /// Alignment at which a kernel's stores do not straddle cache lines.
 const LINE: usize = 64;
@@ -121,79 +113,10 @@ fn one_by_one<T>(
     if out.is_empty() {
         return Ok(false);
     }
-    let mut bytes = Bytes {
-        text,
-        group: skip / 3,
-        held: [0; 3],
-        left: 0,
-    };
-    for _ in 0..skip % 3 {
-        bytes.next()?;
-    }
+    let mut bytes = Bytes::new(text, skip)?;
     let mut negative = false;
     for slot in out {
         negative |= (item.negative)(slot.write((item.one)(&mut bytes)?));
     }
     Ok(negative)
-}
-
-/// The decoded stream, byte by byte.
-pub(super) struct Bytes<'a> {
-    text: &'a [u8],
-    /// The group to be decoded next.
-    group: usize,
-    held: [u8; 3],
-    /// How many bytes at the end of `held` are still to come.
-    left: usize,
-}
-
-impl Bytes<'_> {
-    pub(super) fn next(&mut self) -> Result<u8, usize> {
-        if self.left == 0 {
-            self.held = self.decode()?;
-            self.group += 1;
-            self.left = 3;
-        }
-        let byte = self.held[3 - self.left];
-        self.left -= 1;
-        Ok(byte)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], usize> {
-        let mut bytes = [0; N];
-        for byte in &mut bytes {
-            *byte = self.next()?;
-        }
-        Ok(bytes)
-    }
-
-    /// The next group's bytes; in place of padding, zeros that nobody asks for.
-    fn decode(&self) -> Result<[u8; 3], usize> {
-        let at = 4 * self.group;
-        let mut letters = [
-            self.text[at],
-            self.text[at + 1],
-            self.text[at + 2],
-            self.text[at + 3],
-        ];
-        let last = at + 4 == self.text.len();
-        let padding = match letters {
-            [_, _, b'=', b'='] if last => 2,
-            [_, _, _, b'='] if last => 1,
-            _ => 0,
-        };
-        letters[4 - padding..].fill(b'A');
-        if let Some(bad) = letters
-            .iter()
-            .position(|&letter| portable::value(letter) == portable::NO_LETTER)
-        {
-            return Err(at + bad);
-        }
-        let [a, b, c, d] = letters.map(|letter| u32::from(portable::value(letter)));
-        let [_, bytes @ ..] = (a << 18 | b << 12 | c << 6 | d).to_be_bytes();
-        if bytes[3 - padding..].iter().any(|&byte| byte != 0) {
-            return Err(at + 3 - padding);
-        }
-        Ok(bytes)
-    }
 }

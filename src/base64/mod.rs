@@ -13,54 +13,17 @@ mod kernel;
 mod neon;
 mod portable;
 mod run;
+mod scalar;
+mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use kernel::{Kernel, kernel_error, kernel_name};
+pub use table::Element;
 
 use std::mem::MaybeUninit;
-
-/// Integer type of the rows on the wire, little-endian.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Element {
-    /// `uint8`.
-    U8,
-    /// `uint16`.
-    U16,
-    /// `int16`.
-    I16,
-    /// `int32`.
-    I32,
-}
-
-impl Element {
-    /// Every type, narrowest first.
-    pub const ALL: [Self; 4] = [Self::U8, Self::U16, Self::I16, Self::I32];
-
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::U16 | Self::I16 => 2,
-            Self::I32 => 4,
-        }
-    }
-
-    /// The name on the wire, which is numpy's.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "uint8",
-            Self::U16 => "uint16",
-            Self::I16 => "int16",
-            Self::I32 => "int32",
-        }
-    }
-
-    /// The element of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|element| element.name() == name)
-    }
-}
 
 /// Which rule of canonical base64 a text breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +74,7 @@ pub fn decoded_len(text: &[u8]) -> Result<usize, Bad> {
         }
     };
     let last = text.len() - padding - 1;
-    if portable::value(text[last]) & unused != 0 {
+    if scalar::value(text[last]) & unused != 0 {
         return Err(Bad {
             rule: Rule::TrailingBits,
             at: last,

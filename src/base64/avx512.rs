@@ -4,60 +4,15 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::kernel::{Done, Table};
-use super::portable::{self, VALUES};
-use super::run::Stores;
+use super::portable;
+use super::scalar::VALUES;
+use super::table::{Done, Stores, Table};
+use super::x86::{CHECKED, bulk, kernel, prefetch};
 
-/// The kernel, if this machine has the instructions.
-pub(super) fn table() -> Option<Table> {
-    let here = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vbmi");
-    here.then_some(Table {
-        name: "avx512vbmi",
-        // SAFETY: the instructions were found above, here and below; nobody else makes this kernel.
-        alphabet_len: |text| unsafe { alphabet_len(text) },
-        bytes: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { bytes::<false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { bytes::<true>(text, out) },
-        },
-        u8_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { Done::unsigned(u8_to_i32::<false>(text, out)) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { Done::unsigned(u8_to_i32::<true>(text, out)) },
-        },
-        u16_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i16_to_i32::<false, false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i16_to_i32::<false, true>(text, out) },
-        },
-        i16_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i16_to_i32::<true, false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i16_to_i32::<true, true>(text, out) },
-        },
-        i32_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i32_to_i32::<false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i32_to_i32::<true>(text, out) },
-        },
-    })
+kernel! {
+    name: "avx512vbmi", instructions: ["avx512f", "avx512bw", "avx512vbmi"], enable: "avx512f,avx512bw,avx512vbmi",
+    vector: __m512i, zero: _mm512_setzero_si512, load: _mm512_loadu_si512, store: _mm512_storeu_si512, stream: _mm512_stream_si512
 }
-
-/// Letters between two looks at whether all of them were letters.
-const CHECKED: usize = 2048;
-
-/// How far ahead of the letters in hand the text is asked for. The processor's own prefetcher stops at the end of a page;
-/// with this, a text that lies in memory is read a quarter faster.
-const AHEAD: usize = 2048;
-
-type Line<T, const N: usize> = [MaybeUninit<T>; N];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn alphabet_len(text: &[u8]) -> usize {
@@ -69,7 +24,7 @@ fn alphabet_len(text: &[u8]) -> usize {
         for line in block.as_chunks::<64>().0 {
             letters.values(load(line), &mut bad);
         }
-        if _mm512_movepi8_mask(bad) != 0 {
+        if any(bad) {
             break;
         }
         done += 256;
@@ -120,47 +75,6 @@ impl Letters {
     }
 }
 
-/// Asks for the text that comes [`AHEAD`] bytes after the block.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(block: &[u8]) {
-    for line in block.chunks(64) {
-        #[allow(unused_unsafe)] // unsafe in older compilers
-        // SAFETY: a hint: it reads nothing, whatever the address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast())
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(line: &[u8; 64]) -> __m512i {
-    // SAFETY: the reference is good for 64 bytes, and the load asks for no alignment.
-    unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load3(lines: &[[u8; 64]; 3]) -> [__m512i; 3] {
-    [load(&lines[0]), load(&lines[1]), load(&lines[2])]
-}
-
-/// One line of the output; [`blocks`] sees to the alignment that streaming needs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store<const STREAM: bool, T, const N: usize>(line: &mut Line<T, N>, value: __m512i) {
-    const { assert!(size_of::<Line<T, N>>() == 64) };
-    let line = line.as_mut_ptr().cast();
-    if STREAM {
-        // SAFETY: 64 writable bytes, a whole number of lines from an output that `blocks` found to start at one.
-        unsafe { _mm512_stream_si512(line, value) }
-    } else {
-        // SAFETY: 64 writable bytes, and the store asks for no alignment.
-        unsafe { _mm512_storeu_si512(line, value) }
-    }
-}
-
 /// Whether a word of four bytes has its sign bit set.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -168,37 +82,11 @@ fn negative(signs: __m512i) -> bool {
     _mm512_cmplt_epi32_mask(signs, _mm512_setzero_si512()) != 0
 }
 
-/// Runs `block` over whole blocks for as long as every letter is one, and says how many items that made.
+/// Whether a letter is bad.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
-    text: &[u8],
-    out: &mut [MaybeUninit<T>],
-    mut block: impl FnMut(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m512i),
-) -> usize {
-    const { assert!((ITEMS * size_of::<T>()).is_multiple_of(64) && CHECKED.is_multiple_of(LETTERS)) };
-    assert!(!STREAM || out.as_ptr().addr().is_multiple_of(64));
-    let mut done = 0;
-    for (text, out) in text
-        .chunks(CHECKED)
-        .zip(out.chunks_mut(CHECKED / LETTERS * ITEMS))
-    {
-        let (text, out) = (text.as_chunks().0, out.as_chunks_mut().0);
-        let mut bad = _mm512_setzero_si512();
-        for (text, out) in text.iter().zip(&mut *out) {
-            prefetch(text);
-            block(text, out, &mut bad);
-        }
-        if _mm512_movepi8_mask(bad) != 0 {
-            break;
-        }
-        done += text.len().min(out.len()) * ITEMS;
-    }
-    if STREAM {
-        // Before anything tells another thread that the output is there.
-        _mm_sfence();
-    }
-    done
+fn any(bad: __m512i) -> bool {
+    _mm512_movepi8_mask(bad) != 0
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -235,7 +123,7 @@ fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> Done {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
     const SPREAD: [[u8; 64]; 3] = {
         let mut spread = [[0; 64]; 3];
         let mut item = 0;
@@ -247,7 +135,7 @@ fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> u
     };
     let letters = Letters::new();
     let spread = load3(&SPREAD);
-    blocks::<i32, STREAM, 64, 48>(text, out, |text, out, bad| {
+    let items = blocks::<i32, STREAM, 64, 48>(text, out, |text, out, bad| {
         let groups = letters.groups(text, bad);
         for (line, spread) in out.as_chunks_mut::<16>().0.iter_mut().zip(spread) {
             store::<STREAM, _, _>(
@@ -255,7 +143,8 @@ fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> u
                 _mm512_maskz_permutexvar_epi8(0x1111_1111_1111_1111, spread, groups),
             );
         }
-    })
+    });
+    Done::unsigned(items)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -306,17 +195,5 @@ fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
     Done {
         items,
         negative: negative(signs),
-    }
-}
-
-/// An item is its four bytes, little-endian as this machine is.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
-    // SAFETY: the same memory as bytes.
-    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
-    let done = bytes::<STREAM>(text, out);
-    Done {
-        items: done.items / 4,
-        ..done
     }
 }

@@ -4,57 +4,15 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::kernel::{Done, Table};
-use super::portable::{self, value};
-use super::run::Stores;
+use super::portable;
+use super::scalar::value;
+use super::table::{Done, Stores, Table};
+use super::x86::{CHECKED, bulk, kernel, prefetch};
 
-/// The kernel, if this machine has the instructions.
-pub(super) fn table() -> Option<Table> {
-    is_x86_feature_detected!("avx2").then_some(Table {
-        name: "avx2",
-        // SAFETY: the instructions were found above, here and below; nobody else makes this table.
-        alphabet_len: |text| unsafe { alphabet_len(text) },
-        bytes: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { bytes::<false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { bytes::<true>(text, out) },
-        },
-        u8_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { Done::unsigned(u8_to_i32::<false>(text, out)) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { Done::unsigned(u8_to_i32::<true>(text, out)) },
-        },
-        u16_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i16_to_i32::<false, false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i16_to_i32::<false, true>(text, out) },
-        },
-        i16_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i16_to_i32::<true, false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i16_to_i32::<true, true>(text, out) },
-        },
-        i32_to_i32: |text, out, stores| match stores {
-            // SAFETY: as above.
-            Stores::Cached => unsafe { i32_to_i32::<false>(text, out) },
-            // SAFETY: as above.
-            Stores::Streaming => unsafe { i32_to_i32::<true>(text, out) },
-        },
-    })
+kernel! {
+    name: "avx2", instructions: ["avx2"], enable: "avx2",
+    vector: __m256i, zero: _mm256_setzero_si256, load: _mm256_loadu_si256, store: _mm256_storeu_si256, stream: _mm256_stream_si256
 }
-
-/// Letters between two looks at whether all of them were letters.
-const CHECKED: usize = 2048;
-
-/// How far ahead of the letters in hand the text is asked for. The processor's own prefetcher stops at the end of a page;
-/// with this, a text that lies in memory is read a quarter faster.
-const AHEAD: usize = 2048;
-
-type Line<T, const N: usize> = [MaybeUninit<T>; N];
 
 #[target_feature(enable = "avx2")]
 fn alphabet_len(text: &[u8]) -> usize {
@@ -66,7 +24,7 @@ fn alphabet_len(text: &[u8]) -> usize {
         for line in block.as_chunks::<32>().0 {
             letters.judge(load(line), &mut bad);
         }
-        if _mm256_testz_si256(bad, bad) == 0 {
+        if any(bad) {
             break;
         }
         done += 128;
@@ -168,47 +126,6 @@ fn twice(table: &[u8; 16]) -> __m256i {
     _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
 }
 
-/// Asks for the text that comes [`AHEAD`] bytes after the block.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch(block: &[u8]) {
-    for line in block.chunks(64) {
-        #[allow(unused_unsafe)] // unsafe in older compilers
-        // SAFETY: a hint: it reads nothing, whatever the address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast())
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(line: &[u8; 32]) -> __m256i {
-    // SAFETY: the reference is good for 32 bytes, and the load asks for no alignment.
-    unsafe { _mm256_loadu_si256(line.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load3(lines: &[[u8; 32]; 3]) -> [__m256i; 3] {
-    [load(&lines[0]), load(&lines[1]), load(&lines[2])]
-}
-
-/// Half a cache line of the output; [`blocks`] sees to the alignment that streaming needs.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store<const STREAM: bool, T, const N: usize>(line: &mut Line<T, N>, value: __m256i) {
-    const { assert!(size_of::<Line<T, N>>() == 32) };
-    let line = line.as_mut_ptr().cast();
-    if STREAM {
-        // SAFETY: 32 writable bytes, a whole number of these from an output that `blocks` found to start at a multiple.
-        unsafe { _mm256_stream_si256(line, value) }
-    } else {
-        // SAFETY: 32 writable bytes, and the store asks for no alignment.
-        unsafe { _mm256_storeu_si256(line, value) }
-    }
-}
-
 /// Whether a word of four bytes has its sign bit set.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -216,37 +133,11 @@ fn negative(signs: __m256i) -> bool {
     _mm256_movemask_ps(_mm256_castsi256_ps(signs)) != 0
 }
 
-/// Runs `block` over whole blocks for as long as every letter is one, and says how many items that made.
+/// Whether a letter is bad.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
-    text: &[u8],
-    out: &mut [MaybeUninit<T>],
-    mut block: impl FnMut(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m256i),
-) -> usize {
-    const { assert!((ITEMS * size_of::<T>()).is_multiple_of(32) && CHECKED.is_multiple_of(LETTERS)) };
-    assert!(!STREAM || out.as_ptr().addr().is_multiple_of(32));
-    let mut done = 0;
-    for (text, out) in text
-        .chunks(CHECKED)
-        .zip(out.chunks_mut(CHECKED / LETTERS * ITEMS))
-    {
-        let (text, out) = (text.as_chunks().0, out.as_chunks_mut().0);
-        let mut bad = _mm256_setzero_si256();
-        for (text, out) in text.iter().zip(&mut *out) {
-            prefetch(text);
-            block(text, out, &mut bad);
-        }
-        if _mm256_testz_si256(bad, bad) == 0 {
-            break;
-        }
-        done += text.len().min(out.len()) * ITEMS;
-    }
-    if STREAM {
-        // Before anything tells another thread that the output is there.
-        _mm_sfence();
-    }
-    done
+fn any(bad: __m256i) -> bool {
+    _mm256_testz_si256(bad, bad) == 0
 }
 
 /// How 24 items get from [`Letters::groups`] to three vectors of eight: `pick` brings the groups that hold four items into
@@ -289,17 +180,18 @@ impl Route {
 }
 
 #[target_feature(enable = "avx2")]
-fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
     const ROUTE: Route = Route::new(1, 0);
     let letters = Letters::new();
     let (pick, spread) = (load3(&ROUTE.pick), load3(&ROUTE.spread));
-    blocks::<i32, STREAM, 32, 24>(text, out, |text, out, bad| {
+    let items = blocks::<i32, STREAM, 32, 24>(text, out, |text, out, bad| {
         let groups = letters.groups(text, bad);
         for (vector, line) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let picked = _mm256_permutevar8x32_epi32(groups, pick[vector]);
             store::<STREAM, _, _>(line, _mm256_shuffle_epi8(picked, spread[vector]));
         }
-    })
+    });
+    Done::unsigned(items)
 }
 
 #[target_feature(enable = "avx2")]
@@ -385,17 +277,5 @@ fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> Done {
     Done {
         items,
         negative: negative(signs),
-    }
-}
-
-/// An item is its four bytes, little-endian as this machine is.
-#[target_feature(enable = "avx2")]
-fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
-    // SAFETY: the same memory as bytes.
-    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
-    let done = bytes::<STREAM>(text, out);
-    Done {
-        items: done.items / 4,
-        ..done
     }
 }

@@ -5,8 +5,9 @@ use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 use std::mem::MaybeUninit;
 
-use super::kernel::{Done, Table};
-use super::portable::{self, VALUES};
+use super::portable;
+use super::scalar::VALUES;
+use super::table::{Done, Table};
 
 /// The kernel, if this machine has the instructions. None of them writes around the cache.
 pub(super) fn table() -> Option<Table> {

@@ -281,9 +281,7 @@ fn judge(kernel: &Kernel, text: &[u8]) -> Option<Vec<u8>> {
 fn every_end_of_a_text() {
     let kernels = kernels();
     let fronts = [Vec::new(), encode(&noise(300))];
-    let alphabet: Vec<u8> = (0..=255)
-        .filter(|&byte| portable::value(byte) < 64)
-        .collect();
+    let alphabet: Vec<u8> = (0..=255).filter(|&byte| scalar::value(byte) < 64).collect();
     let check = |end: [u8; 4]| {
         for front in &fronts {
             let text = [front.as_slice(), &end].concat();
@@ -461,7 +459,7 @@ proptest! {
     fn any_wrong_byte_is_found(at in 0..5996_usize, byte in any::<u8>(), skip in 0..1500_usize) {
         let mut text = encode(&noise(4500));
         text[at] = byte;
-        let wrong = portable::value(byte) > 63;
+        let wrong = scalar::value(byte) > 63;
         for (kernel, kind) in kernels().iter().flat_map(|kernel| KINDS.map(|kind| (kernel, kind))) {
             let got = decode(kernel, kind, &text, skip, (4500 - skip) / size(kind), 0);
             prop_assert_eq!(got.err(), (wrong && at >= skip / 3 * 4).then_some(at));

@@ -9,52 +9,16 @@ use std::sync::OnceLock;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::portable::Item;
-use super::run::{self, Stores};
-use super::{Element, cache, portable};
+use super::table::{Bulk, Element, Stores, Table};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use super::{cache, portable, run};
 
 /// Forces a kernel, by name.
 const KERNEL_VARIABLE: &str = "DYNAMO_TITO_KERNEL";
 
 /// Every name there is; each machine has some of them.
 const NAMES: [&str; 4] = ["avx512vbmi", "avx2", "neon", "portable"];
-
-/// Decodes blocks of whole groups without padding from the front of the text into the front of the output, as long as
-/// both last, and returns how many items it wrote, each initialised. It stops short of a block that holds a byte
-/// which is no letter; what it did write was checked. What is left over is for [`run`] to do or to refuse.
-pub(super) type Bulk<T> = fn(text: &[u8], out: &mut [MaybeUninit<T>], stores: Stores) -> Done;
-
-/// What a [`Bulk`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) items: usize,
-    /// An item is negative, or a text that is refused could have made one so. Nothing is said of bytes.
-    pub(super) negative: bool,
-}
-
-impl Done {
-    /// Items that cannot be negative.
-    pub(super) fn unsigned(items: usize) -> Self {
-        Self {
-            items,
-            negative: false,
-        }
-    }
-}
-
-/// What one instruction set contributes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Table {
-    pub(super) name: &'static str,
-    /// Letters at the front of the text.
-    pub(super) alphabet_len: fn(&[u8]) -> usize,
-    pub(super) bytes: Bulk<u8>,
-    pub(super) u8_to_i32: Bulk<i32>,
-    pub(super) u16_to_i32: Bulk<i32>,
-    pub(super) i16_to_i32: Bulk<i32>,
-    pub(super) i32_to_i32: Bulk<i32>,
-}
 
 /// A kernel that this machine can run.
 #[derive(Clone, Copy, Debug)]
@@ -284,7 +248,7 @@ mod tests {
     fn nothing_of_a_good_text_is_left_over() {
         // Every letter, at every place of a group.
         let letters: Vec<u8> = (0..=255)
-            .filter(|&byte| portable::value(byte) < 64)
+            .filter(|&byte| super::super::scalar::value(byte) < 64)
             .collect();
         let text: Vec<u8> = (0..6400).map(|at| letters[(at + at / 64) % 64]).collect();
         for Table {

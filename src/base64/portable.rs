@@ -1,9 +1,9 @@
-//! The kernel for every machine, and the judge of the others: table lookups, no unsafe code.
+//! The kernel for every machine: table lookups, no unsafe code. The tests hold the others against it.
 
 use std::mem::MaybeUninit;
 
-use super::kernel::{Bulk, Done, Table};
-use super::run::{Bytes, Stores};
+use super::scalar::{ALPHABET, Bytes, NO_LETTER, value};
+use super::table::{Bulk, Done, Stores, Table};
 
 pub(super) const TABLE: Table = Table {
     name: "portable",
@@ -60,28 +60,6 @@ impl Item<i32> {
     item!(U16, u16);
     item!(I16, i16);
     item!(I32, i32);
-}
-
-/// The 64 letters of the standard alphabet (RFC 4648, section 4), by value.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Value of every byte, 0 to 63; [`NO_LETTER`] for what is not in the alphabet.
-pub(super) const VALUES: [u8; 256] = {
-    let mut values = [NO_LETTER; 256];
-    let mut value = 0;
-    while value < 64 {
-        values[ALPHABET[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
-
-/// Has the top bit, which no value and no ASCII byte has.
-pub(super) const NO_LETTER: u8 = 0xff;
-
-/// Value of a letter, 0 to 63, or [`NO_LETTER`].
-pub(super) const fn value(byte: u8) -> u8 {
-    VALUES[byte as usize]
 }
 
 /// Values shifted to the place in 24 bits that each of a group's four letters has.
