@@ -24,7 +24,7 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import _native
 from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, generate
-from dynamo_tito._client.driver_async import _Client
+from dynamo_tito._client.base import BaseClient
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http.base import HttpRequest, HttpResponse
 from dynamo_tito._http.environment import proxy_for, tls_context
@@ -81,7 +81,7 @@ def test_a_client_stays_in_its_process(make: Any) -> None:
 
 
 def test_the_options_of_connect_are_those_of_the_clients() -> None:
-    parameters = set(inspect.signature(_Client.__init__).parameters)
+    parameters = set(inspect.signature(BaseClient.__init__).parameters)
     assert set(ClientOptions.__annotations__) == parameters - {"self", "base_url", "model", "transport"}
 
 

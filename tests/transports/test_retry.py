@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito._client.generate import Sleep
-from dynamo_tito._client.retry import Patience, Steps, retried, retry_after
+from dynamo_tito._client.retry import Patience, retried, retry_after
+from dynamo_tito._client.steps import Sleep, Steps
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
 from support.driver import Driver, Kind
@@ -263,7 +263,7 @@ def steps_of(policy: RetryPolicy, errors: Sequence[TitoError], **options: Any) -
             raise error
         return "done"
 
-    steps = retried(policy, Patience(policy, deadline=None, rng=lambda: 1.0, **options), attempt, Sleep)
+    steps = retried(Patience(policy, deadline=None, rng=lambda: 1.0, **options), attempt)
     waits: list[float] = []
     while True:
         try:

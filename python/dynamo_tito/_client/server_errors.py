@@ -23,7 +23,7 @@ from dynamo_tito._errors import (
     UnsupportedParameterError,
     UnsupportedRouteError,
 )
-from dynamo_tito._http.endpoint import hidden
+from dynamo_tito._http.secrets import hidden
 
 _MESSAGE_CHARACTERS = 500
 # A title is looked for here: a page made of nothing but beginnings of titles takes the square of its length.

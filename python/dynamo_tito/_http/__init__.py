@@ -7,21 +7,21 @@ from typing import Any, get_args
 
 from dynamo_tito._config import HttpLibrary
 
-from .base import AsyncTransport, Exchange, HttpRequest, HttpResponse, SyncTransport, Wiring
+from .base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse, Wiring
 
 __all__ = [
-    "AsyncTransport",
+    "AsyncHttpEngine",
     "Exchange",
+    "HttpEngine",
     "HttpRequest",
     "HttpResponse",
-    "SyncTransport",
     "Wiring",
     "open_async",
     "open_sync",
 ]
 
 
-def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncTransport:
+def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngine:
     """The transport of an asynchronous client.
 
     Args:
@@ -37,22 +37,22 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncTransport
     _check_library(http)
     if (client is None and http == "aiohttp") or _is_a(client, "aiohttp", "ClientSession"):
         try:
-            from .aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded when it is needed
+            from .aiohttp import AiohttpEngine  # noqa: PLC0415 - loaded when it is needed
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "http='aiohttp' needs the extra: pip install 'dynamo-tito[aiohttp]'", name=error.name
             ) from error
-        return AiohttpTransport(wiring, client)
+        return AiohttpEngine(wiring, client)
     if client is None or _is_a(client, "httpx", "AsyncClient"):
-        from .httpx import AsyncHttpxTransport  # noqa: PLC0415 - loaded when it is needed
+        from .httpx import AsyncHttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
-        return AsyncHttpxTransport(wiring, client)
-    if isinstance(client, AsyncTransport):
+        return AsyncHttpxEngine(wiring, client)
+    if isinstance(client, AsyncHttpEngine):
         return client
     raise TypeError(f"http_client must be an httpx.AsyncClient or an aiohttp.ClientSession, not {_name(client)}")
 
 
-def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> SyncTransport:
+def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
     """The transport of a blocking client.
 
     Args:
@@ -68,10 +68,10 @@ def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> SyncTransport:
     if http != "httpx":
         raise ValueError("the blocking client speaks httpx only; aiohttp needs AsyncTitoClient")
     if client is None or _is_a(client, "httpx", "Client"):
-        from .httpx import HttpxTransport  # noqa: PLC0415 - loaded when it is needed
+        from .httpx import HttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
-        return HttpxTransport(wiring, client)
-    if isinstance(client, SyncTransport):
+        return HttpxEngine(wiring, client)
+    if isinstance(client, HttpEngine):
         return client
     raise TypeError(f"http_client must be an httpx.Client, not {_name(client)}")
 

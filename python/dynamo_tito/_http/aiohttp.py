@@ -19,7 +19,7 @@ from dynamo_tito._config import KEEPALIVE
 from dynamo_tito._errors import TransportError
 from dynamo_tito._http.sockets import readable
 
-from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, failure_of
+from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, transport_error
 from .direct import receive_into
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _READ_BUFFER = 4 << 20
 _IN_PIECES = 1 << 20
 
 
-class AiohttpTransport:
+class AiohttpEngine:
     """Over one :class:`aiohttp.ClientSession`: its own, or one that it is given and does not close."""
 
     def __init__(self, wiring: Wiring, session: aiohttp.ClientSession | None = None) -> None:
@@ -54,7 +54,7 @@ class AiohttpTransport:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=wiring.connect_timeout)
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`.base.AsyncTransport`."""
+        """See :class:`.base.AsyncHttpEngine`."""
         if self._session is None:
             self._session = self._open()
         request = exchange.request
@@ -81,8 +81,8 @@ class AiohttpTransport:
             exchange.phase = "body"
             headers = {name.lower(): value for name, value in response.headers.items()}
             receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
-            with _told_of_loss(response):
-                await _past_the_parser(response, receiver)
+            with _reports_loss(response):
+                await _receive_in_place(response, receiver)
                 # Not iter_chunks(): of an answer without a body it ends only the first time that anybody in the process
                 # asks, and from then on yields nothing for ever, without letting the loop go on (seen in 3.14.5).
                 while not response.content.at_eof():
@@ -90,7 +90,7 @@ class AiohttpTransport:
                     if not receiver.feed(chunk):
                         break
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
+            failure = transport_error(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         finally:
@@ -100,7 +100,7 @@ class AiohttpTransport:
         raise failure
 
     async def aclose(self) -> None:
-        """See :class:`.base.AsyncTransport`."""
+        """See :class:`.base.AsyncHttpEngine`."""
         session, self._session = self._session, None
         if self._owned and session is not None:
             await session.close()
@@ -122,16 +122,16 @@ class _Protocol(ResponseHandler):
         super().__init__(loop)
         self._limits = limits
         self._heard: int | None = None
-        self._passed = False
+        self._bypassed = False
 
-    def pass_parser(self) -> None:
+    def bypass_parser(self) -> None:
         """The answer does not come this way from here on: until the next request the parser waits for it in vain."""
-        self._passed = True
+        self._bypassed = True
 
     def set_response_params(self, **options: Any) -> None:
         """See aiohttp: a request is about to be sent."""
         self._heard = 0
-        self._passed = False
+        self._bypassed = False
         super().set_response_params(**options)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
@@ -142,7 +142,7 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """See aiohttp."""
-        if self._passed and data:  # an answer to no request
+        if self._bypassed and data:  # an answer to no request
             self.force_close()
             if self.transport is not None:
                 self.transport.abort()
@@ -196,7 +196,7 @@ def _data(content: bytes) -> bytes | io.BytesIO | None:
     return io.BytesIO(content) if len(content) >= _IN_PIECES else content
 
 
-async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+async def _receive_in_place(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
     """Receive the rest of a large body in place. What cannot be had this way is left to the parser."""
     connection, content = response.connection, response.content
     protocol = None if connection is None else connection.protocol
@@ -208,7 +208,7 @@ async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver)
     room = None if transport is None or transport.is_closing() else receiver.room()
     if transport is None or room is None:
         return
-    protocol.pass_parser()
+    protocol.bypass_parser()
     try:
         received = await receive_into(room, transport)
     except BaseException:
@@ -223,7 +223,7 @@ async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver)
 
 
 @contextlib.contextmanager
-def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
+def _reports_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
     """Let a reader of the body know that the connection is gone.
 
     aiohttp closes it when a chunk is malformed, and leaves the reader waiting (seen in 3.14.5).
@@ -241,8 +241,8 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed within the body"))
 
     # Once, however often the connection is used; and for good, because it may also break while it is idle.
-    closed.remove_done_callback(_looked_at)
-    closed.add_done_callback(_looked_at)
+    closed.remove_done_callback(_retrieve_exception)
+    closed.add_done_callback(_retrieve_exception)
     closed.add_done_callback(lost)
     try:
         yield
@@ -250,7 +250,7 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
         closed.remove_done_callback(lost)
 
 
-def _looked_at(future: asyncio.Future[None]) -> None:
+def _retrieve_exception(future: asyncio.Future[None]) -> None:
     """Look at what a future holds, so that asyncio does not complain that nobody did."""
     if not future.cancelled():
         future.exception()

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from dynamo_tito._config import passed
+from dynamo_tito._config import over_limit_message
 from dynamo_tito._errors import TransportError
-from dynamo_tito._http.endpoint import hidden, masked, secrets_of
+from dynamo_tito._http.secrets import hidden, masked, secrets_of
 from dynamo_tito._native import Body
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class Exchange:
         """It is over."""
         body, self.body = self.body, None
         if error is not None:
-            let_go(body, raised)
+            release(body, raised)
 
 
-def let_go(content: Body | bytes | None, raised: TracebackType | None) -> None:
+def release(content: Body | bytes | None, raised: TracebackType | None) -> None:
     """Give up an answer that came to nothing: its error may be kept for long, with the frames that held it."""
     if isinstance(content, Body):
         content.close()
@@ -127,7 +127,7 @@ class Wiring:
 
 
 @runtime_checkable
-class AsyncTransport(Protocol):
+class AsyncHttpEngine(Protocol):
     """Carries requests on an event loop. Cancelling :meth:`asend` closes the request's connection."""
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
@@ -141,11 +141,11 @@ class AsyncTransport(Protocol):
 
 
 @runtime_checkable
-class SyncTransport(Protocol):
+class HttpEngine(Protocol):
     """Carries requests on the calling thread, from any number of threads."""
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """Send once and receive the whole answer, as :meth:`AsyncTransport.asend` does."""
+        """Send once and receive the whole answer, as :meth:`AsyncHttpEngine.asend` does."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -210,7 +210,7 @@ class Receiver:
             _add(self._sink, chunk)
         elif not self._inflater.feed(chunk, self._sink) and self._good:
             found = f"decompressed, the body has at least {self._most + 1} bytes"
-            raise TransportError(passed(found, self._most, "max_decompressed_bytes"), phase="body")
+            raise TransportError(over_limit_message(found, self._most, "max_decompressed_bytes"), phase="body")
         return self._good or len(self._sink) < self._limit
 
     def finish(self) -> HttpResponse:
@@ -225,17 +225,17 @@ class Receiver:
     def _check(self, size: int) -> None:
         if size > self._limit:
             found = f"the body has at least {size} bytes"
-            raise TransportError(passed(found, self._limit, "max_response_bytes"), phase="body")
+            raise TransportError(over_limit_message(found, self._limit, "max_response_bytes"), phase="body")
 
 
 def check_head(size: int, limits: Limits) -> None:
     """Raise unless headers of this size are acceptable."""
     if size > limits.max_header_bytes:
         found = f"the headers have at least {size} bytes"
-        raise TransportError(passed(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")
+        raise TransportError(over_limit_message(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")
 
 
-def failure_of(
+def transport_error(
     error: Exception, exchange: Exchange, before_sending: tuple[type[Exception], ...], wiring: Wiring
 ) -> TransportError:
     """Our error for a library's.

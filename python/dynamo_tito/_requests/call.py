@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,26 @@ _SALT_FORBIDDEN = "@/\\\0"
 _INT32_MAX = 2**31 - 1
 
 
+class SharedOptions(TypedDict, total=False):
+    """What sampling and scoring requests may say beside model and prompt; see :class:`GenerateOptions`."""
+
+    cache_salt: str | None
+    priority: int | None
+    extra_body: Mapping[str, Any] | None
+    session_id: str | None
+    data_parallel_rank: int | None
+
+
+class CallOptions(SharedOptions, total=False):
+    """What a sampling request may say beside model and prompt; see :class:`GenerateOptions`."""
+
+    sampling_params: Mapping[str, Any] | None
+    stop_token_ids: Sequence[int]
+    routed_experts_prompt_start: int | None
+    features: Mapping[str, Any] | None
+    request_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What :meth:`AsyncTitoClient.generate` was asked for. Nothing in it belongs to one transport.
@@ -29,11 +49,11 @@ class Call:
 
     model: str | None
     prompt: list[int] | NDArray[np.int32] | NDArray[np.int64]
-    sampling_params: Mapping[str, Any]
-    stop_token_ids: tuple[int, ...] = ()
+    sampling_params: Mapping[str, Any] = field(default_factory=dict)
+    stop_token_ids: Sequence[int] = ()
     cache_salt: str | None = None
     priority: int | None = None
-    prompt_start: int | None = None
+    routed_experts_prompt_start: int | None = None
     features: Mapping[str, Any] | None = None
     extra_body: Mapping[str, Any] | None = None
     session_id: str | None = None
@@ -75,42 +95,29 @@ def make_call(
     prompt_ids: PromptIds,
     *,
     model: str | None,
-    sampling_params: Mapping[str, Any] | None,
-    stop_token_ids: Sequence[int],
-    cache_salt: str | None,
-    priority: int | None,
-    prompt_start: int | None,
-    features: Mapping[str, Any] | None,
-    extra_body: Mapping[str, Any] | None,
-    session_id: str | None,
-    data_parallel_rank: int | None,
-    request_id: str | None,
-    routed_experts: bool,
+    routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
     ids_name: str = "prompt_ids",
+    **options: Unpack[CallOptions],
 ) -> Call:
-    """Check the arguments that no transport has a say in; ``ids_name`` is what the caller calls the ids."""
-    for name, value in (("sampling_params", sampling_params), ("extra_body", extra_body), ("features", features)):
-        if value is not None and not isinstance(value, Mapping):
+    """Check the arguments that are the same on every route; ``ids_name`` is what the caller calls the ids."""
+    for name in ("sampling_params", "extra_body", "features"):
+        value = options.get(name)
+        if not isinstance(value, Mapping | None):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
     check_sampling_defaults(sampling_defaults)
-    if data_parallel_rank is not None and checked_integer("data_parallel_rank", data_parallel_rank) < 0:
+    rank = options.get("data_parallel_rank")
+    if rank is not None and checked_integer("data_parallel_rank", rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
+    params = options.pop("sampling_params", None)
+    options["stop_token_ids"] = tuple(_token_id("stop_token_ids", token) for token in options.get("stop_token_ids", ()))
     return Call(
         model=model,
         prompt=_prompt(ids_name, prompt_ids),
-        sampling_params=sampling_params or {},
-        stop_token_ids=tuple(_token_id("stop_token_ids", token) for token in stop_token_ids),
-        cache_salt=cache_salt,
-        priority=priority,
-        prompt_start=prompt_start,
-        features=features,
-        extra_body=extra_body,
-        session_id=session_id,
-        data_parallel_rank=data_parallel_rank,
-        request_id=request_id,
+        sampling_params=params or {},
         routed_experts=routed_experts,
         sampling_defaults=sampling_defaults,
+        **options,
     )
 
 

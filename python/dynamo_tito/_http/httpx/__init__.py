@@ -23,11 +23,11 @@ import httpx
 
 from dynamo_tito._config import KEEPALIVE, POOL_SIZE
 from dynamo_tito._errors import TransportError
-from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, failure_of
+from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, transport_error
 
 from .blocking import BlockingBackend, deadline, remaining
 from .streaming import AsyncioBackend
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     from dynamo_tito._errors import TransportPhase
@@ -70,7 +70,7 @@ _FAILURES = (
 )
 
 
-class AsyncHttpxTransport:
+class AsyncHttpxEngine:
     """On an event loop: pools of its own, or the ``httpx.AsyncClient`` that it is given and does not close."""
 
     def __init__(self, wiring: Wiring, client: httpx.AsyncClient | None = None) -> None:
@@ -82,7 +82,7 @@ class AsyncHttpxTransport:
         )
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncHttpEngine`."""
         try:
             async with self._opened(exchange) as answer:
                 receiver = answer.receiver(exchange, self._wiring)
@@ -91,13 +91,13 @@ class AsyncHttpxTransport:
                         break
                     answer.look_at(chunk, receiver)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
+            failure = transport_error(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         raise failure
 
     async def aclose(self) -> None:
-        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncHttpEngine`."""
         for pool in self._pools.owned():
             await pool.aclose()
 
@@ -122,7 +122,7 @@ class AsyncHttpxTransport:
             await _to_its_end(response.aclose())
 
 
-class HttpxTransport:
+class HttpxEngine:
     """On the calling thread: pools of its own, or the ``httpx.Client`` that it is given and does not close.
 
     With a client of the caller's the deadline is looked at between two reads, and each read waits that long at most.
@@ -137,7 +137,7 @@ class HttpxTransport:
         )
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._http.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.HttpEngine`."""
         token = deadline.set(exchange.deadline)
         try:
             with self._opened(exchange) as answer:
@@ -148,7 +148,7 @@ class HttpxTransport:
                     answer.look_at(chunk, receiver)
                     remaining(None, httpcore.ReadTimeout)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
+            failure = transport_error(error, exchange, _BEFORE_SENDING, self._wiring)
         else:
             return receiver.finish()
         finally:
@@ -156,7 +156,7 @@ class HttpxTransport:
         raise failure
 
     def close(self) -> None:
-        """See :class:`dynamo_tito._http.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.HttpEngine`."""
         for pool in self._pools.owned():
             pool.close()
 
@@ -192,7 +192,7 @@ class _Answer(Generic[_Chunks]):
 
     def receiver(self, exchange: Exchange, wiring: Wiring) -> Receiver:
         """Who takes the body."""
-        if isinstance(self.stream, Watched):
+        if isinstance(self.stream, TracksSurplusBytes):
             if self.stream.unsolicited:
                 raise TransportError("the connection held an answer before the request was sent", phase=exchange.phase)
             self.stream.saw_head()
@@ -201,7 +201,7 @@ class _Answer(Generic[_Chunks]):
 
     def look_at(self, chunk: bytes, receiver: Receiver) -> None:
         """Whether the body ended where the connection's bytes do."""
-        if receiver.complete and isinstance(self.stream, Watched):
+        if receiver.complete and isinstance(self.stream, TracksSurplusBytes):
             self.stream.ends_with(chunk)
 
 

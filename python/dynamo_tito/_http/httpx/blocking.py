@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     import ssl
@@ -58,7 +58,7 @@ class BlockingBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
-class BlockingStream(Watched, httpcore.NetworkStream):
+class BlockingStream(TracksSurplusBytes, httpcore.NetworkStream):
     """One connection."""
 
     def __init__(self, stream: httpcore.NetworkStream, limits: Limits) -> None:
@@ -93,5 +93,5 @@ class BlockingStream(Watched, httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """See httpcore."""
         if info == "is_readable":
-            return self.spoken_for(self._stream.get_extra_info("socket"))
+            return self.must_not_reuse(self._stream.get_extra_info("socket"))
         return self._stream.get_extra_info(info)

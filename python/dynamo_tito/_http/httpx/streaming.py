@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     import ssl
@@ -56,7 +56,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
+class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkStream):
     """One connection: the protocol that asyncio feeds, and the stream that httpcore reads."""
 
     def __init__(self, limits: Limits) -> None:
@@ -175,7 +175,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
         value = None if self._transport is None else self._transport.get_extra_info(names.get(info, info))
         if info == "is_readable":
             connection = None if self._transport is None else self._transport.get_extra_info("socket")
-            return bool(self._arrived) or self._ended or self.spoken_for(connection)
+            return bool(self._arrived) or self._ended or self.must_not_reuse(connection)
         return value
 
 

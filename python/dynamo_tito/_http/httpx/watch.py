@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynamo_tito._config import Limits
 
 
-class Watched:
+class TracksSurplusBytes:
     """What the stream of a connection remembers between a request and its answer."""
 
     _asked = True
@@ -58,6 +58,6 @@ class Watched:
         self._surplus = not self._last.endswith(chunk)
         self._last = b""
 
-    def spoken_for(self, connection: HasFileno | None) -> bool:
+    def must_not_reuse(self, connection: HasFileno | None) -> bool:
         """Whether an idle connection must not be used again."""
         return self._surplus or readable(connection)
