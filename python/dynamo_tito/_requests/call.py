@@ -109,15 +109,17 @@ def make_call(
     rank = options.get("data_parallel_rank")
     if rank is not None and checked_integer("data_parallel_rank", rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
-    params = options.pop("sampling_params", None)
-    options["stop_token_ids"] = tuple(_token_id("stop_token_ids", token) for token in options.get("stop_token_ids", ()))
+    members: dict[str, Any] = {
+        **options,
+        "sampling_params": options.get("sampling_params") or {},
+        "stop_token_ids": tuple(_token_id("stop_token_ids", token) for token in options.get("stop_token_ids", ())),
+    }
     return Call(
         model=model,
         prompt=_prompt(ids_name, prompt_ids),
-        sampling_params=params or {},
         routed_experts=routed_experts,
         sampling_defaults=sampling_defaults,
-        **options,
+        **members,
     )
 
 
