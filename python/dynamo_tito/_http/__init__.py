@@ -1,4 +1,4 @@
-"""The transports: one file per HTTP library, each imported when it is first needed."""
+"""What moves bytes: one engine per HTTP library, each imported on first use."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = [
 
 
 def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngine:
-    """The transport of an asynchronous client.
+    """The engine of an asynchronous client.
 
     Args:
         http: which library, unless ``client`` says.
-        client: an ``httpx.AsyncClient``, an ``aiohttp.ClientSession``, a transport, or None.
+        client: an ``httpx.AsyncClient``, an ``aiohttp.ClientSession``, an engine, or None.
         wiring: how connections are opened.
 
     Raises:
@@ -49,15 +49,17 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngin
         return AsyncHttpxEngine(wiring, client)
     if isinstance(client, AsyncHttpEngine):
         return client
-    raise TypeError(f"http_client must be an httpx.AsyncClient or an aiohttp.ClientSession, not {_name(client)}")
+    raise TypeError(
+        f"http_client must be an httpx.AsyncClient, an aiohttp.ClientSession or an AsyncHttpEngine, not {_name(client)}"
+    )
 
 
 def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
-    """The transport of a blocking client.
+    """The engine of a blocking client.
 
     Args:
         http: ``"httpx"``; aiohttp does not block.
-        client: an ``httpx.Client``, a transport, or None.
+        client: an ``httpx.Client``, an engine, or None.
         wiring: how connections are opened.
 
     Raises:
@@ -66,18 +68,18 @@ def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
     """
     _check_library(http)
     if http != "httpx":
-        raise ValueError("the blocking client speaks httpx only; aiohttp needs AsyncTitoClient")
+        raise ValueError("the blocking client uses httpx only; aiohttp needs AsyncTitoClient")
     if client is None or _is_a(client, "httpx", "Client"):
         from .httpx import HttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
         return HttpxEngine(wiring, client)
     if isinstance(client, HttpEngine):
         return client
-    raise TypeError(f"http_client must be an httpx.Client, not {_name(client)}")
+    raise TypeError(f"http_client must be an httpx.Client or an HttpEngine, not {_name(client)}")
 
 
 def _is_a(client: Any, module: str, name: str) -> bool:
-    # A module that nobody imported made no object; importing it to ask would cost its import.
+    # Without the module there is no such object; an import only to ask costs time.
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(client, kind)
 

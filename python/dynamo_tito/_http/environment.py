@@ -1,4 +1,4 @@
-"""What the machine says about the way out: certificates to trust, proxies to use. The same for every HTTP library."""
+"""Certificates and proxies of the environment, the same for every HTTP library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import certifi
 from dynamo_tito._http.secrets import masked
 
 Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
-"""A context of one's own, or whether a server must prove who it is. It must, unless told otherwise in words."""
+"""A context, or whether the server's certificate is verified."""
 
 
 def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:

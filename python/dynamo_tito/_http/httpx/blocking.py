@@ -1,4 +1,4 @@
-"""Blocking connections that know the deadline: a socket's timeout starts anew with every read, a call's does not."""
+"""Blocking connections that keep the call's deadline; a socket's timeout starts anew with every read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _WRITE_STEP = 1 << 16
 
 deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
-"""Of the call that this thread is at, on the monotonic clock."""
+"""The deadline of this thread's call, on the monotonic clock."""
 
 
 def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float | None:
-    """The seconds that one operation may take: its own timeout, and no more than the call has left."""
+    """The seconds that one operation may take: its own timeout, at most what the call has left."""
     ends = deadline.get()
     if ends is None:
         return timeout
@@ -34,7 +34,7 @@ def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -
 
 
 class BlockingBackend(httpcore.NetworkBackend):
-    """httpcore's blocking sockets, no operation of which outlasts the deadline."""
+    """httpcore's blocking sockets, each operation within the deadline."""
 
     def __init__(self, limits: Limits) -> None:
         self._backend = httpcore.SyncBackend()

@@ -1,7 +1,7 @@
-"""Connections on an event loop, straight on asyncio's transports.
+"""Connections on an event loop, directly on asyncio's transports.
 
-httpcore's own go through anyio: a cancel scope around every operation, and every arrival cut into pieces of 64 KiB,
-each of which copies the rest. Here an arrival is handed on as it came.
+httpcore's own use anyio: a cancel scope around every operation, and pieces of 64 KiB, each of which copies the rest.
+Here received bytes are passed on as they came.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dynamo_tito._config import Limits
 
-# Reading pauses when this much has arrived that nobody has taken yet.
+# Reading pauses when this many received bytes have not been read.
 _HIGH_WATER = 4 << 20
 
 
@@ -133,7 +133,7 @@ class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkS
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - interface
-        """Hand over to the socket; done when its buffer has room again."""
+        """Write to the socket; returns when its buffer has room again."""
         with _translated(httpcore.WriteTimeout, httpcore.WriteError):
             if self._transport is None or self._transport.is_closing():
                 raise ConnectionError("the connection is closed")
@@ -144,7 +144,7 @@ class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkS
                     await asyncio.shield(self._writer)
 
     async def aclose(self) -> None:
-        """Close at once; nothing that is still unsent matters any more."""
+        """Close at once, and discard what is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
