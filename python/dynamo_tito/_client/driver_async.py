@@ -18,7 +18,7 @@ from . import score, text
 from .base import BaseClient
 from .deadline import CurrentExchange, deadline_after, time_limit
 from .generate import generate
-from .options import GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY
+from .options import CLIENT, GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, TOKENIZE
 from .steps import Exclusive, Read, Send, Sleep
 from .threads import in_thread
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion, PromptLogprobs
     from dynamo_tito.control import Fleet
 
-    from .options import ClientOptions, GenerateOptions, Progress, ScoreManyOptions, ScoreOptions
+    from .options import ClientOptions, GenerateOptions, Progress, ScoreManyOptions, ScoreOptions, TokenizeOptions
     from .steps import Steps
 
 T = TypeVar("T")
@@ -195,24 +195,11 @@ class AsyncTitoClient(BaseClient):
             await asyncio.gather(*workers, return_exceptions=True)
         return [results[number] for number in range(len(scorings))]
 
-    async def tokenize(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[int]:
+    @TOKENIZE.shown_by
+    async def tokenize(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[TokenizeOptions]) -> list[int]:
         """The tokens of a conversation by the server's chat template, as vLLM's ``/tokenize`` answers."""
-        begin = functools.partial(
-            text.tokenize,
-            self._caller,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            tools=tools,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        return await self._call(begin, None)
+        given = TOKENIZE.complete(self.tokenize, options)
+        return await self._call(functools.partial(text.tokenize, self._caller, messages, given), None)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Their text, as vLLM's ``/detokenize`` answers (``prompt``), or SGLang's (``text``)."""
@@ -311,6 +298,7 @@ class AsyncTitoClient(BaseClient):
                 raise TypeError(f"no step: {step!r}")
 
 
+@CLIENT.shown_by
 def connect(base_url: str, *, backend: Backend, model: str | None, **options: Unpack[ClientOptions]) -> AsyncTitoClient:
     """A client for a server of this kind; its :meth:`AsyncTitoClient.fleet` administers the workers in the same words.
 

@@ -19,7 +19,7 @@ from . import score, text
 from .base import BaseClient
 from .deadline import acquired, deadline_after, deadline_error
 from .generate import generate
-from .options import GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY
+from .options import GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, TOKENIZE
 from .steps import Exclusive, Read, Send, Sleep
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dynamo_tito._requests import PromptIds
     from dynamo_tito._types import Completion, PromptLogprobs
 
-    from .options import GenerateOptions, Progress, ScoreManyOptions, ScoreOptions
+    from .options import GenerateOptions, Progress, ScoreManyOptions, ScoreOptions, TokenizeOptions
     from .steps import Steps
 
 T = TypeVar("T")
@@ -99,24 +99,11 @@ class TitoClient(BaseClient):
             pool.shutdown(cancel_futures=True)
         return [results[number] for number in range(len(scorings))]
 
-    def tokenize(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[int]:
+    @TOKENIZE.shown_by
+    def tokenize(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[TokenizeOptions]) -> list[int]:
         """The tokens of a conversation; see :meth:`AsyncTitoClient.tokenize`."""
-        begin = functools.partial(
-            text.tokenize,
-            self._caller,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            tools=tools,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        return self._call(begin, None)
+        given = TOKENIZE.complete(self.tokenize, options)
+        return self._call(functools.partial(text.tokenize, self._caller, messages, given), None)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of these tokens; see :meth:`AsyncTitoClient.detokenize`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from dynamo_tito._config import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, MAX_CONCURRENCY, THREAD_FROM_BYTES, RetryPolicy
 from dynamo_tito._requests import CallOptions, Keywords, SharedOptions
 
 if TYPE_CHECKING:
-    from dynamo_tito._config import HttpLibrary, Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from dynamo_tito._config import HttpLibrary, Limits, RendererTransport, SamplingDefaults
     from dynamo_tito._http.environment import Tls
     from dynamo_tito._logprobs_report import LogprobsChecks
     from dynamo_tito._routing_report import RoutingChecks
@@ -108,6 +109,35 @@ class ScoreOptions(ScoreManyOptions, total=False):
     request_id: str | None
 
 
+class TokenizeOptions(TypedDict, total=False):
+    """The keywords of ``tokenize``, as vLLM's ``/tokenize`` has them."""
+
+    add_generation_prompt: bool
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
+CLIENT = Keywords(
+    ClientOptions,
+    http="httpx",
+    timeout=DEFAULT_TIMEOUT,
+    connect_timeout=CONNECT_TIMEOUT,
+    max_concurrency=MAX_CONCURRENCY,
+    retries=RetryPolicy(),
+    preflight=True,
+    sampling_defaults="neutral",
+    experts="int32",
+    missing_logprob="raise",
+    require_routed_experts=False,
+    final_row="omitted",
+    strict_routing=False,
+    strict_logprobs=False,
+    thread_from_bytes=THREAD_FROM_BYTES,
+    compression=False,
+    tls="verify",
+    trust_env=True,
+)
 GENERATE = Keywords(GenerateOptions, stop_token_ids=())
 SCORE = Keywords(ScoreOptions, start=0, top_k=0, temperature=1.0)
 SCORE_MANY = Keywords(ScoreManyOptions, top_k=0, temperature=1.0)
+TOKENIZE = Keywords(TokenizeOptions, add_generation_prompt=True)

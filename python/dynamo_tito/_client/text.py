@@ -15,21 +15,15 @@ T = TypeVar("T")
 
 
 def tokenize(
-    caller: Caller,
-    messages: Sequence[Mapping[str, Any]],
-    deadline: float | None,
-    *,
-    add_generation_prompt: bool,
-    tools: Sequence[Mapping[str, Any]] | None,
-    chat_template_kwargs: Mapping[str, Any] | None,
+    caller: Caller, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], deadline: float | None
 ) -> Steps[list[int]]:
-    """The token ids that ``/tokenize`` answers."""
+    """The token ids that ``/tokenize`` answers; ``options`` are all of :class:`TokenizeOptions`."""
     members: dict[str, Any] = {} if caller.model is None else {"model": caller.model}
-    members |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-    if tools:
-        members["tools"] = list(tools)
-    if chat_template_kwargs:
-        members["chat_template_kwargs"] = dict(chat_template_kwargs)
+    members |= {"messages": list(messages), "add_generation_prompt": options["add_generation_prompt"]}
+    if options["tools"]:
+        members["tools"] = list(options["tools"])
+    if options["chat_template_kwargs"]:
+        members["chat_template_kwargs"] = dict(options["chat_template_kwargs"])
     answer = yield from caller.exchange("/tokenize", members, deadline=deadline)
     return _member(answer, "tokens", list)
 

@@ -1,4 +1,4 @@
-"""One call as the caller meant it, checked; and what a transport makes of it."""
+"""One call, checked (Call), and the request body that a route makes of it (Draft)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CallOptions(SharedOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What :meth:`AsyncTitoClient.generate` was asked for. Nothing in it belongs to one transport.
+    """The arguments of :meth:`AsyncTitoClient.generate`, the same for every route.
 
     Attributes:
         prompt: the ids, as the core encodes them: a list, or a contiguous int32 or int64 array [P].
@@ -130,7 +130,7 @@ def check_sampling_defaults(value: SamplingDefaults) -> None:
 
 
 def checked_integer(name: str, value: Any) -> int:
-    """``value`` as an int; bools and floats are not integers here, they are mistakes."""
+    """``value`` as an int; TypeError for bools and floats."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     return int(value)
