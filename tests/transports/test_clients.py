@@ -23,7 +23,7 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import _native
-from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, generate
+from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, decoding
 from dynamo_tito._client.base import BaseClient
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http.base import HttpRequest, HttpResponse
@@ -422,7 +422,7 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
         assert ticked.wait(20), "the loop stands still"
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(generate, "decode", slow)
+    monkeypatch.setattr(decoding, "decode", slow)
     document = {"choices": [{"index": 0, "token_ids": [1], "finish_reason": "stop"}], "padding": "x" * 200_000}
     server.play(reply(200, document))
 

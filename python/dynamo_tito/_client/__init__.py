@@ -3,6 +3,7 @@
 =================  ====================================================================================
 ``steps``          what a call may ask its driver for: send, decode, wait, take a turn
 ``caller``         one server: preflight, sending, retries, decoding
+``decoding``       how an answer is decoded
 ``generate``       one completion
 ``score``          log-probabilities of given tokens
 ``text``           ``/tokenize`` and ``/detokenize``

@@ -16,12 +16,10 @@ from dynamo_tito._routing_report import routing_checks
 
 from .caller import Caller
 from .deadline import checked_seconds
-from .generate import Decoding
+from .decoding import Decoding
 from .options import CLIENT
 
 if TYPE_CHECKING:
-    from dynamo_tito.control import HttpOptions
-
     from .options import ClientOptions
 
 _SPARE_DESCRIPTORS = 128
@@ -78,7 +76,7 @@ class BaseClient:
             proxy=proxy,
             secrets=endpoint.secrets,
         )
-        self._reach: HttpOptions = {
+        self._reach = {
             "tls": given["tls"],
             "trust_env": given["trust_env"],
             "connect_timeout": wiring.connect_timeout,

@@ -16,9 +16,10 @@ from dynamo_tito._requests import Call, Dialect, Draft, dialect, encode
 from dynamo_tito._requests.call import check_sampling_defaults
 from dynamo_tito._requests.dynamo import names_prompt_start
 
+from .decoding import Decoding
 from .preflight import PATH as MODELS_PATH
 from .preflight import ModelCards
-from .retry import Patience, retried, retry_after
+from .retry import RetryWaits, retried, retry_after
 from .server_errors import error_of, request_id_of
 from .steps import Exclusive, Read, Send, Steps
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
     from dynamo_tito._native import Body
 
-    from .generate import Decoding
 
 T = TypeVar("T")
 
@@ -92,17 +92,17 @@ class Caller:
     def sample(self, request: Request, reading: Callable[[Body | bytes], T], *, deadline: float | None) -> Steps[T]:
         """Ask how long a prompt may be, send, decode."""
         body = request.encode()
-        patience = Patience(self._retries, deadline=deadline)
-        if (yield from self._prepare(request, patience)):
+        waits = RetryWaits(self._retries, deadline=deadline)
+        if (yield from self._prepare(request, waits)):
             body = request.encode()
-        response = yield from self._ask(request, body, patience)
+        response = yield from self._ask(request, body, waits)
         del body  # a megabyte for a long sequence
         return (yield from self._read(response, reading, request))
 
     def exchange(self, path: str, members: Mapping[str, Any], *, deadline: float | None) -> Steps[Any]:
         """Send JSON to a route that samples nothing. The result is the answer's JSON."""
         request = HttpRequest("POST", self.endpoint.root + path, self.endpoint.headers, json.dumps(members).encode())
-        response = yield from self._send(request, None, Patience(self._retries, deadline=deadline), into_body=False)
+        response = yield from self._send(request, None, RetryWaits(self._retries, deadline=deadline), into_body=False)
         try:
             return json.loads(bytes(response.content))
         except (ValueError, RecursionError):
@@ -131,7 +131,7 @@ class Caller:
             raise
         return result
 
-    def _ask(self, request: Request, body: bytes, patience: Patience) -> Steps[HttpResponse]:
+    def _ask(self, request: Request, body: bytes, waits: RetryWaits) -> Steps[HttpResponse]:
         """Send; once more without ``routed_experts_prompt_start`` if the server does not know it.
 
         Nothing was sampled then, and the rows are dropped when the answer is read.
@@ -139,20 +139,20 @@ class Caller:
         spec, call = request.spec, request.call
         url = self.endpoint.root + spec.path
         try:
-            return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, patience))
+            return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, waits))
         except ServerError as error:
             refused = error.status == 400 and names_prompt_start(error.body)
             if not (refused and request.draft.prompt_start and spec.may_refuse_start):
                 raise
         self.start_refused = True
         body = encode(spec.draft(call, send_start=False), call)
-        return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, patience))
+        return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, waits))
 
     def _send(
         self,
         request: HttpRequest,
         request_id: str | None,
-        patience: Patience,
+        waits: RetryWaits,
         *,
         into_body: bool = True,
         timeout: float | None = None,
@@ -167,7 +167,7 @@ class Caller:
                 sizes = (*self._sizes.get(request.url, ()), len(response.content))
                 self._sizes[request.url] = sizes[-_REMEMBERED:]
                 return response
-            patience.server_asks = retry_after(response.headers)
+            waits.server_asks = retry_after(response.headers)
             raise error_of(
                 response.status,
                 response.headers,
@@ -177,20 +177,20 @@ class Caller:
                 credentials="authorization" in request.headers,
             )
 
-        return retried(patience, attempt)
+        return retried(waits, attempt)
 
-    def _prepare(self, request: Request, patience: Patience) -> Steps[bool]:
+    def _prepare(self, request: Request, waits: RetryWaits) -> Steps[bool]:
         """Ask the server about the model, check the prompt's length, and say whether the draft was changed.
 
-        Where an adapter is named otherwise than a model, the answer decides who samples: the server is asked whatever
-        ``preflight`` says, and a failed question is an error. A server without the route gets the name itself: it has
-        such an adapter, or refuses.
+        Where an adapter is named otherwise than a model, the answer decides what is sent: the server is asked also with
+        ``preflight=False``, and a failed question is an error. A server without the route
+        gets the name as an adapter's.
         """
         cards, draft = self._cards, request.draft
         model, member = draft.model, draft.adapter_member
         needed = member is not None and not cards.knows(model)
         if needed or (self._preflight and cards.must_ask(model)):
-            yield Exclusive(lambda: self._ask_models(model, patience, needed=needed))
+            yield Exclusive(lambda: self._ask_models(model, waits, needed=needed))
         if self._preflight:
             cards.check(model, request.call.prompt_len, request.spec.reserved)
         if member is None or model is None or not cards.is_adapter(model):
@@ -198,7 +198,7 @@ class Caller:
         draft.members[member] = model
         return True
 
-    def _ask_models(self, model: str | None, patience: Patience, *, needed: bool) -> Steps[None]:
+    def _ask_models(self, model: str | None, waits: RetryWaits, *, needed: bool) -> Steps[None]:
         cards = self._cards
         if cards.knows(model) or not (needed or cards.must_ask(model)):
             return  # the call before this one has asked
@@ -206,7 +206,7 @@ class Caller:
         request = HttpRequest("GET", self.endpoint.root + MODELS_PATH, headers)
         try:
             if needed:
-                sent = self._send(request, None, patience, into_body=False, timeout=PREFLIGHT_TIMEOUT)
+                sent = self._send(request, None, waits, into_body=False, timeout=PREFLIGHT_TIMEOUT)
                 response = yield from sent
             else:
                 response = yield Send(request, into_body=False, timeout=PREFLIGHT_TIMEOUT)
@@ -216,7 +216,7 @@ class Caller:
                 return
             cards.failed(model)
             if needed:
-                error.add_note(f"GET {MODELS_PATH} has to say whether {model!r} is an adapter")
+                error.add_note(f"GET {MODELS_PATH} must say whether {model!r} is an adapter")
                 raise
             return
         if response.status == 200:

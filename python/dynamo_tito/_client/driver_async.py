@@ -222,15 +222,14 @@ class AsyncTitoClient(BaseClient):
         """
         from dynamo_tito.control import Fleet  # noqa: PLC0415 - loaded when it is needed
 
-        options = self._reach.copy()
-        options["headers"] = self._caller.endpoint.headers
         return await Fleet.connect(
             self.base_url,
             backend=self._backend,
             model=self.model,
             rl_base_url=rl_base_url,
             admin_base_url=admin_base_url,
-            **options,
+            headers=self._caller.endpoint.headers,
+            **self._reach,
         )
 
     async def aclose(self) -> None:

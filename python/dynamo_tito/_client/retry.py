@@ -27,7 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger("dynamo_tito")
 
 
-class Patience:
+class RetryWaits:
     """The waits of one call, within the policy's budget and the call's deadline.
 
     Attributes:
@@ -60,7 +60,7 @@ class Patience:
             return False
         return self._deadline is None or time.monotonic() + wait < self._deadline
 
-    def retries(self, attempt: int, error: TitoError) -> float | None:
+    def wait_after(self, attempt: int, error: TitoError) -> float | None:
         """Seconds before the next attempt, which are taken from the budget; None if there is none."""
         if attempt >= self._policy.attempts or not is_retryable(error):
             return None
@@ -78,13 +78,13 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, ServerError) and error.retryable
 
 
-def retried(patience: Patience, attempt: Callable[[], Steps[T]]) -> Steps[T]:
+def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
     """The steps of ``attempt``, repeated as the policy says. The last error is raised unchanged."""
     for number in itertools.count(1):
         try:
             return (yield from attempt())
         except TitoError as error:
-            wait = patience.retries(number, error)
+            wait = waits.wait_after(number, error)
             if wait is None:
                 raise
             logger.info("sending again in %.2f s (attempt %d): %s", wait, number + 1, error)

@@ -227,7 +227,7 @@ def _reports_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
     connection = response.connection
     protocol = None if connection is None else connection.protocol
     closed = None if protocol is None else protocol.closed
-    if closed is None:  # the whole body has come already
+    if closed is None:  # the body is complete
         yield
         return
 

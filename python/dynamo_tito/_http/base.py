@@ -291,9 +291,11 @@ def transport_error(
         exchange.phase = "connect"
     elif exchange.phase == "connect":
         exchange.phase = "headers"  # unknown, so the request counts as sent
-    said = hidden(masked(str(error)), (*wiring.secrets, *secrets_of(exchange.request.headers)))
-    said = " ".join(said.split())[:_MESSAGE_CHARACTERS]
-    return TransportError(f"{type(error).__name__}: {said}" if said else type(error).__name__, phase=exchange.phase)
+    message = hidden(masked(str(error)), (*wiring.secrets, *secrets_of(exchange.request.headers)))
+    message = " ".join(message.split())[:_MESSAGE_CHARACTERS]
+    return TransportError(
+        f"{type(error).__name__}: {message}" if message else type(error).__name__, phase=exchange.phase
+    )
 
 
 class _Inflater:

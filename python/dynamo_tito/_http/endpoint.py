@@ -97,7 +97,7 @@ def _host(parts: SplitResult) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"base_url must end with its path: {_bare(parts.geturl())!r}")
     if "@" in parts.path:
-        raise ValueError("base_url has an @ behind its host: in credentials and paths, write / as %2F and @ as %40")
+        raise ValueError("base_url has an @ after its host: in credentials and paths, write / as %2F and @ as %40")
     try:
         port = parts.port
     except ValueError:

@@ -20,8 +20,7 @@ def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:
     """The context for connections to ``urls``.
 
     ``"verify"`` trusts what the system trusts and, unless ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` say what to trust,
-    Mozilla's roots too: slim images come without any. Where no URL is https, the context trusts nobody, and the 40 ms
-    of reading certificates are saved.
+    Mozilla's roots too, because slim images have none. Without an https URL no certificates are read (40 ms).
     """
     if isinstance(tls, ssl.SSLContext):
         return tls

@@ -1,4 +1,4 @@
-"""Request bodies, as pure functions: a call in, the bytes that a server wants out. One file per server's dialect."""
+"""Request bodies, as pure functions from a call to bytes. One file per route."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def checked_salt(salt: Any) -> str:
 
 
 def checked_start(start: Any, prompt_len: int) -> int:
-    """The first position whose routed experts are wanted, within the prompt or right behind it; None is 0."""
+    """The first position whose routed experts are wanted, within the prompt or right after it; None is 0."""
     if start is None:
         return 0
     position = checked_integer("routed_experts_prompt_start", start)
@@ -164,7 +164,7 @@ def checked_start(start: Any, prompt_len: int) -> int:
 def wire_start(call: Call, start: int) -> int:
     """The start that is sent for ``start``: at most the prompt's last position.
 
-    vLLM allows a start right behind the prompt, Dynamo refuses it on its generate route, and refuses an answer without
+    vLLM allows a start right after the prompt, Dynamo refuses it on its generate route, and refuses an answer without
     rows on the others. The one row more is dropped when the answer is read.
     """
     return min(start, max(call.prompt_len - 1, 0))
