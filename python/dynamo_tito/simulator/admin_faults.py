@@ -15,7 +15,7 @@ from .config import Backend
 from .core import Core
 from .encode import dumps
 from .faults import Fault, FaultKind
-from .http import Response
+from .response import Response
 
 __all__ = ["ADMIN_FAULTS", "AdminFault"]
 

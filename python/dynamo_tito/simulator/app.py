@@ -10,7 +10,7 @@ from uuid import UUID
 from .calls import Call, EngineError
 from .core import Core
 from .encode import dumps
-from .http import Framing, Response
+from .response import Framing, Response
 
 __all__ = ["App", "Route"]
 

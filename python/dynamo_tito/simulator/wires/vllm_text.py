@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tito.simulator.calls import Call
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 from .common import Entry, entries
 from .vllm_errors import bad_field, bad_request, invalid
