@@ -9,22 +9,17 @@ from typing import Any, Literal, TypeAlias
 
 from .calls import EngineError
 
-__all__ = ["UNFLUSHED", "Admin", "PauseMode", "Spoiled"]
+__all__ = ["Admin", "PauseMode", "Spoiled"]
 
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
-Spoiled: TypeAlias = Literal["half", "wrong", "destroy", "unflushed"]
+Spoiled: TypeAlias = Literal["half", "wrong", "destroy"]
 """What becomes of the next load of weights.
 
 ``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
-layers are emptied and the load fails (vLLM), and no request is served any more. ``unflushed``: they are loaded, and the
-answer says that the caches were not emptied (SGLang).
+layers are emptied and the load fails (vLLM), and no request is served any more.
 """
 
-UNFLUSHED = (
-    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
-    "Retract or finish them, then call /flush_cache."
-)
 _TENSORS = ("model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight", "model.norm.weight")
 
 
@@ -104,11 +99,9 @@ class Admin:
             self.weights, self.kept = f"half {self.weights}, half {old}", old
         elif spoil == "wrong":
             self.weights = f"wrong {self.weights}"
-        if version is not None and spoil != "unflushed":
+        if version is not None:
             self.name_version(version)
-        self.cache_flushes += flush and spoil != "unflushed"
-        if spoil == "unflushed":
-            raise EngineError(400, UNFLUSHED, kind="unflushed")
+        self.cache_flushes += flush
 
     def checksums(self) -> dict[str, str]:
         """Name of each tensor to a digest that depends on the weights."""

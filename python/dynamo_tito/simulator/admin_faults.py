@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .admin import UNFLUSHED
 from .calls import EngineError
 from .config import Backend
 from .core import Core
@@ -55,6 +54,10 @@ def _vllm_error(status: int, kind: str, message: str) -> Answer:
     return status, {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
+_UNFLUSHED = (
+    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
+    "Retract or finish them, then call /flush_cache."
+)
 _MISSING = "Loading lora adapter failed: No adapter found for the given path"
 _WORKER = (
     "Call to collective_rpc method failed: Worker failed with error 'injected fault', "
@@ -74,7 +77,7 @@ ADMIN_FAULTS: Mapping[FaultKind, AdminFault] = {
     "updated_not_flushed": AdminFault(
         # The label stays that of the weights before (sglang#14062).
         keeps=frozenset(("weights",)),
-        answers={"sglang": (400, {"success": False, "message": UNFLUSHED})},
+        answers={"sglang": (400, {"success": False, "message": _UNFLUSHED})},
     ),
     "flush_refused": AdminFault(
         answers={
