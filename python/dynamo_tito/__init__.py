@@ -10,19 +10,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._codec import (
-    Body,
-    build_info,
-    configure_memory,
-    decode,
-    decode_choices,
-    decode_prompt_logprobs,
-    divergence,
-    encode_routed_experts,
-    encode_token_ids,
-    memory_stats,
-    trim_memory,
-)
 from ._errors import (
     AdminError,
     AlignmentError,
@@ -43,15 +30,28 @@ from ._errors import (
     UnsupportedParameterError,
     UnsupportedRouteError,
 )
+from ._native import (
+    Body,
+    build_info,
+    configure_memory,
+    decode,
+    decode_choices,
+    decode_prompt_logprobs,
+    divergence,
+    encode_routed_experts,
+    encode_token_ids,
+    memory_stats,
+    trim_memory,
+)
 from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from ._http.base import HttpRequest, HttpResponse
+    from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
-    from ._transports.base import HttpRequest, HttpResponse
-    from ._transports.mock import MockTransport
 
 __all__ = [
     "AdminError",
@@ -115,12 +115,12 @@ __version__ = build_info()["version"]
 _LAZY: dict[str, str] = {
     "AsyncTitoClient": "_client",
     "ClientOptions": "_client",
-    "HttpRequest": "_transports.base",
-    "HttpResponse": "_transports.base",
+    "HttpRequest": "_http.base",
+    "HttpResponse": "_http.base",
     "Limits": "_config",
     "LogprobsChecks": "_logprobs_report",
     "LogprobsReport": "_logprobs_report",
-    "MockTransport": "_transports.mock",
+    "MockTransport": "_http.mock",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ._codec import scan_routing
 from ._errors import RoutedExpertsError
+from ._native import scan_routing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

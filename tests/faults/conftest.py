@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo_tito._transports import aiohttp, httpx
+from dynamo_tito._http import aiohttp, httpx
 from support.clients import connect, kind, server
 
 __all__ = ["connect", "kind", "server"]

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 
 from dynamo_tito._errors import TransportError
-from dynamo_tito._transports import aiohttp, httpx
+from dynamo_tito._http import aiohttp, httpx
 from support.driver import KINDS, Driver, Kind
 
 

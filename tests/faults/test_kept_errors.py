@@ -23,12 +23,12 @@ from dynamo_tito import (
     RoutedExpertsError,
     TitoClient,
     TitoError,
-    _calls,
     memory_stats,
     trim_memory,
 )
+from dynamo_tito._client import generate
 from dynamo_tito._config import HttpLibrary
-from dynamo_tito._transports.base import HttpResponse
+from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Stall, chunked, head, reply
 
@@ -84,7 +84,7 @@ def test_an_error_that_is_kept(connect: Connect, server: RawServer, fault: str) 
         client.generate(deadline=ENOUGH if "silent" in fault else LONG)
     frames = [entry.frame for entry in kept.traceback]
     # What has arrived and was not handed on is in the frames of the transport.
-    held = [frame.f_locals for frame in frames if "_transports" in str(frame.code.path)]
+    held = [frame.f_locals for frame in frames if "_http" in str(frame.code.path)]
     assert len(frames) > 1
     assert not any(held)
     whole(client, server, hits=1)
@@ -191,7 +191,7 @@ def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, m
         decoding.set()
         over.wait(LONG)
 
-    monkeypatch.setattr(_calls, "decode", decode)
+    monkeypatch.setattr(generate, "decode", decode)
     server.play(reply(200, LARGE))
 
     async def cancelled() -> None:

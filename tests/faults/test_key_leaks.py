@@ -15,7 +15,6 @@ from urllib.parse import quote
 import pytest
 
 from dynamo_tito import Limits
-from dynamo_tito._endpoint import hidden, make_endpoint, masked, secrets_of
 from dynamo_tito._errors import (
     AlignmentError,
     BadRequestError,
@@ -31,6 +30,7 @@ from dynamo_tito._errors import (
     UnauthorizedError,
     UnsupportedParameterError,
 )
+from dynamo_tito._http.endpoint import hidden, make_endpoint, masked, secrets_of
 from support.driver import Driver
 from support.raw_server import Answer, Close, RawServer, Received, Reset, Script, Stall, reply
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_tito import AsyncTitoClient, RetryPolicy, TitoClient
+from dynamo_tito._client.retry import retry_after
 from dynamo_tito._errors import OverloadedError, ServerError
-from dynamo_tito._retry import retry_after
 from support.driver import PROMPT, Driver
 from support.raw_server import RawServer, reply
 

@@ -70,3 +70,8 @@ def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "dynamo_tito", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "decode" in done.stdout
+
+
+def test_one_module_imports_the_compiled_core() -> None:
+    pattern = re.compile(r"^\s*(from \S*_core import|(from \S+ )?import .*\b_core\b)", re.MULTILINE)
+    assert {file.name for file in PACKAGE.rglob("*.py") if pattern.search(file.read_text())} == {"_native.py"}

@@ -22,12 +22,13 @@ import httpx
 import pytest
 
 import dynamo_tito as tito
-from dynamo_tito import _calls, _codec
-from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, _Client, connect
+from dynamo_tito import _native
+from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, generate
+from dynamo_tito._client.driver_async import _Client
 from dynamo_tito._errors import ServerError, TransportError
-from dynamo_tito._transports.base import HttpRequest, HttpResponse
-from dynamo_tito._transports.environment import proxy_for, tls_context
-from dynamo_tito._transports.mock import MockTransport
+from dynamo_tito._http.base import HttpRequest, HttpResponse
+from dynamo_tito._http.environment import proxy_for, tls_context
+from dynamo_tito._http.mock import MockTransport
 from support.driver import KINDS, PROMPT, Driver, Kind
 from support.raw_server import Pause, RawServer, Received, Reset, Until, reply
 
@@ -141,7 +142,7 @@ def test_systems_without_descriptors_to_count(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_importing_without_what_only_unix_has() -> None:
-    code = "import sys; sys.modules['resource'] = None; import dynamo_tito._client, dynamo_tito._transports.aiohttp"
+    code = "import sys; sys.modules['resource'] = None; import dynamo_tito._client, dynamo_tito._http.aiohttp"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
@@ -163,7 +164,7 @@ def test_one_library_does_not_import_the_other() -> None:
 
 def test_aiohttp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    monkeypatch.delitem(sys.modules, "dynamo_tito._transports.aiohttp", raising=False)
+    monkeypatch.delitem(sys.modules, "dynamo_tito._http.aiohttp", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dynamo-tito\[aiohttp\]'"):
         AsyncTitoClient("http://h", model="m", http="aiohttp")
 
@@ -414,14 +415,14 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
     kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decode of a large body happens elsewhere: while it blocks, the loop ticks."""
-    decode = _codec.decode
+    decode = _native.decode
     ticked = threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
         assert ticked.wait(20), "the loop stands still"
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(_calls, "decode", slow)
+    monkeypatch.setattr(generate, "decode", slow)
     document = {"choices": [{"index": 0, "token_ids": [1], "finish_reason": "stop"}], "padding": "x" * 200_000}
     server.play(reply(200, document))
 

@@ -15,7 +15,7 @@ import uvloop
 
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import TransportError
-from dynamo_tito._transports.direct import receive_into
+from dynamo_tito._http.direct import receive_into
 from support.authority import Authority
 from support.driver import Driver
 from support.raw_server import Answer, Close, Endlessly, RawServer, Reset, Stall, Until, chunked, head, reply
@@ -57,7 +57,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts[-1] = await receive_into(room, transport)
         return counts[-1]
 
-    monkeypatch.setattr("dynamo_tito._transports.aiohttp.receive_into", counted)
+    monkeypatch.setattr("dynamo_tito._http.aiohttp.receive_into", counted)
     return counts
 
 

@@ -8,8 +8,8 @@ import gc
 import pytest
 
 from dynamo_tito import AsyncTitoClient, Body, Limits, ServerError, TitoClient, memory_stats, trim_memory
-from dynamo_tito._transports.base import Exchange, HttpRequest, HttpResponse, Receiver
-from dynamo_tito._transports.mock import MockTransport
+from dynamo_tito._http.base import Exchange, HttpRequest, HttpResponse, Receiver
+from dynamo_tito._http.mock import MockTransport
 from support.driver import PROMPT
 from support.small import CHAT, GENERATE
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito._calls import Sleep
+from dynamo_tito._client.generate import Sleep
+from dynamo_tito._client.retry import Patience, Steps, retried, retry_after
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
-from dynamo_tito._retry import Patience, Steps, retried, retry_after
 from support.driver import Driver, Kind
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Until, chunked, head, reply
 

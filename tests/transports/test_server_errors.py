@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dynamo_tito._client.server_errors import error_of
 from dynamo_tito._errors import (
     BadRequestError,
     EngineError,
@@ -19,7 +20,6 @@ from dynamo_tito._errors import (
     UnsupportedParameterError,
     UnsupportedRouteError,
 )
-from dynamo_tito._responses import error_of
 from support.captures import FOLDER, index
 from support.driver import Driver
 from support.raw_server import RawServer, reply

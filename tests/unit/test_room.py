@@ -10,7 +10,7 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import Body
-from dynamo_tito._codec import Room
+from dynamo_tito._native import Room
 from support.small import GENERATE, uses
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamo_tito._codec import encode_token_ids
+from dynamo_tito._native import encode_token_ids
 
 from .unread import refuse_unread
 

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlencode
 
+from dynamo_tito._client.server_errors import error_of
 from dynamo_tito._config import CONNECT_TIMEOUT, Limits
-from dynamo_tito._endpoint import hidden, make_endpoint, secrets_of_url
 from dynamo_tito._errors import ServerError, TransportError
-from dynamo_tito._responses import error_of
-from dynamo_tito._transports import open_async
-from dynamo_tito._transports.base import Exchange, HttpRequest, HttpResponse, Wiring
-from dynamo_tito._transports.environment import Tls, proxy_for, tls_context
+from dynamo_tito._http import open_async
+from dynamo_tito._http.base import Exchange, HttpRequest, HttpResponse, Wiring
+from dynamo_tito._http.endpoint import hidden, make_endpoint, secrets_of_url
+from dynamo_tito._http.environment import Tls, proxy_for, tls_context
 
 if TYPE_CHECKING:
-    from dynamo_tito._transports.base import AsyncTransport
+    from dynamo_tito._http.base import AsyncTransport
 
 _MAX_ANSWER = 64 << 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dynamo_tito._endpoint import make_endpoint, masked
 from dynamo_tito._errors import AdminError
+from dynamo_tito._http.endpoint import make_endpoint, masked
 
 from ._types import Changes, Identity, Worker
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
-from dynamo_tito._endpoint import make_endpoint
 from dynamo_tito._errors import AdminError, NotFoundError, ServerError, TitoError, TransportError
+from dynamo_tito._http.endpoint import make_endpoint
 
 from ._http import HttpOptions, Server, models_of, without_credentials
 from ._listing import changes, merged, read_listing

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from dynamo_tito._client.preflight import limit_of
 from dynamo_tito._errors import AdminError
-from dynamo_tito._preflight import limit_of
 from dynamo_tito.control._http import HttpOptions, Server, cards_of
 from dynamo_tito.control.admin.detect import has_route, recognised
 from dynamo_tito.control.discovery import Workers

@@ -8,8 +8,8 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dynamo_tito._codec import decode
 from dynamo_tito._errors import DecodeError, NotFoundError, ServerError, TitoError, UnsupportedParameterError
+from dynamo_tito._native import decode
 from dynamo_tito._requests import dialect, encode_request
 
 from ._findings import NO_EXPERTS, NO_NATIVE_GENERATE, NO_WIRE, POSITIVE_LOGPROB, Finding

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack
 
-from ._calls import Alone, Caller, Decoding, Read, Send, Sleep
-from ._config import (
+from dynamo_tito._config import (
     BACKEND_TRANSPORTS,
     CONNECT_TIMEOUT,
     DEFAULT_TIMEOUT,
@@ -27,27 +26,30 @@ from ._config import (
     RetryPolicy,
     SamplingDefaults,
 )
-from ._endpoint import make_endpoint, secrets_of_url
-from ._errors import MissingFieldError, TitoError, TransportError
-from ._logprobs_report import logprobs_checks
-from ._routing_report import routing_checks
-from ._scoring import AsyncScoring, SyncScoring
-from ._threads import in_thread
-from ._transports import open_async, open_sync
-from ._transports.base import Exchange, Wiring
-from ._transports.environment import Tls, proxy_for, tls_context
+from dynamo_tito._errors import MissingFieldError, TitoError, TransportError
+from dynamo_tito._http import open_async, open_sync
+from dynamo_tito._http.base import Exchange, Wiring
+from dynamo_tito._http.endpoint import make_endpoint, secrets_of_url
+from dynamo_tito._http.environment import Tls, proxy_for, tls_context
+from dynamo_tito._logprobs_report import logprobs_checks
+from dynamo_tito._routing_report import routing_checks
+
+from .generate import Alone, Caller, Decoding, Read, Send, Sleep
+from .score import AsyncScoring, SyncScoring
+from .threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
-    from ._logprobs_report import LogprobsChecks
-    from ._requests import PromptIds
-    from ._retry import Steps
-    from ._routing_report import RoutingChecks
-    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob
-    from .control import Fleet, HttpOptions
+    from dynamo_tito._logprobs_report import LogprobsChecks
+    from dynamo_tito._requests import PromptIds
+    from dynamo_tito._routing_report import RoutingChecks
+    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob
+    from dynamo_tito.control import Fleet, HttpOptions
+
+    from .retry import Steps
 
 T = TypeVar("T")
 
@@ -215,7 +217,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
             in a fraction of the time.
         http_client: a client of one's own instead: an ``httpx.AsyncClient`` or ``aiohttp.ClientSession``, which stays
             open when this one closes, or an object with the methods of
-            :class:`dynamo_tito._transports.base.AsyncTransport`.
+            :class:`dynamo_tito._http.base.AsyncTransport`.
         timeout: seconds that a call may take in all, waiting for a free connection included; None for no limit.
         connect_timeout: seconds for one connection and its TLS handshake.
         max_concurrency: requests in flight; further calls wait. Never more than the process may open files.
@@ -347,7 +349,7 @@ class AsyncTitoClient(AsyncScoring, _Client):
             AdminError: discovery failed, lists no worker or a broken one, or the model is not served.
             ServerError, TransportError: a server could not be asked.
         """
-        from .control import Fleet  # noqa: PLC0415 - loaded when it is needed
+        from dynamo_tito.control import Fleet  # noqa: PLC0415 - loaded when it is needed
 
         options = self._reach.copy()
         options["headers"] = self._caller.endpoint.headers
@@ -431,7 +433,7 @@ class TitoClient(SyncScoring, _Client):
     """Token ids in, arrays out, on the calling thread. It may be shared by threads.
 
     The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"``, and ``http_client`` an
-    ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._transports.base.SyncTransport`.
+    ``httpx.Client`` or an object with the methods of :class:`dynamo_tito._http.base.SyncTransport`.
     """
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:

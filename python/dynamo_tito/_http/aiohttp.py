@@ -17,7 +17,7 @@ from yarl import URL
 
 from dynamo_tito._config import KEEPALIVE
 from dynamo_tito._errors import TransportError
-from dynamo_tito._transports.sockets import readable
+from dynamo_tito._http.sockets import readable
 
 from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, failure_of
 from .direct import receive_into

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dynamo_tito._codec import Room
+    from dynamo_tito._native import Room
 
 # Of one connection in one turn of the loop: the others, and everything else on it, wait for as long as that takes.
 _AT_ONCE = 256 << 10

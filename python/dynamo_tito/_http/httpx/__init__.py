@@ -23,7 +23,7 @@ import httpx
 
 from dynamo_tito._config import KEEPALIVE, POOL_SIZE
 from dynamo_tito._errors import TransportError
-from dynamo_tito._transports.base import Exchange, HttpResponse, Receiver, Wiring, failure_of
+from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, failure_of
 
 from .blocking import BlockingBackend, deadline, remaining
 from .streaming import AsyncioBackend
@@ -82,7 +82,7 @@ class AsyncHttpxTransport:
         )
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._transports.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
         try:
             async with self._opened(exchange) as answer:
                 receiver = answer.receiver(exchange, self._wiring)
@@ -97,7 +97,7 @@ class AsyncHttpxTransport:
         raise failure
 
     async def aclose(self) -> None:
-        """See :class:`dynamo_tito._transports.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
         for pool in self._pools.owned():
             await pool.aclose()
 
@@ -137,7 +137,7 @@ class HttpxTransport:
         )
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._transports.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.SyncTransport`."""
         token = deadline.set(exchange.deadline)
         try:
             with self._opened(exchange) as answer:
@@ -156,7 +156,7 @@ class HttpxTransport:
         raise failure
 
     def close(self) -> None:
-        """See :class:`dynamo_tito._transports.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.SyncTransport`."""
         for pool in self._pools.owned():
             pool.close()
 

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ._config import PREFLIGHT_AGAIN
-from ._errors import NotFoundError, OverlongPromptError
+from dynamo_tito._config import PREFLIGHT_AGAIN
+from dynamo_tito._errors import NotFoundError, OverlongPromptError
 
 PATH = "/v1/models"
 

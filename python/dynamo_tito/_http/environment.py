@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from dynamo_tito._endpoint import masked
+from dynamo_tito._http.endpoint import masked
 
 Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
 """A context of one's own, or whether a server must prove who it is. It must, unless told otherwise in words."""

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._codec import Body, decode, decode_prompt_logprobs
-from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
-from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
-from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
-from ._logprobs_report import LogprobsChecks, refuse_logprobs
-from ._preflight import PATH as MODELS_PATH
-from ._preflight import ModelCards
-from ._requests import (
+from dynamo_tito._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
+from dynamo_tito._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
+from dynamo_tito._http.base import HttpRequest, HttpResponse, let_go
+from dynamo_tito._http.endpoint import Endpoint, checked_headers, hidden, secrets_of
+from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
+from dynamo_tito._native import Body, decode, decode_prompt_logprobs
+from dynamo_tito._requests import (
     Call,
     Dialect,
     Draft,
@@ -35,16 +34,18 @@ from ._requests import (
     score_params,
     score_rows_from,
 )
-from ._requests.call import check_sampling_defaults, wire_start
-from ._requests.dynamo import names_prompt_start
-from ._responses import error_of, request_id_of
-from ._retry import Patience, Steps, retried, retry_after
-from ._routing_report import RoutingChecks, refuse_findings
-from ._transports.base import HttpRequest, HttpResponse, let_go
+from dynamo_tito._requests.call import check_sampling_defaults, wire_start
+from dynamo_tito._requests.dynamo import names_prompt_start
+from dynamo_tito._routing_report import RoutingChecks, refuse_findings
+
+from .preflight import PATH as MODELS_PATH
+from .preflight import ModelCards
+from .retry import Patience, Steps, retried, retry_after
+from .server_errors import error_of, request_id_of
 
 if TYPE_CHECKING:
-    from ._config import RendererTransport, SamplingDefaults
-    from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
+    from dynamo_tito._config import RendererTransport, SamplingDefaults
+    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
 
 # Sizes of answers, of each route; the largest is expected next.

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from dynamo_tito._codec import Body
 from dynamo_tito._config import passed
-from dynamo_tito._endpoint import hidden, masked, secrets_of
 from dynamo_tito._errors import TransportError
+from dynamo_tito._http.endpoint import hidden, masked, secrets_of
+from dynamo_tito._native import Body
 
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from dynamo_tito._codec import Room
     from dynamo_tito._config import Limits
     from dynamo_tito._errors import TransportPhase
+    from dynamo_tito._native import Room
 
 _INFLATE_STEP = 1 << 20
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32

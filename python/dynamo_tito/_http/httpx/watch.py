@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dynamo_tito._transports.base import check_head
-from dynamo_tito._transports.sockets import HasFileno, readable
+from dynamo_tito._http.base import check_head
+from dynamo_tito._http.sockets import HasFileno, readable
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Limits

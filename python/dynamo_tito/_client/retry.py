@@ -1,7 +1,7 @@
 """Sending again: what may be, when, and how often. No clock is waited on here; the driver does that.
 
 Sampling is not idempotent. Only what certainly did not reach an engine is sent again: a connection that never came
-about, and an answer that says so itself (:func:`dynamo_tito._responses.was_not_started`).
+about, and an answer that says so itself (:func:`dynamo_tito._client.server_errors.was_not_started`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_always
 
-from ._errors import ServerError, TitoError, TransportError
+from dynamo_tito._errors import ServerError, TitoError, TransportError
 
 if TYPE_CHECKING:
-    from ._config import RetryPolicy
+    from dynamo_tito._config import RetryPolicy
 
 T = TypeVar("T")
 Steps = Generator[Any, Any, T]

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, ca
 
 import numpy as np
 
-from ._errors import TitoError
-from ._requests.call import checked_integer
+from dynamo_tito._errors import TitoError
+from dynamo_tito._requests.call import checked_integer
 
 if TYPE_CHECKING:
-    from ._calls import Caller, Scoring
-    from ._config import RendererTransport
-    from ._requests import PromptIds
-    from ._retry import Steps
-    from ._types import PromptLogprobs
+    from dynamo_tito._config import RendererTransport
+    from dynamo_tito._requests import PromptIds
+    from dynamo_tito._types import PromptLogprobs
+
+    from .generate import Caller, Scoring
+    from .retry import Steps
 
 T = TypeVar("T")
 

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from ._endpoint import hidden
-from ._errors import (
+from dynamo_tito._errors import (
     BadRequestError,
     EngineError,
     NotFoundError,
@@ -24,6 +23,7 @@ from ._errors import (
     UnsupportedParameterError,
     UnsupportedRouteError,
 )
+from dynamo_tito._http.endpoint import hidden
 
 _MESSAGE_CHARACTERS = 500
 # A title is looked for here: a page made of nothing but beginnings of titles takes the square of its length.
