@@ -13,10 +13,10 @@ from urllib.parse import urlsplit, urlunsplit
 from dynamo_tito._errors import AdminError, NotFoundError, ServerError, TitoError, TransportError
 from dynamo_tito._http.endpoint import make_endpoint
 
-from ._http import HttpOptions, Server, models_of, without_credentials
-from ._listing import changes, merged, read_listing
-from ._types import Changes, Worker
 from .admin.dynamo import DynamoAdmin
+from .http import HttpOptions, Server, models_of, without_credentials
+from .listing import changes, merged, read_listing
+from .types import Changes, Worker
 
 if TYPE_CHECKING:
     from typing import Self

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from dynamo_tito._errors import NotFoundError, ServerError, TitoError
-from dynamo_tito.control._http import cards_of
-from dynamo_tito.control._types import check_path
+from dynamo_tito.control.http import cards_of
+from dynamo_tito.control.types import check_path
 
 from .base import HttpAdmin
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_check
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend
 from dynamo_tito._errors import BadRequestError, NotFoundError, ServerError
-from dynamo_tito.control._http import HttpOptions, Server, cards_of, models_of
+from dynamo_tito.control.http import HttpOptions, Server, cards_of, models_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+    from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
 
 CEILING = 3600.0
 """Seconds of any one request; a :class:`dynamo_tito.control.Fleet` cancels sooner."""

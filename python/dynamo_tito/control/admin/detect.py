@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, Unpack
 
 from dynamo_tito._config import Backend
 from dynamo_tito._errors import NotFoundError, ServerError, TitoError
-from dynamo_tito.control._http import HttpOptions, Server, cards_of
+from dynamo_tito.control.http import HttpOptions, Server, cards_of
 
 from .dynamo import DynamoAdmin
 from .sglang import SglangAdmin

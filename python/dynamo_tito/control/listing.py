@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tito._errors import AdminError
 from dynamo_tito._http.endpoint import make_endpoint, masked
 
-from ._types import Changes, Identity, Worker
+from .types import Changes, Identity, Worker
 
 PROTOCOL_VERSION = 1
 _U64 = 1 << 64

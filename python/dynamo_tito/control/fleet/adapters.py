@@ -11,19 +11,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import ServerError, TransportError
+from dynamo_tito.control.admin.dynamo import DynamoAdmin
+from dynamo_tito.control.types import check_path
 from dynamo_tito.weights.checkpoint import check_adapter
 
-from ._change import Change
-from ._membership import Discovered, Given
-from ._operation import never, uninterrupted
-from ._types import check_path
-from .admin.dynamo import DynamoAdmin
+from .change import Change
+from .membership import Discovered, Given
+from .operation import never, uninterrupted
 
 if TYPE_CHECKING:
-    from ._membership import Membership
-    from ._operation import Operation, Progress
-    from ._types import FleetLimits, FleetResult, PauseMode, Policy
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+    from dynamo_tito.control.types import FleetLimits, FleetResult, PauseMode, Policy
+
+    from .membership import Membership
+    from .operation import Operation, Progress
 
 SERVER_FAULT = 500
 # SGLang splits a model's name at ":"; Dynamo makes keys of names.

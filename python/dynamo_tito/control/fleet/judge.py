@@ -12,7 +12,7 @@ from dynamo_tito._errors import DecodeError, ServerError, TitoError, TransportEr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ._canary import Canary, Evidence
+    from .canary import Canary, Reading
 
     Logprobs = NDArray[np.float64]
 
@@ -33,42 +33,38 @@ def distance(one: Logprobs, other: Logprobs) -> float:
     return float(np.mean(np.abs(one[known] - other[known]))) if known.any() else float("inf")
 
 
-def judge_scores(
-    canary: Canary, scored: Mapping[int, Evidence], before: Mapping[int, Evidence | None]
-) -> dict[int, str]:
+def judge_scores(canary: Canary, scored: Mapping[int, Reading], before: Mapping[int, Reading | None]) -> dict[int, str]:
     """What is wrong with each worker's scores after an update; nothing for those with which nothing is."""
     wrong: dict[int, str] = {}
-    for key, evidence in scored.items():
+    for key, reading in scored.items():
         earlier = before.get(key)
-        if evidence.logprobs is None:
+        if reading.logprobs is None:
             scored_before = earlier is not None and earlier.logprobs is not None
-            if scored_before and evidence.error is not None and _says_something(evidence.error):
-                wrong[key] = f"the canary could be scored before and not after: {evidence.error}"
+            if scored_before and reading.error is not None and _says_something(reading.error):
+                wrong[key] = f"the canary could be scored before and not after: {reading.error}"
             continue
-        same = evidence.comparable(earlier)
-        if (said := _off_trainer(canary, evidence.logprobs)) is not None:
+        same = reading.comparable(earlier)
+        if (said := _off_trainer(canary, reading.logprobs)) is not None:
             wrong[key] = said
-        elif canary.expect_change and same is not None and np.array_equal(evidence.logprobs, same, equal_nan=True):
+        elif canary.expect_change and same is not None and np.array_equal(reading.logprobs, same, equal_nan=True):
             wrong[key] = f"its scores of the canary {_UNCHANGED}"
     return wrong | _apart(canary, scored, wrong)
 
 
-def judge_memory(
-    canary: Canary, scored: Mapping[int, Evidence], known: Mapping[int, Evidence | None]
-) -> dict[int, str]:
+def judge_memory(canary: Canary, scored: Mapping[int, Reading], known: Mapping[int, Reading | None]) -> dict[int, str]:
     """What is wrong with each worker's scores when nothing was updated: they must be those of the last time."""
     wrong: dict[int, str] = {}
-    for key, evidence in scored.items():
-        if evidence.logprobs is None:
+    for key, reading in scored.items():
+        if reading.logprobs is None:
             continue
-        earlier = evidence.comparable(known.get(key))
-        off = 0.0 if earlier is None else distance(evidence.logprobs, earlier)
+        earlier = reading.comparable(known.get(key))
+        off = 0.0 if earlier is None else distance(reading.logprobs, earlier)
         if off > canary.tolerance:
             wrong[key] = (
                 f"its scores of the canary are {off:.3g} nats from those of the last verification, at most "
                 f"{canary.tolerance:g}: it was reloaded or replaced since"
             )
-        elif (said := _off_trainer(canary, evidence.logprobs)) is not None:
+        elif (said := _off_trainer(canary, reading.logprobs)) is not None:
             wrong[key] = said
     return wrong | _apart(canary, scored, wrong)
 
@@ -82,7 +78,7 @@ def _off_trainer(canary: Canary, scores: Logprobs) -> str | None:
     return f"its scores of the canary are {off:.3g} nats from the trainer's, at most {canary.tolerance:g}"
 
 
-def _apart(canary: Canary, scored: Mapping[int, Evidence], wrong: Mapping[int, str]) -> dict[int, str]:
+def _apart(canary: Canary, scored: Mapping[int, Reading], wrong: Mapping[int, str]) -> dict[int, str]:
     """Workers that are too far from the others: from the median of all, or, of two, both."""
     have = {key: each.logprobs for key, each in scored.items() if each.logprobs is not None and key not in wrong}
     if len(have) < 2:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito.control.types import FleetLimits, Identity, Phase, WeightUpdate
 
-from ._operation import DOUBT, Action, Operation, Progress, Repeat, look, may_have_begun, not_begun, uninterrupted
-from ._types import FleetLimits, Identity, Phase, WeightUpdate
+from .operation import DOUBT, Action, Operation, Progress, Repeat, look, may_have_begun, not_begun, uninterrupted
 
 if TYPE_CHECKING:
-    from ._membership import Discovered
-    from ._types import Worker
+    from dynamo_tito.control.types import Worker
+
+    from .membership import Discovered
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dynamo_tito._errors import AdminError, TitoError
-
-from ._operation import Progress, attempts
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from ._operation import Operation
-    from ._types import FleetLimits
+    from dynamo_tito._errors import TitoError
 
     Logprobs = NDArray[np.float64]
 
@@ -76,7 +69,7 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Reading:
     """What one worker showed of its weights.
 
     Attributes:
@@ -91,40 +84,6 @@ class Evidence:
     checksums: Mapping[str, str] | None = None
     error: TitoError | None = None
 
-    def comparable(self, other: Evidence | None) -> Logprobs | None:
+    def comparable(self, other: Reading | None) -> Logprobs | None:
         """The scores of another time or worker, if they are of the same tokens."""
         return other.logprobs if other is not None and self.logprobs is not None and other.ids == self.ids else None
-
-
-async def gather(operation: Operation, canary: Canary, among: Iterable[Progress]) -> dict[int, Evidence]:
-    """The scores of each worker, by ``id(progress)``. Changes nothing, raises nothing."""
-    chosen = [*among]
-    found = await asyncio.gather(*(_score(operation.limits, progress, canary) for progress in chosen))
-    return {id(progress): evidence for progress, evidence in zip(chosen, found, strict=True)}
-
-
-async def _score(limits: FleetLimits, progress: Progress, canary: Canary) -> Evidence:
-    key = (canary.start, *canary.ids)
-    try:
-        scores = await attempts(
-            "verify", limits, lambda: progress.admin.score(canary.ids, start=canary.start), repeat=lambda _: False
-        )
-    except TitoError as error:
-        return Evidence(key, error=error)
-    except (NotImplementedError, ValueError) as error:
-        return Evidence(key, error=AdminError(str(error)))
-    return Evidence(key, None if scores is None else np.asarray(scores, np.float64)[canary.start :])
-
-
-async def checksums(operation: Operation, among: Iterable[Progress]) -> dict[int, Mapping[str, str]]:
-    """The checksums of the workers that have them, by ``id(progress)``."""
-
-    async def ask(progress: Progress) -> Mapping[str, str] | None:
-        try:
-            return await attempts("verify", operation.limits, progress.admin.weight_checksums, repeat=lambda _: False)
-        except TitoError:
-            return None
-
-    chosen = [*among]
-    answers = await asyncio.gather(*map(ask, chosen))
-    return {id(progress): found for progress, found in zip(chosen, answers, strict=True) if found}

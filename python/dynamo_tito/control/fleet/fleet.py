@@ -10,29 +10,29 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dynamo_tito._errors import AdminError
+from dynamo_tito.control.admin.detect import make_admin
+from dynamo_tito.control.discovery import Workers
+from dynamo_tito.control.http import HttpOptions, without_credentials
+from dynamo_tito.control.types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
 from dynamo_tito.weights.checkpoint import check_no_adapter
 
-from ._adapters import AdapterOperations, naming_adapters
-from ._canary import Canary
-from ._change import Change, apply, check_mode, finish, pause_all, weight_update
-from ._files import check_against_root, read_visible
-from ._http import HttpOptions, without_credentials
-from ._membership import Discovered, Given
-from ._operation import Operation, Progress, attempts, look, uninterrupted
-from ._types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
-from ._verify import Memory, look_before, recall, remember, verify
-from ._weight_group import WeightGroupOperations
-from .admin.detect import make_admin
-from .discovery import Workers
+from .adapters import AdapterOperations, naming_adapters
+from .canary import Canary
+from .change import Change, apply, check_mode, finish, pause_all, weight_update
+from .files import check_against_root, read_visible
+from .membership import Discovered, Given
+from .operation import Operation, Progress, attempts, look, uninterrupted
+from .verify import Memory, look_before, recall, remember, verify
 from .watch import Watcher, WatchReport
+from .weight_group import WeightGroupOperations
 
 if TYPE_CHECKING:
     from typing import Self
 
     from dynamo_tito._config import Backend
+    from dynamo_tito.control.admin.base import AdminApi
 
-    from ._membership import Membership
-    from .admin.base import AdminApi
+    from .membership import Membership
 
 _HELD: ContextVar[tuple[Fleet, Operation] | None] = ContextVar("dynamo_tito_fleet_held", default=None)
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from ._operation import never, uninterrupted
-from ._types import FleetResult, WeightGroup
+from dynamo_tito.control.types import FleetResult, WeightGroup
+
+from .operation import never, uninterrupted
 
 if TYPE_CHECKING:
-    from ._operation import Operation, Progress
+    from .operation import Operation, Progress
 
 
 class WeightGroupOperations:

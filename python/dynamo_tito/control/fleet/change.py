@@ -8,18 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito.control.admin.base import StaleCacheError
+from dynamo_tito.control.listing import changes
+from dynamo_tito.control.types import PauseMode, Policy, WeightUpdate, check_path
 
-from ._canary import Canary
-from ._listing import changes
-from ._membership import Discovered
-from ._operation import Action, Operation, Progress, attempts, never, not_begun
-from ._types import PauseMode, Policy, WeightUpdate, check_path
-from ._verify import check_sums, confirm, probe
-from .admin.base import StaleCacheError
+from .canary import Canary
+from .membership import Discovered
+from .operation import Action, Operation, Progress, attempts, never, not_begun
+from .verify import check_sums, confirm, probe
 
 if TYPE_CHECKING:
-    from ._membership import Membership
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+
+    from .membership import Membership
 
 Load: TypeAlias = Callable[["AdminApi"], Awaitable[None]]
 

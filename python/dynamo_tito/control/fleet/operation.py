@@ -18,13 +18,13 @@ from dynamo_tito._errors import (
     TransportError,
     UnauthorizedError,
 )
-
-from ._types import FleetLimits, FleetResult, Phase, Policy, VerifiedBy, WorkerResult, WorkerState
+from dynamo_tito.control.types import FleetLimits, FleetResult, Phase, Policy, VerifiedBy, WorkerResult, WorkerState
 
 if TYPE_CHECKING:
-    from ._canary import Evidence
-    from ._types import Worker
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+    from dynamo_tito.control.types import Worker
+
+    from .canary import Reading
 
 T = TypeVar("T")
 Repeat: TypeAlias = Callable[[BaseException], bool]
@@ -86,9 +86,9 @@ class Progress:
     #: An update of its weights was sent in this operation.
     reloaded: bool = False
     #: What it showed of its weights before.
-    before: Evidence | None = None
+    before: Reading | None = None
     #: What it shows of the new ones.
-    after: Evidence | None = None
+    after: Reading | None = None
 
     @property
     def admin(self) -> AdminApi:
