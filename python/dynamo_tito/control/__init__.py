@@ -68,6 +68,6 @@ __all__ = [
 
 # A public address for each, whichever file it lives in; the publisher's too.
 for _name in __all__:
-    if isinstance(_value := globals()[_name], type | FunctionType):
-        _value.__module__ = __name__
-del _name, _value
+    if isinstance(globals()[_name], type | FunctionType):
+        globals()[_name].__module__ = __name__
+del _name

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion
 
     from .handover import Handover
-    from .planning import Plan
+    from .plan import Plan
     from .routing import Chunk
     from .segments import Segment
     from .tree import Turn

@@ -12,7 +12,7 @@ from .ids import GrowingIds
 if TYPE_CHECKING:
     from dynamo_tito._types import Int32Array
 
-    from .planning import Plan
+    from .plan import Plan
     from .tree import Turn
 
 
