@@ -1,4 +1,4 @@
-"""Find the workers of a policy, and change their weights without leaving one behind.
+"""Find the workers of a policy, and give all of them new weights.
 
 >>> fleet = await Fleet.connect("http://frontend:8000", backend="dynamo", model="m")  # doctest: +SKIP
 >>> result = await fleet.update_weights("/shared/weights/step_7")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""From a completion to a turn of the tree. Nothing that is held changes here."""
+"""Makes a turn of the tree from a completion. The state of the rollout does not change here."""
 
 from __future__ import annotations
 

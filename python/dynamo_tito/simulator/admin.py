@@ -14,7 +14,7 @@ __all__ = ["Admin", "PauseMode", "Spoiled"]
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
 Spoiled: TypeAlias = Literal["half", "wrong", "destroy"]
-"""What becomes of the next load of weights.
+"""How the next load of weights goes wrong.
 
 ``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
 layers are emptied and the load fails (vLLM), and no request is served any more.
@@ -28,10 +28,10 @@ class Admin:
 
     def __init__(self) -> None:
         self.paused: PauseMode | None = None
-        #: What the weights are: the version, or where they came from if nobody named one. Sampling depends on it.
+        #: What the weights are: the version, or their source if no version was named. Sampling depends on it.
         self.weights = "default"
         self.version: Any = "default"
-        #: Whether anybody ever named a version.
+        #: Whether a version was ever named.
         self.version_declared = False
         self.cache_flushes = 0
         #: How often each other cache was emptied: "external", "mm", "encoder".
@@ -72,7 +72,7 @@ class Admin:
         self._resumed.clear()
 
     def resume(self) -> None:
-        """Let them go."""
+        """Continue them."""
         self.paused = None
         self._resumed.set()
 

@@ -23,15 +23,15 @@ Answer: TypeAlias = tuple[int, dict[str, object] | bytes]
 
 @dataclass(frozen=True, slots=True)
 class AdminFault:
-    """What an administration request leaves behind, and what its answer says."""
+    """What an administration request changes, and what its answer says."""
 
-    #: Which parts of the state keep what the request did; the others are as they were before it.
+    #: The parts of the state that the request changes; the others are as before it.
     keeps: frozenset[str] = frozenset()
-    #: What each backend says; None: what it says when all went well.
+    #: The answer of each backend; None: that of success.
     answers: Mapping[Backend, Answer] | None = None
 
     def play(self, engine: Core, before: Mapping[str, object], response: Response, fault: Fault) -> Response:
-        """Take back what is not kept, and answer.
+        """Restore what is not kept, and answer.
 
         Raises:
             EngineError: 500, this backend has no such answer.

@@ -78,7 +78,7 @@ class Engine(Core):
         self._listeners.clear()
 
     def restart(self) -> None:
-        """Be a new process at the same address: another identity, nothing paused, the weights it was started with."""
+        """Act as a new process at the same address: another identity, nothing paused, the first weights."""
         self._lives += 1
         self.instance_id = self._identity()
         self.admin = Admin()
@@ -134,7 +134,7 @@ class Engine(Core):
         try:
             if fault is not None and fault.when == "request":
                 if fault.kind == "reset":
-                    return Response(200)  # which the connection never gets to send
+                    return Response(200)  # reset before its first byte
                 if fault.kind == "error_body":
                     return self._error_body(Response(200), app, call, fault)
                 await self._fail_early(fault, app)
@@ -150,7 +150,7 @@ class Engine(Core):
         return response
 
     def _untrue(self, call: Call, response: Response, before: dict[str, Any], fault: Fault) -> Response:
-        """The answer, if the fault makes it say something else than what happened."""
+        """The answer, changed where the fault makes it untrue."""
         if fault.kind in EDITS or fault.kind == "events":
             return edited(response, call, fault)
         if fault.kind in ADMIN_FAULTS:
@@ -163,7 +163,7 @@ class Engine(Core):
         return replace(response, status=200, body=body)
 
     async def _vanish(self, kind: FaultKind) -> None:
-        """Die or restart; either takes the connection of this request along."""
+        """Die or restart; either drops the connection of this request."""
         if kind == "die":
             self._ending = asyncio.get_running_loop().create_task(self.stop())
         else:

@@ -1,4 +1,4 @@
-"""Many workers as one: who they are, what is changed on all of them, and how their weights are looked at."""
+"""Many workers as one: membership, changes of all workers, checks of their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A canary: tokens that every worker scores. The scores show which weights it holds, its label does not."""
+"""A canary: tokens that every worker scores. Scores depend on the weights, a version label does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default_token_ids() -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """What is scored, and how near the scores must be.
+    """The tokens to score, and how close the scores must be.
 
     A worker that scores is asked for the log-probability of each token given those before it, before an update and
     after it, never from a prefix cache. Distance is the mean of ``|a - b|`` in nats over the positions that are scored.
@@ -31,7 +31,7 @@ class Canary:
         token_ids: the sequence [N]; None for 33 low ids. Best is text of the task itself: random ids are scored with
             more noise, and weights that they do not reach are not seen.
         logprobs: what the trainer's own forward pass with the new weights gives for the tokens from ``start`` on,
-            [N - start], natural logarithm. The only way to see that all workers hold the *same wrong* weights.
+            [N - start], natural logarithm. Without it, workers that all hold the *same wrong* weights are not found.
         tolerance: the largest distance between workers, from the trainer, and from an earlier scoring of the same
             weights. Engines in bf16 differ by some hundredths on tokens of low probability.
         expect_change: whether an update must change some score. False to load the same weights again.
@@ -70,7 +70,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one worker showed of its weights.
+    """Scores and checksums of one worker.
 
     Attributes:
         ids: the tokens that were scored, from where on; empty if none were.

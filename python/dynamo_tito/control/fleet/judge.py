@@ -1,4 +1,4 @@
-"""What scores and checksums say of weights: compared with earlier ones, with the trainer's, with other workers'."""
+"""Compares scores and checksums with earlier ones, with the trainer's, and between workers. No I/O."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def distance(one: Logprobs, other: Logprobs) -> float:
 
 
 def judge_scores(canary: Canary, scored: Mapping[int, Reading], before: Mapping[int, Reading | None]) -> dict[int, str]:
-    """What is wrong with each worker's scores after an update; nothing for those with which nothing is."""
+    """The error of each worker whose scores after an update are wrong, by key."""
     wrong: dict[int, str] = {}
     for key, reading in scored.items():
         earlier = before.get(key)
         if reading.logprobs is None:
             scored_before = earlier is not None and earlier.logprobs is not None
-            if scored_before and reading.error is not None and _says_something(reading.error):
+            if scored_before and reading.error is not None and _of_the_engine(reading.error):
                 wrong[key] = f"the canary could be scored before and not after: {reading.error}"
             continue
         same = reading.comparable(earlier)
@@ -52,7 +52,7 @@ def judge_scores(canary: Canary, scored: Mapping[int, Reading], before: Mapping[
 
 
 def judge_memory(canary: Canary, scored: Mapping[int, Reading], known: Mapping[int, Reading | None]) -> dict[int, str]:
-    """What is wrong with each worker's scores when nothing was updated: they must be those of the last time."""
+    """The error of each worker whose scores differ from the last ones, where nothing was updated."""
     wrong: dict[int, str] = {}
     for key, reading in scored.items():
         if reading.logprobs is None:
@@ -79,7 +79,7 @@ def _off_trainer(canary: Canary, scores: Logprobs) -> str | None:
 
 
 def _apart(canary: Canary, scored: Mapping[int, Reading], wrong: Mapping[int, str]) -> dict[int, str]:
-    """Workers that are too far from the others: from the median of all, or, of two, both."""
+    """Workers too far from the median of all; of two workers that differ, both."""
     have = {key: each.logprobs for key, each in scored.items() if each.logprobs is not None and key not in wrong}
     if len(have) < 2:
         return {}
@@ -100,7 +100,7 @@ def _apart(canary: Canary, scored: Mapping[int, Reading], wrong: Mapping[int, st
 def judge_checksums(
     now: Mapping[int, Mapping[str, str]], before: Mapping[int, Mapping[str, str] | None], *, changed: bool | None
 ) -> dict[int, str]:
-    """What is wrong with each worker's checksums.
+    """The error of each worker whose checksums are wrong.
 
     Args:
         now: what each reports.
@@ -124,7 +124,7 @@ def judge_checksums(
 
 
 def _different(now: Mapping[int, Mapping[str, str]], wrong: Mapping[int, str]) -> dict[int, str]:
-    """Workers whose checksums are not those of most; only those with weights of the same names are compared."""
+    """Workers whose checksums differ from the majority's, among workers with weights of the same names."""
     groups: dict[frozenset[str], list[int]] = {}
     for key, sums in now.items():
         if key not in wrong:
@@ -142,12 +142,12 @@ def _different(now: Mapping[int, Mapping[str, str]], wrong: Mapping[int, str]) -
 
 
 def whole(sums: Mapping[str, str]) -> bool:
-    """Whether the checksums are of all weights: none is of no bytes."""
+    """Whether every checksum is of at least one byte."""
     return bool(sums) and _EMPTY not in sums.values()
 
 
-def _says_something(error: TitoError) -> bool:
-    """Whether an error says something about the engine: not that it is slow or has no such route."""
+def _of_the_engine(error: TitoError) -> bool:
+    """Whether an error is the engine's own: it is not slow, and has the route."""
     if isinstance(error, DecodeError):
         return True
     if isinstance(error, TransportError):

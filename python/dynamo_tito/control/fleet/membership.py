@@ -1,4 +1,4 @@
-"""Who belongs to a fleet: given once, or followed through discovery."""
+"""The members of a fleet: given once, or followed through discovery."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Given:
         return [member.admin for member in self._members]
 
     async def members(self) -> list[Member]:
-        """Those that were given."""
+        """The given members."""
         return self._members
 
     async def aclose(self) -> None:

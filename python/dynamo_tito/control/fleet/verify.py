@@ -1,4 +1,4 @@
-"""The weights of every worker, looked at: before an update, after it, and at any time."""
+"""Checks of every worker's weights: before an update, after it, and at any time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Memory:
-    """What a fleet knows of one worker from one operation to the next.
+    """What a fleet keeps about one worker between operations.
 
     Attributes:
         reading: what it showed of its weights when they were right last.
@@ -35,7 +35,7 @@ class Memory:
 
 
 def recall(operation: Operation, memory: Mapping[str, Memory]) -> None:
-    """Begin an operation with what is known of its workers. A doubtful one that runs was restarted, or resumed."""
+    """Copy what is known into an operation. A doubtful worker that runs was restarted, or resumed by hand."""
     for progress in operation.progress:
         known = memory.get(progress.member.name)
         if known is not None:
@@ -44,7 +44,7 @@ def recall(operation: Operation, memory: Mapping[str, Memory]) -> None:
 
 
 def remember(operation: Operation, memory: dict[str, Memory]) -> None:
-    """Keep what this operation showed, for the workers that it left well, and who is in doubt."""
+    """Keep what this operation read, for workers without an error, and which are in doubt."""
     for progress in operation.progress:
         known = memory.setdefault(progress.member.name, Memory())
         known.doubtful = progress.doubtful
@@ -59,8 +59,8 @@ def remember(operation: Operation, memory: dict[str, Memory]) -> None:
 async def look_before(operation: Operation, canary: Canary, *, score: bool) -> None:
     """Score every worker that runs, and ask for the checksums that are not known. No failure is an error.
 
-    Remembered checksums stand where the scores are those that were remembered with them, to the bit: asking for them
-    holds up generation, and another client may have loaded other weights since.
+    Remembered checksums are used where the scores equal, to the bit, those remembered with them: computing checksums
+    stops generation, and another client may have loaded other weights since.
     """
     running = [each for each in operation.progress if each.state != "paused" and not each.doubtful] if score else []
     scored = await _scores(operation, canary, running)
@@ -98,10 +98,10 @@ async def check_sums(operation: Operation, canary: Canary) -> None:
 
 
 async def probe(operation: Operation) -> None:
-    """Ask the doubtful whether they live, and whether checksums show that nothing was changed. They stay paused.
+    """Ask doubtful workers for their health, and whether checksums show that nothing changed. They stay paused.
 
-    Checksums show it only where the engine itself has answered that it failed: after a lost answer, or one of a proxy,
-    the update may still be under way.
+    Checksums count only where the engine itself answered that it failed: after a lost answer, or a proxy's answer, the
+    update may still be under way.
     """
     doubtful = [each for each in operation.progress if each.doubtful and each.error is not None]
     known = [each for each in doubtful if each.before is not None and each.before.checksums and _answered(each.error)]
@@ -153,7 +153,7 @@ async def _pause_again(operation: Operation, among: Iterable[Progress], mode: Pa
 
 
 async def verify(operation: Operation, canary: Canary) -> None:
-    """Look at every worker, and compare with what is remembered. Nothing is paused or changed."""
+    """Read every worker's weights, and compare with what is remembered. Nothing is paused or changed."""
     everyone = {id(each): each for each in operation.progress}
     scored = await _scores(operation, canary, [each for each in everyone.values() if each.state != "paused"])
     sums = await _checksums(operation, everyone.values() if canary.checksum else [])
