@@ -46,9 +46,9 @@ from ._native import (
 from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
 if TYPE_CHECKING:
-    from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
+    from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
-    from ._http.base import HttpRequest, HttpResponse
+    from ._http.base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdminError",
     "AlignmentError",
+    "AsyncHttpEngine",
     "AsyncTitoClient",
     "BadRequestError",
     "Body",
@@ -65,6 +66,9 @@ __all__ = [
     "Divergence",
     "DriftError",
     "EngineError",
+    "Exchange",
+    "GenerateOptions",
+    "HttpEngine",
     "HttpRequest",
     "HttpResponse",
     "Limits",
@@ -83,6 +87,7 @@ __all__ = [
     "RoutedExpertsError",
     "SamplingDefaults",
     "SamplingMask",
+    "ScoreOptions",
     "ServerError",
     "TitoClient",
     "TitoError",
@@ -113,8 +118,12 @@ __version__ = build_info()["version"]
 # Public names that cost an import of their own, and the submodule that defines each. They load on first use, so that
 # importing the package stays cheap. A name here also stands in __all__ and, for type checkers, under TYPE_CHECKING.
 _LAZY: dict[str, str] = {
+    "AsyncHttpEngine": "_http.base",
     "AsyncTitoClient": "_client",
     "ClientOptions": "_client",
+    "Exchange": "_http.base",
+    "GenerateOptions": "_client",
+    "HttpEngine": "_http.base",
     "HttpRequest": "_http.base",
     "HttpResponse": "_http.base",
     "Limits": "_config",
@@ -124,6 +133,7 @@ _LAZY: dict[str, str] = {
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",
+    "ScoreOptions": "_client",
     "TitoClient": "_client",
     "connect": "_client",
     "encode_request": "_requests",

@@ -100,8 +100,8 @@ class Limits:
             raise ValueError(f"max_depth must be {_DEPTHS[0]} to {_DEPTHS[-1]}")
 
 
-def passed(found: str, ceiling: int, keyword: str) -> str:
-    """What is said where a ceiling is passed."""
+def over_limit_message(found: str, ceiling: int, keyword: str) -> str:
+    """The message for a value over its limit."""
     return f"{found}, more than {ceiling} (raised with limits=Limits({keyword}=...))"
 
 

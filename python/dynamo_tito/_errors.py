@@ -29,7 +29,7 @@ Every class pickles and copies with its attributes, so that an error crosses pro
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -235,3 +235,16 @@ def _one_line(message: str) -> str:
     # More words than characters that may stay: what is behind them is cut anyway.
     line = " ".join(message.split(None, _MAX_MESSAGE)[:_MAX_MESSAGE])
     return line if len(line) <= _MAX_MESSAGE else f"{line[: _MAX_MESSAGE - 1]}…"
+
+
+def raise_without_cycle(error: BaseException) -> NoReturn:
+    """Raise ``error`` instead of the exception that is being handled, so that it can be kept.
+
+    A frame that keeps an error in a local variable and is part of its traceback is a reference cycle. ``raise`` would
+    also keep the handled exception, with the frames of its own traceback, as the context.
+    """
+    try:
+        raise error
+    finally:
+        error.__context__ = None
+        del error

@@ -26,7 +26,6 @@ from dynamo_tito import (
     memory_stats,
     trim_memory,
 )
-from dynamo_tito._client import generate
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
@@ -191,7 +190,7 @@ def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, m
         decoding.set()
         over.wait(LONG)
 
-    monkeypatch.setattr(generate, "decode", decode)
+    monkeypatch.setattr(decoding, "decode", decode)
     server.play(reply(200, LARGE))
 
     async def cancelled() -> None:

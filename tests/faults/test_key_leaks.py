@@ -30,7 +30,8 @@ from dynamo_tito._errors import (
     UnauthorizedError,
     UnsupportedParameterError,
 )
-from dynamo_tito._http.endpoint import hidden, make_endpoint, masked, secrets_of
+from dynamo_tito._http.endpoint import make_endpoint
+from dynamo_tito._http.secrets import hidden, masked, secrets_of
 from support.driver import Driver
 from support.raw_server import Answer, Close, RawServer, Received, Reset, Script, Stall, reply
 

@@ -72,3 +72,22 @@ def mistakes(body: bytes) -> None:
     tito.decode(body=body, wire="vllm_generate")  # type: ignore[call-arg]
     tito.decode(body, wire="vllm_generate").token_ids = np.zeros(1, np.int32)  # type: ignore[misc]
     tito.decode(body, wire="vllm_generate").routed_experts.array  # type: ignore[union-attr]  # noqa: B018
+
+
+async def keywords(ours: tito.AsyncTitoClient, theirs: tito.TitoClient, given: tito.GenerateOptions) -> None:
+    assert_type(await ours.generate([1], sampling_params={"max_tokens": 1}, deadline=1.0), tito.Completion)
+    assert_type(theirs.generate([1], **given), tito.Completion)
+    assert_type(await ours.tokenize([{"role": "user", "content": ""}]), list[int])
+    assert_type(theirs.detokenize([1]), str)
+    await ours.generate([1], deadline="soon")  # type: ignore[arg-type]
+    await ours.generate([1], temperature=1.0)  # type: ignore[call-arg]
+    theirs.generate([1], transport="openai")  # type: ignore[arg-type]
+    theirs.score([1], top_logprobs=1)  # type: ignore[call-arg]
+    await ours.score_many([[1]], request_id="r")  # type: ignore[call-arg]
+
+
+def engines(mine: tito.MockTransport) -> None:
+    blocking: tito.HttpEngine = mine
+    asynchronous: tito.AsyncHttpEngine = mine
+    tito.TitoClient("http://h", model=None, http_client=blocking)
+    tito.AsyncTitoClient("http://h", model=None, http_client=asynchronous)

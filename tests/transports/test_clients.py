@@ -23,8 +23,8 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import _native
-from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, generate
-from dynamo_tito._client.driver_async import _Client
+from dynamo_tito._client import AsyncTitoClient, ClientOptions, TitoClient, connect, decoding
+from dynamo_tito._client.base import BaseClient
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http.base import HttpRequest, HttpResponse
 from dynamo_tito._http.environment import proxy_for, tls_context
@@ -81,7 +81,7 @@ def test_a_client_stays_in_its_process(make: Any) -> None:
 
 
 def test_the_options_of_connect_are_those_of_the_clients() -> None:
-    parameters = set(inspect.signature(_Client.__init__).parameters)
+    parameters = set(inspect.signature(BaseClient.__init__).parameters)
     assert set(ClientOptions.__annotations__) == parameters - {"self", "base_url", "model", "transport"}
 
 
@@ -422,7 +422,7 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
         assert ticked.wait(20), "the loop stands still"
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(generate, "decode", slow)
+    monkeypatch.setattr(decoding, "decode", slow)
     document = {"choices": [{"index": 0, "token_ids": [1], "finish_reason": "stop"}], "padding": "x" * 200_000}
     server.play(reply(200, document))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito._client import AsyncTitoClient, generate
+from dynamo_tito._client import AsyncTitoClient, caller
 from dynamo_tito._config import RendererTransport
 from dynamo_tito._errors import BadRequestError, OverlongPromptError
 from support.driver import PROMPT, Driver
@@ -128,7 +128,7 @@ def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, rec
     server.play(reply(200, recorded("generate_basic")))
     server.models = [Stall()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "PREFLIGHT_TIMEOUT", 0.2)
+        patch.setattr(caller, "PREFLIGHT_TIMEOUT", 0.2)
         assert len(connect(preflight=True).generate(deadline=20.0).token_ids) == 4
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tito._client.generate import Sleep
-from dynamo_tito._client.retry import Patience, Steps, retried, retry_after
+from dynamo_tito._client.retry import RetryWaits, retried, retry_after
+from dynamo_tito._client.steps import Sleep, Steps
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
 from support.driver import Driver, Kind
@@ -263,7 +263,7 @@ def steps_of(policy: RetryPolicy, errors: Sequence[TitoError], **options: Any) -
             raise error
         return "done"
 
-    steps = retried(policy, Patience(policy, deadline=None, rng=lambda: 1.0, **options), attempt, Sleep)
+    steps = retried(RetryWaits(policy, deadline=None, rng=lambda: 1.0, **options), attempt)
     waits: list[float] = []
     while True:
         try:
@@ -299,7 +299,7 @@ def test_only_what_never_connected(phase: Any) -> None:
 
 def test_jitter_is_full() -> None:
     policy = RetryPolicy(initial=1.0, maximum=8.0)
-    waits = {Patience(policy, deadline=None).next_wait(4) for _ in range(50)}
+    waits = {RetryWaits(policy, deadline=None).next_wait(4) for _ in range(50)}
     assert len(waits) > 40
     assert all(0.0 <= wait <= 8.0 for wait in waits)
 

@@ -14,7 +14,8 @@ import pytest
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._errors import TitoError
 from dynamo_tito._http.base import HttpRequest
-from dynamo_tito._http.endpoint import make_endpoint, masked
+from dynamo_tito._http.endpoint import make_endpoint
+from dynamo_tito._http.secrets import masked
 from support.driver import Driver, Kind
 from support.raw_server import Answer, Close, RawServer, Received, Reset, Script, Stall, reply
 

@@ -1,8 +1,8 @@
-"""What a server says of its models: how long a prompt may be, and which names are adapters. Asked once per model.
+"""What ``/v1/models`` says of a model: how long a prompt may be, and whether it is an adapter. Asked once per model.
 
 vLLM and SGLang say ``max_model_len`` in ``/v1/models``, Dynamo says ``context_window``. An adapter's card has a
 ``parent`` and no length (vllm 0.33 ``openai/models/serving.py``, sglang 0.5.23 ``http_server.py``): its parent has one.
-Dynamo's frontend passes overlong prompts on to the engine, so the client has to look.
+Dynamo's frontend passes overlong prompts on to the engine, so the client checks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dynamo_tito._errors import NotFoundError, OverlongPromptError
 PATH = "/v1/models"
 
 _LISTED = 8
-"""Names that a message lists."""
+"""Most names that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Card:
 
 
 class ModelCards:
-    """What is known about one server's models."""
+    """The models of one server."""
 
     __slots__ = ("_known", "_names", "_not_before")
 
@@ -45,15 +45,15 @@ class ModelCards:
         self._not_before: dict[str | None, float] = {}
 
     def knows(self, model: str | None) -> bool:
-        """Whether the server has been asked and has said."""
+        """Whether the server has described the model."""
         return model in self._known
 
     def must_ask(self, model: str | None) -> bool:
-        """Whether the server has to be asked now: nothing is known, and the last failure is some time ago."""
+        """Whether to ask the server: nothing is known, and the last failure is ``PREFLIGHT_AGAIN`` seconds old."""
         return model not in self._known and time.monotonic() >= self._not_before.get(model, 0.0)
 
     def learn(self, model: str | None, body: bytes) -> None:
-        """Take what ``/v1/models`` answered. A model that is not listed (yet) is asked for again later."""
+        """Read the answer of ``/v1/models``. A model that is not listed is asked for again later."""
         cards = _cards(body)
         self._names = [str(card.get("id")) for card in cards]
         if model is None:
@@ -70,11 +70,11 @@ class ModelCards:
         self._known[model] = Card(lengths[0] if lengths else None, bool(parent))
 
     def failed(self, model: str | None) -> None:
-        """Remember for a while that asking did not help."""
+        """Do not ask again for ``PREFLIGHT_AGAIN`` seconds."""
         self._not_before[model] = time.monotonic() + PREFLIGHT_AGAIN
 
     def unlisted(self, model: str | None) -> None:
-        """The server has no list of models: the name is sent as an adapter's, for the server to take or to refuse."""
+        """The server has no list of models: the name is sent as an adapter's, and the server takes or refuses it."""
         self._known[model] = Card(None, adapter=True)
 
     def is_adapter(self, model: str) -> bool:
@@ -111,7 +111,7 @@ def _cards(body: bytes) -> list[dict[str, Any]]:
 
 
 def limit_of(card: dict[str, Any]) -> int | None:
-    """The model's length; 0 and null are how servers say that they do not know."""
+    """The model's context length. Servers that do not know it send 0 or null."""
     for key in ("max_model_len", "context_window"):
         value = card.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:

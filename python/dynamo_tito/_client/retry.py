@@ -1,37 +1,38 @@
-"""Sending again: what may be, when, and how often. No clock is waited on here; the driver does that.
+"""Which requests are sent again, when, and how often. The driver does the waiting.
 
-Sampling is not idempotent. Only what certainly did not reach an engine is sent again: a connection that never came
-about, and an answer that says so itself (:func:`dynamo_tito._client.server_errors.was_not_started`).
+Sampling is not idempotent. A request is sent again only if it certainly reached no engine: no connection was made, or
+the answer says so (:func:`dynamo_tito._client.server_errors.was_not_started`).
 """
 
 from __future__ import annotations
 
 import email.utils
+import itertools
 import logging
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_always
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from dynamo_tito._errors import ServerError, TitoError, TransportError
+
+from .steps import Sleep, Steps
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
 
 T = TypeVar("T")
-Steps = Generator[Any, Any, T]
 
 logger = logging.getLogger("dynamo_tito")
 
-_OVER = object()
-"""There is no next attempt."""
 
+class RetryWaits:
+    """The waits of one call, within the policy's budget and the call's deadline.
 
-class Patience:
-    """The waits of one call: what the server asked for last, what has been waited, what is left of the deadline."""
+    Attributes:
+        server_asks: seconds of the last ``Retry-After``.
+    """
 
     __slots__ = ("_deadline", "_policy", "_rng", "_waited", "server_asks")
 
@@ -54,68 +55,45 @@ class Patience:
         return wait
 
     def allows(self, wait: float) -> bool:
-        """Whether a wait fits what is left: beginning one that cannot end well only delays the error."""
+        """Whether a wait fits into the budget and ends before the deadline."""
         if self._waited + wait > self._policy.budget:
             return False
         return self._deadline is None or time.monotonic() + wait < self._deadline
 
-    def spend(self, wait: float) -> None:
-        """Count a wait that is about to begin."""
+    def wait_after(self, attempt: int, error: TitoError) -> float | None:
+        """Seconds before the next attempt, which are taken from the budget; None if there is none."""
+        if attempt >= self._policy.attempts or not is_retryable(error):
+            return None
+        wait = self.next_wait(attempt)
+        if not self.allows(wait):
+            return None
         self._waited += wait
+        return wait
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether what failed certainly did not reach an engine."""
+    """Whether the request certainly did not reach an engine."""
     if isinstance(error, TransportError):
         return error.phase == "connect"
     return isinstance(error, ServerError) and error.retryable
 
 
-def retried(
-    policy: RetryPolicy, patience: Patience, attempt: Callable[[], Steps[T]], sleep: Callable[[float], object]
-) -> Steps[T]:
-    """The steps of ``attempt``, again as often as the policy has it. The last error surfaces as it is.
-
-    Args:
-        policy: how often.
-        patience: how long in between.
-        attempt: makes the steps of one try.
-        sleep: the step that waits; called with the seconds.
-    """
-    if policy.attempts == 1:
-        return (yield from attempt())
-    retrying = Retrying(
-        wait=lambda state: patience.next_wait(state.attempt_number),
-        stop=lambda state: state.attempt_number >= policy.attempts or not patience.allows(state.upcoming_sleep),
-        retry=retry_always,
-        retry_error_callback=lambda _state: _OVER,
-    )
-    retrying.begin()
-    state = RetryCallState(retrying, fn=None, args=(), kwargs={})
-    while True:
-        # begin() and iter() are how tenacity's own loops run; between them it is we who act.
-        retrying.iter(state)
+def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
+    """The steps of ``attempt``, repeated as the policy says. The last error is raised unchanged."""
+    for number in itertools.count(1):
         try:
-            result = yield from attempt()
+            return (yield from attempt())
         except TitoError as error:
-            if not is_retryable(error):
+            wait = waits.wait_after(number, error)
+            if wait is None:
                 raise
-            state.set_result(None)  # not the error: its frames hold the state, and each would keep the other alive
-            verdict = retrying.iter(state)
-            retrying.iter_state.reset()  # it holds methods of what holds it
-            if verdict is _OVER:
-                raise
-            wait = state.upcoming_sleep
-            logger.info("sending again in %.2f s (attempt %d): %s", wait, state.attempt_number + 1, error)
-            patience.spend(wait)
-            state.prepare_for_next_attempt()
-        else:
-            return result
-        yield sleep(wait)
+            logger.info("sending again in %.2f s (attempt %d): %s", wait, number + 1, error)
+        yield Sleep(wait)
+    raise AssertionError  # count() has no end
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks for, as a number or as a date; None where it does not, or not intelligibly."""
+    """Seconds that ``Retry-After`` asks for, as a number or as a date; None if it is absent or cannot be read."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
@@ -125,5 +103,5 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError, TypeError, IndexError, OSError):
-            return None  # what a server can write there, it makes of it
+            return None  # the errors of parsedate_to_datetime and of timestamp for malformed dates
     return max(seconds, 0.0) if math.isfinite(seconds) else None

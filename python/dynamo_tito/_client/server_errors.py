@@ -1,6 +1,6 @@
-"""What a server says when it says no: every envelope to one class of error.
+"""The error that an answer is: one class for each status, whatever the envelope.
 
-Seen on the wire: Dynamo's flat ``{message, type, code}``, the nested ``{"error": {...}}`` of vLLM, SGLang and Dynamo's
+Envelopes in use: Dynamo's flat ``{message, type, code}``, the nested ``{"error": {...}}`` of vLLM, SGLang and Dynamo's
 generate route, ``{"error": "text"}`` from authentication and system servers, plain text, empty bodies, and the HTML of
 proxies.
 """
@@ -23,22 +23,22 @@ from dynamo_tito._errors import (
     UnsupportedParameterError,
     UnsupportedRouteError,
 )
-from dynamo_tito._http.endpoint import hidden
+from dynamo_tito._http.secrets import hidden
 
 _MESSAGE_CHARACTERS = 500
-# A title is looked for here: a page made of nothing but beginnings of titles takes the square of its length.
+# The part of a page that is searched for a title; the search is quadratic in it.
 _HEAD_CHARACTERS = 2000
-# Envelopes around a message.
+# Most nested envelopes around a message.
 _ENVELOPES = 4
 
-# These bodies say that the request never reached an engine.
+# A 503 with one of these never reached an engine.
 _NOT_STARTED = (
     "generation is paused",  # vLLM, between pause and resume
     "not ready to serve requests yet",  # Dynamo, no worker in rotation
     "the request queue is full",  # SGLang, --max-queued-requests
 )
 
-# These name a field, which is what tells an unknown parameter from a wrong value.
+# Messages about an unknown parameter, unlike those about a wrong value.
 _UNSUPPORTED = re.compile(
     r"unsupported parameter|unknown field `|extra inputs are not permitted|extra_forbidden|unknown keys? ",
     re.IGNORECASE,
@@ -74,24 +74,24 @@ def error_of(
     Args:
         status: the HTTP status.
         headers: the answer's headers, names in lower case.
-        body: what of the body was read.
+        body: the part of the body that was read.
         request_id: the id the request was sent with.
-        secrets: what must not appear in the error, should the server repeat it.
+        secrets: masked in the error.
         credentials: whether any were sent; None if that is not known.
     """
     document = _document(body)
     message = hidden(message_of(body, document), secrets)
     kind = _class(status, message)
-    said = message or _reason(status)
+    text = message or _reason(status)
     if status == 499:
-        said = f"the engine cancelled the request: {said}"
+        text = f"the engine cancelled the request: {text}"
     elif status == 401 and credentials is not None:
         sent = "the credentials that were sent are not accepted" if credentials else "no credentials were sent"
-        said = f"{said}; {sent} (api_key=)"
+        text = f"{text}; {sent} (api_key=)"
     elif 300 <= status < 400:
-        said = f"{said}; redirects are not followed"
+        text = f"{text}; redirects are not followed"
     return kind(
-        f"HTTP {status}: {said}",
+        f"HTTP {status}: {text}",
         status=status,
         body=hidden(body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape"),
         request_id=request_id_of(headers, body, secrets) or request_id,
@@ -100,27 +100,27 @@ def error_of(
 
 
 def request_id_of(headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...] = ()) -> str | None:
-    """The id under which the server knows the request, if it says so."""
-    said = headers.get("x-request-id") or _text(_document(body), "request_id")
-    return said and hidden(said, secrets)
+    """The id that the server gives for the request, if any."""
+    found = headers.get("x-request-id") or _text(_document(body), "request_id")
+    return found and hidden(found, secrets)
 
 
 def was_not_started(status: int, message: str) -> bool:
-    """Whether this answer vouches that nothing was sampled, and that the same request may be taken later."""
+    """Whether this answer says that nothing was sampled and the same request may succeed later."""
     return status == 429 or (status == 503 and any(marker in message.lower() for marker in _NOT_STARTED))
 
 
 def message_of(body: bytes, document: Any = None) -> str:
-    """One line out of any envelope; empty if the body says nothing."""
-    said = _said(document if document is not None else _document(body))
-    if not said:
+    """The message in any envelope, as one line; empty if there is none."""
+    message = _message(document if document is not None else _document(body))
+    if not message:
         text = body.decode("utf-8", "replace")
         if _HTML.match(text):
             title = _TITLE.search(text[:_HEAD_CHARACTERS])
-            said = f"an HTML page, probably of a proxy: {title.group(1) if title else 'untitled'}"
+            message = f"an HTML page, probably of a proxy: {title.group(1) if title else 'untitled'}"
         else:
-            said = text
-    line = " ".join(said.split())
+            message = text
+    line = " ".join(message.split())
     return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"
 
 
@@ -141,7 +141,7 @@ def _document(body: bytes) -> Any:
         return None
 
 
-def _said(document: Any) -> str:
+def _message(document: Any) -> str:
     for _ in range(_ENVELOPES):
         if not isinstance(document, Mapping) or not isinstance(document.get("error"), Mapping):
             break

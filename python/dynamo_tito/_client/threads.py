@@ -1,4 +1,4 @@
-"""The threads that decode large bodies while the event loop goes on."""
+"""Threads that decode large bodies while the event loop runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 MAX_DECODING_THREADS = 8
-"""Decoding runs at the speed of memory: more threads would wait for it together."""
+"""Decoding is bound by memory bandwidth; more threads do not help."""
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run ``work`` beside the loop, in the caller's context.
+    """Run ``work`` in a thread, in the caller's context.
 
-    Not in the loop's own executor: name lookups wait there, and it has more threads than there are cores, which then
-    take turns with the loop.
+    The loop's own executor does not serve: it also resolves host names, and has more threads than there are cores.
     """
     run = functools.partial(contextvars.copy_context().run, work)
     return await asyncio.get_running_loop().run_in_executor(_executor(), run)
@@ -28,7 +27,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 @functools.cache
 def _executor() -> ThreadPoolExecutor:
-    # One core is the loop's.
+    # One core is left to the loop.
     threads = max(1, min(_cores() - 1, MAX_DECODING_THREADS))
     return ThreadPoolExecutor(threads, thread_name_prefix="dynamo-tito-decode")
 

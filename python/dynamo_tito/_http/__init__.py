@@ -1,4 +1,4 @@
-"""The transports: one file per HTTP library, each imported when it is first needed."""
+"""What moves bytes: one engine per HTTP library, each imported on first use."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, get_args
 
 from dynamo_tito._config import HttpLibrary
 
-from .base import AsyncTransport, Exchange, HttpRequest, HttpResponse, SyncTransport, Wiring
+from .base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse, Wiring
 
 __all__ = [
-    "AsyncTransport",
+    "AsyncHttpEngine",
     "Exchange",
+    "HttpEngine",
     "HttpRequest",
     "HttpResponse",
-    "SyncTransport",
     "Wiring",
     "open_async",
     "open_sync",
 ]
 
 
-def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncTransport:
-    """The transport of an asynchronous client.
+def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngine:
+    """The engine of an asynchronous client.
 
     Args:
         http: which library, unless ``client`` says.
-        client: an ``httpx.AsyncClient``, an ``aiohttp.ClientSession``, a transport, or None.
+        client: an ``httpx.AsyncClient``, an ``aiohttp.ClientSession``, an engine, or None.
         wiring: how connections are opened.
 
     Raises:
@@ -37,27 +37,29 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncTransport
     _check_library(http)
     if (client is None and http == "aiohttp") or _is_a(client, "aiohttp", "ClientSession"):
         try:
-            from .aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded when it is needed
+            from .aiohttp import AiohttpEngine  # noqa: PLC0415 - loaded when it is needed
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "http='aiohttp' needs the extra: pip install 'dynamo-tito[aiohttp]'", name=error.name
             ) from error
-        return AiohttpTransport(wiring, client)
+        return AiohttpEngine(wiring, client)
     if client is None or _is_a(client, "httpx", "AsyncClient"):
-        from .httpx import AsyncHttpxTransport  # noqa: PLC0415 - loaded when it is needed
+        from .httpx import AsyncHttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
-        return AsyncHttpxTransport(wiring, client)
-    if isinstance(client, AsyncTransport):
+        return AsyncHttpxEngine(wiring, client)
+    if isinstance(client, AsyncHttpEngine):
         return client
-    raise TypeError(f"http_client must be an httpx.AsyncClient or an aiohttp.ClientSession, not {_name(client)}")
+    raise TypeError(
+        f"http_client must be an httpx.AsyncClient, an aiohttp.ClientSession or an AsyncHttpEngine, not {_name(client)}"
+    )
 
 
-def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> SyncTransport:
-    """The transport of a blocking client.
+def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
+    """The engine of a blocking client.
 
     Args:
         http: ``"httpx"``; aiohttp does not block.
-        client: an ``httpx.Client``, a transport, or None.
+        client: an ``httpx.Client``, an engine, or None.
         wiring: how connections are opened.
 
     Raises:
@@ -66,18 +68,18 @@ def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> SyncTransport:
     """
     _check_library(http)
     if http != "httpx":
-        raise ValueError("the blocking client speaks httpx only; aiohttp needs AsyncTitoClient")
+        raise ValueError("the blocking client uses httpx only; aiohttp needs AsyncTitoClient")
     if client is None or _is_a(client, "httpx", "Client"):
-        from .httpx import HttpxTransport  # noqa: PLC0415 - loaded when it is needed
+        from .httpx import HttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
-        return HttpxTransport(wiring, client)
-    if isinstance(client, SyncTransport):
+        return HttpxEngine(wiring, client)
+    if isinstance(client, HttpEngine):
         return client
-    raise TypeError(f"http_client must be an httpx.Client, not {_name(client)}")
+    raise TypeError(f"http_client must be an httpx.Client or an HttpEngine, not {_name(client)}")
 
 
 def _is_a(client: Any, module: str, name: str) -> bool:
-    # A module that nobody imported made no object; importing it to ask would cost its import.
+    # Without the module there is no such object; an import only to ask costs time.
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(client, kind)
 

@@ -1,4 +1,4 @@
-"""aiohttp: the same bodies in a fraction of httpx's time. The only file that imports it."""
+"""aiohttp: large bodies in a fraction of httpx's time. The only file that imports it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from dynamo_tito._config import KEEPALIVE
-from dynamo_tito._errors import TransportError
+from dynamo_tito._errors import TransportError, raise_without_cycle
 from dynamo_tito._http.sockets import readable
 
-from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, failure_of
+from .base import Exchange, HttpResponse, Receiver, Wiring, check_head, transport_error
 from .direct import receive_into
 
 if TYPE_CHECKING:
@@ -37,29 +37,29 @@ _BEFORE_SENDING = (
 )
 _FAILURES = (aiohttp.ClientError, OSError)
 
-# aiohttp stops reading from the socket at twice this many buffered bytes. A large one takes a body in few, large steps.
+# aiohttp pauses the socket at twice this many buffered bytes. A large buffer makes for few, large chunks.
 _READ_BUFFER = 4 << 20
 
 _IN_PIECES = 1 << 20
 
 
-class AiohttpTransport:
+class AiohttpEngine:
     """Over one :class:`aiohttp.ClientSession`: its own, or one that it is given and does not close."""
 
     def __init__(self, wiring: Wiring, session: aiohttp.ClientSession | None = None) -> None:
         self._wiring = wiring
         self._owned = session is None
         self._session = session
-        # A connection's own time only: the whole call has one deadline, and a sampling server is silent for minutes.
+        # The call has a deadline; only connecting has a limit of its own.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=wiring.connect_timeout)
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`.base.AsyncTransport`."""
+        """See :class:`.base.AsyncHttpEngine`."""
         if self._session is None:
             self._session = self._open()
         request = exchange.request
         if not self._owned:
-            # Of a session without our hooks the phases are not known; the careful guess is that it was sent.
+            # Without our trace hooks the phase is unknown, so the request counts as sent.
             exchange.phase = "headers"
         response = None
         try:
@@ -78,29 +78,25 @@ class AiohttpTransport:
                 max_field_size=self._wiring.limits.max_header_bytes,
                 trace_request_ctx=exchange,
             )
-            exchange.phase = "body"
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            receiver = Receiver(response.status, headers, exchange=exchange, limits=self._wiring.limits)
-            with _told_of_loss(response):
-                await _past_the_parser(response, receiver)
-                # Not iter_chunks(): of an answer without a body it ends only the first time that anybody in the process
-                # asks, and from then on yields nothing for ever, without letting the loop go on (seen in 3.14.5).
+            receiver = exchange.receiver(response.status, response.headers, self._wiring.limits)
+            with _reports_loss(response):
+                await _receive_in_place(response, receiver)
+                # Not iter_chunks(): for an answer without a body it ends once per process; later ones loop for ever
+                # without yielding to the event loop (aiohttp 3.14.5).
                 while not response.content.at_eof():
                     chunk, _ = await response.content.readchunk()
                     if not receiver.feed(chunk):
                         break
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
-        else:
-            return receiver.finish()
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
         finally:
             if response is not None:
-                # Back into the pool if it was read to its end, closed if not.
+                # A connection goes back into the pool only if the answer was read to its end.
                 response.close() if not response.content.at_eof() else response.release()
-        raise failure
+        return receiver.finish()
 
     async def aclose(self) -> None:
-        """See :class:`.base.AsyncTransport`."""
+        """See :class:`.base.AsyncHttpEngine`."""
         session, self._session = self._session, None
         if self._owned and session is not None:
             await session.close()
@@ -108,7 +104,7 @@ class AiohttpTransport:
     def _open(self) -> aiohttp.ClientSession:
         wiring = self._wiring
         return aiohttp.ClientSession(
-            # As many connections as the caller will use: a request never queues in here.
+            # No limit, so that a request never queues here.
             connector=_Connector(wiring.limits, limit=0, keepalive_timeout=KEEPALIVE, ssl=wiring.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_phases()],
@@ -116,60 +112,60 @@ class AiohttpTransport:
 
 
 class _Protocol(ResponseHandler):
-    """One connection, which counts the bytes before an answer: aiohttp takes interim answers without end."""
+    """One connection. It counts the bytes before an answer: aiohttp has no limit for interim answers."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         super().__init__(loop)
         self._limits = limits
-        self._heard: int | None = None
-        self._passed = False
+        self._head_bytes: int | None = None
+        self._bypassed = False
 
-    def pass_parser(self) -> None:
-        """The answer does not come this way from here on: until the next request the parser waits for it in vain."""
-        self._passed = True
+    def bypass_parser(self) -> None:
+        """The rest of the answer is received elsewhere; until the next request any data here is surplus."""
+        self._bypassed = True
 
     def set_response_params(self, **options: Any) -> None:
         """See aiohttp: a request is about to be sent."""
-        self._heard = 0
-        self._passed = False
+        self._head_bytes = 0
+        self._bypassed = False
         super().set_response_params(**options)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """See aiohttp: the headers of an answer are there."""
         if data[0].code >= 200 or data[0].code == 101:
-            self._heard = None
+            self._head_bytes = None
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
         """See aiohttp."""
-        if self._passed and data:  # an answer to no request
+        if self._bypassed and data:
             self.force_close()
             if self.transport is not None:
                 self.transport.abort()
             return
-        before = self._heard
+        before = self._head_bytes
         super().data_received(data)
-        if before is None or self._heard is None:
+        if before is None or self._head_bytes is None:
             return
-        self._heard += len(data)
+        self._head_bytes += len(data)
         try:
-            check_head(self._heard, self._limits)
+            check_head(self._head_bytes, self._limits)
         except TransportError as error:
-            self._heard = None
+            self._head_bytes = None
             if self.transport is not None:
                 self.transport.abort()
             self.set_exception(error)
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections that are used again only if they have nothing to say.
+    """Reuses a connection only if it has received nothing while idle.
 
-    aiohttp takes what an idle connection has received for the answer to the next request, whoever that is from.
+    aiohttp takes such bytes for the answer to the next request.
     """
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         super().__init__(**options)
-        # What makes the protocol of a new connection; nothing public says it.
+        # The factory of a connection's protocol; aiohttp has no public name for it.
         made = functools.partial(_Protocol, loop=self._loop, limits=limits)
         self._factory = cast("functools.partial[ResponseHandler]", made)
         self._used: weakref.WeakSet[object] = weakref.WeakSet()
@@ -180,7 +176,7 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
-                return connection  # aiohttp will say why
+                return connection  # aiohttp raises the error
             if protocol not in self._used:
                 self._used.add(protocol)
                 return connection
@@ -190,14 +186,14 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _data(content: bytes) -> bytes | io.BytesIO | None:
-    """A large body as a file, which is written in pieces; aiohttp warns of large bytes."""
+    """A large body as a file, which aiohttp writes in pieces; it warns of large bytes."""
     if not content:
         return None
     return io.BytesIO(content) if len(content) >= _IN_PIECES else content
 
 
-async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
-    """Receive the rest of a large body in place. What cannot be had this way is left to the parser."""
+async def _receive_in_place(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+    """Receive the rest of a large body in place, past the parser; other bodies are left to it."""
     connection, content = response.connection, response.content
     protocol = None if connection is None else connection.protocol
     if not isinstance(protocol, _Protocol) or not receiver.plain:
@@ -208,30 +204,30 @@ async def _past_the_parser(response: aiohttp.ClientResponse, receiver: Receiver)
     room = None if transport is None or transport.is_closing() else receiver.room()
     if transport is None or room is None:
         return
-    protocol.pass_parser()
+    protocol.bypass_parser()
     try:
         received = await receive_into(room, transport)
     except BaseException:
-        # asyncio's error may hold it, and lie in a cycle.
+        # asyncio's error may hold the room and be part of a cycle.
         with contextlib.suppress(BufferError):
             receiver.filled(room, 0)
         raise
     receiver.filled(room, received)
     if receiver.complete:
-        # From here on aiohttp takes the answer for read, and the connection for free.
+        # Tells aiohttp that the answer was read and the connection is free.
         content.feed_eof()
 
 
 @contextlib.contextmanager
-def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
-    """Let a reader of the body know that the connection is gone.
+def _reports_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Raise in the reader of the body if the connection is lost.
 
-    aiohttp closes it when a chunk is malformed, and leaves the reader waiting (seen in 3.14.5).
+    aiohttp closes it for a malformed chunk and leaves the reader waiting (3.14.5).
     """
     connection = response.connection
     protocol = None if connection is None else connection.protocol
     closed = None if protocol is None else protocol.closed
-    if closed is None:  # the whole body has come already
+    if closed is None:  # the body is complete
         yield
         return
 
@@ -240,9 +236,9 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed within the body"))
 
-    # Once, however often the connection is used; and for good, because it may also break while it is idle.
-    closed.remove_done_callback(_looked_at)
-    closed.add_done_callback(_looked_at)
+    # Added once per connection, and kept: it may also break while it is idle.
+    closed.remove_done_callback(_retrieve_exception)
+    closed.add_done_callback(_retrieve_exception)
     closed.add_done_callback(lost)
     try:
         yield
@@ -250,14 +246,14 @@ def _told_of_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
         closed.remove_done_callback(lost)
 
 
-def _looked_at(future: asyncio.Future[None]) -> None:
-    """Look at what a future holds, so that asyncio does not complain that nobody did."""
+def _retrieve_exception(future: asyncio.Future[None]) -> None:
+    """Retrieve the exception, so that asyncio does not log that it was never retrieved."""
     if not future.cancelled():
         future.exception()
 
 
 def _phases() -> aiohttp.TraceConfig:
-    """Hooks that keep the phase of an exchange up to date."""
+    """Trace hooks that keep the phase of an exchange up to date."""
 
     def moves_to(phase: TransportPhase) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any], Awaitable[None]]:
         async def move(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
@@ -266,7 +262,7 @@ def _phases() -> aiohttp.TraceConfig:
         return move
 
     config = aiohttp.TraceConfig()
-    # The connection is there when these begin; headers leave with the first bytes of the body.
+    # These begin once there is a connection. The headers are sent with the first bytes of the body.
     config.on_connection_reuseconn.append(moves_to("send"))
     config.on_connection_create_end.append(moves_to("send"))
     config.on_request_chunk_sent.append(moves_to("headers"))

@@ -1,27 +1,26 @@
-"""What every transport has in common: bytes in, bytes out, our own errors.
+"""What every HTTP engine has in common.
 
-A transport carries one request and brings one whole answer. It never sends a POST twice, follows no redirect, and takes
-the body as it was sent; whether it is complete and how large it may be is judged here, once for all HTTP libraries.
+An engine carries one request and returns one whole answer. It sends once, follows no redirect and does not decompress:
+:class:`Receiver` checks sizes and completeness for all of them.
 """
 
 from __future__ import annotations
 
 import traceback
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from dynamo_tito._config import passed
+from dynamo_tito._config import Limits, over_limit_message
 from dynamo_tito._errors import TransportError
-from dynamo_tito._http.endpoint import hidden, masked, secrets_of
+from dynamo_tito._http.secrets import hidden, masked, secrets_of
 from dynamo_tito._native import Body
 
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from dynamo_tito._config import Limits
     from dynamo_tito._errors import TransportPhase
     from dynamo_tito._native import Room
 
@@ -30,7 +29,7 @@ _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _LENGTH_DIGITS = 18
 _KNOWN_ENCODINGS = ("br", "compress", "zstd")
 _MESSAGE_CHARACTERS = 300
-# A larger body grows as it arrives; an announcement or an expectation alone costs no more than this.
+# Most bytes that are reserved before they arrive; a larger body grows.
 _RESERVED = 256 << 20
 
 
@@ -69,13 +68,15 @@ class HttpResponse:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request on its way. The transport keeps ``phase`` up to date.
+    """One request on its way, as an HTTP engine gets it. The engine keeps ``phase`` up to date.
 
     Attributes:
         request: what is sent.
-        into_body: whether a good answer belongs into a :class:`dynamo_tito.Body`.
-        deadline: on the monotonic clock; a blocking transport must not wait beyond it.
-        phase: how far it got.
+        into_body: whether a good answer goes into a :class:`dynamo_tito.Body`; :meth:`receive` sees to it.
+        deadline: on the monotonic clock; a blocking engine does not wait beyond it. None for no limit, and on an event
+            loop, where the caller is cancelled instead.
+        phase: how far it got: ``"connect"``, ``"send"``, ``"headers"``, ``"body"``. An error in ``"connect"`` says that
+            nothing of the request was written, so that it may be sent again.
         expected: bytes that a good answer will probably have, where the server does not say; 0 is unknown.
         body: where a good answer's bytes go, from its headers on; None again when the exchange is over.
     """
@@ -87,6 +88,42 @@ class Exchange:
     expected: int = 0
     body: Body | None = field(default=None, repr=False)
 
+    def receive(
+        self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], *, limits: Limits | None = None
+    ) -> HttpResponse:
+        """The whole answer, decompressed, from its status, its headers and the chunks of its body as sent.
+
+        Args:
+            status: the HTTP status.
+            headers: of the answer; names in any case.
+            chunks: of the body. Of an error's body the rest is not read once its limit is reached.
+            limits: of the answer; the default ones if None.
+
+        Raises:
+            TransportError: headers or body over a limit, fewer bytes than announced, or broken compression.
+        """
+        receiver = self.receiver(status, headers, limits)
+        for chunk in chunks:
+            if not receiver.feed(chunk):
+                break
+        return receiver.finish()
+
+    async def areceive(
+        self, status: int, headers: Mapping[str, str], chunks: AsyncIterable[bytes], *, limits: Limits | None = None
+    ) -> HttpResponse:
+        """As :meth:`receive`, from asynchronous chunks."""
+        receiver = self.receiver(status, headers, limits)
+        async for chunk in chunks:
+            if not receiver.feed(chunk):
+                break
+        return receiver.finish()
+
+    def receiver(self, status: int, headers: Mapping[str, str], limits: Limits | None = None) -> Receiver:
+        """What takes the body, whose phase begins."""
+        self.phase = "body"
+        lower = {name.lower(): value for name, value in headers.items()}
+        return Receiver(status, lower, exchange=self, limits=Limits() if limits is None else limits)
+
     def __enter__(self) -> Self:
         """The exchange begins."""
         return self
@@ -97,11 +134,11 @@ class Exchange:
         """It is over."""
         body, self.body = self.body, None
         if error is not None:
-            let_go(body, raised)
+            release(body, raised)
 
 
-def let_go(content: Body | bytes | None, raised: TracebackType | None) -> None:
-    """Give up an answer that came to nothing: its error may be kept for long, with the frames that held it."""
+def release(content: Body | bytes | None, raised: TracebackType | None) -> None:
+    """Free a failed answer: its error may be kept, and the frames of its traceback hold the body."""
     if isinstance(content, Body):
         content.close()
     traceback.clear_frames(raised)
@@ -109,14 +146,14 @@ def let_go(content: Body | bytes | None, raised: TracebackType | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """How a transport opens its connections.
+    """How an engine opens its connections.
 
     Attributes:
         limits: ceilings of one answer.
         connect_timeout: seconds for one connection and its TLS handshake.
         tls: for https.
         proxy: URL of the proxy, or None.
-        secrets: what must never be shown, beside what is in the headers of a request.
+        secrets: masked in messages, beside those in the headers of a request.
     """
 
     limits: Limits
@@ -127,13 +164,14 @@ class Wiring:
 
 
 @runtime_checkable
-class AsyncTransport(Protocol):
-    """Carries requests on an event loop. Cancelling :meth:`asend` closes the request's connection."""
+class AsyncHttpEngine(Protocol):
+    """Carries the requests of an :class:`AsyncTitoClient`: an object with these methods is an ``http_client``."""
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """Send once and receive the whole answer, whatever its status; TransportError if there is none.
+        """Send once and return the whole answer, whatever its status; see :meth:`Exchange.areceive`.
 
-        A ``Body`` in it belongs to the call from here on, which closes it if it fails.
+        Cancelling the call closes the request's connection. TransportError, with the exchange's phase, if there is no
+        whole answer.
         """
 
     async def aclose(self) -> None:
@@ -141,11 +179,14 @@ class AsyncTransport(Protocol):
 
 
 @runtime_checkable
-class SyncTransport(Protocol):
-    """Carries requests on the calling thread, from any number of threads."""
+class HttpEngine(Protocol):
+    """Carries the requests of a :class:`TitoClient`, from any number of threads: an ``http_client`` of that client."""
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """Send once and receive the whole answer, as :meth:`AsyncTransport.asend` does."""
+        """Send once and return the whole answer, whatever its status; see :meth:`Exchange.receive`.
+
+        TransportError, with the exchange's phase, if there is no whole answer before ``exchange.deadline``.
+        """
 
     def close(self) -> None:
         """Close every connection."""
@@ -202,7 +243,7 @@ class Receiver:
         self._received += count
 
     def feed(self, chunk: bytes) -> bool:
-        """Take a chunk as sent. False if the rest need not be read: of an error, enough is known."""
+        """Take a chunk as sent. False if the rest need not be read, because the limit of an error's body is reached."""
         self._received += len(chunk)
         if self._good:
             self._check(self._received)
@@ -210,11 +251,11 @@ class Receiver:
             _add(self._sink, chunk)
         elif not self._inflater.feed(chunk, self._sink) and self._good:
             found = f"decompressed, the body has at least {self._most + 1} bytes"
-            raise TransportError(passed(found, self._most, "max_decompressed_bytes"), phase="body")
+            raise TransportError(over_limit_message(found, self._most, "max_decompressed_bytes"), phase="body")
         return self._good or len(self._sink) < self._limit
 
     def finish(self) -> HttpResponse:
-        """The answer, if it is whole. Of an error the part that came is enough."""
+        """The answer; TransportError unless a good one is whole."""
         if self._good and self._announced is not None and self._received < self._announced:
             raise TransportError(f"the body ended after {self._received} of {self._announced} bytes", phase="body")
         if self._good and self._inflater is not None:
@@ -225,37 +266,36 @@ class Receiver:
     def _check(self, size: int) -> None:
         if size > self._limit:
             found = f"the body has at least {size} bytes"
-            raise TransportError(passed(found, self._limit, "max_response_bytes"), phase="body")
+            raise TransportError(over_limit_message(found, self._limit, "max_response_bytes"), phase="body")
 
 
 def check_head(size: int, limits: Limits) -> None:
     """Raise unless headers of this size are acceptable."""
     if size > limits.max_header_bytes:
         found = f"the headers have at least {size} bytes"
-        raise TransportError(passed(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")
+        raise TransportError(over_limit_message(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")
 
 
-def failure_of(
+def transport_error(
     error: Exception, exchange: Exchange, before_sending: tuple[type[Exception], ...], wiring: Wiring
 ) -> TransportError:
-    """Our error for a library's.
-
-    It does not carry theirs along: that one holds the request, and with it the credentials.
+    """The TransportError for a library's error, which is not kept: it holds the request, and so the credentials.
 
     Args:
-        error: theirs.
-        exchange: whose phase says how far it got.
-        before_sending: classes of theirs that are raised only while nothing of the request was written.
-        wiring: whose secrets are hidden, with those of the request: a server may send them back, and libraries quote
-            what they cannot read.
+        error: the library's.
+        exchange: its phase says how far it got.
+        before_sending: classes of errors that are raised only while nothing of the request was written.
+        wiring: its secrets are masked, and those of the request: libraries quote what a server sent.
     """
     if isinstance(error, before_sending):
         exchange.phase = "connect"
     elif exchange.phase == "connect":
-        exchange.phase = "headers"  # not known any better: assume that it was sent
-    said = hidden(masked(str(error)), (*wiring.secrets, *secrets_of(exchange.request.headers)))
-    said = " ".join(said.split())[:_MESSAGE_CHARACTERS]
-    return TransportError(f"{type(error).__name__}: {said}" if said else type(error).__name__, phase=exchange.phase)
+        exchange.phase = "headers"  # unknown, so the request counts as sent
+    message = hidden(masked(str(error)), (*wiring.secrets, *secrets_of(exchange.request.headers)))
+    message = " ".join(message.split())[:_MESSAGE_CHARACTERS]
+    return TransportError(
+        f"{type(error).__name__}: {message}" if message else type(error).__name__, phase=exchange.phase
+    )
 
 
 class _Inflater:
@@ -301,20 +341,20 @@ def _inflater(headers: Mapping[str, str], limit: int) -> _Inflater | None:
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Inflater(limit)
-    # Only what is known is repeated: a server may write anything there, a key that it was sent included.
+    # Only known names are quoted: a server may write a key there.
     named = repr(encoding) if encoding in _KNOWN_ENCODINGS else "of its own"
     raise TransportError(f"the body has a content-encoding {named}, which was not asked for", phase="body")
 
 
 def _check_framing(headers: Mapping[str, str]) -> None:
-    """Some libraries read a body to the end of the connection where they do not know its framing."""
+    """TransportError for a transfer-encoding that libraries would read to the end of the connection."""
     if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
         raise TransportError("the body has a transfer-encoding other than chunked, not asked for", phase="body")
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:
     value = headers.get("content-length", "")
-    # With chunks the length is in them, and the header, if any, means nothing.
+    # With chunks the header means nothing.
     if not (value.isascii() and value.isdigit()) or "transfer-encoding" in headers:
         return None
     if len(value) > _LENGTH_DIGITS:

@@ -1,4 +1,4 @@
-"""The rest of a body, received where it will be decoded, past the parser of the HTTP library."""
+"""Receives the rest of a body where it will be decoded, past the parser of the HTTP library."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dynamo_tito._native import Room
 
-# Of one connection in one turn of the loop: the others, and everything else on it, wait for as long as that takes.
-_AT_ONCE = 256 << 10
+# Most bytes of one connection per iteration of the event loop; everything else waits meanwhile.
+_MAX_STEP = 256 << 10
 
 
 async def receive_into(room: Room, transport: asyncio.Transport) -> int:
-    """Receive from a connection until ``room`` is full or the connection is at its end.
+    """Receive from a connection until ``room`` is full or the connection ends.
 
-    The kernel writes into the room, which spares the two copies that an HTTP library makes of every byte. The
-    connection's own protocol hears of everything else, and has it back afterwards, also where this is cancelled.
+    The kernel writes into the room, without the two copies that an HTTP library makes of every byte. Other events go to
+    the connection's own protocol, which is restored afterwards, also if this is cancelled.
 
     Returns:
         How many bytes came.
@@ -31,13 +31,13 @@ async def receive_into(room: Room, transport: asyncio.Transport) -> int:
     finally:
         receiver.hand_back()
     if receiver.lost is not None:
-        # A new one: the other would keep, with this frame, the room until it is collected.
+        # A new error: asyncio's would hold this frame, and so the room, until it is collected.
         raise ConnectionError(str(receiver.lost))
     return receiver.received
 
 
 class _IntoRoom(asyncio.BufferedProtocol):
-    """The protocol of a connection while a body comes."""
+    """The protocol of a connection while a body arrives."""
 
     def __init__(self, room: Room, transport: asyncio.Transport) -> None:
         self._view = memoryview(room)
@@ -46,12 +46,12 @@ class _IntoRoom(asyncio.BufferedProtocol):
         self._owner: asyncio.BaseProtocol | None = transport.get_protocol()
         self.received = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Not the future's: a caller who is cancelled never asks for it, and asyncio would complain.
+        # Not set on the future: after a cancellation asyncio would log an exception that was never retrieved.
         self.lost: Exception | None = None
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """See asyncio."""
-        self._lent = self._view[self.received : self.received + _AT_ONCE]
+        self._lent = self._view[self.received : self.received + _MAX_STEP]
         return self._lent
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -63,7 +63,6 @@ class _IntoRoom(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         """See asyncio."""
-        # A stream's protocol is one or the other.
         owner = self._owner
         return owner.eof_received() if isinstance(owner, (asyncio.Protocol, asyncio.BufferedProtocol)) else None
 
@@ -76,7 +75,7 @@ class _IntoRoom(asyncio.BufferedProtocol):
         self._end()
 
     def pause_writing(self) -> None:
-        """See asyncio: the request may still be on its way while its answer comes."""
+        """See asyncio: the request may still be written while its answer arrives."""
         if self._owner is not None:
             self._owner.pause_writing()
 
@@ -86,10 +85,10 @@ class _IntoRoom(asyncio.BufferedProtocol):
             self._owner.resume_writing()
 
     def hand_back(self) -> None:
-        """Leave the connection to its own protocol, and the room to its body."""
+        """Restore the connection's own protocol, and release the views of the room."""
         self._return()
         try:
-            self._lent.release()  # also in the frames of the error that ended it
+            self._lent.release()  # frames of an error may hold it
         finally:
             self._view.release()
 

@@ -1,22 +1,17 @@
-"""Where a server is and how we introduce ourselves: addresses without credentials, headers without surprises."""
+"""A server's address without credentials, and the headers of every request, checked."""
 
 from __future__ import annotations
 
 import base64
-import itertools
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from .secrets import secrets_of, secrets_of_url
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_USERINFO = re.compile(r"(?<=//)[^/\s'\"]+@")
-_SECRET_NAME = re.compile("auth|key|token|secret|password|cookie|credential|signature", re.IGNORECASE)
-_QUERY = re.compile(r"(?<=[?&])([^=&#\s'\"]+)=([^&#\s'\"]+)")
-# So much of a secret is worth hiding by itself: what repeats it may break off in its middle.
-_TELLING = 8
 
 USER_AGENT = "dynamo-tito"
 
@@ -28,7 +23,7 @@ class Endpoint:
     Attributes:
         root: its address without credentials, without a trailing slash, and without ``/v1``.
         headers: sent with every request, names in lower case.
-        secrets: what must never be shown.
+        secrets: what no message shows.
     """
 
     root: str
@@ -83,51 +78,6 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
-def secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """What of these headers must never be shown: the values whose names sound like it, without their scheme."""
-    values = [value for name, value in headers.items() if _SECRET_NAME.search(name)]
-    return tuple(secret for value in values if (secret := value.rpartition(" ")[2]))
-
-
-def secrets_of_url(url: str | None) -> tuple[str, ...]:
-    """The password in a URL, and the header that it becomes."""
-    parts = urlsplit((url or "").strip())
-    if parts.username is None:
-        return ()
-    name, password = unquote(parts.username), unquote(parts.password or "")
-    token = base64.b64encode(f"{name}:{password}".encode()).decode()
-    return tuple(secret for secret in (token, parts.password, password) if secret)
-
-
-def hidden(text: str, secrets: Iterable[str]) -> str:
-    """``text`` without these secrets, or the beginning of one, as they are and as JSON and URLs spell them."""
-    spellings = {
-        spelling
-        for secret in secrets
-        for spelling in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], quote(secret))
-    }
-    for secret in sorted(spellings, key=len, reverse=True):
-        beginning = secret[:_TELLING]
-        pieces, at = [], 0
-        while (found := text.find(beginning, at)) >= 0:
-            pieces += [text[at:found], "***"]
-            same = itertools.takewhile(
-                lambda pair: pair[0] == pair[1], zip(secret, text[found : found + len(secret)], strict=False)
-            )
-            at = found + sum(1 for _ in same)
-        text = "".join([*pieces, text[at:]])
-    return text
-
-
-def masked(text: str) -> str:
-    """``text`` without the credentials of URLs in it."""
-    return _QUERY.sub(_without_value, _USERINFO.sub("***@", text))
-
-
-def _without_value(member: re.Match[str]) -> str:
-    return f"{member[1]}=***" if _SECRET_NAME.search(member[1]) else member[0]
-
-
 def _bare(url: str) -> str:
     """A URL that is refused, without anything that may be a credential, however it is spelt."""
     return re.sub(r"(?<=//).*@", "***@", re.split("[?#]", url, maxsplit=1)[0], flags=re.DOTALL)
@@ -147,7 +97,7 @@ def _host(parts: SplitResult) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"base_url must end with its path: {_bare(parts.geturl())!r}")
     if "@" in parts.path:
-        raise ValueError("base_url has an @ behind its host: in credentials and paths, write / as %2F and @ as %40")
+        raise ValueError("base_url has an @ after its host: in credentials and paths, write / as %2F and @ as %40")
     try:
         port = parts.port
     except ValueError:

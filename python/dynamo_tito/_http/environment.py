@@ -1,4 +1,4 @@
-"""What the machine says about the way out: certificates to trust, proxies to use. The same for every HTTP library."""
+"""Certificates and proxies of the environment, the same for every HTTP library."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from dynamo_tito._http.endpoint import masked
+from dynamo_tito._http.secrets import masked
 
 Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
-"""A context of one's own, or whether a server must prove who it is. It must, unless told otherwise in words."""
+"""A context, or whether the server's certificate is verified."""
 
 
 def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:
     """The context for connections to ``urls``.
 
     ``"verify"`` trusts what the system trusts and, unless ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` say what to trust,
-    Mozilla's roots too: slim images come without any. Where no URL is https, the context trusts nobody, and the 40 ms
-    of reading certificates are saved.
+    Mozilla's roots too, because slim images have none. Without an https URL no certificates are read (40 ms).
     """
     if isinstance(tls, ssl.SSLContext):
         return tls

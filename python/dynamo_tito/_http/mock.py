@@ -1,13 +1,11 @@
-"""A transport for the tests of others: a function answers instead of a server."""
+"""An HTTP engine for tests: a function answers instead of a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from dynamo_tito._config import Limits
-
-from .base import Exchange, HttpRequest, HttpResponse, Receiver
+from .base import Exchange, HttpRequest, HttpResponse
 
 Handler: TypeAlias = Callable[[HttpRequest], HttpResponse]
 
@@ -15,7 +13,7 @@ Handler: TypeAlias = Callable[[HttpRequest], HttpResponse]
 class MockTransport:
     """Answers every request by calling ``handler``; pass it as ``http_client``, to either client.
 
-    The answer takes the same way as one from a network: its ceilings, its content-length, its errors.
+    The answer passes the same checks as one from a network: limits, content-length, compression.
 
     Example::
 
@@ -25,7 +23,7 @@ class MockTransport:
         client = TitoClient("http://test", model="m", http_client=MockTransport(handler))
 
     Args:
-        handler: makes the answer of a request; what it raises, the caller sees.
+        handler: makes the answer of a request; what it raises reaches the caller.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -36,11 +34,7 @@ class MockTransport:
         """Ask the handler."""
         self.requests.append(exchange.request)
         answer = self._handler(exchange.request)
-        exchange.phase = "body"
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        receiver = Receiver(answer.status, headers, exchange=exchange, limits=Limits())
-        receiver.feed(bytes(answer.content))
-        return receiver.finish()
+        return exchange.receive(answer.status, answer.headers, [bytes(answer.content)])
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """Ask the handler."""

@@ -1,4 +1,4 @@
-"""What an idle connection has to say."""
+"""Whether an idle socket can be reused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class HasFileno(Protocol):
 
 
 def readable(connection: HasFileno | None) -> bool:
-    """Whether there is something to be read, which on an idle connection can only be its end, or nonsense."""
+    """Whether an idle socket is readable: its end, or data that no request asked for."""
     if connection is None or connection.fileno() < 0:
         return True
     if not hasattr(select, "poll"):  # Windows, where select takes descriptors of any size

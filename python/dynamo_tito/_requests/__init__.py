@@ -1,14 +1,15 @@
-"""Request bodies, as pure functions: a call in, the bytes that a server wants out. One file per server's dialect."""
+"""Request bodies, as pure functions from a call to bytes. One file per route."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from . import dynamo, prime_chat, sglang, vllm_generate
-from .call import Call, Draft, PromptIds, make_call
+from .call import Call, CallOptions, Draft, PromptIds, SharedOptions, make_call
 from .encode import encode
+from .keywords import Keywords
 from .score import check_scored_at, checked_score, checked_temperature, score_draft, score_params, score_rows_from
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Wire
 
 __all__ = [
+    "CALL_KEYWORDS",
     "DIALECTS",
     "Call",
+    "CallOptions",
     "Dialect",
     "Draft",
+    "Keywords",
     "PromptIds",
+    "SharedOptions",
     "check_scored_at",
     "checked_score",
     "checked_temperature",
@@ -83,47 +88,33 @@ def dialect(transport: str) -> Dialect:
         raise ValueError(f"transport must be one of {', '.join(DIALECTS)}, not {transport!r}{hint}") from None
 
 
+CALL_KEYWORDS = Keywords(CallOptions, stop_token_ids=())
+
+
+@CALL_KEYWORDS.shown_by
 def encode_request(
     transport: RendererTransport,
     *,
     model: str | None,
     prompt_ids: PromptIds,
-    sampling_params: Mapping[str, Any] | None = None,
-    stop_token_ids: Sequence[int] = (),
-    cache_salt: str | None = None,
-    priority: int | None = None,
-    routed_experts_prompt_start: int | None = None,
-    features: Mapping[str, Any] | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    session_id: str | None = None,
-    data_parallel_rank: int | None = None,
-    request_id: str | None = None,
     return_routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
+    **options: Unpack[CallOptions],
 ) -> bytes:
-    r"""The request body that the clients send: compact JSON in UTF-8.
+    """The request body that the clients send: compact JSON in UTF-8.
 
-    The arguments are those of :meth:`dynamo_tito.AsyncTitoClient.generate`. Session, data-parallel rank and request id
-    are part of the body on ``sglang_generate`` only; elsewhere they are headers.
+    Session, data-parallel rank and request id are part of the body on ``sglang_generate`` only; elsewhere they are
+    headers.
 
     Args:
-        transport: whose dialect.
+        transport: the route.
         model: the model's name; None where the server needs none, and on ``sglang_generate``, which has no field for
             it: an adapter is named by ``extra_body={"lora_path": name}`` there.
         prompt_ids: token ids [P], a list or an int32 or int64 array, each in [0, 2^31-1].
-        sampling_params: as the caller would give them to vLLM or OpenAI; names are translated for the server.
-        stop_token_ids: added to those of ``sampling_params``.
-        cache_salt: separates prefix caches; 1 to 128 characters without ``@ / \\ NUL``.
-        priority: in the backend's own sense.
-        routed_experts_prompt_start: the first position whose routed experts are wanted, at most P.
-        features: multimodal features of ``vllm_generate``.
-        extra_body: further members of the body; they win over the sampling parameters.
-        session_id: see above.
-        data_parallel_rank: see above.
-        request_id: see above.
         return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
         sampling_defaults: ``"neutral"`` fills what ``sampling_params`` leave open with temperature 1, top_p 1, top_k
             off, min_p 0 and neutral penalties; ``"model"`` leaves it to the server.
+        **options: as for :meth:`dynamo_tito.AsyncTitoClient.generate`; see :class:`dynamo_tito.GenerateOptions`.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -133,18 +124,9 @@ def encode_request(
     call = make_call(
         prompt_ids,
         model=model,
-        sampling_params=sampling_params,
-        stop_token_ids=stop_token_ids,
-        cache_salt=cache_salt,
-        priority=priority,
-        prompt_start=routed_experts_prompt_start,
-        features=features,
-        extra_body=extra_body,
-        session_id=session_id,
-        data_parallel_rank=data_parallel_rank,
-        request_id=request_id,
         routed_experts=return_routed_experts,
         sampling_defaults=sampling_defaults,
+        **CALL_KEYWORDS.complete(encode_request, options),
     )
     draft = dialect(transport).draft(call)
     if draft.adapter_member is not None:

@@ -1,10 +1,10 @@
-"""One call as the caller meant it, checked; and what a transport makes of it."""
+"""One call, checked (Call), and the request body that a route makes of it (Draft)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,29 @@ _SALT_FORBIDDEN = "@/\\\0"
 _INT32_MAX = 2**31 - 1
 
 
+class SharedOptions(TypedDict, total=False):
+    """What sampling and scoring requests may say beside model and prompt; see :class:`GenerateOptions`."""
+
+    cache_salt: str | None
+    priority: int | None
+    extra_body: Mapping[str, Any] | None
+    session_id: str | None
+    data_parallel_rank: int | None
+
+
+class CallOptions(SharedOptions, total=False):
+    """What a sampling request may say beside model and prompt; see :class:`GenerateOptions`."""
+
+    sampling_params: Mapping[str, Any] | None
+    stop_token_ids: Sequence[int]
+    routed_experts_prompt_start: int | None
+    features: Mapping[str, Any] | None
+    request_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What :meth:`AsyncTitoClient.generate` was asked for. Nothing in it belongs to one transport.
+    """The arguments of :meth:`AsyncTitoClient.generate`, the same for every route.
 
     Attributes:
         prompt: the ids, as the core encodes them: a list, or a contiguous int32 or int64 array [P].
@@ -29,11 +49,11 @@ class Call:
 
     model: str | None
     prompt: list[int] | NDArray[np.int32] | NDArray[np.int64]
-    sampling_params: Mapping[str, Any]
-    stop_token_ids: tuple[int, ...] = ()
+    sampling_params: Mapping[str, Any] = field(default_factory=dict)
+    stop_token_ids: Sequence[int] = ()
     cache_salt: str | None = None
     priority: int | None = None
-    prompt_start: int | None = None
+    routed_experts_prompt_start: int | None = None
     features: Mapping[str, Any] | None = None
     extra_body: Mapping[str, Any] | None = None
     session_id: str | None = None
@@ -75,42 +95,31 @@ def make_call(
     prompt_ids: PromptIds,
     *,
     model: str | None,
-    sampling_params: Mapping[str, Any] | None,
-    stop_token_ids: Sequence[int],
-    cache_salt: str | None,
-    priority: int | None,
-    prompt_start: int | None,
-    features: Mapping[str, Any] | None,
-    extra_body: Mapping[str, Any] | None,
-    session_id: str | None,
-    data_parallel_rank: int | None,
-    request_id: str | None,
-    routed_experts: bool,
+    routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
     ids_name: str = "prompt_ids",
+    **options: Unpack[CallOptions],
 ) -> Call:
-    """Check the arguments that no transport has a say in; ``ids_name`` is what the caller calls the ids."""
-    for name, value in (("sampling_params", sampling_params), ("extra_body", extra_body), ("features", features)):
-        if value is not None and not isinstance(value, Mapping):
+    """Check the arguments that are the same on every route; ``ids_name`` is what the caller calls the ids."""
+    for name in ("sampling_params", "extra_body", "features"):
+        value = options.get(name)
+        if not isinstance(value, Mapping | None):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
     check_sampling_defaults(sampling_defaults)
-    if data_parallel_rank is not None and checked_integer("data_parallel_rank", data_parallel_rank) < 0:
+    rank = options.get("data_parallel_rank")
+    if rank is not None and checked_integer("data_parallel_rank", rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
+    members: dict[str, Any] = {
+        **options,
+        "sampling_params": options.get("sampling_params") or {},
+        "stop_token_ids": tuple(_token_id("stop_token_ids", token) for token in options.get("stop_token_ids", ())),
+    }
     return Call(
         model=model,
         prompt=_prompt(ids_name, prompt_ids),
-        sampling_params=sampling_params or {},
-        stop_token_ids=tuple(_token_id("stop_token_ids", token) for token in stop_token_ids),
-        cache_salt=cache_salt,
-        priority=priority,
-        prompt_start=prompt_start,
-        features=features,
-        extra_body=extra_body,
-        session_id=session_id,
-        data_parallel_rank=data_parallel_rank,
-        request_id=request_id,
         routed_experts=routed_experts,
         sampling_defaults=sampling_defaults,
+        **members,
     )
 
 
@@ -121,7 +130,7 @@ def check_sampling_defaults(value: SamplingDefaults) -> None:
 
 
 def checked_integer(name: str, value: Any) -> int:
-    """``value`` as an int; bools and floats are not integers here, they are mistakes."""
+    """``value`` as an int; TypeError for bools and floats."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     return int(value)
@@ -143,7 +152,7 @@ def checked_salt(salt: Any) -> str:
 
 
 def checked_start(start: Any, prompt_len: int) -> int:
-    """The first position whose routed experts are wanted, within the prompt or right behind it; None is 0."""
+    """The first position whose routed experts are wanted, within the prompt or right after it; None is 0."""
     if start is None:
         return 0
     position = checked_integer("routed_experts_prompt_start", start)
@@ -155,7 +164,7 @@ def checked_start(start: Any, prompt_len: int) -> int:
 def wire_start(call: Call, start: int) -> int:
     """The start that is sent for ``start``: at most the prompt's last position.
 
-    vLLM allows a start right behind the prompt, Dynamo refuses it on its generate route, and refuses an answer without
+    vLLM allows a start right after the prompt, Dynamo refuses it on its generate route, and refuses an answer without
     rows on the others. The one row more is dropped when the answer is read.
     """
     return min(start, max(call.prompt_len - 1, 0))

@@ -103,7 +103,7 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
     nvext = _merged(params.pop("nvext", None), extra.pop("nvext", None))
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
-    start = take({_START: call.prompt_start}, params, extra, nvext, key=_START)
+    start = take({_START: call.routed_experts_prompt_start}, params, extra, nvext, key=_START)
 
     fields = {key: value for key, value in {**params, **extra}.items() if value is not None and key not in _NOT_SENT}
     refuse_stream(fields)

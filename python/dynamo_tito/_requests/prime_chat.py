@@ -38,7 +38,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     params, extra = dict(call.sampling_params), dict(call.extra_body or {})
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
-    start = checked_start(take({_START: call.prompt_start}, params, extra, key=_START), call.prompt_len)
+    start = checked_start(take({_START: call.routed_experts_prompt_start}, params, extra, key=_START), call.prompt_len)
     given = {**params, **extra}
     refuse(given, "tokens", why="the prompt is prompt_ids")
     refuse_stream(given)

@@ -47,7 +47,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
-    asked = take({_START: call.prompt_start}, params, extra, key=_START)
+    asked = take({_START: call.routed_experts_prompt_start}, params, extra, key=_START)
     own = extra.pop("routed_experts_start_len", None)
     start = checked_start(asked if asked is not None else own, call.prompt_len)
     logprobs = take_logprobs(params)

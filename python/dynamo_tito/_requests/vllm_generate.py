@@ -35,7 +35,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
     features = take({"features": call.features}, extra, key="features")
-    argument = {"routed_experts_prompt_start": call.prompt_start}
+    argument = {"routed_experts_prompt_start": call.routed_experts_prompt_start}
     start = checked_start(take(argument, params, key="routed_experts_prompt_start"), call.prompt_len)
 
     logprobs = _take_logprobs(params)

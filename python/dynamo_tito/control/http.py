@@ -14,11 +14,12 @@ from dynamo_tito._config import CONNECT_TIMEOUT, Limits
 from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http import open_async
 from dynamo_tito._http.base import Exchange, HttpRequest, HttpResponse, Wiring
-from dynamo_tito._http.endpoint import hidden, make_endpoint, secrets_of_url
+from dynamo_tito._http.endpoint import make_endpoint
 from dynamo_tito._http.environment import Tls, proxy_for, tls_context
+from dynamo_tito._http.secrets import hidden, secrets_of_url
 
 if TYPE_CHECKING:
-    from dynamo_tito._http.base import AsyncTransport
+    from dynamo_tito._http.base import AsyncHttpEngine
 
 _MAX_ANSWER = 64 << 20
 
@@ -60,7 +61,7 @@ class Server:
             proxy=proxy,
             secrets=self._secrets,
         )
-        self._transport: AsyncTransport = open_async("httpx", None, wiring)
+        self._transport: AsyncHttpEngine = open_async("httpx", None, wiring)
         self._timeout = timeout
 
     @property

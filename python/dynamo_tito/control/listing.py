@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dynamo_tito._errors import AdminError
-from dynamo_tito._http.endpoint import make_endpoint, masked
+from dynamo_tito._http.endpoint import make_endpoint
+from dynamo_tito._http.secrets import masked
 
 from .types import Changes, Identity, Worker
 

@@ -1,9 +1,13 @@
-"""httpx, asynchronous and blocking. The only place that imports it, and httpcore, its engine.
+"""httpx, asynchronous and blocking. The only package that imports it and httpcore, its engine.
 
-Without a client of the caller's, httpcore's pools are used directly, over connections of ours, because of four things:
-a pool looks at all its connections for every request, so there are many small ones; a blocking read's timeout starts
-anew with every read; the asynchronous connections copy bodies several times; and bytes that nobody asked for go
-unnoticed. A client of the caller's is used as it is. ``.content`` is used nowhere: bodies are streamed.
+Without a client of the caller's, httpcore's pools are used directly, with connections of our own, for four reasons:
+
+- a pool looks at all its connections for every request, so there are many small pools;
+- the timeout of a blocking read starts anew with every read;
+- httpcore's asynchronous connections copy a body several times;
+- httpcore does not notice bytes that arrive before a request.
+
+A client of the caller's is used as it is. Bodies are streamed; ``.content`` copies them.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ import httpcore
 import httpx
 
 from dynamo_tito._config import KEEPALIVE, POOL_SIZE
-from dynamo_tito._errors import TransportError
-from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, failure_of
+from dynamo_tito._errors import TransportError, raise_without_cycle
+from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, transport_error
 
 from .blocking import BlockingBackend, deadline, remaining
 from .streaming import AsyncioBackend
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     from dynamo_tito._errors import TransportPhase
@@ -35,10 +39,10 @@ if TYPE_CHECKING:
 _Pool = TypeVar("_Pool")
 _Chunks = TypeVar("_Chunks", bound="AsyncIterator[bytes] | Iterator[bytes]")
 
-# What h11 takes for one head, whatever it is told through httpcore.
+# h11's limit of a head, which httpcore cannot change.
 _MAX_HEAD = 100 * 1024
 
-# httpcore reports these while it works; what it does before the first of them is connecting.
+# httpcore's trace events. Before the first of them it connects.
 _PHASES: dict[str, TransportPhase] = {
     "http11.send_request_headers.started": "send",
     "http2.send_request_headers.started": "send",
@@ -70,7 +74,7 @@ _FAILURES = (
 )
 
 
-class AsyncHttpxTransport:
+class AsyncHttpxEngine:
     """On an event loop: pools of its own, or the ``httpx.AsyncClient`` that it is given and does not close."""
 
     def __init__(self, wiring: Wiring, client: httpx.AsyncClient | None = None) -> None:
@@ -82,22 +86,20 @@ class AsyncHttpxTransport:
         )
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncHttpEngine`."""
         try:
             async with self._opened(exchange) as answer:
                 receiver = answer.receiver(exchange, self._wiring)
                 async for chunk in answer.chunks:
                     if not receiver.feed(chunk):
                         break
-                    answer.look_at(chunk, receiver)
+                    answer.note_end(chunk, receiver)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
-        else:
-            return receiver.finish()
-        raise failure
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
+        return receiver.finish()
 
     async def aclose(self) -> None:
-        """See :class:`dynamo_tito._http.base.AsyncTransport`."""
+        """See :class:`dynamo_tito._http.base.AsyncHttpEngine`."""
         for pool in self._pools.owned():
             await pool.aclose()
 
@@ -106,26 +108,26 @@ class AsyncHttpxTransport:
         async def trace(event: str, _info: Mapping[str, Any]) -> None:
             exchange.phase = _PHASES.get(event, exchange.phase)
 
-        asked = _asked(exchange, trace, _timeout(self._wiring, None))
+        asked = _shared_arguments(exchange, trace, _timeout(self._wiring, None))
         if self._client is None:
             with self._pools.one() as pool:
                 core = await pool.handle_async_request(_core_request(exchange, asked))
                 try:
                     yield _of_core(core, core.aiter_stream())
                 finally:
-                    await _to_its_end(core.aclose())
+                    await _closed(core.aclose())
             return
         response = await self._client.send(_request(self._client, exchange, asked), stream=True, follow_redirects=False)
         try:
-            yield _of_httpx(response, _again(response) if response.is_stream_consumed else response.aiter_raw())
+            yield _of_httpx(response, _read_body(response) if response.is_stream_consumed else response.aiter_raw())
         finally:
-            await _to_its_end(response.aclose())
+            await _closed(response.aclose())
 
 
-class HttpxTransport:
+class HttpxEngine:
     """On the calling thread: pools of its own, or the ``httpx.Client`` that it is given and does not close.
 
-    With a client of the caller's the deadline is looked at between two reads, and each read waits that long at most.
+    With a client of the caller's the deadline is checked between two reads, and each read waits until it at most.
     """
 
     def __init__(self, wiring: Wiring, client: httpx.Client | None = None) -> None:
@@ -137,7 +139,7 @@ class HttpxTransport:
         )
 
     def send(self, exchange: Exchange) -> HttpResponse:
-        """See :class:`dynamo_tito._http.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.HttpEngine`."""
         token = deadline.set(exchange.deadline)
         try:
             with self._opened(exchange) as answer:
@@ -145,18 +147,16 @@ class HttpxTransport:
                 for chunk in answer.chunks:
                     if not receiver.feed(chunk):
                         break
-                    answer.look_at(chunk, receiver)
+                    answer.note_end(chunk, receiver)
                     remaining(None, httpcore.ReadTimeout)
         except _FAILURES as error:
-            failure = failure_of(error, exchange, _BEFORE_SENDING, self._wiring)
-        else:
-            return receiver.finish()
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
         finally:
             deadline.reset(token)
-        raise failure
+        return receiver.finish()
 
     def close(self) -> None:
-        """See :class:`dynamo_tito._http.base.SyncTransport`."""
+        """See :class:`dynamo_tito._http.base.HttpEngine`."""
         for pool in self._pools.owned():
             pool.close()
 
@@ -165,7 +165,7 @@ class HttpxTransport:
         def trace(event: str, _info: Mapping[str, Any]) -> None:
             exchange.phase = _PHASES.get(event, exchange.phase)
 
-        asked = _asked(exchange, trace, _timeout(self._wiring, exchange.deadline))
+        asked = _shared_arguments(exchange, trace, _timeout(self._wiring, exchange.deadline))
         if self._client is None:
             with self._pools.one() as pool:
                 core = pool.handle_request(_core_request(exchange, asked))
@@ -191,25 +191,24 @@ class _Answer(Generic[_Chunks]):
     stream: object
 
     def receiver(self, exchange: Exchange, wiring: Wiring) -> Receiver:
-        """Who takes the body."""
-        if isinstance(self.stream, Watched):
+        """What takes the body; TransportError for an answer that came before its request."""
+        if isinstance(self.stream, TracksSurplusBytes):
             if self.stream.unsolicited:
                 raise TransportError("the connection held an answer before the request was sent", phase=exchange.phase)
             self.stream.saw_head()
-        exchange.phase = "body"
-        return Receiver(self.status, self.headers, exchange=exchange, limits=wiring.limits)
+        return exchange.receiver(self.status, self.headers, wiring.limits)
 
-    def look_at(self, chunk: bytes, receiver: Receiver) -> None:
-        """Whether the body ended where the connection's bytes do."""
-        if receiver.complete and isinstance(self.stream, Watched):
+    def note_end(self, chunk: bytes, receiver: Receiver) -> None:
+        """Note whether bytes of the connection follow the end of the body."""
+        if receiver.complete and isinstance(self.stream, TracksSurplusBytes):
             self.stream.ends_with(chunk)
 
 
 class _Pools(Generic[_Pool]):
-    """Which pool carries the next request.
+    """Chooses the pool of the next request.
 
-    Each pool is handed out once per connection that it may open, so that a request never queues inside one; the one
-    used last is used first, because its connections are open.
+    Each pool is handed out once per connection that it may open, so that a request never queues inside one. The one
+    used last comes first, because its connections are open.
     """
 
     def __init__(self, make: Callable[[], _Pool]) -> None:
@@ -220,7 +219,7 @@ class _Pools(Generic[_Pool]):
 
     @contextlib.contextmanager
     def one(self) -> Iterator[_Pool]:
-        """A pool with a connection to spare."""
+        """A pool with a free connection."""
         try:
             pool = self._free.pop()
         except IndexError:
@@ -268,8 +267,8 @@ def _timeout(wiring: Wiring, ends: float | None) -> httpx.Timeout:
     return httpx.Timeout(left, connect=connect)
 
 
-def _asked(exchange: Exchange, trace: Callable[..., Any], timeout: httpx.Timeout) -> dict[str, Any]:
-    """The request in terms that httpcore and httpx share."""
+def _shared_arguments(exchange: Exchange, trace: Callable[..., Any], timeout: httpx.Timeout) -> dict[str, Any]:
+    """The arguments of a request that httpcore and httpx share."""
     return {
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in exchange.request.headers.items()],
         "content": exchange.request.content or None,
@@ -301,14 +300,14 @@ def _of_core(core: httpcore.Response, chunks: _Chunks) -> _Answer[_Chunks]:
 def _of_httpx(response: httpx.Response, chunks: _Chunks) -> _Answer[_Chunks]:
     headers = dict(response.headers.items())
     if response.is_stream_consumed:
-        # The caller's client has read it already, and undone the encoding; nothing is left to be checked.
+        # The caller's client has read and decoded the body; there is nothing to check.
         for name in ("content-encoding", "content-length"):
             headers.pop(name, None)
     return _Answer(response.status_code, headers, chunks, None)
 
 
-async def _to_its_end(closing: Coroutine[Any, Any, None]) -> None:
-    """Close, even if the task is cancelled meanwhile: httpcore counts a half-closed connection as busy for ever."""
+async def _closed(closing: Coroutine[Any, Any, None]) -> None:
+    """Close, even if the task is cancelled meanwhile: httpcore counts a half-closed connection as busy."""
     task = asyncio.ensure_future(closing)
     try:
         await asyncio.shield(task)
@@ -317,7 +316,7 @@ async def _to_its_end(closing: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _again(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _read_body(response: httpx.Response) -> AsyncIterator[bytes]:
     yield response.content
 
 
@@ -327,5 +326,5 @@ def _add(headers: dict[str, str], name: str, value: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _core_url(url: str) -> httpcore.URL:
-    """Parsed once: a client has a handful of addresses."""
+    """Parsed once per address."""
     return httpcore.URL(url)

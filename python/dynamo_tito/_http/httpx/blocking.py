@@ -1,4 +1,4 @@
-"""Blocking connections that know the deadline: a socket's timeout starts anew with every read, a call's does not."""
+"""Blocking connections that keep the call's deadline; a socket's timeout starts anew with every read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     import ssl
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _WRITE_STEP = 1 << 16
 
 deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
-"""Of the call that this thread is at, on the monotonic clock."""
+"""The deadline of this thread's call, on the monotonic clock."""
 
 
 def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float | None:
-    """The seconds that one operation may take: its own timeout, and no more than the call has left."""
+    """The seconds that one operation may take: its own timeout, at most what the call has left."""
     ends = deadline.get()
     if ends is None:
         return timeout
@@ -34,7 +34,7 @@ def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -
 
 
 class BlockingBackend(httpcore.NetworkBackend):
-    """httpcore's blocking sockets, no operation of which outlasts the deadline."""
+    """httpcore's blocking sockets, each operation within the deadline."""
 
     def __init__(self, limits: Limits) -> None:
         self._backend = httpcore.SyncBackend()
@@ -58,7 +58,7 @@ class BlockingBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
-class BlockingStream(Watched, httpcore.NetworkStream):
+class BlockingStream(TracksSurplusBytes, httpcore.NetworkStream):
     """One connection."""
 
     def __init__(self, stream: httpcore.NetworkStream, limits: Limits) -> None:
@@ -93,5 +93,5 @@ class BlockingStream(Watched, httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """See httpcore."""
         if info == "is_readable":
-            return self.spoken_for(self._stream.get_extra_info("socket"))
+            return self.must_not_reuse(self._stream.get_extra_info("socket"))
         return self._stream.get_extra_info(info)

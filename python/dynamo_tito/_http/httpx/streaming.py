@@ -1,7 +1,7 @@
-"""Connections on an event loop, straight on asyncio's transports.
+"""Connections on an event loop, directly on asyncio's transports.
 
-httpcore's own go through anyio: a cancel scope around every operation, and every arrival cut into pieces of 64 KiB,
-each of which copies the rest. Here an arrival is handed on as it came.
+httpcore's own use anyio: a cancel scope around every operation, and pieces of 64 KiB, each of which copies the rest.
+Here received bytes are passed on as they came.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from .watch import Watched
+from .watch import TracksSurplusBytes
 
 if TYPE_CHECKING:
     import ssl
 
     from dynamo_tito._config import Limits
 
-# Reading pauses when this much has arrived that nobody has taken yet.
+# Reading pauses when this many received bytes have not been read.
 _HIGH_WATER = 4 << 20
 
 
@@ -56,7 +56,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
+class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkStream):
     """One connection: the protocol that asyncio feeds, and the stream that httpcore reads."""
 
     def __init__(self, limits: Limits) -> None:
@@ -133,7 +133,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - interface
-        """Hand over to the socket; done when its buffer has room again."""
+        """Write to the socket; returns when its buffer has room again."""
         with _translated(httpcore.WriteTimeout, httpcore.WriteError):
             if self._transport is None or self._transport.is_closing():
                 raise ConnectionError("the connection is closed")
@@ -144,7 +144,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
                     await asyncio.shield(self._writer)
 
     async def aclose(self) -> None:
-        """Close at once; nothing that is still unsent matters any more."""
+        """Close at once, and discard what is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -175,7 +175,7 @@ class AsyncioStream(Watched, asyncio.Protocol, httpcore.AsyncNetworkStream):
         value = None if self._transport is None else self._transport.get_extra_info(names.get(info, info))
         if info == "is_readable":
             connection = None if self._transport is None else self._transport.get_extra_info("socket")
-            return bool(self._arrived) or self._ended or self.spoken_for(connection)
+            return bool(self._arrived) or self._ended or self.must_not_reuse(connection)
         return value
 
 

@@ -1,8 +1,7 @@
-"""Connections that notice bytes which nobody asked for, and headers without an end.
+"""Connections that notice surplus bytes and headers without an end.
 
-A server that sends more than it announced leaves the rest in the buffer of a connection that goes back to its pool. It
-would be the beginning of the next answer, or, if someone means harm, all of it. httpcore does not look, so the sockets
-below it do.
+If a server sends more than it announced, the rest stays in the buffer of a pooled connection and becomes the start of
+the next answer. httpcore does not check that, so the streams below it do.
 """
 
 from __future__ import annotations
@@ -16,48 +15,48 @@ if TYPE_CHECKING:
     from dynamo_tito._config import Limits
 
 
-class Watched:
-    """What the stream of a connection remembers between a request and its answer."""
+class TracksSurplusBytes:
+    """The state of a connection between a request and its answer."""
 
-    _asked = True
+    _read_since_write = True
     _last = b""
     _surplus = False
-    _heard: int | None = None
+    _head_bytes: int | None = None
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
     def saw_write(self) -> None:
-        """A request, or a piece of one, was sent; no answer to it can have come yet."""
-        self._asked = False
-        self._heard = 0
+        """A request, or a piece of one, is sent; its answer has not come yet."""
+        self._read_since_write = False
+        self._head_bytes = 0
 
     def will_read(self) -> None:
-        """Bytes are wanted. If all that have come are still no whole head, there may be too many of them."""
-        if self._heard is not None:
-            check_head(self._heard, self._limits)
+        """Before a read: TransportError if the head is over its limit and still not complete."""
+        if self._head_bytes is not None:
+            check_head(self._head_bytes, self._limits)
 
     def saw_read(self, data: bytes) -> None:
-        """Bytes came."""
-        self._asked = True
+        """Bytes arrived."""
+        self._read_since_write = True
         self._last = data
-        if self._heard is not None:
-            self._heard += len(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
 
     def saw_head(self) -> None:
-        """The headers of the answer have come."""
-        self._heard = None
+        """The headers of the answer are complete."""
+        self._head_bytes = None
 
     @property
     def unsolicited(self) -> bool:
-        """Whether an answer that is there now was there before its request."""
-        return not self._asked
+        """Whether the answer arrived before its request was sent."""
+        return not self._read_since_write
 
     def ends_with(self, chunk: bytes) -> None:
-        """The body is complete with this chunk. If more came with it, the connection is not used again."""
+        """The body ends with this chunk. If more bytes came with it, the connection is not reused."""
         self._surplus = not self._last.endswith(chunk)
         self._last = b""
 
-    def spoken_for(self, connection: HasFileno | None) -> bool:
+    def must_not_reuse(self, connection: HasFileno | None) -> bool:
         """Whether an idle connection must not be used again."""
         return self._surplus or readable(connection)

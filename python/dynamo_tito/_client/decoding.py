@@ -1,0 +1,91 @@
+"""How answers are decoded: the client's choices, and what one call adds to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dynamo_tito._config import Limits
+from dynamo_tito._errors import RoutedExpertsError, TitoError, raise_without_cycle
+from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
+from dynamo_tito._native import Body, decode
+from dynamo_tito._requests.call import Call, Draft, wire_start
+from dynamo_tito._routing_report import RoutingChecks, refuse_findings
+
+if TYPE_CHECKING:
+    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a client decodes: arguments of :func:`dynamo_tito.decode`, and the strict checks."""
+
+    num_layers: int | None = None
+    top_k: int | None = None
+    experts: ExpertsMode = "int32"
+    missing_logprob: MissingLogprob = "raise"
+    require_routed_experts: bool = False
+    final_row: FinalRow = "omitted"
+    strict_routing: RoutingChecks | None = None
+    strict_logprobs: LogprobsChecks | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def bare_experts(self) -> bool:
+        """Whether routed experts without a shape (SGLang's) can be read."""
+        return self.num_layers is not None and self.top_k is not None and self.experts != "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one answer is decoded.
+
+    Attributes:
+        wire: the format of the answer.
+        call: what was asked.
+        draft: the request's body.
+        decoding: the client's choices.
+    """
+
+    wire: Wire
+    call: Call = field(repr=False)
+    draft: Draft = field(repr=False)
+    decoding: Decoding
+
+    def __call__(self, content: Body | bytes) -> Completion:
+        """Decode, check, and drop rows of routed experts that were not asked for."""
+        choices, call, draft = self.decoding, self.call, self.draft
+        start = wire_start(call, draft.prompt_start)
+        try:
+            completion = decode(
+                content,
+                wire=self.wire,
+                prompt_len=call.prompt_len,
+                prompt_token_ids=call.prompt,
+                routed_experts_prompt_start=start,
+                num_layers=choices.num_layers,
+                top_k=choices.top_k,
+                experts=choices.experts,
+                require_logprobs=bool(draft.logprobs),
+                require_routed_experts=choices.require_routed_experts,
+                missing_logprob=choices.missing_logprob,
+                final_row=choices.final_row,
+                limits=choices.limits,
+            )
+        except ValueError as error:
+            if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
+                raise
+            # decode() takes rows without a shape for a wrong argument; here the server sent them unasked.
+            raise_without_cycle(RoutedExpertsError(str(error), kind="needs_num_layers"))
+        refuse_logprobs(completion, choices.strict_logprobs)
+        experts = completion.routed_experts
+        if experts is None:
+            return completion
+        if choices.strict_routing is not None:
+            refuse_findings(experts.array, choices.strict_routing)
+        surplus = draft.prompt_start - start
+        if not surplus:
+            return completion
+        rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
+        return dataclasses.replace(completion, routed_experts=rest)
