@@ -41,7 +41,7 @@ $(VENV)/.built: $(VENV)/.ready $(RUST_SOURCES)
 
 .PHONY: demo
 demo: build ## decode every recorded response, then a 64k-token one on each wire
-	$(PY) examples/demo.py
+	$(PY) -m benches.demo
 
 .PHONY: test
 test: lint test-rust test-python ## everything that must pass
@@ -143,11 +143,11 @@ audit: .tools/bin/cargo-deny ## licences, sources, duplicates and known vulnerab
 wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
 	rm -rf dist
 	$(BIN)/maturin build --release --quiet --out dist
-	$(PY) benches/check_wheel.py dist
+	$(PY) -m benches.check_wheel dist
 
 .PHONY: claims
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
-	$(PY) benches/claims.py
+	$(PY) -m benches.claims
 
 $(VENV)/.rivals: $(VENV)/.ready
 	$(PY) -m pip install --quiet --group bench
@@ -156,7 +156,7 @@ $(VENV)/.rivals: $(VENV)/.ready
 .PHONY: bench
 bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes docs/benchmarks.md
 	$(CARGO) bench --locked --quiet --no-default-features --bench kernels --bench decode
-	$(PY) benches/peers.py report
+	$(PY) -m benches.peers report
 
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benches import cases, speed
 from benches.measure import Table, times_faster
 from benches.rivals import OURS, contenders, prove
@@ -185,7 +183,7 @@ def _heap_of(asked: dict[str, Any]) -> dict[str, float]:
 
 
 def _child(what: str, asked: dict[str, Any]) -> dict[str, float]:
-    command = [sys.executable, __file__, what, json.dumps(asked)]
+    command = [sys.executable, "-m", "benches.beside", what, json.dumps(asked)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found

@@ -6,19 +6,16 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
 
 import numpy as np
 
 from dynamo_tito._types import Float64Array, Int32Array, Wire
 from support import bodies, samples, writing
 
+ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".bench"
 
 Shape = Literal["vllm", "nvext", "nvchat"]

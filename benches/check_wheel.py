@@ -1,6 +1,6 @@
 """Proves a wheel: its tag, its size, and that it installs and decodes in a clean environment without a compiler.
 
-python benches/check_wheel.py dist
+python -m benches.check_wheel dist
 """
 
 from __future__ import annotations

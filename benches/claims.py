@@ -1,8 +1,8 @@
 """The figures this project claims, measured here and now. Every answer is proven right before its figure counts.
 
-python benches/claims.py              all of them
-python benches/claims.py speed memory only these
-python benches/claims.py --check      exit with status 1 if one is missed
+python -m benches.claims              all of them
+python -m benches.claims speed memory only these
+python -m benches.claims --check      exit with status 1 if one is missed
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
 import numpy as np
 
 import dynamo_tito as tito
@@ -30,6 +27,7 @@ from support.samples import invent
 from support.truth import check
 from support.writing import compact
 
+ROOT = Path(__file__).parents[1]
 PROMPT, COMPLETION, LAYERS, TOP_K = 49_152, 16_384, 48, 8
 DIALECT = DIALECTS["prime_generate"]
 ROUNDS = 15

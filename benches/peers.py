@@ -1,23 +1,19 @@
 """This library beside every rival, on the same bytes, in the same run. Answers are proven before a figure is printed.
 
-python benches/peers.py time --cases c_vllm,c_nvext --rounds 15
-python benches/peers.py time --full          every row, not just the completion's
-python benches/peers.py mem                  peak memory beyond the result, each in a fresh process
-python benches/peers.py lag                  how late a 1 ms ticker gets while a thread decodes
-python benches/peers.py heap                 the same ratios in a process that holds two million objects
-python benches/peers.py growth               1k to 256k tokens
-python benches/peers.py request              a request of 100,000 token ids
-python benches/peers.py report               all of it, into docs/benchmarks.md
+python -m benches.peers time --cases c_vllm,c_nvext --rounds 15
+python -m benches.peers time --full          every row, not just the completion's
+python -m benches.peers mem                  peak memory beyond the result, each in a fresh process
+python -m benches.peers lag                  how late a 1 ms ticker gets while a thread decodes
+python -m benches.peers heap                 the same ratios in a process that holds two million objects
+python -m benches.peers growth               1k to 256k tokens
+python -m benches.peers request              a request of 100,000 token ids
+python -m benches.peers report               all of it, into docs/benchmarks.md
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benches import beside, growth, report, request, speed
 from benches.cases import CASES

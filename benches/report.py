@@ -99,7 +99,7 @@ def _section(command: str, tables: Iterable[Table]) -> Iterator[str]:
 
 
 def _command(name: str) -> str:
-    return f"`.venv/bin/python benches/peers.py {name}`\n"
+    return f"`.venv/bin/python -m benches.peers {name}`\n"
 
 
 def _smallest(results: list[Result]) -> str:

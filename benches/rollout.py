@@ -1,6 +1,6 @@
 """A rollout of 100 turns that ends at 128k tokens with 48 x 8 routing: what a turn costs, and what is held.
 
-python benches/rollout.py [--renderer extension|lists|qwen3] [--prompt-start trim|ignore|refuse] [--framing length]
+python -m benches.rollout [--renderer extension|lists|qwen3] [--prompt-start trim|ignore|refuse] [--framing length]
 
 The renderers: one that hands over only what is new; the same with whole lists of tokens; `renderers`' own for Qwen3.
 
@@ -16,13 +16,10 @@ import asyncio
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """The check of routed experts, 65,536 rows of 48 x 8: what it costs beside numpy's min and max of the same array.
 
-python benches/routing.py [--rows N]
+python -m benches.routing [--rows N]
 
 "sound" is what a good capture looks like, "dense" has three layers of zeros, "broken" ids at random, of which most
 entries name one twice. What the check says is held against numpy before it is timed.

@@ -24,8 +24,8 @@ from dynamo_tito.simulator import Backend, Engine, Fault
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call
 from dynamo_tito.simulator.faults import FaultPlan
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 Size = Literal["small", "large"]
 

@@ -1,8 +1,8 @@
 """What scoring costs: memory of a 128k-token score, request to arrays, and time from a 32k-token body to arrays.
 
-python benches/teacher.py              all of it
-python benches/teacher.py memory       only that
-python benches/teacher.py --check      exit with status 1 if a figure is missed
+python -m benches.teacher              all of it
+python -m benches.teacher memory       only that
+python -m benches.teacher --check      exit with status 1 if a figure is missed
 
 Every answer is proven right before its figure counts.
 """
@@ -18,10 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 

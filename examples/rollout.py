@@ -1,4 +1,4 @@
-"""Multi-turn rollouts with tools against the embedded engine, each sample held against what the engine recorded.
+"""Multi-turn rollouts with tools against the embedded engine, with a renderer of one's own.
 
 python examples/rollout.py
 """
@@ -6,20 +6,77 @@ python examples/rollout.py
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import numpy as np
 
 from dynamo_tito import AsyncTitoClient, simulator
 from dynamo_tito.rollout import Rollout, TrainingSample, Turn
 from dynamo_tito.simulator import Engine, Sample
-from support.chat import ChatRenderer
-from support.judge import judge
+from dynamo_tito.simulator.tokenizer import Tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 SYSTEM = {"role": "system", "content": "You may look."}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt."""
+
+    token_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call; a malformed one has another status."""
+
+    name: str
+    arguments: dict[str, Any]
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a completion says."""
+
+    content: str
+    tool_calls: Sequence[Call]
+    reasoning_content: str | None = None
+
+
+class Renderer:
+    """Renders as the engine's chat template does."""
+
+    def __init__(self) -> None:
+        self._tokenizer = Tokenizer(vocab_size=32_000)
+        self._end = self._tokenizer.special["<|im_end|>"]
+
+    def render(
+        self, messages: list[Any], *, tools: list[Any] | None = None, add_generation_prompt: bool = False
+    ) -> Rendered:
+        """The first prompt."""
+        return Rendered(self._tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt))
+
+    def bridge_to_next_turn(
+        self, prompt: list[int], completion: list[int], messages: list[Any], *, tools: list[Any] | None = None
+    ) -> Rendered:
+        """A later prompt: the tokens so far, verbatim, then the new messages."""
+        close = [] if completion[-1:] == [self._end] else [self._end]
+        added = [*self._tokenizer.encode("\n"), *self._tokenizer.apply_chat_template(messages)]
+        return Rendered([*prompt, *completion, *close, *added])
+
+    def parse_response(
+        self, token_ids: list[int], *, tools: list[Any] | None = None, prompt_ids: list[int] | None = None
+    ) -> Parsed:
+        """The engine samples no words: every third token stands for a tool call."""
+        ids = [token for token in token_ids if token != self._end]
+        return Parsed(self._tokenizer.decode(ids), [Call("look", {"token": one}) for one in ids[:2] if one % 3 == 1])
+
+    def get_stop_token_ids(self) -> list[int]:
+        """What ends a message."""
+        return [self._end]
 
 
 def environment(turn: Turn) -> list[dict[str, Any]]:
@@ -31,7 +88,7 @@ def environment(turn: Turn) -> list[dict[str, Any]]:
 
 async def roll(client: AsyncTitoClient, *, turns: int, question: str) -> Rollout:
     """One conversation."""
-    rollout = Rollout(ChatRenderer(), tools=TOOLS)
+    rollout = Rollout(Renderer(), tools=TOOLS)
     messages: list[dict[str, Any]] = [SYSTEM, {"role": "user", "content": question}]
     for _ in range(turns):
         turn = await rollout.step(client, messages, sampling_params={"max_tokens": 12})
@@ -59,8 +116,13 @@ def confirmed(engine: Engine, rollout: Rollout) -> TrainingSample:
     answers: dict[tuple[int, ...], Sample] = {
         tuple(sample.token_ids): sample for record in engine.requests for sample in record.samples
     }
-    sample = rollout.sample()
-    judge(sample, [answers[tuple(turn.token_ids)] for turn in rollout.turns])
+    records = [answers[tuple(turn.token_ids)] for turn in rollout.turns]
+    sample, last = rollout.sample(), records[-1]
+    assert sample.routed_experts is not None
+    assert np.array_equal(sample.token_ids, [*last.prompt_ids, *last.token_ids])
+    assert np.array_equal(sample.token_ids[sample.mask], np.concatenate([record.token_ids for record in records]))
+    assert np.array_equal(sample.logprobs[sample.mask], np.concatenate([record.logprobs for record in records]))
+    assert np.array_equal(sample.routed_experts[:-1], last.routed_experts)
     return sample
 
 

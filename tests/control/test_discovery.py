@@ -12,9 +12,9 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.control import Fleet, Identity, Worker, Workers, discover_workers
-from dynamo_tito.control._http import Server
-from dynamo_tito.control._listing import changes, merged, read_listing
 from dynamo_tito.control.discovery import rl_url_of
+from dynamo_tito.control.http import Server
+from dynamo_tito.control.listing import changes, merged, read_listing
 
 URL = "http://frontend:8001/v1/rl/workers"
 BIG = (1 << 64) - 1

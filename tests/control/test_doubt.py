@@ -150,13 +150,13 @@ def test_every_cache_of_vllm_is_emptied() -> None:
 def test_sglang_that_updated_and_did_not_flush_is_flushed_and_resumed() -> None:
     async def main() -> None:
         async with servers("sglang", 1) as (engines, fleet):
-            engines[0].admin.spoil = "unflushed"
+            engines[0].inject(Fault(kind="updated_not_flushed"))
             result = await fleet.update_weights(PATH, flush=False)
             assert [(each.updated, each.verified, each.state) for each in result.workers] == [(True, True, "running")]
             assert engines[0].admin.cache_flushes == 1
             assert engines[0].admin.version == "step_7"
 
-            engines[0].admin.spoil = "unflushed"
+            engines[0].inject(Fault(kind="updated_not_flushed"))
             refused = Fault(kind="status", status=400, message="pending requests", path="/flush_cache")
             engines[0].inject(*[refused] * 2)
             with pytest.raises(tito.AdminError, match="pending requests") as caught:

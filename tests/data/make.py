@@ -1,19 +1,17 @@
 """Writes ``tests/data/made``: bodies in the dialects that no recorded server speaks.
 
-    python tests/data/make.py
+    PYTHONPATH=tests python tests/data/make.py
 
 Same seed, same bytes: running it again changes nothing.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
 from support.made import BODIES
+
+HERE = Path(__file__).parent
 
 
 def main() -> None:

@@ -6,9 +6,6 @@ import contextlib
 import os
 import resource
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.driver import Kind
+from support.processes import run
 
 SCRIPT = Path(__file__).with_name("namespace.py")
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--net")
@@ -29,7 +29,7 @@ def namespaces() -> bool:
 def test_packets_that_vanish(kind: Kind, how: str) -> None:
     """Where there are no namespaces, sockets do it twice."""
     inside = how == "device" and namespaces()
-    command = [*(NAMESPACE if inside else ()), sys.executable, "-W", "error", str(SCRIPT), kind]
-    done = subprocess.run([*command, "lo" if inside else "sockets"], capture_output=True, text=True, check=False)
+    how = "lo" if inside else "sockets"
+    done = run("-W", "error", str(SCRIPT), kind, how, within=NAMESPACE if inside else ())
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(": done\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from dynamo_tito import AsyncTitoClient, TitoClient
 from support.authority import Authority
 from support.driver import PROMPT, Driver, Kind
+from support.processes import run
 from support.raw_server import RawServer
 
 from .cases import GOOD, LONG, answered, whole
@@ -25,10 +24,7 @@ ASYNC: tuple[Kind, ...] = ("httpx", "aiohttp")
 
 def test_no_descriptor_is_left(kind: Kind, server: RawServer) -> None:
     server.play(GOOD)
-    script = Path(__file__).with_name("exhausted.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script), kind, server.url], capture_output=True, text=True, check=False
-    )
+    done = run("-W", "error", str(Path(__file__).with_name("exhausted.py")), kind, server.url)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert server.hits == 5
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dynamo_tito as tito
 from support.bodies import DIALECTS, Sample

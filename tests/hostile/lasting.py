@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 

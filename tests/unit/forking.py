@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dynamo_tito as tito
 from support.bodies import DIALECTS, Sample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import MalformedBodyError
 from support.bodies import DIALECTS, Dialect
+from support.processes import run
 from support.samples import invent
 from support.small import refused
 from support.truth import check
@@ -186,8 +186,7 @@ def test_a_bound_that_does_not_fit(bound: Any, error: Any) -> None:
 
 def test_a_forked_process_decodes() -> None:
     # In a process of its own: forking one with threads is deprecated, and pytest may have some.
-    script = Path(__file__).with_name("forking.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    done = run(str(Path(__file__).with_name("forking.py")))
     assert (done.returncode, done.stdout) == (0, "parent and child agree\n"), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Find the workers of a policy, and change their weights without leaving one behind.
+"""Find the workers of a policy, and give all of them new weights.
 
 >>> fleet = await Fleet.connect("http://frontend:8000", backend="dynamo", model="m")  # doctest: +SKIP
 >>> result = await fleet.update_weights("/shared/weights/step_7")  # doctest: +SKIP
@@ -6,11 +6,16 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 from dynamo_tito.weights import WeightPublisher
 
-from ._canary import Canary
-from ._http import HttpOptions
-from ._types import (
+from .admin import AdminApi, DynamoAdmin, PrimeVllmAdmin, SglangAdmin, VllmAdmin, detect_backend, make_admin
+from .discovery import Workers, discover_workers
+from .doctor import Diagnosis, Finding, examine
+from .fleet import Canary, Fleet, WatchReport
+from .http import HttpOptions
+from .types import (
     Changes,
     FleetLimits,
     FleetResult,
@@ -26,11 +31,6 @@ from ._types import (
     WorkerResult,
     WorkerState,
 )
-from .admin import AdminApi, DynamoAdmin, PrimeVllmAdmin, SglangAdmin, VllmAdmin, detect_backend, make_admin
-from .discovery import Workers, discover_workers
-from .doctor import Diagnosis, Finding, examine
-from .fleet import Fleet
-from .watch import WatchReport
 
 __all__ = [
     "AdminApi",
@@ -65,3 +65,9 @@ __all__ = [
     "examine",
     "make_admin",
 ]
+
+# A public address for each, whichever file it lives in; the publisher's too.
+for _name in __all__:
+    if isinstance(globals()[_name], type | FunctionType):
+        globals()[_name].__module__ = __name__
+del _name

@@ -1,4 +1,4 @@
-"""Who is there: the workers behind Dynamo frontends."""
+"""The workers behind Dynamo frontends, as its discovery lists them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from urllib.parse import urlsplit, urlunsplit
 from dynamo_tito._errors import AdminError, NotFoundError, ServerError, TitoError, TransportError
 from dynamo_tito._http.endpoint import make_endpoint
 
-from ._http import HttpOptions, Server, models_of, without_credentials
-from ._listing import changes, merged, read_listing
-from ._types import Changes, Worker
 from .admin.dynamo import DynamoAdmin
+from .http import HttpOptions, Server, models_of, without_credentials
+from .listing import changes, merged, read_listing
+from .types import Changes, Worker
 
 if TYPE_CHECKING:
     from typing import Self
@@ -46,7 +46,7 @@ class Workers(Sequence[Worker]):
         **options: see :class:`dynamo_tito.control.HttpOptions`; credentials are sent to the frontends only.
 
     Raises:
-        ValueError: an address that is none.
+        ValueError: an address is not a URL.
     """
 
     def __init__(
@@ -65,17 +65,16 @@ class Workers(Sequence[Worker]):
             raise ValueError("base_url must name at least one frontend")
         listeners = _several(rl_base_url) if rl_base_url is not None else [rl_url_of(url) for url in given]
         self._urls = [*dict.fromkeys(make_endpoint(url).root for url in listeners)]
-        # The addresses as given carry the credentials.
+        # The given addresses carry the credentials.
         self._frontends = [Server(url, timeout=_TIMEOUT, **options) for url in _unique(given)]
         self._listeners = [Server(url, timeout=_TIMEOUT, **options) for url in _unique(listeners)]
-        # Credentials are the frontends' business.
         self._worker_options = without_credentials(options)
         self._model = model
         self._expected = expected_world_size
         self._allow_incomplete = allow_incomplete
         self._workers: tuple[Worker, ...] = ()
 
-    def __getitem__(self, index: int) -> Worker:  # type: ignore[override]  # no slices: they would lose the source
+    def __getitem__(self, index: int) -> Worker:  # type: ignore[override]  # slices are not offered
         return self._workers[index]
 
     def __len__(self) -> int:
@@ -118,14 +117,14 @@ class Workers(Sequence[Worker]):
         return found
 
     async def look(self) -> tuple[Worker, ...]:
-        """The members as they are listed now, broken ones too; what is remembered stays.
+        """The members as they are listed now, broken ones too; the remembered list stays.
 
         Raises:
             AdminError: discovery does not answer, or not with a list that can be read.
         """
         listings = await asyncio.gather(*(self._listing(server) for server in self._listeners))
-        everyone = merged(worker for listing in listings for worker in listing)
-        return tuple(worker for worker in everyone if self._model is None or worker.model in (None, self._model))
+        found = merged(worker for listing in listings for worker in listing)
+        return tuple(worker for worker in found if self._model is None or worker.model in (None, self._model))
 
     async def check_model(self) -> None:
         """Return if every frontend lists the model.
@@ -149,7 +148,7 @@ class Workers(Sequence[Worker]):
             interval: seconds between two looks.
 
         Raises:
-            AdminError: it did not come to that in time; says what was missing last.
+            AdminError: not in time; says what was missing last.
         """
         ends = time.monotonic() + timeout
         missing: TitoError = AdminError("discovery gave no answer")
@@ -169,7 +168,7 @@ class Workers(Sequence[Worker]):
         raise AdminError(f"the workers are not ready after {timeout:g} s: {missing}")
 
     async def worker_for(self, base_url: str) -> Worker:
-        """The worker in the pod that serves this data-plane URL, told by the IP address or DNS name.
+        """The worker whose IP address or DNS name is that of this data-plane URL.
 
         Raises:
             AdminError: none is, or more than one.

@@ -13,7 +13,7 @@ from dynamo_tito._routing_report import RoutingChecks, RoutingReport, routing_re
 
 from .asking import FullRequest, Request
 from .bridge import Parsed, ParsedCall, Rendered, Renderer, ServerRenderer
-from .planning import Drift, DriftKind, OnDrift
+from .plan import Drift, DriftKind, OnDrift
 from .rollout import Rollout
 from .routing import FinalRowPolicy
 from .sample import TrainingSample, TurnSpan
@@ -42,3 +42,9 @@ __all__ = [
     "WeightSpan",
     "routing_report",
 ]
+
+# A public address for each class, whichever file it lives in.
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__
+del _name

@@ -1,4 +1,4 @@
-"""From a completion to a turn of the tree. Nothing that is held changes here."""
+"""Makes a turn of the tree from a completion. The state of the rollout does not change here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion
 
     from .handover import Handover
-    from .planning import Plan
+    from .plan import Plan
     from .routing import Chunk
     from .segments import Segment
     from .tree import Turn

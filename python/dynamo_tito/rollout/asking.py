@@ -1,4 +1,4 @@
-"""How a turn is asked for, and how its rest: limits of the whole turn, less the tokens that it holds."""
+"""The keywords of a turn's request, and of the request for its rest: limits less the tokens it holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Request(TypedDict):
 
 
 class FullRequest(Request):
-    """The same with the sampling parameters, where the rollout was told them."""
+    """With the sampling parameters, where the rollout knows them."""
 
     sampling_params: NotRequired[Mapping[str, Any]]
 
@@ -27,7 +27,7 @@ _MOST = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 _LEAST = ("min_tokens", "min_new_tokens")
 
 _OF_ONE_REQUEST = ("request_id", "deadline")
-"""Keywords that are not those of the whole turn."""
+"""Keywords that belong to one request, not to the turn."""
 
 
 def asked_for(sampling_params: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a renderer is handed of the conversation, and what is taken back from it: the new tokens."""
+"""Asks the renderer for the tokens of the next turn, and hands over as little of the conversation as it needs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PROVE_BELOW = 8_192
 class Handover:
     """Asks a renderer about the next turn.
 
-    Renderers take and return whole conversations as lists, so what they do for a turn grows with the conversation. It
-    does not for one that has ``extension``; nor for one of the ``renderers`` package, which looks no further back than
-    to where its last turn begins. That is not taken on trust: at first it is asked both ways. If the answers ever
-    differ, or a message holds more than text, it is handed everything from then on.
+    Renderers take and return whole conversations as lists, so the work for a turn grows with the conversation. It does
+    not for a renderer with ``extension``, nor for one of the ``renderers`` package, which reads only from where its
+    last turn begins. This is verified: the first turns are asked both ways. If the answers differ, or a message holds
+    more than text, the whole conversation is handed over from then on.
     """
 
     def __init__(self, renderer: Renderer, tools: list[Any] | None) -> None:
@@ -74,13 +74,13 @@ class Handover:
         return self._agreed >= _PROVEN_AFTER and turn.end > _PROVE_BELOW
 
     def _bridged(self, prompt: list[int], completion: list[int], new: list[Message]) -> Int32Array | None:
-        # Copies: what becomes of a list that is handed over is the renderer's business.
+        # Copies: the renderer may change the lists.
         rendered = self._renderer.bridge_to_next_turn(prompt[:], completion[:], new, tools=self._tools)
         if rendered is None:
             return None
         ids = rendered.token_ids if isinstance(rendered.token_ids, list) else int32(rendered.token_ids).tolist()
         first, end = len(prompt), len(prompt) + len(completion)
-        # Mostly the very objects that were handed over, so that comparing them takes no look at their values.
+        # Mostly the same objects as were handed over, so comparing them is cheap.
         kept = ids[:first] == prompt and ids[first:end] == completion
         return int32(ids[end:]) if kept else None
 

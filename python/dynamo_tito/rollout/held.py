@@ -12,7 +12,7 @@ from .ids import GrowingIds
 if TYPE_CHECKING:
     from dynamo_tito._types import Int32Array
 
-    from .planning import Plan
+    from .plan import Plan
     from .tree import Turn
 
 
@@ -45,7 +45,7 @@ class Held:
         return prompt
 
     def commit(self, turn: Turn, plan: Plan) -> None:
-        """Take the turn that answers a plan."""
+        """Add the turn that answers a plan."""
         if plan.resumes is not None:
             self._forget(plan.resumes)
         elif plan.parent is not None and plan.start == plan.parent.end:
@@ -63,7 +63,7 @@ class Held:
         self.head = turn
 
     def _forget(self, turn: Turn) -> None:
-        """A turn whose place the resumed one takes."""
+        """Remove a turn that a resumed one replaces."""
         self.leaves.pop(turn, None)
         known = self.recorded.get(turn.fingerprint, [])
         known[:] = [other for other in known if other is not turn]

@@ -20,7 +20,8 @@ from .asking import asked_for, rest
 from .handover import Handover
 from .held import Held
 from .messages import plain
-from .planning import OnDrift, Planner
+from .plan import OnDrift
+from .planning import Planner
 from .training import make_sample
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .asking import FullRequest, Request
     from .bridge import Renderer
     from .messages import Message
-    from .planning import Drift, Plan
+    from .plan import Drift, Plan
     from .routing import FinalRowPolicy
     from .sample import TrainingSample
     from .tree import Turn

@@ -116,7 +116,7 @@ class Rows:
     def array(self) -> Chunk:
         """[rows, layers, top_k] in one piece, kept from now on.
 
-        Each chunk is let go as it is copied, so that where nobody else holds them there are never two copies.
+        Each chunk is dropped once copied, so that memory holds no second copy unless the caller keeps one.
         """
         if len(self._chunks) > 1:
             whole = np.empty(self._shape, self.dtype)

@@ -1,4 +1,4 @@
-"""The answers that a turn is made of. A turn that was cut and resumed has several; its arrays hold all of them."""
+"""The answers that make a turn. A turn that was cut and resumed has several; its arrays join them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """An inference server without a model, for development and tests.
 
 It speaks every wire that `decode` reads, in the dialects and with the quirks of the servers, answers discovery and
-administration, and can be told to fail. It is deterministic: tokens, log-probabilities and routing are a function of
-the seed, the weight version and the tokens before them, and what was sampled is remembered, so that a test can compare
-token by token:
+administration, and fails on request. It is deterministic: tokens, log-probabilities and routing are a function of the
+seed, the weight version and the tokens before them. It records what was sampled, so a test can compare token by token:
 
     with simulator.running(backend="dynamo", prompt_start="trim") as engine:
         ...

@@ -9,22 +9,17 @@ from typing import Any, Literal, TypeAlias
 
 from .calls import EngineError
 
-__all__ = ["UNFLUSHED", "Admin", "PauseMode", "Spoiled"]
+__all__ = ["Admin", "PauseMode", "Spoiled"]
 
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
-Spoiled: TypeAlias = Literal["half", "wrong", "destroy", "unflushed"]
-"""What becomes of the next load of weights.
+Spoiled: TypeAlias = Literal["half", "wrong", "destroy"]
+"""How the next load of weights goes wrong.
 
 ``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
-layers are emptied and the load fails (vLLM), and no request is served any more. ``unflushed``: they are loaded, and the
-answer says that the caches were not emptied (SGLang).
+layers are emptied and the load fails (vLLM), and no request is served any more.
 """
 
-UNFLUSHED = (
-    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
-    "Retract or finish them, then call /flush_cache."
-)
 _TENSORS = ("model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight", "model.norm.weight")
 
 
@@ -33,10 +28,10 @@ class Admin:
 
     def __init__(self) -> None:
         self.paused: PauseMode | None = None
-        #: What the weights are: the version, or where they came from if nobody named one. Sampling depends on it.
+        #: What the weights are: the version, or their source if no version was named. Sampling depends on it.
         self.weights = "default"
         self.version: Any = "default"
-        #: Whether anybody ever named a version.
+        #: Whether a version was ever named.
         self.version_declared = False
         self.cache_flushes = 0
         #: How often each other cache was emptied: "external", "mm", "encoder".
@@ -77,7 +72,7 @@ class Admin:
         self._resumed.clear()
 
     def resume(self) -> None:
-        """Let them go."""
+        """Continue them."""
         self.paused = None
         self._resumed.set()
 
@@ -104,11 +99,9 @@ class Admin:
             self.weights, self.kept = f"half {self.weights}, half {old}", old
         elif spoil == "wrong":
             self.weights = f"wrong {self.weights}"
-        if version is not None and spoil != "unflushed":
+        if version is not None:
             self.name_version(version)
-        self.cache_flushes += flush and spoil != "unflushed"
-        if spoil == "unflushed":
-            raise EngineError(400, UNFLUSHED, kind="unflushed")
+        self.cache_flushes += flush
 
     def checksums(self) -> dict[str, str]:
         """Name of each tensor to a digest that depends on the weights."""

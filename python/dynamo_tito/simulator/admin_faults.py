@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .admin import UNFLUSHED
 from .calls import EngineError
 from .config import Backend
 from .core import Core
 from .encode import dumps
 from .faults import Fault, FaultKind
-from .http import Response
+from .response import Response
 
 __all__ = ["ADMIN_FAULTS", "AdminFault"]
 
@@ -24,15 +23,15 @@ Answer: TypeAlias = tuple[int, dict[str, object] | bytes]
 
 @dataclass(frozen=True, slots=True)
 class AdminFault:
-    """What an administration request leaves behind, and what its answer says."""
+    """What an administration request changes, and what its answer says."""
 
-    #: Which parts of the state keep what the request did; the others are as they were before it.
+    #: The parts of the state that the request changes; the others are as before it.
     keeps: frozenset[str] = frozenset()
-    #: What each backend says; None: what it says when all went well.
+    #: The answer of each backend; None: that of success.
     answers: Mapping[Backend, Answer] | None = None
 
     def play(self, engine: Core, before: Mapping[str, object], response: Response, fault: Fault) -> Response:
-        """Take back what is not kept, and answer.
+        """Restore what is not kept, and answer.
 
         Raises:
             EngineError: 500, this backend has no such answer.
@@ -55,6 +54,10 @@ def _vllm_error(status: int, kind: str, message: str) -> Answer:
     return status, {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
+_UNFLUSHED = (
+    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
+    "Retract or finish them, then call /flush_cache."
+)
 _MISSING = "Loading lora adapter failed: No adapter found for the given path"
 _WORKER = (
     "Call to collective_rpc method failed: Worker failed with error 'injected fault', "
@@ -74,7 +77,7 @@ ADMIN_FAULTS: Mapping[FaultKind, AdminFault] = {
     "updated_not_flushed": AdminFault(
         # The label stays that of the weights before (sglang#14062).
         keeps=frozenset(("weights",)),
-        answers={"sglang": (400, {"success": False, "message": UNFLUSHED})},
+        answers={"sglang": (400, {"success": False, "message": _UNFLUSHED})},
     ),
     "flush_refused": AdminFault(
         answers={

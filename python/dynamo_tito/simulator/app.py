@@ -1,4 +1,4 @@
-"""What the servers of every wire have in common: routes, envelopes, answers."""
+"""What the servers of all wires share: routes, error envelopes, answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from .calls import Call, EngineError
 from .core import Core
 from .encode import dumps
-from .http import Framing, Response
+from .response import Framing, Response
 
 __all__ = ["App", "Route"]
 
@@ -32,7 +32,7 @@ class App:
         raise NotImplementedError
 
     def failure(self, call: Call, error: EngineError) -> Response:
-        """The engine's refusal in this server's envelope."""
+        """An engine error in this server's envelope."""
         raise NotImplementedError
 
     def no_route(self, call: Call) -> Response:
@@ -48,7 +48,7 @@ class App:
 
     @property
     def not_ready(self) -> str:
-        """What the server says when it has not sampled and the request may come again."""
+        """The message of a server that has not sampled and may be asked again."""
         return "Service is not ready"
 
     def route(self, methods: str, path: str, handler: Route) -> None:

@@ -40,7 +40,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asks of the engine, without the wire it came over."""
+    """A request to the engine, whatever its wire."""
 
     prompt_ids: Sequence[int]
     max_tokens: int | None
@@ -57,7 +57,7 @@ class Ask:
 
 @dataclass(slots=True)
 class Record:
-    """One request that reached the engine, and what became of it."""
+    """One request that reached the engine, and its outcome."""
 
     number: int
     listener: str
@@ -81,7 +81,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What tells one call from another: its request id, else a digest of its body."""
+        """Identifies a call: its request id, else a digest of its body."""
         header = self.headers.get("x-request-id")
         if header:
             return header

@@ -18,8 +18,8 @@ from .calls import Call, EngineError
 from .containers import containers
 from .encode import dumps
 from .faults import Fault, FaultKind
-from .http import Response
 from .model import Sample
+from .response import Response
 
 __all__ = ["EDITS", "edited"]
 

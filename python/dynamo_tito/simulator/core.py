@@ -1,4 +1,4 @@
-"""The embedded engine without its servers: what it is told, what it remembers, and the sampling that wires share."""
+"""The embedded engine without its servers: state, records, faults, sampling."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import gzip
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -19,10 +19,29 @@ from .config import EngineConfig
 from .contents import EDITS, edited
 from .core import Core
 from .faults import Fault, FaultKind
-from .http import Listener, Request, Response
+from .http import Answer, Listener, Request, Step, in_thread
+from .response import Response, answer_of, on_accept
 from .wires import apps_of
 
 __all__ = ["Engine", "running", "serve"]
+
+
+class _EngineListener(Listener):
+    """One listener of an engine."""
+
+    def __init__(self, engine: Engine, name: str, app: App) -> None:
+        super().__init__()
+        self._engine, self._name, self._app = engine, name, app
+
+    def accepted(self) -> Iterable[Step]:
+        return on_accept(self._engine.faults.on_accept())
+
+    async def answer(self, request: Request) -> Answer:
+        response = await self._engine.respond(self._name, self._app, request)
+        if self._engine.config.gzip and response.body and "gzip" in request.headers.get("accept-encoding", ""):
+            response.body = gzip.compress(response.body, compresslevel=1)
+            response.headers["content-encoding"] = "gzip"
+        return answer_of(response, keep_alive=request.headers.get("connection", "").lower() != "close")
 
 
 class Engine(Core):
@@ -44,7 +63,7 @@ class Engine(Core):
         apps = apps_of(self)
         urls = {}
         for name, app in apps.items():
-            listener = Listener(self._handler(name, app), on_accept=self.faults.on_accept, compress=self.config.gzip)
+            listener = _EngineListener(self, name, app)
             urls[name] = await listener.start(self.config.host, self.config.port if name == "main" else 0)
             self._listeners.append(listener)
         self.url = urls["main"]
@@ -59,7 +78,7 @@ class Engine(Core):
         self._listeners.clear()
 
     def restart(self) -> None:
-        """Be a new process at the same address: another identity, nothing paused, the weights it was started with."""
+        """Act as a new process at the same address: another identity, nothing paused, the first weights."""
         self._lives += 1
         self.instance_id = self._identity()
         self.admin = Admin()
@@ -77,47 +96,45 @@ class Engine(Core):
 
     # --- requests ---
 
-    def _handler(self, listener: str, app: App) -> Callable[[Request], Any]:
-        async def handle(request: Request) -> Response:
-            samples = request.method == "POST" and request.path in SAMPLING_PATHS
-            self._numbers += 1
-            self.total_requests += 1
-            record = Record(
-                number=self._numbers,
-                listener=listener,
-                method=request.method,
-                path=request.path,
-                headers=request.headers,
-                body=request.body,
-                received=time.monotonic(),
-                fault=self.faults.on_request(request.path, samples=samples),
-            )
-            self._records.append(record)
-            call = Call(request, record, record.fault)
-            try:
-                response = await self._answer(app, call)
-            except asyncio.CancelledError:
-                record.disconnected = True
-                raise
-            app.finish(call, response)
-            record.status = response.status
-            response.fault = record.fault
+    async def respond(self, listener: str, app: App, request: Request) -> Response:
+        """Record a request and answer it."""
+        samples = request.method == "POST" and request.path in SAMPLING_PATHS
+        self._numbers += 1
+        self.total_requests += 1
+        record = Record(
+            number=self._numbers,
+            listener=listener,
+            method=request.method,
+            path=request.path,
+            headers=request.headers,
+            body=request.body,
+            received=time.monotonic(),
+            fault=self.faults.on_request(request.path, samples=samples),
+        )
+        self._records.append(record)
+        call = Call(request, record, record.fault)
+        try:
+            response = await self._answer(app, call)
+        except asyncio.CancelledError:
+            record.disconnected = True
+            raise
+        app.finish(call, response)
+        record.status = response.status
+        response.fault = record.fault
 
-            def on_sent(count: int) -> None:
-                record.sent = count
-                record.disconnected = count < len(response.body)
+        def on_sent(count: int) -> None:
+            record.sent = count
+            record.disconnected = count < len(response.body)
 
-            response.on_sent = on_sent
-            return response
-
-        return handle
+        response.on_sent = on_sent
+        return response
 
     async def _answer(self, app: App, call: Call) -> Response:
         fault = call.fault
         try:
             if fault is not None and fault.when == "request":
                 if fault.kind == "reset":
-                    return Response(200)  # which the connection never gets to send
+                    return Response(200)  # reset before its first byte
                 if fault.kind == "error_body":
                     return self._error_body(Response(200), app, call, fault)
                 await self._fail_early(fault, app)
@@ -133,7 +150,7 @@ class Engine(Core):
         return response
 
     def _untrue(self, call: Call, response: Response, before: dict[str, Any], fault: Fault) -> Response:
-        """The answer, if the fault makes it say something else than what happened."""
+        """The answer, changed where the fault makes it untrue."""
         if fault.kind in EDITS or fault.kind == "events":
             return edited(response, call, fault)
         if fault.kind in ADMIN_FAULTS:
@@ -146,7 +163,7 @@ class Engine(Core):
         return replace(response, status=200, body=body)
 
     async def _vanish(self, kind: FaultKind) -> None:
-        """Die or restart; either takes the connection of this request along."""
+        """Die or restart; either drops the connection of this request."""
         if kind == "die":
             self._ending = asyncio.get_running_loop().create_task(self.stop())
         else:
@@ -189,18 +206,9 @@ def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[
     In a coroutine it blocks the caller's loop for some milliseconds at both ends; :func:`serve` does not.
     """
     engine = Engine(config, **settings)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="tito-engine", daemon=True)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(engine.start(), loop).result()
+    with in_thread("tito-engine") as run:
+        run(engine.start())
         try:
             yield engine
         finally:
-            asyncio.run_coroutine_threadsafe(engine.stop(), loop).result()
-    finally:
-        # On its own loop: one that is closed from a coroutine cannot be run in this thread.
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            run(engine.stop())

@@ -1,4 +1,4 @@
-"""What the embedded engine can be told to do wrong, and when."""
+"""Faults of the embedded engine, and when each happens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 __all__ = ["ADMIN_PATHS", "AdminKind", "ContentKind", "Fault", "FaultKind", "FaultPlan", "Phase"]
 
-#: What an answer can say that is not true; `contents` has the edits.
+#: Untrue answers; `contents` has the edits.
 ContentKind: TypeAlias = Literal[
     "positive_logprobs",
     "zero_logprobs",
@@ -30,7 +30,7 @@ ContentKind: TypeAlias = Literal[
     "long_echo",
     "events",
 ]
-#: What administration can answer that is not what happened; `admin_faults` has the answers.
+#: Administration whose answer is not what happened; `admin_faults` has the answers.
 AdminKind: TypeAlias = Literal[
     "did_nothing", "refused_reload", "updated_not_flushed", "flush_refused", "session_left_open"
 ]
@@ -189,14 +189,14 @@ class Fault:
 
 
 class FaultPlan:
-    """Faults in the order in which they are to happen, and random ones at a rate."""
+    """Scripted faults in their order, and random ones at a rate."""
 
     def __init__(self, *, seed: int, rate: float, random_faults: tuple[Fault, ...]) -> None:
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"fault_rate must be between 0 and 1, got {rate}")
         if rate and not random_faults:
             raise ValueError("fault_rate needs random_faults to choose from")
-        #: What is to happen, and how many requests that fit go through before.
+        #: Each fault, and the number of fitting requests before it.
         self._scripted: list[tuple[Fault, int]] = []
         self._rate, self._faults = rate, random_faults
         self._random = random.Random(seed)  # noqa: S311 - repeatable by design
@@ -208,12 +208,12 @@ class FaultPlan:
             self._scripted += [(fault, fault.skip) for fault in faults]
 
     def clear(self) -> None:
-        """Forget what has not happened yet."""
+        """Drop the faults that have not happened yet."""
         with self._lock:
             self._scripted.clear()
 
     def pending(self) -> tuple[Fault, ...]:
-        """What has not happened yet."""
+        """The faults that have not happened yet."""
         with self._lock:
             return tuple(fault for fault, _ in self._scripted)
 

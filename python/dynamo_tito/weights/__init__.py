@@ -5,6 +5,3 @@ from __future__ import annotations
 from .publisher import WeightPublisher
 
 __all__ = ["WeightPublisher"]
-
-# Its public address, whichever file it lives in.
-WeightPublisher.__module__ = "dynamo_tito.control"

@@ -32,7 +32,7 @@ class BadCheckpointError(AdminError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was found in a directory.
+    """The contents of a checkpoint directory.
 
     Attributes:
         path: the directory.
@@ -157,10 +157,10 @@ def _span(shard: Path, name: str, entry: Any) -> tuple[int, int]:
 
 
 def compare_names(new: Checkpoint, known: Checkpoint) -> None:
-    """Refuse a checkpoint that lacks tensors which the model's own has, and has no other ones instead.
+    """Refuse a checkpoint whose tensors are a proper subset of the model's own.
 
-    Names that differ otherwise say nothing: a trainer may fuse or rename them. A part that is absent as a whole (a
-    vision tower, the layers of multi-token prediction, an ``lm_head`` that is tied) may be left out on purpose.
+    Other differences in names are allowed: a trainer may fuse or rename tensors. A part that is absent as a whole (a
+    vision tower, the layers of multi-token prediction, a tied ``lm_head``) may be left out on purpose.
 
     Raises:
         BadCheckpointError: it is a part of ``known``.
@@ -188,7 +188,7 @@ def _part(name: str) -> tuple[str, int | None]:
 
 
 def _layers(directory: Path) -> int | None:
-    """``num_hidden_layers`` of ``config.json``; None if it does not say."""
+    """``num_hidden_layers`` of ``config.json``; None if it is not there."""
     try:
         config = json.loads((directory / "config.json").read_bytes())
         text = config.get("text_config") or config

@@ -1,4 +1,4 @@
-"""Weights on a shared file system: written by a trainer, loaded by workers, removed when nobody may need them."""
+"""Weights on a shared file system: written by a trainer, loaded by workers, removed when no longer needed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STABLE = "STABLE"
 """The file that makes a version readable. It lists the version's files and their sizes."""
 
 NCCL_READY = "NCCL_READY"
-"""The file that tells a trainer that every worker waits for the collective."""
+"""The file that tells the trainer that every worker waits for the collective."""
 
 _PREFIX = "step_"
 _POLL = 0.1
-# What a file system over a network says of something that it is about to show, or has just forgotten.
+# Errors of a network file system for an entry that is not visible yet, or no longer.
 _NOT_YET = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
@@ -28,12 +28,12 @@ class WeightPublisher:
     """Versions of weights, or of an adapter, as directories ``step_<n>`` below one directory.
 
     A version exists for readers only when everything in it is on disk: :meth:`publish` fsyncs its files and
-    directories before it writes ``STABLE``, and nothing is renamed but that one file within its directory. Readers on
-    other machines see files late and in any order (NFS caches attributes), so :meth:`resolve` also waits until all that
-    ``STABLE`` lists is there in full size.
+    directories before it writes ``STABLE``, the only file that is renamed. Readers on other machines see files late and
+    in any order (NFS caches attributes), so :meth:`resolve` also waits until all that ``STABLE`` lists has its full
+    size.
 
-    One process publishes into a directory; any number write into the version that it opened, and read. Adapters get a
-    directory, and so a publisher, of their own.
+    One process publishes into a directory; any number may write into an open version, and read. Adapters need a
+    publisher with a directory of their own.
 
     Args:
         directory: made if it is not there.
@@ -66,8 +66,8 @@ class WeightPublisher:
     def publish(self, step: int) -> Iterator[Path]:
         """``with publisher.publish(7) as directory:`` write into the directory; the version is readable afterwards.
 
-        What an earlier attempt left is removed first. If the block raises, the version is removed, and stays unseen.
-        Afterwards, versions that nobody may need are removed.
+        Files of an earlier attempt are removed first. If the block raises, the version is removed and never becomes
+        readable. Afterwards :meth:`clean` is called.
 
         Raises:
             FileExistsError: the version is published already; workers may be loading it.
@@ -113,9 +113,9 @@ class WeightPublisher:
         return [step for step in self._steps() if (self.path(step) / STABLE).exists()]
 
     def observe(self, versions: Iterable[str | None]) -> None:
-        """Learn what the workers hold (:meth:`Fleet.versions`): no version from the oldest of them on is removed.
+        """Keep the versions that workers hold (:meth:`Fleet.versions`), and all newer ones.
 
-        Versions that are unknown, or are none of ours, say nothing.
+        Unknown versions, and those with other names, are ignored.
         """
         steps = [step for step in map(_step_of, versions) if step is not None]
         self._oldest_in_use = min(steps, default=None)
@@ -132,7 +132,7 @@ class WeightPublisher:
         bound = published[-self._keep]
         if self._oldest_in_use is not None:
             bound = min(bound, self._oldest_in_use)
-        # What was never finished, and is older than all that is kept, is nobody's either.
+        # Unfinished versions that are older than all kept ones are removed too.
         removed = [step for step in self._steps() if step < bound]
         for step in removed:
             _remove(self.path(step))
@@ -170,7 +170,7 @@ def _step_of(version: str | None) -> int | None:
 
 
 def _names(directory: Path) -> list[str]:
-    # Reading a directory makes NFS look at the server; asking for one name may be answered from its cache.
+    # Reading a directory makes NFS ask the server; the lookup of one name may be answered from its cache.
     try:
         return os.listdir(directory)  # noqa: PTH208 - names are all that is needed
     except OSError as error:
@@ -180,7 +180,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def _missing(path: Path) -> str | None:
-    """What a reader still waits for; None if the version is whole."""
+    """What is not visible yet; None if the version is whole."""
     if STABLE not in _names(path):
         return f"no {STABLE}"
     try:
@@ -199,7 +199,7 @@ def _missing(path: Path) -> str | None:
 
 
 def _flush(path: Path) -> dict[str, int]:
-    """Bring everything below a directory to the disk; the size of each file."""
+    """Fsync everything below a directory; the size of each file."""
     sizes = {}
     for folder, folders, files in os.walk(path, onerror=_raise):
         for name in (*folders, *files):

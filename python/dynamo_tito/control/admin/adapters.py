@@ -1,4 +1,4 @@
-"""Adapters of one worker: what each backend says in words of its own, and a name that is in use."""
+"""Adapters of one worker: loading under a name that may be in use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from dynamo_tito._errors import NotFoundError, ServerError, TitoError
-from dynamo_tito.control._http import cards_of
-from dynamo_tito.control._types import check_path
+from dynamo_tito.control.http import cards_of
+from dynamo_tito.control.types import check_path
 
 from .base import HttpAdmin
 
@@ -19,7 +19,7 @@ class NameInUseError(ServerError):
 
 
 class AdapterAdmin(HttpAdmin):
-    """What the backends share. A backend says how an adapter is loaded under a free name, and how it is unloaded.
+    """What the backends share. A backend loads under a free name (`_load`) and unloads.
 
     No backend replaces an adapter under its name reliably: vLLM up to 0.32 keeps ``load_inplace`` with the adapter and
     reads it from disk at every step (SkyRL#1606), Dynamo 1.6.1 answers ``success`` and keeps the old one, SGLang
@@ -57,7 +57,7 @@ class AdapterAdmin(HttpAdmin):
         raise NotImplementedError
 
     async def _load(self, name: str, path: str) -> None:
-        """Load under a name; NameInUseError if the worker says that it has it already."""
+        """Load under a name; NameInUseError if the worker has it already."""
         raise NotImplementedError
 
     async def _replace(self, name: str, path: str, old: str | None) -> None:
@@ -69,7 +69,7 @@ class AdapterAdmin(HttpAdmin):
             raise
 
     async def _restored(self, name: str, old: str | None) -> str:
-        """What became of a name whose new adapter was refused."""
+        """Load the old adapter again after the new one was refused; the outcome in words."""
         if old is not None:
             try:
                 await self._load(name, old)
@@ -80,7 +80,7 @@ class AdapterAdmin(HttpAdmin):
 
 
 def name_in_use(error: ServerError) -> NameInUseError | None:
-    """The refusal of a name that is in use, if this is one."""
+    """The error as a NameInUseError if it says so, else None."""
     if (error.status or 500) >= 500 or not _IN_USE.search(str(error)):
         return None
     return NameInUseError(str(error), status=error.status)

@@ -1,4 +1,4 @@
-"""One protocol for the administration of one worker, and what its implementations share."""
+"""The protocol of administering one worker, and what the HTTP implementations share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_check
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend
 from dynamo_tito._errors import BadRequestError, NotFoundError, ServerError
-from dynamo_tito.control._http import HttpOptions, Server, cards_of, models_of
+from dynamo_tito.control.http import HttpOptions, Server, cards_of, models_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+    from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
 
 CEILING = 3600.0
 """Seconds of any one request; a :class:`dynamo_tito.control.Fleet` cancels sooner."""
@@ -27,12 +27,12 @@ class StaleCacheError(ServerError):
 
 @runtime_checkable
 class AdminApi(Protocol):
-    """Administers one worker. Every method sends and either returns, or raises: nothing fails silently.
+    """Administers one worker. A method that returns has succeeded.
 
     Raises:
-        ServerError: the worker refused or failed, whatever HTTP status it said so with.
+        ServerError: the worker refused or failed, whatever the HTTP status.
         TransportError: no complete answer came.
-        NotImplementedError, ValueError: this backend has no such thing; nothing was sent.
+        NotImplementedError, ValueError: this backend cannot do it; nothing was sent.
     """
 
     @property
@@ -49,16 +49,16 @@ class AdminApi(Protocol):
         """Hold generation. Idempotent."""
 
     async def resume(self) -> None:
-        """Let it go on. Idempotent."""
+        """Continue generation. Idempotent."""
 
     async def is_paused(self) -> bool | None:
         """Whether generation is held; None if the worker cannot tell."""
 
     async def flush_cache(self) -> None:
-        """Empty every cache that weights have filled. Idempotent."""
+        """Empty every cache whose contents depend on the weights. Idempotent."""
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """Load weights. An error that says neither that it was refused nor that it never arrived leaves them unknown.
+        """Load weights. After an error the weights are unknown, unless it was refused or never arrived.
 
         Raises:
             StaleCacheError: they were loaded; the caches of the old ones were not emptied.
@@ -77,7 +77,7 @@ class AdminApi(Protocol):
         """Join the process group that brings weights."""
 
     async def destroy_weight_group(self) -> None:
-        """Leave it."""
+        """Leave the process group."""
 
     async def weight_version(self) -> str | None:
         """The version in force; None if the worker knows of none."""
@@ -171,7 +171,7 @@ class HttpAdmin:
 
     async def _post(self, path: str, body: Any = None, **query: str) -> Any:
         answer = await self._server.json("POST", path, {} if body is None else body, query=query)
-        # Any backend may say no with 200.
+        # Every backend may refuse with status 200.
         if isinstance(answer, dict) and (
             answer.get("status") == "error" or answer.get("success") is False or answer.get("error")
         ):
@@ -181,7 +181,7 @@ class HttpAdmin:
         return answer
 
     async def _post_if_there(self, path: str, body: Any = None, **query: str) -> Any:
-        """The same; None where the server has no such route."""
+        """`_post`; None where the server has no such route."""
         try:
             return await self._post(path, body, **query)
         except NotFoundError:
@@ -197,12 +197,12 @@ class HttpAdmin:
 
 
 def refused(error: ServerError) -> BadRequestError:
-    """The error of a worker that refused before it began, in the class that says so."""
+    """The error as a BadRequestError: the worker refused before it began."""
     return BadRequestError(str(error), status=error.status, body=error.body.encode(), request_id=error.request_id)
 
 
 def version_text(value: Any) -> str | None:
-    """A version as text: workers report what they were given, numbers too."""
+    """A version as text: workers report numbers too, as they were given."""
     return None if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Whose server answers at a URL, found out by asking questions that change nothing."""
+"""Which backend answers at a URL, found by requests that change nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, Unpack
 
 from dynamo_tito._config import Backend
 from dynamo_tito._errors import NotFoundError, ServerError, TitoError
-from dynamo_tito.control._http import HttpOptions, Server, cards_of
+from dynamo_tito.control.http import HttpOptions, Server, cards_of
 
 from .dynamo import DynamoAdmin
 from .sglang import SglangAdmin
@@ -26,7 +26,7 @@ _TIMEOUT = 30.0
 
 
 async def detect_backend(url: str, **options: Unpack[HttpOptions]) -> Backend:
-    """Whose server this is: a data-plane server, or a Dynamo worker's system server.
+    """The backend at a URL: a data-plane server, or a Dynamo worker's system server.
 
     Raises:
         ServerError: a server answers that is none of them.
@@ -45,7 +45,7 @@ async def backend_of(server: Server) -> Backend:
 
 
 async def recognised(server: Server) -> tuple[Backend, str]:
-    """Whose server it is, and what shows it. Errors as of :func:`detect_backend`."""
+    """The backend, and the sign that shows it. Errors as of :func:`detect_backend`."""
     for backend, sign, shows in _SIGNS:
         if await shows(server):
             return backend, sign
@@ -67,13 +67,13 @@ async def make_admin(
 
     Args:
         url: the worker; for Dynamo its system server.
-        backend: whose server it is; None to ask it.
+        backend: which backend it is; None to ask it.
         openai_url: for Dynamo, the frontend that lists models.
         **options: see :class:`dynamo_tito.control.HttpOptions`.
 
     Raises:
         ValueError: no such backend.
-        ServerError, TransportError: the server could not be told.
+        ServerError, TransportError: the backend was not recognised.
     """
     chosen = await detect_backend(url, **options) if backend is None else backend
     if chosen == "dynamo":

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from dynamo_tito._errors import ServerError
-from dynamo_tito.control._http import HttpOptions, Server, models_of
+from dynamo_tito.control.http import HttpOptions, Server, models_of
 
 from .adapters import AdapterAdmin, name_in_use
 from .base import CEILING, refused, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
-    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+    from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
 
 
 _REFUSALS = (

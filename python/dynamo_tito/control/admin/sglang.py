@@ -12,7 +12,7 @@ from .base import StaleCacheError, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
-    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+    from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
 
 _MODES: dict[PauseMode, str] = {"keep": "retract", "abort": "abort"}
 

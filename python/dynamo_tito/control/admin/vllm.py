@@ -18,7 +18,7 @@ from .base import rank_count, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
-    from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
+    from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
 
 
 class VllmAdmin(AdapterAdmin):

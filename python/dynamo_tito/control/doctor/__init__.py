@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from dynamo_tito._client.preflight import limit_of
 from dynamo_tito._errors import AdminError
-from dynamo_tito.control._http import HttpOptions, Server, cards_of
 from dynamo_tito.control.admin.detect import has_route, recognised
 from dynamo_tito.control.discovery import Workers
+from dynamo_tito.control.http import HttpOptions, Server, cards_of
 
-from ._findings import NO_ADMIN, Diagnosis, Finding, Verdict
-from ._server import embedded_rl_url, sampling_defaults, version_of
-from ._wires import WireProbe
+from .findings import NO_ADMIN, Diagnosis, Finding, Verdict
+from .server import embedded_rl_url, sampling_defaults, version_of
+from .wires import WireProbe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

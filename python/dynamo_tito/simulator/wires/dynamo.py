@@ -22,8 +22,8 @@ from dynamo_tito.simulator.encode import (
     routing_bare,
     routing_object,
 )
-from dynamo_tito.simulator.http import Framing, Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Framing, Response
 
 from .common import Entry, Numbers, entries, prompt_entries, prompt_maps
 from .dynamo_request import Wanted, read_chat, read_completions, read_generate

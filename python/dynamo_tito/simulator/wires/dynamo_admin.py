@@ -14,7 +14,7 @@ from dynamo_tito.simulator.app import App, Route
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.core import Core
 from dynamo_tito.simulator.encode import dumps
-from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.response import Response
 
 __all__ = ["DiscoveryApp", "SystemApp"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
 from dynamo_tito.simulator.encode import Raw, routing_object
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 from .vllm import VllmApp
 from .vllm_request import missing, read_ids

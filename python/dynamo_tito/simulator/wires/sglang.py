@@ -12,8 +12,8 @@ from typing import Any
 from dynamo_tito.simulator.app import App, Route
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_bare
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 from .common import Entry, entries, integer, integers, prompt_entries
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Call, EngineError
-from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.response import Response
 
 from .common import integers
 from .vllm_admin import VllmAdminRoutes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from dynamo_tito.simulator.admin import PauseMode
 from dynamo_tito.simulator.calls import Call, EngineError
-from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.response import Response
 
 from .vllm_errors import bad_field, http_error, invalid, worker_failed
 

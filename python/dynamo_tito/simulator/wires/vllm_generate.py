@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 from .common import Entry, entries, prompt_entries, prompt_maps
 from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tito.simulator.calls import Call
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids
-from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.response import Response
 
 from .common import Entry, entries
 from .vllm_errors import bad_field, bad_request, invalid
@@ -68,15 +68,7 @@ class VllmTextRoutes(Base):
                 choice["weight_versions"] = self.spans(call, sample) if document.get("return_weight_versions") else None
             choices.append(choice)
         scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
-        answer: dict[str, Any] = {
-            "id": f"chatcmpl-{self.name_of(call, document)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": self.engine.config.model,
-            "choices": choices,
-            "service_tier": None,
-            "system_fingerprint": self.fingerprint,
-            "usage": self.usage(samples),
+        answer = self._envelope(f"chatcmpl-{self.name_of(call, document)}", "chat.completion", choices, samples) | {
             "prompt_logprobs": scored,
             "prompt_token_ids": prompt if returned else None,
         }
@@ -152,15 +144,7 @@ class VllmTextRoutes(Base):
                 samples.append(sample)
                 choices.append(await self._text_choice(call, document, sample, wanted, len(choices)))
         call.record.samples = samples
-        answer: dict[str, Any] = {
-            "id": f"cmpl-{self.name_of(call, document)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self.engine.config.model,
-            "choices": choices,
-            "service_tier": None,
-            "system_fingerprint": self.fingerprint,
-            "usage": self.usage(samples),
+        answer = self._envelope(f"cmpl-{self.name_of(call, document)}", "text_completion", choices, samples) | {
             "kv_transfer_params": None,
         }
         if self.since("0.32"):
@@ -180,6 +164,18 @@ class VllmTextRoutes(Base):
                 for one in prompt
             ]
         return [read_ids(document, "prompt")]
+
+    def _envelope(self, name: str, kind: str, choices: list[Any], samples: list[Sample]) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.engine.config.model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": self.fingerprint,
+            "usage": self.usage(samples),
+        }
 
     async def _text_choice(
         self, call: Call, document: dict[str, Any], sample: Sample, wanted: Sampling, index: int

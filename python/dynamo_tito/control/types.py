@@ -1,4 +1,4 @@
-"""The control plane's words: what is asked of workers, how long it may take, and what became of each."""
+"""Types of the control plane: workers, requests to them, deadlines, results."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Phase: TypeAlias = Literal["gate", "pause", "update", "verify", "flush", "resume
 """The phases of an operation, in their order."""
 
 Policy: TypeAlias = Literal["resume_updated", "resume_all", "keep_paused"]
-"""Who resumes when an update reached some workers and others not. It is an error in any case.
+"""Which workers resume when an update reached only some of them. The call raises in any case.
 
 ``resume_updated``: those that hold the new weights; the others stay paused, so that nothing is sampled from old ones.
-``resume_all``: everyone; the fleet samples from mixed weights, and from weights that may be destroyed: an update that
-failed half-way leaves vLLM with emptied layers. ``keep_paused``: nobody.
+``resume_all``: all; the fleet samples from mixed weights, and from weights that may be destroyed: an update that
+failed half-way leaves vLLM with emptied layers. ``keep_paused``: none.
 """
 
 WorkerState: TypeAlias = Literal["running", "paused", "unknown"]
-"""Whether a worker generates, as it said last; ``unknown`` where it gave no answer that settles it.
+"""Whether a worker generates, by its last answer; ``unknown`` where no answer tells.
 
-After an update that may have begun and did not end well it is ``unknown`` as well: the worker is held paused, and it
-is not known what its weights are.
+It is ``unknown`` too after an update that may have begun and failed: the worker is held paused, its weights are not
+known.
 """
 
 VerifiedBy: TypeAlias = Literal["canary", "checksum", "label", "list"]
-"""How a worker's weights were looked at: scores of a canary, checksums of the weights, or only the version's label.
+"""How a worker's weights were checked: scores of a canary, checksums of the weights, or only the version's label.
 
 An adapter is looked up in the worker's list of adapters.
 """
@@ -37,7 +37,7 @@ An adapter is looked up in the worker's list of adapters.
 
 @dataclass(frozen=True, slots=True, order=True)
 class Identity:
-    """What one running worker is, wherever it listens. A restarted worker has another.
+    """The identity of one running worker, whatever its address. A restarted worker has another.
 
     Attributes:
         namespace: Dynamo's namespace.
@@ -60,7 +60,7 @@ class Worker:
     """One worker as Dynamo's discovery lists it.
 
     Attributes:
-        identity: see there.
+        identity: see :class:`Identity`.
         system_url: its system server, where it is administered; None if it has none.
         admin_base_url: the engine's own HTTP server, where one runs beside Dynamo's.
         model: the name that it serves.
@@ -79,7 +79,7 @@ class Worker:
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot be administered; None if it can."""
+        """The reason why it cannot be administered; None if it can."""
         if self.error is not None:
             return self.error
         if self.system_url is None and self.admin_base_url is None:
@@ -159,7 +159,7 @@ class PhaseLimit:
 
     Attributes:
         attempt: of one request.
-        total: of the phase, requests that are sent again and the waits between them included.
+        total: of the phase, with repeated requests and the waits between them.
     """
 
     attempt: float
@@ -172,16 +172,16 @@ class PhaseLimit:
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
-    """Deadlines of every phase, and how often a request is sent that may be sent again.
+    """Deadlines of every phase, and the number of attempts of a request that may be repeated.
 
     Attributes:
-        gate: waiting for another operation of the fleet, and looking at the workers.
-        pause: pausing; with mode ``wait`` that is as long as the longest completion.
-        update: loading weights.
-        verify: reading versions and checksums back, scoring the canary.
-        flush: emptying caches.
-        resume: resuming.
-        attempts: how often a request is sent at most.
+        gate: wait for another operation of the fleet, ask every worker for its state.
+        pause: pause; with mode ``wait`` it lasts as long as the longest completion.
+        update: load weights.
+        verify: read versions and checksums back, score the canary.
+        flush: empty caches.
+        resume: resume.
+        attempts: the most often that a request is sent.
         wait: seconds before the second attempt, at most; doubles up to ``max_wait``, with full jitter.
         max_wait: seconds.
     """
@@ -208,20 +208,20 @@ class FleetLimits:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """What became of one worker in one operation.
+    """The outcome of one operation on one worker.
 
     Attributes:
         worker: its name in messages: its identity, or its URL without credentials.
         phase: the phase that it completed last, or in which it failed.
-        error: the first thing that went wrong; None if nothing did.
+        error: the first error; None if there was none.
         state_before: whether it generated when the operation began.
         state: whether it does now.
-        updated: whether it took what was to be loaded; None where that is not known.
+        updated: whether it loaded what was asked for; None where that is not known.
         version_before: the weight version it reported before; None if it reports none.
         version: the one it reports now; None if that could not be read back.
         verified: True if the canary or the checksums show the new weights; False if they, or the label, show other
-            ones; None if nothing shows either, as when only the label is right: the label is what was written there.
-        verified_by: what ``verified`` was read from; ``"label"`` where the label is right and nothing else was seen.
+            ones; None otherwise, as when only the label was checked: the label repeats what was sent.
+        verified_by: what ``verified`` was read from; ``"label"`` where the label is right and nothing else was checked.
     """
 
     worker: str
@@ -243,7 +243,7 @@ class WorkerResult:
 
 @dataclass(frozen=True, slots=True)
 class FleetResult:
-    """What became of an operation.
+    """The outcome of an operation.
 
     Attributes:
         workers: one result per worker.
@@ -257,16 +257,16 @@ class FleetResult:
 
     @property
     def failed(self) -> tuple[WorkerResult, ...]:
-        """The workers on which something went wrong."""
+        """The workers with an error."""
         return tuple(result for result in self.workers if result.error is not None)
 
     @property
     def unverified(self) -> tuple[WorkerResult, ...]:
-        """The workers of whose weights nothing but the label, or nothing at all, was seen."""
+        """The workers whose weights were not checked, or only by the label."""
         return tuple(result for result in self.workers if result.verified is None)
 
 
 def check_path(path: str) -> None:
-    """Raise ValueError unless the path means the same on every machine."""
+    """Raise ValueError unless the path is absolute."""
     if not path.startswith("/"):
         raise ValueError(f"a worker needs an absolute path, not {path!r}")

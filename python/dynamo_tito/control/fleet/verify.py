@@ -1,7 +1,8 @@
-"""The weights of every worker, looked at: before an update, after it, and at any time."""
+"""Checks of every worker's weights: before an update, after it, and at any time."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,70 +11,70 @@ import numpy as np
 
 from dynamo_tito._errors import AdminError, ServerError, TitoError
 
-from ._canary import Canary, Evidence, checksums, gather
-from ._judge import judge_checksums, judge_memory, judge_scores, whole
-from ._operation import HELD, Operation, Progress
+from .canary import Canary, Reading
+from .judge import judge_checksums, judge_memory, judge_scores, whole
+from .operation import HELD, Operation, Progress, attempts, never
 
 if TYPE_CHECKING:
-    from ._types import PauseMode, Policy
+    from dynamo_tito.control.types import FleetLimits, PauseMode, Policy
 
 
 @dataclass(slots=True)
 class Memory:
-    """What a fleet knows of one worker from one operation to the next.
+    """What a fleet keeps about one worker between operations.
 
     Attributes:
-        evidence: what it showed of its weights when they were right last.
+        reading: what it showed of its weights when they were right last.
         version: the label that the last update gave it.
         doubtful: whether an update may have left it with partly loaded or other weights.
     """
 
-    evidence: Evidence | None = None
+    reading: Reading | None = None
     version: str | None = None
     doubtful: bool = False
 
 
 def recall(operation: Operation, memory: Mapping[str, Memory]) -> None:
-    """Begin an operation with what is known of its workers. A doubtful one that runs was restarted, or resumed."""
+    """Copy what is known into an operation. A doubtful worker that runs was restarted, or resumed by hand."""
     for progress in operation.progress:
         known = memory.get(progress.member.name)
         if known is not None:
-            progress.before, progress.given = known.evidence, known.version
+            progress.before, progress.given = known.reading, known.version
             progress.doubtful = progress.held = known.doubtful and progress.state != "running"
 
 
 def remember(operation: Operation, memory: dict[str, Memory]) -> None:
-    """Keep what this operation showed, for the workers that it left well, and who is in doubt."""
+    """Keep what this operation read, for workers without an error, and which are in doubt."""
     for progress in operation.progress:
         known = memory.setdefault(progress.member.name, Memory())
         known.doubtful = progress.doubtful
         if progress.reloaded and progress.updated:
             known.version = progress.version
         if progress.error is None and progress.after is not None:
-            known.evidence = progress.after
+            known.reading = progress.after
         elif progress.reloaded and progress.updated is not False:
-            known.evidence = None  # its weights changed and were not seen
+            known.reading = None  # its weights changed and were not seen
 
 
 async def look_before(operation: Operation, canary: Canary, *, score: bool) -> None:
     """Score every worker that runs, and ask for the checksums that are not known. No failure is an error.
 
-    Remembered checksums stand where the scores are those that were remembered with them, to the bit: asking for them
-    holds up generation, and another client may have loaded other weights since.
+    Remembered checksums are used where the scores equal, to the bit, those remembered with them: computing checksums
+    stops generation, and another client may have loaded other weights since.
     """
     running = [each for each in operation.progress if each.state != "paused" and not each.doubtful] if score else []
-    scored = await gather(operation, canary, running)
+    scored = await _scores(operation, canary, running)
     fresh = {key: each for key, each in scored.items() if each.logprobs is not None}
     standing = {id(each) for each in operation.progress if _same(fresh.get(id(each)), each.before)}
     ask = [each for each in operation.progress if id(each) not in standing] if canary.checksum else []
-    sums = await checksums(operation, ask)
+    sums = await _checksums(operation, ask)
     for progress in operation.progress:
         key = id(progress)
         known = _sums(progress.before) if key in standing else sums.get(key)
-        progress.before = replace(fresh.get(key) or progress.before or Evidence(), checksums=known)
+        progress.before = replace(fresh.get(key) or progress.before or Reading(), checksums=known)
 
 
-def _same(now: Evidence | None, earlier: Evidence | None) -> bool:
+def _same(now: Reading | None, earlier: Reading | None) -> bool:
     if now is None or now.logprobs is None:
         return False
     before = now.comparable(earlier)
@@ -83,12 +84,12 @@ def _same(now: Evidence | None, earlier: Evidence | None) -> bool:
 async def check_sums(operation: Operation, canary: Canary) -> None:
     """Compare the checksums of updated workers with those before, and with each other; nothing is resumed yet."""
     updated = {id(each): each for each in operation.progress if each.updated and each.error is None}
-    sums = await checksums(operation, updated.values())
+    sums = await _checksums(operation, updated.values())
     before = {key: _sums(updated[key].before) for key in sums}
     wrong = judge_checksums(sums, before, changed=True if canary.expect_change else None)
     for key, found in sums.items():
         progress = updated[key]
-        progress.after = Evidence(checksums=found)
+        progress.after = Reading(checksums=found)
         if key in wrong:
             _refute(progress, "checksum", wrong[key])
             progress.doubtful = True
@@ -97,14 +98,14 @@ async def check_sums(operation: Operation, canary: Canary) -> None:
 
 
 async def probe(operation: Operation) -> None:
-    """Ask the doubtful whether they live, and whether checksums show that nothing was changed. They stay paused.
+    """Ask doubtful workers for their health, and whether checksums show that nothing changed. They stay paused.
 
-    Checksums show it only where the engine itself has answered that it failed: after a lost answer, or one of a proxy,
-    the update may still be under way.
+    Checksums count only where the engine itself answered that it failed: after a lost answer, or a proxy's answer, the
+    update may still be under way.
     """
     doubtful = [each for each in operation.progress if each.doubtful and each.error is not None]
     known = [each for each in doubtful if each.before is not None and each.before.checksums and _answered(each.error)]
-    sums = await checksums(operation, known)
+    sums = await _checksums(operation, known)
     for progress in known:
         found = sums.get(id(progress))
         if found and whole(found) and found == _sums(progress.before):
@@ -123,19 +124,19 @@ async def confirm(operation: Operation, canary: Canary, policy: Policy, mode: Pa
     """Score the workers that were updated and have resumed; pause those again whose scores are wrong."""
     chosen = {id(each): each for each in operation.progress
               if each.updated and each.error is None and each.state == "running"}  # fmt: skip
-    scored = await gather(operation, canary, chosen.values())
+    scored = await _scores(operation, canary, chosen.values())
     before = {key: chosen[key].before for key in scored}
     wrong = judge_scores(canary, scored, before)
     several = sum(each.logprobs is not None for each in scored.values()) > 1
-    for key, evidence in scored.items():
+    for key, reading in scored.items():
         progress = chosen[key]
-        _note(progress, evidence)
+        _note(progress, reading)
         if key in wrong:
             _refute(progress, "canary", wrong[key])
             progress.doubtful = True
-        elif evidence.logprobs is not None and (
+        elif reading.logprobs is not None and (
             canary.logprobs is not None
-            or (evidence.comparable(before[key]) is not None and (canary.expect_change or several))
+            or (reading.comparable(before[key]) is not None and (canary.expect_change or several))
         ):
             progress.verified, progress.verified_by = True, "canary"
     if policy != "resume_all":
@@ -152,16 +153,16 @@ async def _pause_again(operation: Operation, among: Iterable[Progress], mode: Pa
 
 
 async def verify(operation: Operation, canary: Canary) -> None:
-    """Look at every worker, and compare with what is remembered. Nothing is paused or changed."""
+    """Read every worker's weights, and compare with what is remembered. Nothing is paused or changed."""
     everyone = {id(each): each for each in operation.progress}
-    scored = await gather(operation, canary, [each for each in everyone.values() if each.state != "paused"])
-    sums = await checksums(operation, everyone.values() if canary.checksum else [])
+    scored = await _scores(operation, canary, [each for each in everyone.values() if each.state != "paused"])
+    sums = await _checksums(operation, everyone.values() if canary.checksum else [])
     known = {key: each.before for key, each in everyone.items()}
     wrong_sums = judge_checksums(sums, {key: _sums(known[key]) for key in sums}, changed=False)
     wrong = judge_memory(canary, scored, known)
     for key, progress in everyone.items():
-        evidence = replace(scored.get(key, Evidence()), checksums=sums.get(key))
-        progress.after, progress.updated = evidence, False
+        reading = replace(scored.get(key, Reading()), checksums=sums.get(key))
+        progress.after, progress.updated = reading, False
         if progress.doubtful:
             progress.fail("verify", AdminError(f"an update failed on it or gave it other weights; {HELD}"))
         elif None not in (progress.version, progress.given):
@@ -174,8 +175,8 @@ async def verify(operation: Operation, canary: Canary) -> None:
             progress.verified, progress.verified_by = True, "checksum"
         if key in wrong:
             _refute(progress, "canary", wrong[key])
-        elif progress.error is None and evidence.logprobs is not None and (
-            canary.logprobs is not None or evidence.comparable(known[key]) is not None
+        elif progress.error is None and reading.logprobs is not None and (
+            canary.logprobs is not None or reading.comparable(known[key]) is not None
         ):  # fmt: skip
             progress.verified, progress.verified_by = True, "canary"
 
@@ -184,9 +185,9 @@ def _answered(error: Exception | None) -> bool:
     return isinstance(error, ServerError) and error.status not in (502, 504)
 
 
-def _note(progress: Progress, evidence: Evidence) -> None:
+def _note(progress: Progress, reading: Reading) -> None:
     """Keep the scores beside the checksums."""
-    progress.after = replace(evidence, checksums=_sums(progress.after))
+    progress.after = replace(reading, checksums=_sums(progress.after))
 
 
 def _refute(progress: Progress, by: str, what: str) -> None:
@@ -194,5 +195,39 @@ def _refute(progress: Progress, by: str, what: str) -> None:
     progress.fail("verify", AdminError(what))
 
 
-def _sums(evidence: Evidence | None) -> Mapping[str, str] | None:
-    return None if evidence is None else evidence.checksums
+def _sums(reading: Reading | None) -> Mapping[str, str] | None:
+    return None if reading is None else reading.checksums
+
+
+async def _scores(operation: Operation, canary: Canary, among: Iterable[Progress]) -> dict[int, Reading]:
+    """The scores of each worker, by ``id(progress)``. Changes nothing, raises nothing."""
+    chosen = [*among]
+    found = await asyncio.gather(*(_score(operation.limits, progress, canary) for progress in chosen))
+    return {id(progress): reading for progress, reading in zip(chosen, found, strict=True)}
+
+
+async def _score(limits: FleetLimits, progress: Progress, canary: Canary) -> Reading:
+    key = (canary.start, *canary.ids)
+    try:
+        scores = await attempts(
+            "verify", limits, lambda: progress.admin.score(canary.ids, start=canary.start), repeat=never
+        )
+    except TitoError as error:
+        return Reading(key, error=error)
+    except (NotImplementedError, ValueError) as error:
+        return Reading(key, error=AdminError(str(error)))
+    return Reading(key, None if scores is None else np.asarray(scores, np.float64)[canary.start :])
+
+
+async def _checksums(operation: Operation, among: Iterable[Progress]) -> dict[int, Mapping[str, str]]:
+    """The checksums of the workers that have them, by ``id(progress)``."""
+
+    async def ask(progress: Progress) -> Mapping[str, str] | None:
+        try:
+            return await attempts("verify", operation.limits, progress.admin.weight_checksums, repeat=never)
+        except TitoError:
+            return None
+
+    chosen = [*among]
+    answers = await asyncio.gather(*map(ask, chosen))
+    return {id(progress): found for progress, found in zip(chosen, answers, strict=True) if found}

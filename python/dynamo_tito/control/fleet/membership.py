@@ -1,4 +1,4 @@
-"""Who belongs to a fleet: given once, or followed through discovery."""
+"""The members of a fleet: given once, or followed through discovery."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dynamo_tito._errors import AdminError
+from dynamo_tito.control.admin.detect import make_admin
+from dynamo_tito.control.admin.dynamo import DynamoAdmin
+from dynamo_tito.control.http import HttpOptions
 
-from ._http import HttpOptions
-from ._operation import Member
-from .admin.detect import make_admin
-from .admin.dynamo import DynamoAdmin
+from .operation import Member
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
-
-    from ._types import Worker
-    from .admin.base import AdminApi
-    from .discovery import Workers
+    from dynamo_tito.control.admin.base import AdminApi
+    from dynamo_tito.control.discovery import Workers
+    from dynamo_tito.control.types import Worker
 
 
 class Membership(Protocol):
@@ -44,7 +43,7 @@ class Given:
         return [member.admin for member in self._members]
 
     async def members(self) -> list[Member]:
-        """Those that were given."""
+        """The given members."""
         return self._members
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""One change of what workers hold: paused, loaded, read back, flushed, resumed, and looked at once more."""
+"""One change of what workers hold: pause, load, read back, flush, resume, read again."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito.control.admin.base import StaleCacheError
+from dynamo_tito.control.listing import changes
+from dynamo_tito.control.types import PauseMode, Policy, WeightUpdate, check_path
 
-from ._canary import Canary
-from ._listing import changes
-from ._membership import Discovered
-from ._operation import Action, Operation, Progress, attempts, never, not_begun
-from ._types import PauseMode, Policy, WeightUpdate, check_path
-from ._verify import check_sums, confirm, probe
-from .admin.base import StaleCacheError
+from .canary import Canary
+from .membership import Discovered
+from .operation import Action, Operation, Progress, attempts, never, not_begun
+from .verify import check_sums, confirm, probe
 
 if TYPE_CHECKING:
-    from ._membership import Membership
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+
+    from .membership import Membership
 
 Load: TypeAlias = Callable[["AdminApi"], Awaitable[None]]
 
 
 class Change:
-    """What is to be loaded, and how.
+    """What is loaded, and how.
 
     Args:
         what: for messages.
         load: the request that changes one worker.
         read: reads back what came of it.
         expected: the version that workers report afterwards; None where versions say nothing.
-        policy: who resumes when only some were changed.
-        mode: what becomes of requests in flight.
+        policy: which workers resume when only some were changed.
+        mode: what happens to requests in flight.
         flush: whether caches are emptied.
         idempotent: whether ``load`` may be sent again after a transient error.
         before: called when every worker is paused.
@@ -67,7 +68,7 @@ class Change:
 
 
 async def apply(operation: Operation, change: Change, membership: Membership, *, pause: bool) -> None:
-    """Pause where the operation is not paused yet, load, read back, flush, and choose who is held."""
+    """Pause where the operation is not paused yet, load, read back, flush, and choose which workers are held."""
     if pause:
         await pause_all(operation, change.mode, clear_cache=False)
     if operation.failed or operation.cancelled:
@@ -90,7 +91,7 @@ async def apply(operation: Operation, change: Change, membership: Membership, *,
 
 
 async def finish(operation: Operation, change: Change) -> None:
-    """Resume, and look once more: a worker that was replaced meanwhile holds other weights."""
+    """Resume, and read the version again: a worker that was replaced meanwhile holds other weights."""
     await operation.resume()
 
     async def read(progress: Progress) -> None:
@@ -114,7 +115,7 @@ async def finish(operation: Operation, change: Change) -> None:
 
 
 async def _compare_members(operation: Operation, membership: Membership) -> None:
-    """Fail the members that discovery lists no more, or as someone else; doubt the fleet if others joined."""
+    """Fail members that discovery no longer lists, or lists under another identity; the fleet if others joined."""
     if not isinstance(membership, Discovered):
         return
     try:
@@ -153,13 +154,13 @@ async def pause_all(operation: Operation, mode: PauseMode, *, clear_cache: bool)
 
 
 def check_mode(mode: str) -> None:
-    """Raise ValueError unless it is one."""
+    """Raise ValueError unless it is a pause mode."""
     if mode not in get_args(PauseMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(PauseMode))}, not {mode!r}")
 
 
 async def _load(operation: Operation, change: Change) -> None:
-    """Update, and read back what came of it."""
+    """Update, and read the outcome back."""
 
     async def load(progress: Progress) -> None:
         progress.updated = None

@@ -1,4 +1,4 @@
-"""The process group that brings weights from the trainer: every worker joins it, or none."""
+"""The process group that sends weights from the trainer: every worker joins it, or none."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from ._operation import never, uninterrupted
-from ._types import FleetResult, WeightGroup
+from dynamo_tito.control.types import FleetResult, WeightGroup
+
+from .operation import never, uninterrupted
 
 if TYPE_CHECKING:
-    from ._operation import Operation, Progress
+    from .operation import Operation, Progress
 
 
 class WeightGroupOperations:
-    """The part of a fleet that has to do with the group."""
+    """A fleet's operations on the group."""
 
     def _operation(self) -> AbstractAsyncContextManager[Operation]:
         raise NotImplementedError
@@ -32,8 +33,8 @@ class WeightGroupOperations:
     ) -> FleetResult:
         """Join every worker to the process group that brings weights, each with ranks of its own.
 
-        Ranks are given out in the order of identities: the trainer's first, then each worker's ``world_size``. It is
-        tried once; if a worker fails, those that joined are told to leave.
+        Ranks follow the order of identities: the trainer's first, then each worker's ``world_size``. Each request is
+        sent once; if a worker fails, those that joined leave again.
 
         Args:
             host: where the trainer's first rank listens.
@@ -68,13 +69,13 @@ class WeightGroupOperations:
                 await progress.admin.init_weight_group(group)
                 progress.updated = True
 
-            async def everyone() -> None:
+            async def join_all() -> None:
                 await operation.phase("update", join, repeat=never)
                 if operation.failed:
                     joined = [progress for progress in operation.progress if progress.updated]
                     await operation.phase("update", _leave, joined, repeat=never, tolerant=True)
 
-            await uninterrupted(operation, everyone())
+            await uninterrupted(operation, join_all())
             operation.check("joining the weight group")
             return operation.result()
 

@@ -1,4 +1,4 @@
-"""One operation on all workers: phases with deadlines, and an account of every worker, whatever happens."""
+"""One operation on all workers: phases with deadlines, and the progress of each worker."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dynamo_tito._errors import (
     TransportError,
     UnauthorizedError,
 )
-
-from ._types import FleetLimits, FleetResult, Phase, Policy, VerifiedBy, WorkerResult, WorkerState
+from dynamo_tito.control.types import FleetLimits, FleetResult, Phase, Policy, VerifiedBy, WorkerResult, WorkerState
 
 if TYPE_CHECKING:
-    from ._canary import Evidence
-    from ._types import Worker
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+    from dynamo_tito.control.types import Worker
+
+    from .canary import Reading
 
 T = TypeVar("T")
 Repeat: TypeAlias = Callable[[BaseException], bool]
@@ -34,10 +34,10 @@ DOUBT = (
     "the update may have begun, so the weights may be partly loaded or gone: the worker is held paused. Update it "
     "again with weights that are whole, or restart it; fleet.resume() resumes it as it is"
 )
-"""What an operator is told of a worker whose update failed."""
+"""Message for a worker whose update may have begun and failed."""
 
 HELD = "it is held paused: update it again, or restart it; fleet.resume() resumes it as it is"
-"""What an operator is told of a worker that shows other weights than it was given."""
+"""Message for a worker whose weights differ from those that it was given."""
 
 _STATES: dict[bool | None, WorkerState] = {True: "paused", False: "running", None: "unknown"}
 
@@ -51,7 +51,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return self.admin.url if self.worker is None else f"{self.worker.identity} at {self.admin.url}"
 
 
@@ -61,7 +61,7 @@ class StillPausedError(TitoError):
 
 @dataclass(slots=True)
 class Progress:
-    """Where one worker stands; see :class:`WorkerResult`."""
+    """The state of one worker within an operation; see :class:`WorkerResult`."""
 
     member: Member
     phase: Phase = "gate"
@@ -77,18 +77,18 @@ class Progress:
     touched: bool = False
     #: It stays paused.
     held: bool = False
-    #: An update may have begun and did not end well: what its weights are is not known.
+    #: An update may have begun and failed: its weights are not known.
     doubtful: bool = False
-    #: It has the new weights, and caches of the old ones.
+    #: It has the new weights, and caches filled by the old ones.
     stale: bool = False
     #: The version that the last update gave it, which its label must be; None if it had none.
     given: str | None = None
     #: An update of its weights was sent in this operation.
     reloaded: bool = False
     #: What it showed of its weights before.
-    before: Evidence | None = None
+    before: Reading | None = None
     #: What it shows of the new ones.
-    after: Evidence | None = None
+    after: Reading | None = None
 
     @property
     def admin(self) -> AdminApi:
@@ -96,18 +96,18 @@ class Progress:
         return self.member.admin
 
     def fail(self, phase: Phase, error: Exception) -> None:
-        """Note the first error; later ones mostly follow from it."""
+        """Keep the first error; later ones mostly follow from it."""
         if self.error is None:
             self.phase, self.error = phase, error
 
     def begin_change(self) -> None:
-        """Forget what an earlier change in the same pause came to."""
+        """Reset what an earlier change in the same pause left."""
         self.error, self.held, self.updated, self.verified, self.verified_by = None, self.doubtful, False, None, None
         self.stale, self.before, self.after = False, self.after or self.before, None
         self.version_before, self.version = self.version or self.version_before, None
 
     def result(self) -> WorkerResult:
-        """The account."""
+        """The public result."""
         return WorkerResult(
             worker=self.member.name,
             phase=self.phase,
@@ -126,14 +126,14 @@ Action = Callable[[Progress], Awaitable[None]]
 
 
 class Operation:
-    """The account of all workers, and the phases that change it."""
+    """The progress of all workers, and the phases that change it."""
 
     def __init__(self, limits: FleetLimits) -> None:
         self.limits = limits
         self.progress: list[Progress] = []
-        #: What went wrong with no worker in particular.
+        #: An error that belongs to no single worker.
         self.failure: Exception | None = None
-        #: The caller gave up: nothing new is begun, what was begun is brought to its end.
+        #: The caller was cancelled: no phase begins any more, a phase that began ends.
         self.cancelled = False
         self.paused = False
         self.over = False
@@ -150,7 +150,7 @@ class Operation:
         return self.failure is not None or any(progress.error is not None for progress in self.progress)
 
     def result(self) -> FleetResult:
-        """The account so far."""
+        """The result so far."""
         return FleetResult(tuple(progress.result() for progress in self.progress), tuple(self.notes))
 
     def check(self, what: str) -> None:
@@ -176,14 +176,14 @@ class Operation:
         repeat: Repeat | None = None,
         tolerant: bool = False,
     ) -> None:
-        """Take one phase on all workers at once; errors are noted, none is raised.
+        """Run one phase on all workers at once; errors are kept in the progress, none is raised.
 
         Args:
             phase: which; it has a deadline.
             action: one attempt on one worker.
             among: these workers only.
             repeat: after which errors an attempt is repeated; by default after transient ones.
-            tolerant: whether an error is none of the worker's.
+            tolerant: whether errors are ignored.
         """
 
         async def one(progress: Progress) -> None:
@@ -198,7 +198,7 @@ class Operation:
         await asyncio.gather(*map(one, self.progress if among is None else among))
 
     async def resume(self) -> None:
-        """Resume every worker that was paused and is not held; then look at what was updated."""
+        """Resume every worker that was paused and is not held; then call ``after_resume``."""
 
         async def resume(progress: Progress) -> None:
             progress.state = "unknown"
@@ -214,10 +214,10 @@ class Operation:
             await self.after_resume.pop()()
 
     def settle(self, expected: str | None, *, weights: bool) -> None:
-        """Say of every worker what the update and the labels that were read back come to.
+        """Set every worker's outcome from the update's error and the label that was read back.
 
-        An update that failed, and certainly did not begin, left the worker as it was. One that may have begun leaves it
-        doubtful, unless its label moved to the new version: servers move it when the weights are loaded.
+        An update that failed and did not begin left the worker as it was. One that may have begun leaves it doubtful,
+        unless its label is the new version: servers set the label when the weights are loaded.
 
         Args:
             expected: the version; None where versions say nothing.
@@ -246,7 +246,7 @@ class Operation:
             progress.fail("verify", AdminError(f"it reports version {progress.version}, not {expected}"))
 
     def hold(self, policy: Policy) -> None:
-        """Choose who stays paused: nobody, unless an update may have reached some workers and not others."""
+        """Choose which workers stay paused: none, unless an update may have reached only some of them."""
         for progress in self.progress:
             progress.held = progress.doubtful
         if not (self.failed and any(progress.updated is not False for progress in self.progress)):
@@ -264,7 +264,7 @@ class Operation:
 
 
 async def look(progress: Progress) -> None:
-    """Learn that a worker is alive, and what it holds, before anything is changed."""
+    """Read a worker's health, version and state before anything is changed."""
     await progress.admin.health()
     progress.version_before = progress.version = await progress.admin.weight_version()
     progress.state_before = progress.state = _STATES[await progress.admin.is_paused()]
@@ -308,7 +308,7 @@ async def attempts(
 
 
 async def uninterrupted(operation: Operation, work: Coroutine[Any, Any, T]) -> T:
-    """Bring ``work`` to its end even if the caller is cancelled, and pass the cancellation on only then."""
+    """Run ``work`` to its end even if the caller is cancelled; the cancellation is raised after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -325,7 +325,7 @@ async def _paused(progress: Progress) -> bool | None:
     try:
         return await progress.admin.is_paused()
     except TitoError:
-        return None  # it said that it resumed
+        return None  # its answer to the resume counts
 
 
 def transient(error: BaseException) -> bool:
@@ -336,19 +336,19 @@ def transient(error: BaseException) -> bool:
 
 
 def never(_: BaseException) -> bool:
-    """Nothing is sent again."""
+    """No request is repeated."""
     return False
 
 
 def not_begun(error: BaseException) -> bool:
-    """Whether a change that ended in this error certainly did not begin, and may be accepted when it is sent again."""
+    """Whether a change that ended in this error did not begin, and may be accepted when it is repeated."""
     if isinstance(error, TransportError):
         return error.phase == "connect"
     return isinstance(error, ServerError) and error.retryable
 
 
 def may_have_begun(error: BaseException) -> bool:
-    """Whether a change that ended in this error may have begun: not where the server refused it, or never had it."""
+    """Whether a change that ended in this error may have begun: the server neither refused it nor missed it."""
     if isinstance(error, TransportError):
         return error.phase != "connect"
     if isinstance(error, ServerError) and (error.retryable or error.status == 501):

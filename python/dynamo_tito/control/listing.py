@@ -9,7 +9,7 @@ from dynamo_tito._errors import AdminError
 from dynamo_tito._http.endpoint import make_endpoint
 from dynamo_tito._http.secrets import masked
 
-from ._types import Changes, Identity, Worker
+from .types import Changes, Identity, Worker
 
 PROTOCOL_VERSION = 1
 _U64 = 1 << 64
@@ -33,7 +33,7 @@ def read_listing(document: Any, url: str) -> list[Worker]:
 def merged(listings: Iterable[Worker]) -> tuple[Worker, ...]:
     """Every identity once, in the order of identities; several frontends list the same workers.
 
-    Where one frontend reaches a worker and another does not, the one that does knows more.
+    Where one frontend reaches a worker and another does not, the entry of the former counts.
 
     Raises:
         AdminError: two listings of one worker, or two workers at one address, contradict each other.
@@ -58,7 +58,7 @@ def merged(listings: Iterable[Worker]) -> tuple[Worker, ...]:
 
 
 def changes(before: Sequence[Worker], after: Sequence[Worker]) -> Changes:
-    """What became of the members, by identity."""
+    """How the members changed, by identity."""
     old = {worker.identity: worker for worker in before}
     new = {worker.identity: worker for worker in after}
     joined = [worker for identity, worker in new.items() if identity not in old]

@@ -9,9 +9,9 @@ from dynamo_tito._errors import TitoError
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
-    from dynamo_tito.control._http import Server
+    from dynamo_tito.control.http import Server
 
-    from ._findings import Verdict
+    from .findings import Verdict
 
 _NEUTRAL = "the clients send neutral values for what the caller leaves open"
 _UNSEEN = "cannot be seen: no route tells the model's generation_config"

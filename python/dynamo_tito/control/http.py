@@ -1,4 +1,4 @@
-"""One server's JSON over the package's transports, with connections of its own: control never waits behind samples."""
+"""JSON requests to one server, over connections of their own: they never queue behind generation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class HttpOptions(TypedDict, total=False):
 
 
 def without_credentials(options: HttpOptions) -> HttpOptions:
-    """The options for a server that the credentials are not meant for."""
+    """The options without credentials, for servers other than the one they belong to."""
     bare = options.copy()
     bare.pop("api_key", None)
     bare.pop("headers", None)
@@ -48,7 +48,7 @@ def without_credentials(options: HttpOptions) -> HttpOptions:
 
 
 class Server:
-    """Requests to one server. No call waits longer than ``timeout`` seconds; the caller may cancel it earlier."""
+    """Requests to one server, each of at most ``timeout`` seconds."""
 
     def __init__(self, url: str, *, timeout: float, **options: Unpack[HttpOptions]) -> None:
         self._endpoint = make_endpoint(url, api_key=options.get("api_key"), headers=options.get("headers"))
@@ -72,7 +72,7 @@ class Server:
     async def send(
         self, method: str, path: str, body: Any = None, *, query: Mapping[str, str] | None = None
     ) -> HttpResponse:
-        """Send; the answer, whatever its status. What changes nothing is sent a second time if the connection ended.
+        """Send; the answer, whatever its status. A GET is sent again if the connection ended.
 
         Args:
             method: ``"GET"`` or ``"POST"``.
@@ -86,7 +86,7 @@ class Server:
         try:
             return await self._send_once(method, path, body, query)
         except TransportError as error:
-            # Servers close idle connections at the moment in which they are used.
+            # A server may close an idle connection just as it is used.
             if method != "GET" or error.phase == "connect":
                 raise
         return await self._send_once(method, path, body, query)
@@ -116,12 +116,11 @@ class Server:
         return self.judge(await self.send(method, path, body, query=query), path)
 
     def judge(self, response: HttpResponse, path: str) -> Any:
-        """The JSON (or text) of a good answer; of any other, its error."""
+        """The JSON (or text) of an answer with status 2xx; otherwise its error is raised."""
         content = bytes(response.content)
         if not 200 <= response.status < 300:
             sent = "authorization" in self._endpoint.headers
             error = error_of(response.status, response.headers, content, secrets=self._secrets, credentials=sent)
-            # Where it was asked is half of what an operator needs.
             error.args = (f"{self.url}{path}: {error}",)
             raise error
         try:

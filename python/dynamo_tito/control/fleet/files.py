@@ -11,7 +11,7 @@ from dynamo_tito._errors import TitoError
 from dynamo_tito.weights.checkpoint import BadCheckpointError, Checkpoint, compare_names, read_checkpoint, visible
 
 if TYPE_CHECKING:
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
 
 
 async def read_visible(path: str | None, *, check_files: bool | None) -> Checkpoint | None:

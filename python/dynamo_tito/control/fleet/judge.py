@@ -1,4 +1,4 @@
-"""What scores and checksums say of weights: compared with earlier ones, with the trainer's, with other workers'."""
+"""Compares scores and checksums with earlier ones, with the trainer's, and between workers. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynamo_tito._errors import DecodeError, ServerError, TitoError, TransportEr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ._canary import Canary, Evidence
+    from .canary import Canary, Reading
 
     Logprobs = NDArray[np.float64]
 
@@ -33,42 +33,38 @@ def distance(one: Logprobs, other: Logprobs) -> float:
     return float(np.mean(np.abs(one[known] - other[known]))) if known.any() else float("inf")
 
 
-def judge_scores(
-    canary: Canary, scored: Mapping[int, Evidence], before: Mapping[int, Evidence | None]
-) -> dict[int, str]:
-    """What is wrong with each worker's scores after an update; nothing for those with which nothing is."""
+def judge_scores(canary: Canary, scored: Mapping[int, Reading], before: Mapping[int, Reading | None]) -> dict[int, str]:
+    """The error of each worker whose scores after an update are wrong, by key."""
     wrong: dict[int, str] = {}
-    for key, evidence in scored.items():
+    for key, reading in scored.items():
         earlier = before.get(key)
-        if evidence.logprobs is None:
+        if reading.logprobs is None:
             scored_before = earlier is not None and earlier.logprobs is not None
-            if scored_before and evidence.error is not None and _says_something(evidence.error):
-                wrong[key] = f"the canary could be scored before and not after: {evidence.error}"
+            if scored_before and reading.error is not None and _of_the_engine(reading.error):
+                wrong[key] = f"the canary could be scored before and not after: {reading.error}"
             continue
-        same = evidence.comparable(earlier)
-        if (said := _off_trainer(canary, evidence.logprobs)) is not None:
+        same = reading.comparable(earlier)
+        if (said := _off_trainer(canary, reading.logprobs)) is not None:
             wrong[key] = said
-        elif canary.expect_change and same is not None and np.array_equal(evidence.logprobs, same, equal_nan=True):
+        elif canary.expect_change and same is not None and np.array_equal(reading.logprobs, same, equal_nan=True):
             wrong[key] = f"its scores of the canary {_UNCHANGED}"
     return wrong | _apart(canary, scored, wrong)
 
 
-def judge_memory(
-    canary: Canary, scored: Mapping[int, Evidence], known: Mapping[int, Evidence | None]
-) -> dict[int, str]:
-    """What is wrong with each worker's scores when nothing was updated: they must be those of the last time."""
+def judge_memory(canary: Canary, scored: Mapping[int, Reading], known: Mapping[int, Reading | None]) -> dict[int, str]:
+    """The error of each worker whose scores differ from the last ones, where nothing was updated."""
     wrong: dict[int, str] = {}
-    for key, evidence in scored.items():
-        if evidence.logprobs is None:
+    for key, reading in scored.items():
+        if reading.logprobs is None:
             continue
-        earlier = evidence.comparable(known.get(key))
-        off = 0.0 if earlier is None else distance(evidence.logprobs, earlier)
+        earlier = reading.comparable(known.get(key))
+        off = 0.0 if earlier is None else distance(reading.logprobs, earlier)
         if off > canary.tolerance:
             wrong[key] = (
                 f"its scores of the canary are {off:.3g} nats from those of the last verification, at most "
                 f"{canary.tolerance:g}: it was reloaded or replaced since"
             )
-        elif (said := _off_trainer(canary, evidence.logprobs)) is not None:
+        elif (said := _off_trainer(canary, reading.logprobs)) is not None:
             wrong[key] = said
     return wrong | _apart(canary, scored, wrong)
 
@@ -82,8 +78,8 @@ def _off_trainer(canary: Canary, scores: Logprobs) -> str | None:
     return f"its scores of the canary are {off:.3g} nats from the trainer's, at most {canary.tolerance:g}"
 
 
-def _apart(canary: Canary, scored: Mapping[int, Evidence], wrong: Mapping[int, str]) -> dict[int, str]:
-    """Workers that are too far from the others: from the median of all, or, of two, both."""
+def _apart(canary: Canary, scored: Mapping[int, Reading], wrong: Mapping[int, str]) -> dict[int, str]:
+    """Workers too far from the median of all; of two workers that differ, both."""
     have = {key: each.logprobs for key, each in scored.items() if each.logprobs is not None and key not in wrong}
     if len(have) < 2:
         return {}
@@ -104,7 +100,7 @@ def _apart(canary: Canary, scored: Mapping[int, Evidence], wrong: Mapping[int, s
 def judge_checksums(
     now: Mapping[int, Mapping[str, str]], before: Mapping[int, Mapping[str, str] | None], *, changed: bool | None
 ) -> dict[int, str]:
-    """What is wrong with each worker's checksums.
+    """The error of each worker whose checksums are wrong.
 
     Args:
         now: what each reports.
@@ -128,7 +124,7 @@ def judge_checksums(
 
 
 def _different(now: Mapping[int, Mapping[str, str]], wrong: Mapping[int, str]) -> dict[int, str]:
-    """Workers whose checksums are not those of most; only those with weights of the same names are compared."""
+    """Workers whose checksums differ from the majority's, among workers with weights of the same names."""
     groups: dict[frozenset[str], list[int]] = {}
     for key, sums in now.items():
         if key not in wrong:
@@ -146,12 +142,12 @@ def _different(now: Mapping[int, Mapping[str, str]], wrong: Mapping[int, str]) -
 
 
 def whole(sums: Mapping[str, str]) -> bool:
-    """Whether the checksums are of all weights: none is of no bytes."""
+    """Whether every checksum is of at least one byte."""
     return bool(sums) and _EMPTY not in sums.values()
 
 
-def _says_something(error: TitoError) -> bool:
-    """Whether an error says something about the engine: not that it is slow or has no such route."""
+def _of_the_engine(error: TitoError) -> bool:
+    """Whether an error is the engine's own: it is not slow, and has the route."""
     if isinstance(error, DecodeError):
         return True
     if isinstance(error, TransportError):

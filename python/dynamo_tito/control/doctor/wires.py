@@ -12,14 +12,14 @@ from dynamo_tito._errors import DecodeError, NotFoundError, ServerError, TitoErr
 from dynamo_tito._native import decode
 from dynamo_tito._requests import dialect, encode_request
 
-from ._findings import NO_EXPERTS, NO_NATIVE_GENERATE, NO_WIRE, POSITIVE_LOGPROB, Finding
+from .findings import NO_EXPERTS, NO_NATIVE_GENERATE, NO_WIRE, POSITIVE_LOGPROB, Finding
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend, RendererTransport
     from dynamo_tito._types import Completion, RoutedExperts
-    from dynamo_tito.control._http import Server
+    from dynamo_tito.control.http import Server
 
-    from ._findings import Verdict
+    from .findings import Verdict
 
 PROMPT = (1, 2, 3)
 _START = 1

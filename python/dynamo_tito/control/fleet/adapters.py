@@ -11,19 +11,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import ServerError, TransportError
+from dynamo_tito.control.admin.dynamo import DynamoAdmin
+from dynamo_tito.control.types import check_path
 from dynamo_tito.weights.checkpoint import check_adapter
 
-from ._change import Change
-from ._membership import Discovered, Given
-from ._operation import never, uninterrupted
-from ._types import check_path
-from .admin.dynamo import DynamoAdmin
+from .change import Change
+from .membership import Discovered, Given
+from .operation import never, uninterrupted
 
 if TYPE_CHECKING:
-    from ._membership import Membership
-    from ._operation import Operation, Progress
-    from ._types import FleetLimits, FleetResult, PauseMode, Policy
-    from .admin.base import AdminApi
+    from dynamo_tito.control.admin.base import AdminApi
+    from dynamo_tito.control.types import FleetLimits, FleetResult, PauseMode, Policy
+
+    from .membership import Membership
+    from .operation import Operation, Progress
 
 SERVER_FAULT = 500
 # SGLang splits a model's name at ":"; Dynamo makes keys of names.
@@ -32,7 +33,7 @@ _OF_AN_ADAPTER = re.compile(r"adapter_(config|model)|base_model\.model|\blora_[A
 
 
 class AdapterOperations:
-    """The part of a fleet that has to do with adapters."""
+    """A fleet's operations on adapters."""
 
     _membership: Membership
     _limits: FleetLimits
@@ -78,11 +79,11 @@ class AdapterOperations:
             version: by default the last part of the path.
             versioned: whether the workers get it as ``name-version``. By default they do; Dynamo's workers only where
                 ``version`` is given, because its frontends learn of each name through discovery.
-            policy: who resumes when only some were updated.
-            mode: what becomes of requests in flight. To replace an adapter under one name while it is in use, Dynamo
+            policy: which workers resume when only some were updated.
+            mode: what happens to requests in flight. To replace an adapter under one name while it is in use, Dynamo
                 and SGLang need ``"wait"`` or ``"abort"``.
             flush: empty the prefix caches. They tell adapters apart by name, so one name needs it.
-            check_files: look whether the directory, if it can be seen from here, is an adapter's.
+            check_files: check that the directory, if this machine has it, is an adapter's.
 
         Returns:
             One result per worker; ``model`` is what a request sends as ``model`` to sample from the adapter.
@@ -90,7 +91,7 @@ class AdapterOperations:
 
         Raises:
             AdminError: not every worker holds the adapter, or not every one resumed. Its results say which.
-            ValueError: an argument that makes no sense, or no adapter's directory; nothing was sent.
+            ValueError: an invalid argument, or not an adapter's directory; nothing was sent.
         """
         where = os.fspath(path)
         check_path(where)
@@ -122,7 +123,7 @@ class AdapterOperations:
             return replace(operation.result(), model=model)
 
     async def unload_lora(self, name: str) -> FleetResult:
-        """Drop an adapter on every worker, under whatever name :meth:`load_lora` loaded it. No worker is paused.
+        """Drop an adapter on every worker, under the name that :meth:`load_lora` gave it. No worker is paused.
 
         Args:
             name: as given to :meth:`load_lora`, or a name that the workers list.
@@ -168,7 +169,7 @@ class AdapterOperations:
         stale.discard(model)
 
     async def _drop_stale(self, operation: Operation) -> None:
-        """Unload other versions of what is served, on workers that generate; what fails is tried again later."""
+        """Unload other versions of what is served, on workers that generate; the next call repeats what failed."""
         for name in {*self._served, *self._stale}:
             for model in sorted(self._stale.get(name, set()) - {*self._served.values()}):
                 if await self._dropped(operation, model):
@@ -205,7 +206,7 @@ def adapter_name(name: str, version: str | int | None, path: str) -> str:
 
 
 async def naming_adapters(path: str | None, update: Callable[[], Awaitable[None]]) -> None:
-    """Update; if the worker's refusal speaks of an adapter's files, the error says what to do with them."""
+    """Update; if the worker's refusal names an adapter's files, the error says to use load_lora."""
     try:
         await update()
     except ServerError as error:
@@ -221,7 +222,7 @@ async def _lacks(admin: AdminApi, model: str) -> bool:
 
 
 async def _holds(progress: Progress, model: str, path: str, *, by_version: bool) -> bool | None:
-    """Whether a worker lists the adapter with this path; None where that does not settle it."""
+    """Whether a worker holds the adapter with this path; None where its list does not tell."""
     held = await progress.admin.adapters()
     absent = held is not None and model not in held
     if progress.error is not None:

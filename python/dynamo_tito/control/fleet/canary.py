@@ -1,23 +1,16 @@
-"""A canary: tokens that every worker scores. The scores show which weights it holds, its label does not."""
+"""A canary: tokens that every worker scores. Scores depend on the weights, a version label does not."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dynamo_tito._errors import AdminError, TitoError
-
-from ._operation import Progress, attempts
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from ._operation import Operation
-    from ._types import FleetLimits
+    from dynamo_tito._errors import TitoError
 
     Logprobs = NDArray[np.float64]
 
@@ -29,7 +22,7 @@ def default_token_ids() -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """What is scored, and how near the scores must be.
+    """The tokens to score, and how close the scores must be.
 
     A worker that scores is asked for the log-probability of each token given those before it, before an update and
     after it, never from a prefix cache. Distance is the mean of ``|a - b|`` in nats over the positions that are scored.
@@ -38,7 +31,7 @@ class Canary:
         token_ids: the sequence [N]; None for 33 low ids. Best is text of the task itself: random ids are scored with
             more noise, and weights that they do not reach are not seen.
         logprobs: what the trainer's own forward pass with the new weights gives for the tokens from ``start`` on,
-            [N - start], natural logarithm. The only way to see that all workers hold the *same wrong* weights.
+            [N - start], natural logarithm. Without it, workers that all hold the *same wrong* weights are not found.
         tolerance: the largest distance between workers, from the trainer, and from an earlier scoring of the same
             weights. Engines in bf16 differ by some hundredths on tokens of low probability.
         expect_change: whether an update must change some score. False to load the same weights again.
@@ -76,8 +69,8 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one worker showed of its weights.
+class Reading:
+    """Scores and checksums of one worker.
 
     Attributes:
         ids: the tokens that were scored, from where on; empty if none were.
@@ -91,40 +84,6 @@ class Evidence:
     checksums: Mapping[str, str] | None = None
     error: TitoError | None = None
 
-    def comparable(self, other: Evidence | None) -> Logprobs | None:
+    def comparable(self, other: Reading | None) -> Logprobs | None:
         """The scores of another time or worker, if they are of the same tokens."""
         return other.logprobs if other is not None and self.logprobs is not None and other.ids == self.ids else None
-
-
-async def gather(operation: Operation, canary: Canary, among: Iterable[Progress]) -> dict[int, Evidence]:
-    """The scores of each worker, by ``id(progress)``. Changes nothing, raises nothing."""
-    chosen = [*among]
-    found = await asyncio.gather(*(_score(operation.limits, progress, canary) for progress in chosen))
-    return {id(progress): evidence for progress, evidence in zip(chosen, found, strict=True)}
-
-
-async def _score(limits: FleetLimits, progress: Progress, canary: Canary) -> Evidence:
-    key = (canary.start, *canary.ids)
-    try:
-        scores = await attempts(
-            "verify", limits, lambda: progress.admin.score(canary.ids, start=canary.start), repeat=lambda _: False
-        )
-    except TitoError as error:
-        return Evidence(key, error=error)
-    except (NotImplementedError, ValueError) as error:
-        return Evidence(key, error=AdminError(str(error)))
-    return Evidence(key, None if scores is None else np.asarray(scores, np.float64)[canary.start :])
-
-
-async def checksums(operation: Operation, among: Iterable[Progress]) -> dict[int, Mapping[str, str]]:
-    """The checksums of the workers that have them, by ``id(progress)``."""
-
-    async def ask(progress: Progress) -> Mapping[str, str] | None:
-        try:
-            return await attempts("verify", operation.limits, progress.admin.weight_checksums, repeat=lambda _: False)
-        except TitoError:
-            return None
-
-    chosen = [*among]
-    answers = await asyncio.gather(*map(ask, chosen))
-    return {id(progress): found for progress, found in zip(chosen, answers, strict=True) if found}

@@ -1,4 +1,4 @@
-"""N workers as one: paused together, updated together, and none left behind."""
+"""The workers of one policy as one: paused together, updated together, resumed together."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dynamo_tito._errors import AdminError
+from dynamo_tito.control.admin.detect import make_admin
+from dynamo_tito.control.discovery import Workers
+from dynamo_tito.control.http import HttpOptions, without_credentials
+from dynamo_tito.control.types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
 from dynamo_tito.weights.checkpoint import check_no_adapter
 
-from ._adapters import AdapterOperations, naming_adapters
-from ._canary import Canary
-from ._change import Change, apply, check_mode, finish, pause_all, weight_update
-from ._files import check_against_root, read_visible
-from ._http import HttpOptions, without_credentials
-from ._membership import Discovered, Given
-from ._operation import Operation, Progress, attempts, look, uninterrupted
-from ._types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
-from ._verify import Memory, look_before, recall, remember, verify
-from ._weight_group import WeightGroupOperations
-from .admin.detect import make_admin
-from .discovery import Workers
+from .adapters import AdapterOperations, naming_adapters
+from .canary import Canary
+from .change import Change, apply, check_mode, finish, pause_all, weight_update
+from .files import check_against_root, read_visible
+from .membership import Discovered, Given
+from .operation import Operation, Progress, attempts, look, uninterrupted
+from .verify import Memory, look_before, recall, remember, verify
 from .watch import Watcher, WatchReport
+from .weight_group import WeightGroupOperations
 
 if TYPE_CHECKING:
     from typing import Self
 
     from dynamo_tito._config import Backend
+    from dynamo_tito.control.admin.base import AdminApi
 
-    from ._membership import Membership
-    from .admin.base import AdminApi
+    from .membership import Membership
 
 _HELD: ContextVar[tuple[Fleet, Operation] | None] = ContextVar("dynamo_tito_fleet_held", default=None)
 
@@ -40,18 +40,18 @@ _HELD: ContextVar[tuple[Fleet, Operation] | None] = ContextVar("dynamo_tito_flee
 class Fleet(AdapterOperations, WeightGroupOperations):
     """The workers of one policy.
 
-    Operations take turns. Each has phases, and each phase a deadline (:class:`FleetLimits`): *gate* (wait for the turn,
-    look at every worker), *pause*, *update*, *verify* (read versions and checksums back), *flush*, *resume*, and
-    *verify* again (score the canary). Nothing is changed unless every worker passes the gate; nothing is updated unless
-    every worker paused; and once something was paused, whatever happens, every worker is resumed but those that the
-    policy holds and those whose weights are in doubt. A caller that is cancelled is heard only after that.
+    Operations run one after the other. Each has phases with deadlines (:class:`FleetLimits`): *gate* (wait for the
+    turn, read every worker's state), *pause*, *update*, *verify* (read versions and checksums back), *flush*, *resume*,
+    and *verify* again (score the canary). Nothing is changed unless every worker passes the gate. Nothing is updated
+    unless every worker paused. After a pause every worker is resumed, on errors too, except those that the policy holds
+    and those whose weights are in doubt. A cancellation is raised only after that.
 
-    Make one with :meth:`connect`, or from workers of one's own.
+    Made by :meth:`connect`, or from your own workers.
 
     Args:
         admins: the workers.
         limits: deadlines and retries.
-        canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
+        canary: how weights are checked before and after an update, and by :meth:`verify`; None: not checked.
     """
 
     def __init__(
@@ -93,19 +93,19 @@ class Fleet(AdapterOperations, WeightGroupOperations):
 
         Args:
             base_url: the OpenAI URL: Dynamo's frontends, or the servers themselves, with or without ``/v1``.
-            backend: whose servers the workers are; None to ask.
+            backend: of the workers; None to ask.
             model: must be served.
             rl_base_url: where Dynamo's discovery listens; see :class:`Workers`.
             admin_base_url: the workers; skips discovery.
             expected_world_size: ranks of all workers together, where they are discovered.
             limits: deadlines and retries.
-            canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
+            canary: how weights are checked before and after an update, and by :meth:`verify`; None: not checked.
             **options: see :class:`HttpOptions`; credentials go to ``base_url`` and ``admin_base_url`` only.
 
         Raises:
-            AdminError: discovery failed, lists no worker or a broken one, or nobody serves the model.
+            AdminError: discovery failed, lists no worker or a broken one, or no frontend serves the model.
             ServerError, TransportError: a server could not be asked.
-            ValueError: an argument that makes no sense.
+            ValueError: an invalid argument.
         """
         urls = [base_url] if isinstance(base_url, str) else [*base_url]
         if not urls:
@@ -156,11 +156,11 @@ class Fleet(AdapterOperations, WeightGroupOperations):
 
     @property
     def last_result(self) -> FleetResult | None:
-        """What became of the last operation, also where the caller was cancelled."""
+        """The result of the last operation, also where the caller was cancelled."""
         return self._last
 
     async def wait_open(self) -> None:
-        """Wait until no operation is under way: who samples through this gate meets no paused worker."""
+        """Wait until no operation is under way: a request sent after it meets no paused worker."""
         await self._open.wait()
 
     async def versions(self) -> dict[str, str | None]:
@@ -174,17 +174,15 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         await operation.phase("verify", read, tolerant=True)
         return {progress.member.name: progress.version for progress in operation.progress}
 
-    # --- operations ---
-
     @asynccontextmanager
     async def paused(self, *, mode: PauseMode = "keep", clear_cache: bool = False) -> AsyncIterator[None]:
         """``async with fleet.paused():`` no worker generates inside; every one is resumed after it.
 
-        Updates inside the block use its pause; their canary is scored when the block has ended. A worker that an update
-        left in doubt stays paused.
+        Updates inside the block use its pause; their canary is scored after the block. A worker that an update left in
+        doubt stays paused.
 
         Args:
-            mode: what becomes of requests in flight.
+            mode: what happens to requests in flight.
             clear_cache: empty the prefix caches as well.
 
         Raises:
@@ -207,7 +205,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             operation.check("resume")
 
     async def resume(self) -> FleetResult:
-        """Resume every worker, those too that a policy held or whose weights are in doubt: it is the caller's word.
+        """Resume every worker, also those that a policy holds or whose weights are in doubt.
 
         Raises:
             AdminError: not every worker resumed.
@@ -233,23 +231,23 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         check_files: bool | None = None,
         canary: Canary | Literal[False] | None = None,
     ) -> FleetResult:
-        """Give every worker new weights, and look whether it has them.
+        """Give every worker new weights, and check that it has them.
 
-        The checkpoint is checked on disk before any worker is paused. An update that may have begun and did not end
-        well is not sent again, and leaves its worker paused, in state ``unknown``. After the update every worker is
-        asked for its label and its checksums; it resumes and scores the canary at once, and is paused again if the
-        scores are wrong. Until then other clients can sample from it, but for those that wait for :meth:`wait_open`.
+        The checkpoint is checked on disk before any worker is paused. An update that may have begun and failed is not
+        sent again, and leaves its worker paused, in state ``unknown``. After the update every worker reports its label
+        and its checksums; it resumes, scores the canary at once, and is paused again if the scores are wrong. Until
+        then other clients can sample from it, except those that wait for :meth:`wait_open`.
 
         Args:
             source: absolute path of a checkpoint, or the version of weights that come by collective.
             version: their name; by default the last part of the path. It is always sent.
-            policy: who resumes when only some were updated.
-            mode: what becomes of requests in flight.
+            policy: which workers resume when only some were updated.
+            mode: what happens to requests in flight.
             flush: empty the caches: what they hold was computed with the old weights.
             engine_rpc: the engine's method, where the backend lets one choose.
             options: further members of the backend's request.
-            before_update: called when every worker is paused, right before the update: the place to tell the trainer
-                to broadcast. May be a coroutine function.
+            before_update: called when every worker is paused, right before the update, for instance to let the trainer
+                broadcast. May be a coroutine function.
             check_files: whether the checkpoint's files are checked. None checks them where this process sees the
                 directory that the checkpoint is in, or the one that a worker was started from, and otherwise says in
                 the result's ``notes`` that they were not. False where workers see other files.
@@ -262,7 +260,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         Raises:
             AdminError: the checkpoint would not load (no results: no worker was touched), not every worker holds the
                 new weights, or not every one resumed. Its results say which.
-            ValueError: an argument that makes no sense; nothing was sent.
+            ValueError: an invalid argument; nothing was sent.
         """
         update = weight_update(source, version, engine_rpc, options or {})
 
@@ -289,17 +287,18 @@ class Fleet(AdapterOperations, WeightGroupOperations):
             if chosen is not None:
                 await look_before(operation, chosen, score=not inside)
 
-        result = await self._run(change, look)
+        async with self._operation() as operation:
+            result = await self._carry_out(operation, change, look)
         self._update = update
         return result
 
     async def verify(self, canary: Canary | None = None) -> FleetResult:
-        """Look at every worker's weights; nothing is paused or changed.
+        """Check every worker's weights; nothing is paused or changed.
 
-        A worker's scores and checksums are compared with those of the last update or verification that was right, with
-        the trainer's log-probabilities where the canary has them, and with the other workers'. So a worker is found
-        that was reloaded by another client, under the old label. The first call, when there was no update before it,
-        has nothing earlier to compare with, and remembers what it sees. Workers that are paused are not scored.
+        A worker's scores and checksums are compared with those of the last update or verification without an error,
+        with the trainer's log-probabilities where the canary has them, and with the other workers'. This finds a worker
+        that another client reloaded under the old label. The first call without an update before it compares only
+        between workers, and remembers what it reads. Paused workers are not scored.
 
         Args:
             canary: instead of the fleet's.
@@ -340,11 +339,9 @@ class Fleet(AdapterOperations, WeightGroupOperations):
                 yield report
             await asyncio.sleep(interval)
 
-    # --- how ---
-
     @asynccontextmanager
     async def _operation(self, *, closed: bool = True) -> AsyncIterator[Operation]:
-        """The gate: the turn, then a look at every worker. Inside ``paused()`` it is that block's operation.
+        """The gate: the turn, then the state of every worker. Inside ``paused()`` it is that block's operation.
 
         Args:
             closed: whether samplers wait for it, see :meth:`wait_open`.
@@ -386,15 +383,10 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         held = _HELD.get()
         return held[1] if held is not None and held[0] is self and not held[1].over else None
 
-    async def _run(self, change: Change, look: Callable[..., Awaitable[None]] | None = None) -> FleetResult:
-        """Carry out a change; ``look`` is called before anything is paused."""
-        async with self._operation() as operation:
-            return await self._carry_out(operation, change, look)
-
     async def _carry_out(
         self, operation: Operation, change: Change, look: Callable[..., Awaitable[None]] | None = None
     ) -> FleetResult:
-        """A change from its pause to its resume; inside ``paused()`` without either."""
+        """A change from its pause to its resume; inside ``paused()`` without either. ``look`` is called before it."""
         inside = operation.paused
         if look is not None:
             await look(operation, inside=inside)

@@ -1,4 +1,4 @@
-"""Following an elastic pool: who may serve, who must wait, and why."""
+"""Follows an elastic pool: which workers are admitted, which wait, and why."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito.control.types import FleetLimits, Identity, Phase, WeightUpdate
 
-from ._operation import DOUBT, Action, Operation, Progress, Repeat, look, may_have_begun, not_begun, uninterrupted
-from ._types import FleetLimits, Identity, Phase, WeightUpdate
+from .operation import DOUBT, Action, Operation, Progress, Repeat, look, may_have_begun, not_begun, uninterrupted
 
 if TYPE_CHECKING:
-    from ._membership import Discovered
-    from ._types import Worker
+    from dynamo_tito.control.types import Worker
+
+    from .membership import Discovered
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class WatchReport:
     Attributes:
         admitted: workers that are healthy, serve the model and hold the current version.
         joined: those that were admitted just now.
-        left: those that are admitted no more: gone, broken or replaced.
+        left: those that are no longer admitted: gone, broken or replaced.
         waiting: (worker, why it is not admitted), or (None, why discovery could not be read).
     """
 
@@ -35,7 +36,7 @@ class WatchReport:
 
 
 class Watcher:
-    """Looks at a pool again and again."""
+    """Compares a pool with its last look."""
 
     def __init__(
         self, source: Discovered, limits: FleetLimits, turn: asyncio.Lock, current: Callable[[], WeightUpdate | None]
@@ -43,7 +44,7 @@ class Watcher:
         self._source, self._limits, self._turn, self._current = source, limits, turn, current
         self._admitted: dict[Identity, Worker] = {}
         self._waiting: tuple[tuple[Worker | None, str], ...] = ()
-        # Workers that an update left in doubt, with that update and what is said of them: it is not sent again.
+        # Workers that an update left in doubt: the update, which is not sent again, and the error.
         self._doubtful: dict[Identity, tuple[WeightUpdate, str]] = {}
 
     async def look(self) -> WatchReport | None:
@@ -54,7 +55,7 @@ class Watcher:
             listed = await self._source.workers.look()
             await self._source.workers.check_model()
         except TitoError as error:
-            # Who was admitted stays: nothing is known against them.
+            # Admitted workers stay: nothing shows that they are gone.
             waiting.append((None, str(error)))
         else:
             usable = {worker.identity: worker for worker in listed if worker.problem is None}
@@ -75,7 +76,7 @@ class Watcher:
         return WatchReport(tuple(self._admitted.values()), joined, left, now)
 
     async def _admit(self, worker: Worker) -> str | None:
-        """Why it cannot be admitted; None if it can."""
+        """Admit a worker; the reason why it cannot be, else None."""
         try:
             member = await self._source.member(worker)
         except TitoError as error:
@@ -83,7 +84,7 @@ class Watcher:
         operation = Operation(self._limits)
         progress = Progress(member)
         operation.progress = [progress]
-        async with self._turn:  # an update of the fleet takes it along
+        async with self._turn:  # an update of the fleet includes this worker
             await operation.phase("gate", look)
             update = self._current()
             if progress.error is None and update is not None and progress.version != update.version:
