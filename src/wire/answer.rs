@@ -8,12 +8,12 @@ use crate::json::Cursor;
 use crate::memory::Buffer;
 
 use super::document::{Choice, Document, Element, EngineData, Head, MetaInfo, Nvext, USAGE};
-use super::entries::Content;
-use super::field::{Field, Span};
-use super::list::{self, IdLists, Triples};
 use super::options::Wire;
-use super::prompt::PromptEntries;
-use super::top::TopRows;
+use super::read::entries::Content;
+use super::read::field::{Field, Span};
+use super::read::ids::{self, IdLists};
+use super::read::maps::PromptEntries;
+use super::read::triples::{TopRows, Triples};
 
 /// Where a channel stands: a path under the choice or element that `prefix` names, or from the top.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,23 @@ const fn top(name: &'static str) -> Place {
 /// Under the answer's prefix.
 const fn local(name: &'static str) -> Place {
     Place { local: true, name }
+}
+
+/// Writes the paths of one answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paths<'a> {
+    pub(super) prefix: &'a str,
+}
+
+impl Paths<'_> {
+    /// The whole path of a place.
+    pub(super) fn text(&self, place: Place) -> String {
+        if place.local && !self.prefix.is_empty() {
+            format!("{}.{}", self.prefix, place.name)
+        } else {
+            place.name.to_owned()
+        }
+    }
 }
 
 /// A channel that may be absent.
@@ -186,7 +203,7 @@ fn index(head: &Head, position: usize, body: &[u8], earlier: &mut BTreeSet<u32>)
         None => (position as u32, head.at),
         Some(span) => {
             let mut cursor = Cursor::at(body, span.start);
-            let index = cursor.field::<list::Id>()?;
+            let index = cursor.field::<ids::Id>()?;
             (
                 index.map_err(|error| error.under(&path()))? as u32,
                 span.start,

@@ -4,12 +4,12 @@ use crate::error::Error;
 use crate::experts::Container;
 use crate::memory::Buffer;
 
-use super::entries::Content;
-use super::field::{Field, Span};
-use super::list::{IdLists, Triples};
-use super::prompt::PromptEntries;
-use super::top::TopRows;
-use super::walk::Part;
+use super::read::entries::Content;
+use super::read::field::{Field, Span};
+use super::read::ids::IdLists;
+use super::read::maps::PromptEntries;
+use super::read::triples::{TopRows, Triples};
+use super::read::walk::Part;
 
 /// Everything of a body that a role of the answer may come from.
 #[derive(Debug, Default)]

@@ -1,27 +1,14 @@
 //! The wires: the only place that knows field names.
 
 mod answer;
-mod counts;
+mod decode;
 mod decoded;
-mod details;
 mod document;
-mod echo;
-mod entries;
-mod evidence;
-mod field;
-mod finish;
-mod list;
-mod locate;
-mod logprobs;
-mod mask;
+mod judge;
 pub(crate) mod options;
-mod prompt;
-mod prompt_logprobs;
-mod resolve;
+mod read;
 mod scan;
-mod spans;
-mod top;
-mod walk;
+mod sentinel;
 
+pub(crate) use decode::decode;
 pub(crate) use decoded::{Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
-pub(crate) use resolve::decode;

@@ -10,12 +10,13 @@ use crate::limits::{Limits, MAX_CHOICES};
 use super::document::{
     Choice, Choices, Document, Element, EngineData, Head, Logprobs, MetaInfo, Nvext, USAGE,
 };
-use super::entries;
-use super::field::{Field, Span};
-use super::list;
 use super::options::Wire;
-use super::prompt;
-use super::walk::{Part, Walk, wrong_kind};
+use super::read::entries;
+use super::read::field::{Field, Span};
+use super::read::ids;
+use super::read::maps;
+use super::read::triples::{TopRows, Triples};
+use super::read::walk::{Part, Walk, wrong_kind};
 
 /// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver. Unless `several`
 /// choices can be answered, those behind the first are read for what is judged before they are refused.
@@ -153,20 +154,20 @@ impl<'a> Walk<'a> {
                         document.nvext = walk.part(cursor, path, Kind::Object, Self::nvext)?
                     }
                     "prompt_token_ids" if wire == Wire::SglangGenerate => {
-                        element.prompt_token_ids = Field::now::<list::Ids>(cursor)?
+                        element.prompt_token_ids = Field::now::<ids::Ids>(cursor)?
                     }
                     "prompt_token_ids" => {
-                        document.prompt_token_ids = Field::now::<list::Ids>(cursor)?
+                        document.prompt_token_ids = Field::now::<ids::Ids>(cursor)?
                     }
                     "prompt_logprobs" if wire.is_dynamo() => {
                         document.prompt_logprobs = Field::later(cursor)?
                     }
                     "prompt_logprobs" => {
-                        document.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
+                        document.prompt_logprobs = Field::now::<maps::PromptEntries>(cursor)?
                     }
                     "usage" => document.usage = Span::read(cursor)?,
                     "id" | "request_id" => document.request_id = Span::read(cursor)?,
-                    "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
+                    "output_ids" => element.output_ids = Field::now::<ids::Ids>(cursor)?,
                     "meta_info" => {
                         element.meta_info =
                             walk.meta_info(cursor, format_args!("meta_info"), true)?
@@ -249,9 +250,9 @@ impl<'a> Walk<'a> {
                         element.meta_info = walk.meta_info(cursor, path, answerable)?
                     }
                     _ if !answerable => cursor.skip_value()?,
-                    "output_ids" => element.output_ids = Field::now::<list::Ids>(cursor)?,
+                    "output_ids" => element.output_ids = Field::now::<ids::Ids>(cursor)?,
                     "routed_experts" => element.unread_experts = offset(cursor)?,
-                    _ => element.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
+                    _ => element.prompt_token_ids = Field::now::<ids::Ids>(cursor)?,
                 }
                 Ok(())
             })?;
@@ -291,19 +292,19 @@ impl<'a> Walk<'a> {
                     "weight_version" => meta.weight_version = Span::read(cursor)?,
                     "weight_versions" => meta.weight_versions = Span::read(cursor)?,
                     "output_token_logprobs" => {
-                        meta.output_token_logprobs = Field::now::<list::Triples>(cursor)?
+                        meta.output_token_logprobs = Field::now::<Triples>(cursor)?
                     }
                     "output_top_logprobs" => {
-                        meta.output_top_logprobs = Field::now::<super::top::TopRows>(cursor)?
+                        meta.output_top_logprobs = Field::now::<TopRows>(cursor)?
                     }
                     "input_token_logprobs" => {
-                        meta.input_token_logprobs = Field::now::<list::Triples>(cursor)?
+                        meta.input_token_logprobs = Field::now::<Triples>(cursor)?
                     }
                     "input_top_logprobs" => {
-                        meta.input_top_logprobs = Field::now::<super::top::TopRows>(cursor)?
+                        meta.input_top_logprobs = Field::now::<TopRows>(cursor)?
                     }
                     "output_token_sampling_mask" => {
-                        meta.sampling_mask = Field::now::<list::IdLists>(cursor)?
+                        meta.sampling_mask = Field::now::<ids::IdLists>(cursor)?
                     }
                     "routed_experts" => meta.routed_experts = walk.experts(cursor)?,
                     count => {
@@ -375,11 +376,11 @@ impl<'a> Walk<'a> {
                 };
                 match name {
                     "token_ids" if wire.is_dynamo() => choice.token_ids = Field::later(cursor)?,
-                    "token_ids" => choice.token_ids = Field::now::<list::Ids>(cursor)?,
+                    "token_ids" => choice.token_ids = Field::now::<ids::Ids>(cursor)?,
                     "finish_reason" => choice.finish_reason = Span::read(cursor)?,
                     "stop_reason" => choice.stop_reason = Span::read(cursor)?,
                     "weight_versions" => choice.weight_versions = Span::read(cursor)?,
-                    "sampling_mask" => choice.sampling_mask = Field::now::<list::IdLists>(cursor)?,
+                    "sampling_mask" => choice.sampling_mask = Field::now::<ids::IdLists>(cursor)?,
                     "routed_experts" if wire.is_dynamo() => choice.unread_experts = offset(cursor)?,
                     "routed_experts" => choice.routed_experts = walk.experts(cursor)?,
                     _ => unreachable!("{name}"),
@@ -424,7 +425,7 @@ impl<'a> Walk<'a> {
                 match name {
                     "content" => logprobs.content = Field::now::<entries::Content>(cursor)?,
                     "token_logprobs" => {
-                        logprobs.token_logprobs = Field::now::<list::Numbers>(cursor)?
+                        logprobs.token_logprobs = Field::now::<ids::Numbers>(cursor)?
                     }
                     _ => logprobs.tokens = Span::read(cursor)?,
                 }
@@ -483,17 +484,17 @@ impl<'a> Walk<'a> {
         self.object(cursor, path, NAMES, |walk, cursor, name| {
             match name {
                 "completion_token_ids" => {
-                    data.completion_token_ids = Field::now::<list::Ids>(cursor)?
+                    data.completion_token_ids = Field::now::<ids::Ids>(cursor)?
                 }
                 "completion_logprobs" => {
-                    data.completion_logprobs = Field::now::<list::Numbers>(cursor)?
+                    data.completion_logprobs = Field::now::<ids::Numbers>(cursor)?
                 }
-                "prompt_token_ids" => data.prompt_token_ids = Field::now::<list::Ids>(cursor)?,
+                "prompt_token_ids" => data.prompt_token_ids = Field::now::<ids::Ids>(cursor)?,
                 "prompt_logprobs" => {
-                    data.prompt_logprobs = Field::now::<prompt::PromptEntries>(cursor)?
+                    data.prompt_logprobs = Field::now::<maps::PromptEntries>(cursor)?
                 }
                 "routed_experts" => data.routed_experts = walk.experts(cursor)?,
-                "sampling_mask" => data.sampling_mask = Field::now::<list::IdLists>(cursor)?,
+                "sampling_mask" => data.sampling_mask = Field::now::<ids::IdLists>(cursor)?,
                 _ => {
                     let at = cursor.pos;
                     cursor.skip_value()?;

@@ -8,35 +8,35 @@ use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
-use super::evidence::is_sentinel;
-use super::list::{Read, elements, id, number, one_more};
+use super::ids::{Read, elements, id, number, one_more};
+use crate::wire::sentinel::is_sentinel;
 
 /// In [`Content::names`]: the entry names no token.
-pub(super) const UNNAMED: i32 = -1;
+pub(crate) const UNNAMED: i32 = -1;
 /// In [`Content::names`]: `token` and `token_id` name different tokens.
-pub(super) const CONFLICT: i32 = -2;
+pub(crate) const CONFLICT: i32 = -2;
 
 /// The columns of a `content` list.
 #[derive(Debug, Default)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// Log-probabilities as written, sentinels included.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// The id that each entry names, or [`UNNAMED`], or [`CONFLICT`].
-    pub(super) names: Buffer<i32>,
+    pub(crate) names: Buffer<i32>,
     /// Alternatives.
-    pub(super) top: Top,
+    pub(crate) top: Top,
 }
 
 /// Alternatives of every position, end to end.
 #[derive(Debug, Default)]
-pub(super) struct Top {
-    pub(super) ids: Buffer<i32>,
+pub(crate) struct Top {
+    pub(crate) ids: Buffer<i32>,
     /// NaN where the engine has none.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// Where each position begins; empty while there is no alternative at all.
-    pub(super) offsets: Buffer<i64>,
+    pub(crate) offsets: Buffer<i64>,
     /// An entry names no token.
-    pub(super) text_only: bool,
+    pub(crate) text_only: bool,
 }
 
 impl Top {
@@ -384,7 +384,7 @@ impl Members {
 }
 
 #[cold]
-pub(super) fn repeated(path: String, at: usize) -> Stop {
+pub(crate) fn repeated(path: String, at: usize) -> Stop {
     Error::new(
         Class::Malformed,
         "duplicate_key",
@@ -396,7 +396,7 @@ pub(super) fn repeated(path: String, at: usize) -> Stop {
 }
 
 #[cold]
-pub(super) fn without_logprob(path: String, at: usize) -> Stop {
+pub(crate) fn without_logprob(path: String, at: usize) -> Stop {
     Error::new(
         Class::Missing,
         "missing",
@@ -430,7 +430,7 @@ fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
 }
 
 /// The id that a `token` text names, or [`UNNAMED`].
-pub(super) fn named_by(text: &crate::json::Text<'_>) -> i32 {
+pub(crate) fn named_by(text: &crate::json::Text<'_>) -> i32 {
     text.short("token_id:2147483647".len())
         .and_then(|bytes| canonical_id(bytes.strip_prefix(b"token_id:")?))
         .unwrap_or(UNNAMED)

@@ -4,13 +4,13 @@ use crate::json::{Cursor, Kind, element_offset};
 
 /// A step into a value.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step<'s> {
+pub(crate) enum Step<'s> {
     Index(usize),
     Key(&'s str),
 }
 
 /// The offset of the value behind `steps`, from the validated value at `at`.
-pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
+pub(crate) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
     let mut found = Some(at);
     for step in steps {
         let mut cursor = Cursor::at(body, found.take()?);

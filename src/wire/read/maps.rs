@@ -9,18 +9,18 @@ use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::entries::{repeated, without_logprob};
-use super::list::{Read, elements, number, one_more};
+use super::ids::{Read, elements, number, one_more};
 
 /// The entries of every position, end to end.
 #[derive(Debug, Default)]
-pub(super) struct PromptEntries {
-    pub(super) ids: Buffer<i32>,
+pub(crate) struct PromptEntries {
+    pub(crate) ids: Buffer<i32>,
     /// As written; NaN for null.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// Where each position begins; one more than there are positions.
-    pub(super) offsets: Buffer<i64>,
+    pub(crate) offsets: Buffer<i64>,
     /// Positions that are null, ascending.
-    pub(super) nulls: Buffer<i64>,
+    pub(crate) nulls: Buffer<i64>,
 }
 
 /// Entries of one position up to which a repeated key is looked for by comparing.

@@ -2,12 +2,12 @@
 
 use crate::error::{Class, Error, Result};
 
-use super::decoded::SamplingMask;
-use super::list::IdLists;
 use super::locate::{Step, locate};
+use crate::wire::decoded::SamplingMask;
+use crate::wire::read::ids::IdLists;
 
 /// Judges a mask, whose value begins at `at`, against the sampled ids.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     lists: IdLists,
     ids: &[i32],
     body: &[u8],

@@ -3,12 +3,12 @@
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind};
 
-use super::answer::{Detail, Role};
-use super::decoded::{Finish, StopReason};
-use super::resolve::Paths;
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Detail, Role};
+use crate::wire::decoded::{Finish, StopReason};
 
 /// Refuses an answer whose engine failed midway: its finish reason is "error".
-pub(super) fn vouched_for(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
+pub(crate) fn vouched_for(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
     for detail in details {
         let mut cursor = Cursor::at(body, detail.span.start);
         let failed = match detail.role {
@@ -46,7 +46,7 @@ fn is_error_object(cursor: &mut Cursor<'_>) -> Result<bool> {
 }
 
 /// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
-pub(super) fn finish(
+pub(crate) fn finish(
     plain: Option<String>,
     detailed: Option<String>,
     stop_reason: Option<StopReason>,

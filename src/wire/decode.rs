@@ -8,37 +8,20 @@ use crate::json::{Cursor, Kind, Text};
 use crate::limits::{MAX_MESSAGE, MAX_METADATA};
 use crate::memory::Buffer;
 
-use super::answer::{Answer, Place, PromptChannels, answers};
-use super::counts::{Counts, Tally};
+use super::answer::{Answer, Paths, Place, PromptChannels, answers};
 use super::decoded::{Decoded, Prompt};
-use super::details;
 use super::document::{Document, Verdict};
-use super::field::Span;
-use super::finish;
-use super::list;
-use super::logprobs;
-use super::mask;
+use super::judge::counts::{Counts, Tally};
+use super::judge::finish;
+use super::judge::logprobs;
+use super::judge::mask;
+use super::judge::metadata;
+use super::judge::prompt;
 use super::options::{ExpertsMode, Options, Wire};
-use super::prompt_logprobs;
+use super::read::field::Span;
+use super::read::ids;
+use super::read::walk::Part;
 use super::scan::scan;
-use super::walk::Part;
-
-/// Writes the paths of one answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Paths<'a> {
-    prefix: &'a str,
-}
-
-impl Paths<'_> {
-    /// The whole path of a place.
-    pub(super) fn text(&self, place: Place) -> String {
-        if place.local && !self.prefix.is_empty() {
-            format!("{}.{}", self.prefix, place.name)
-        } else {
-            place.name.to_owned()
-        }
-    }
-}
 
 /// Decodes a body: every choice by index with `several`, else the only one.
 pub(crate) fn decode(
@@ -110,9 +93,7 @@ impl Prompts {
         paths: &Paths<'_>,
     ) -> Result<Arc<Prompt>> {
         if let Some(channels) = self.channels.get_mut(position).and_then(Option::take) {
-            self.shared = Some(Arc::new(prompt_logprobs::resolve(
-                channels, body, options, paths,
-            )?));
+            self.shared = Some(Arc::new(prompt::resolve(channels, body, options, paths)?));
         }
         Ok(self.shared.clone().unwrap_or_default())
     }
@@ -138,7 +119,7 @@ fn decode_answer(
         .into_iter()
         .find(|channel| channel.field.is_present());
     let (place, ids) = match ids {
-        Some(channel) => (channel.place, channel.field.take::<list::Ids>(body)),
+        Some(channel) => (channel.place, channel.field.take::<ids::Ids>(body)),
         None => (none, None),
     };
     let path = paths.text(place);
@@ -162,7 +143,7 @@ fn decode_answer(
     let prompt = prompt(&paths)?;
     sources.extend(prompt.sources.iter().cloned());
     // (e) Metadata.
-    let details = details::resolve(
+    let details = metadata::resolve(
         &answer.metadata,
         body,
         token_ids.len(),
@@ -185,7 +166,7 @@ fn decode_answer(
     // (f) Sampling mask.
     let path = paths.text(answer.sampling_mask.place);
     let mut sampling_mask = None;
-    if let Some((at, lists)) = answer.sampling_mask.field.take::<list::IdLists>(body) {
+    if let Some((at, lists)) = answer.sampling_mask.field.take::<ids::IdLists>(body) {
         let lists = lists.map_err(|error| error.under(&path))?;
         sampling_mask = Some(mask::resolve(lists, token_ids.as_slice(), body, &path, at)?);
     }

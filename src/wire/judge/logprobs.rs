@@ -4,32 +4,33 @@ use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
 use crate::memory::Buffer;
 
-use super::answer::{Channels, Place};
-use super::decoded::TopLogprobs;
 use super::echo;
-use super::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
-use super::evidence::{
+use super::locate::{Step, locate};
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Channels, Place};
+use crate::wire::decoded::TopLogprobs;
+use crate::wire::options::{MissingLogprob, Options};
+use crate::wire::read::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
+use crate::wire::read::field::Field;
+use crate::wire::read::ids;
+use crate::wire::read::triples::{TopRows, Triples};
+use crate::wire::sentinel::{
     any_doubt, first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
 };
-use super::field::Field;
-use super::list;
-use super::locate::{Step, locate};
-use super::options::{MissingLogprob, Options};
-use super::resolve::Paths;
 
 /// What steps (b) and (c) find.
 #[derive(Debug, Default)]
-pub(super) struct Logprobs {
-    pub(super) values: Option<Buffer<f64>>,
-    pub(super) source: Option<Place>,
-    pub(super) top: Option<TopLogprobs>,
-    pub(super) top_source: Option<String>,
+pub(crate) struct Logprobs {
+    pub(crate) values: Option<Buffer<f64>>,
+    pub(crate) source: Option<Place>,
+    pub(crate) top: Option<TopLogprobs>,
+    pub(crate) top_source: Option<String>,
     /// Why what names the tokens beside the chosen channel was left out, if it was.
-    pub(super) echo: Option<String>,
+    pub(crate) echo: Option<String>,
 }
 
 /// Judges the channels against the sampled ids.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     channels: Channels,
     ids: &[i32],
     body: &[u8],
@@ -50,7 +51,7 @@ pub(super) fn resolve(
     let mut held = None;
     if let Some(channel) = flat {
         let path = paths.text(channel.place);
-        if let Some((at, values)) = channel.field.take::<list::Numbers>(body) {
+        if let Some((at, values)) = channel.field.take::<ids::Numbers>(body) {
             let mut values = values.map_err(|error| error.under(&path))?;
             judge.count(values.len(), &path, at, "logprobs")?;
             judge.flat(&mut values, &path, at)?;
@@ -75,7 +76,7 @@ pub(super) fn resolve(
         found.values = Some(std::mem::take(&mut entries.logprobs));
         found.source = Some(content_place);
         held = Some((at, entries));
-    } else if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
+    } else if let Some((at, triples)) = channels.triples.field.take::<Triples>(body) {
         let path = paths.text(channels.triples.place);
         let mut triples = triples.map_err(|error| error.under(&path))?;
         judge.count(triples.ids.len(), &path, at, "logprob entries")?;
@@ -128,11 +129,11 @@ pub(super) fn resolve(
 /// SGLang's alternatives; returns their path.
 fn top_rows(
     found: &mut Logprobs,
-    field: Field<super::top::TopRows>,
+    field: Field<TopRows>,
     judge: &Judge<'_>,
     path: &str,
 ) -> Result<Option<String>> {
-    let Some((at, rows)) = field.take::<super::top::TopRows>(judge.body) else {
+    let Some((at, rows)) = field.take::<TopRows>(judge.body) else {
         return Ok(None);
     };
     let rows = rows.map_err(|error| error.under(path))?;
@@ -237,7 +238,7 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn triples(&self, triples: &mut list::Triples, path: &str, at: usize) -> Result<()> {
+    fn triples(&self, triples: &mut Triples, path: &str, at: usize) -> Result<()> {
         let values = triples.logprobs.as_mut_slice();
         for (i, (value, &name)) in values.iter_mut().zip(triples.ids.as_slice()).enumerate() {
             let place = |j| {

@@ -4,24 +4,24 @@ use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, SmallValues, Value, values_and_keys, values_and_keys_at_most};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
-use super::answer::{Detail, Role};
-use super::decoded::{Finish, StopReason};
 use super::finish::finish;
 use super::locate::{Step, locate};
-use super::resolve::Paths;
-use super::spans;
+use super::weight_spans;
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Detail, Role};
+use crate::wire::decoded::{Finish, StopReason};
 
 /// What the small values say.
 #[derive(Debug, Default)]
-pub(super) struct Details {
-    pub(super) request_id: Option<String>,
-    pub(super) usage: Option<Value>,
-    pub(super) finish: Finish,
-    pub(super) weight_versions: Option<Value>,
+pub(crate) struct Details {
+    pub(crate) request_id: Option<String>,
+    pub(crate) usage: Option<Value>,
+    pub(crate) finish: Finish,
+    pub(crate) weight_versions: Option<Value>,
 }
 
 /// Reads them; the order of `details` is the order of judgement.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     details: &[Detail],
     body: &[u8],
     completion: usize,
@@ -110,7 +110,7 @@ pub(super) fn resolve(
                 }
             }
             (Role::WeightVersions, value) => {
-                spans::check(&value, completion).map_err(|(i, mut error)| {
+                weight_spans::check(&value, completion).map_err(|(i, mut error)| {
                     error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
                     error.under(&format!("{}[{i}]", paths.text(detail.place)))
                 })?;

@@ -3,21 +3,23 @@
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
 
-use super::answer::PromptChannels;
-use super::decoded::{Prompt, PromptLogprobs, TopLogprobs};
-use super::evidence::{first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob};
-use super::list;
 use super::locate::{Step, locate};
-use super::options::{MissingLogprob, Options};
-use super::prompt::{self, PromptEntries};
-use super::resolve::Paths;
-use super::top::TopRows;
+use crate::wire::answer::Paths;
+use crate::wire::answer::PromptChannels;
+use crate::wire::decoded::{Prompt, PromptLogprobs, TopLogprobs};
+use crate::wire::options::{MissingLogprob, Options};
+use crate::wire::read::ids;
+use crate::wire::read::maps::{self, PromptEntries};
+use crate::wire::read::triples::{TopRows, Triples};
+use crate::wire::sentinel::{
+    first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
+};
 
 /// What `sources` says of prompt logprobs that cannot be looked up.
 const LEFT_OUT: &str = "left out: needs prompt_token_ids";
 
 /// Judges the prompt's channels.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     channels: PromptChannels,
     body: &[u8],
     options: &Options<'_>,
@@ -30,7 +32,7 @@ pub(super) fn resolve(
         .find(|channel| channel.field.is_present());
     if let Some(channel) = echo {
         let path = paths.text(channel.place);
-        if let Some((at, echo)) = channel.field.take::<list::Ids>(body) {
+        if let Some((at, echo)) = channel.field.take::<ids::Ids>(body) {
             let echo = echo.map_err(|error| error.under(&path))?;
             if let Some(passed) = options.prompt_token_ids {
                 same(passed, echo.as_slice(), &path, at)?;
@@ -53,7 +55,7 @@ pub(super) fn resolve(
             return Ok(prompt);
         };
         let path = paths.text(channel.place);
-        if let Some((at, entries)) = channel.field.take::<prompt::PromptEntries>(body) {
+        if let Some((at, entries)) = channel.field.take::<maps::PromptEntries>(body) {
             let entries = entries.map_err(|error| error.under(&path))?;
             let lookup = Lookup::new(ids, body, at, &path, options);
             prompt.logprobs = Some(lookup.maps(entries)?);
@@ -72,7 +74,7 @@ pub(super) fn resolve(
         None => Ok(()),
     };
     let path = paths.text(channels.triples.place);
-    if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
+    if let Some((at, triples)) = channels.triples.field.take::<Triples>(body) {
         // SGLang sends an empty list where no prompt logprobs were asked for.
         if triples.as_ref().is_ok_and(|triples| triples.ids.is_empty()) {
             none()?;
@@ -323,7 +325,7 @@ impl<'a> Lookup<'a> {
     /// `from` is the position of the first triple.
     fn triples(
         &self,
-        triples: list::Triples,
+        triples: Triples,
         from: usize,
         beside: Option<Beside>,
     ) -> Result<PromptLogprobs> {
@@ -371,7 +373,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries, in the memory that they were read into.
-    fn alone(&self, mut triples: list::Triples, from: usize) -> Result<TopLogprobs> {
+    fn alone(&self, mut triples: Triples, from: usize) -> Result<TopLogprobs> {
         let mut offsets = self.offsets(from)?;
         let (ids, values) = (triples.ids.as_mut_slice(), triples.logprobs.as_mut_slice());
         let mut kept = 0;
@@ -393,7 +395,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries and those beside them.
-    fn joined(&self, triples: &list::Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
+    fn joined(&self, triples: &Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
         let mut top = TopLogprobs {
             token_ids: Buffer::new(),
             logprobs: Buffer::new(),

@@ -3,27 +3,27 @@
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
-use super::answer::{Detail, Place, Role};
-use super::resolve::Paths;
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Detail, Place, Role};
 
 /// How many tokens a server says there were.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Count {
-    pub(super) tokens: i128,
+pub(crate) struct Count {
+    pub(crate) tokens: i128,
     place: Place,
     at: usize,
 }
 
 /// The counts of one answer; None where the server has none.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
-    pub(super) prompt: Option<Count>,
+pub(crate) struct Counts {
+    pub(crate) prompt: Option<Count>,
     completion: Option<Count>,
 }
 
 impl Counts {
     /// Finds them in the usage that was gathered from `details`.
-    pub(super) fn new(details: &[Detail], usage: Option<&Value>) -> Self {
+    pub(crate) fn new(details: &[Detail], usage: Option<&Value>) -> Self {
         let count = |name: &str, place: &'static str| {
             let Some(Value::Map(members)) = usage else {
                 return None;
@@ -54,7 +54,7 @@ impl Counts {
     }
 
     /// The prompt that the server ran is as long as the one that is known.
-    pub(super) fn check_prompt(&self, known: Option<u64>, paths: &Paths<'_>) -> Result<()> {
+    pub(crate) fn check_prompt(&self, known: Option<u64>, paths: &Paths<'_>) -> Result<()> {
         match (self.prompt, known) {
             (Some(count), Some(known)) if count.tokens != i128::from(known) => Err(count.refused(
                 "prompt_mismatch",
@@ -69,7 +69,7 @@ impl Counts {
     }
 
     /// The server sampled as many tokens as there are ids.
-    pub(super) fn check_completion(&self, ids: usize, paths: &Paths<'_>) -> Result<()> {
+    pub(crate) fn check_completion(&self, ids: usize, paths: &Paths<'_>) -> Result<()> {
         match self.completion {
             Some(count) if count.tokens != ids as i128 => Err(count.refused(
                 "count",
@@ -94,7 +94,7 @@ impl Count {
 
 /// The token ids of a body's answers, as they are decoded one by one.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// The server counts every answer on its own.
     each: bool,
     left: usize,
@@ -103,7 +103,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// For `answers` answers.
-    pub(super) fn new(answers: usize, each: bool) -> Self {
+    pub(crate) fn new(answers: usize, each: bool) -> Self {
         Self {
             each,
             left: answers,
@@ -112,7 +112,7 @@ impl Tally {
     }
 
     /// Adds an answer's ids; the number that the server's count is about, once it is known.
-    pub(super) fn add(&mut self, ids: usize) -> Option<usize> {
+    pub(crate) fn add(&mut self, ids: usize) -> Option<usize> {
         self.left -= 1;
         self.ids += ids;
         match self.each {

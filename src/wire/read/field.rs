@@ -5,7 +5,7 @@ use crate::json::{Cursor, Reader};
 
 /// A channel as the scan left it. null counts as absent.
 #[derive(Debug, Default)]
-pub(super) enum Field<T> {
+pub(crate) enum Field<T> {
     /// Not there, or null.
     #[default]
     Absent,
@@ -27,7 +27,7 @@ pub(super) enum Field<T> {
 
 impl<T> Field<T> {
     /// Reads the value at the cursor now.
-    pub(super) fn now<R: Reader<Value = T>>(cursor: &mut Cursor<'_>) -> Result<Self> {
+    pub(crate) fn now<R: Reader<Value = T>>(cursor: &mut Cursor<'_>) -> Result<Self> {
         if cursor.null()? {
             return Ok(Field::Absent);
         }
@@ -37,7 +37,7 @@ impl<T> Field<T> {
     }
 
     /// Validates the value at the cursor and remembers where it is.
-    pub(super) fn later(cursor: &mut Cursor<'_>) -> Result<Self> {
+    pub(crate) fn later(cursor: &mut Cursor<'_>) -> Result<Self> {
         if cursor.null()? {
             return Ok(Field::Absent);
         }
@@ -47,12 +47,12 @@ impl<T> Field<T> {
     }
 
     /// Whether there is something to take.
-    pub(super) fn is_present(&self) -> bool {
+    pub(crate) fn is_present(&self) -> bool {
         !matches!(self, Field::Absent)
     }
 
     /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
-    pub(super) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
+    pub(crate) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
         match self {
             Field::Absent => None,
             Field::Read { at, value } => Some((at, value)),
@@ -67,14 +67,14 @@ impl<T> Field<T> {
 
 /// The text of a small value, for simd-json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: usize,
-    pub(super) end: usize,
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 impl Span {
     /// Validates the value at the cursor; None for null.
-    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Option<Self>> {
+    pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Option<Self>> {
         if cursor.null()? {
             return Ok(None);
         }

@@ -7,7 +7,7 @@ use crate::json::{Cursor, Kind, Text};
 
 /// What a structural value turned out to be. null counts as absent.
 #[derive(Debug, Default)]
-pub(super) enum Part<T> {
+pub(crate) enum Part<T> {
     #[default]
     Absent,
     /// There, but not of the type it must have.
@@ -17,7 +17,7 @@ pub(super) enum Part<T> {
 
 impl<T> Part<T> {
     /// The part, if it is there; fails if it is of the wrong type.
-    pub(super) fn get(self) -> Result<Option<T>> {
+    pub(crate) fn get(self) -> Result<Option<T>> {
         match self {
             Part::Absent => Ok(None),
             Part::Wrong(error) => Err(error),
@@ -31,21 +31,21 @@ const LONGEST_NAME: usize = "output_token_sampling_mask".len();
 
 /// One pass over a body.
 #[derive(Debug)]
-pub(super) struct Walk<'a> {
-    pub(super) body: &'a [u8],
+pub(crate) struct Walk<'a> {
+    pub(crate) body: &'a [u8],
     /// The first repeated key; judged once the syntax of the whole body has been.
-    pub(super) repeated: Option<Error>,
+    pub(crate) repeated: Option<Error>,
     /// Look at routed experts only for their presence.
-    pub(super) skip_experts: bool,
+    pub(crate) skip_experts: bool,
     /// How many choices an answer may be made of. What is behind them is refused, and read only for what comes before that.
-    pub(super) answerable: usize,
+    pub(crate) answerable: usize,
     /// Scratch: what a key with escapes says.
-    pub(super) unescaped: Vec<u8>,
+    pub(crate) unescaped: Vec<u8>,
 }
 
 impl<'a> Walk<'a> {
     /// Reads the object at the cursor. `member` gets the names among `names`, once each, and must consume the value; others are skipped.
-    pub(super) fn object(
+    pub(crate) fn object(
         &mut self,
         cursor: &mut Cursor<'a>,
         path: Arguments<'_>,
@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads a value that must be an object (or null).
-    pub(super) fn part<T>(
+    pub(crate) fn part<T>(
         &mut self,
         cursor: &mut Cursor<'a>,
         path: Arguments<'_>,
@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
 
 /// The error of a value of another type than it must have.
 #[cold]
-pub(super) fn wrong_kind(path: Arguments<'_>, at: usize, found: Kind, expected: Kind) -> Error {
+pub(crate) fn wrong_kind(path: Arguments<'_>, at: usize, found: Kind, expected: Kind) -> Error {
     Error::new(
         Class::Malformed,
         "type",
