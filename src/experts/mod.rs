@@ -1,7 +1,7 @@
 //! Routed experts: which experts every token went to, in every layer, as base64 of integers.
 //!
 //! Three containers are in use (an object with its shape beside it, an npy file, bare int32 rows); [`Container`] finds out which one
-//! is there, [`resolve`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
+//! is there, [`decode_rows`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
 
 mod base64;
 mod blob;
@@ -16,5 +16,5 @@ pub(crate) use base64::bench_support;
 #[cfg(feature = "python")]
 pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;
-pub(crate) use rows::{Routed, Target, Values, resolve};
+pub(crate) use rows::{Routed, Target, Values, decode_rows};
 pub(crate) use trim::Sequence;

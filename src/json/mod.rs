@@ -7,6 +7,7 @@
 mod cursor;
 mod decimal_slow;
 mod field;
+mod key;
 mod number;
 mod seek;
 mod simd;
@@ -16,6 +17,7 @@ mod value;
 
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Reader, Stop, misfit};
+pub(crate) use key::KeyLiteral;
 pub(crate) use number::canonical_id;
 pub(crate) use seek::element_offset;
 pub(crate) use string::Text;

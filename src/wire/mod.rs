@@ -3,12 +3,13 @@
 mod answer;
 mod decode;
 mod decoded;
-mod document;
+mod dynamo;
 mod judge;
 pub(crate) mod options;
 mod read;
-mod scan;
 mod sentinel;
+mod sglang;
+mod vllm;
 
 pub(crate) use decode::decode;
 pub(crate) use decoded::{Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};

@@ -3,8 +3,7 @@
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
-use crate::wire::answer::Paths;
-use crate::wire::answer::{Detail, Place, Role};
+use crate::wire::answer::{Detail, Paths, Place, Role, top};
 
 /// How many tokens a server says there were.
 #[derive(Debug, Clone, Copy)]
@@ -36,10 +35,7 @@ impl Counts {
             };
             let (place, at) = details.iter().find_map(|detail| {
                 let place = match detail.role {
-                    Role::Usage => Place {
-                        local: false,
-                        name: place,
-                    },
+                    Role::Usage => top(place),
                     Role::Count(count) if count == name => detail.place,
                     _ => return None,
                 };

@@ -8,7 +8,7 @@ use crate::wire::answer::{Detail, Role};
 use crate::wire::decoded::{Finish, StopReason};
 
 /// Refuses an answer whose engine failed midway: its finish reason is "error".
-pub(crate) fn vouched_for(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
+pub(crate) fn refuse_failed(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
     for detail in details {
         let mut cursor = Cursor::at(body, detail.span.start);
         let failed = match detail.role {
@@ -46,7 +46,7 @@ fn is_error_object(cursor: &mut Cursor<'_>) -> Result<bool> {
 }
 
 /// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
-pub(crate) fn finish(
+pub(crate) fn join_reasons(
     plain: Option<String>,
     detailed: Option<String>,
     stop_reason: Option<StopReason>,
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn reasons() {
         let case = |plain: Option<&str>, detailed: Option<&str>, tells| {
-            let f = finish(plain.map(Into::into), detailed.map(Into::into), None, tells);
+            let f = join_reasons(plain.map(Into::into), detailed.map(Into::into), None, tells);
             (f.reason, f.raw, f.aborted)
         };
         let some = |text: &str| Some(text.to_owned());

@@ -4,30 +4,21 @@ use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, SmallValues, Value, values_and_keys, values_and_keys_at_most};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
-use super::finish::finish;
+use super::finish::join_reasons;
 use super::locate::{Step, locate};
 use super::weight_spans;
 use crate::wire::answer::Paths;
 use crate::wire::answer::{Detail, Role};
-use crate::wire::decoded::{Finish, StopReason};
+use crate::wire::decoded::{Decoded, StopReason};
 
-/// What the small values say.
-#[derive(Debug, Default)]
-pub(crate) struct Details {
-    pub(crate) request_id: Option<String>,
-    pub(crate) usage: Option<Value>,
-    pub(crate) finish: Finish,
-    pub(crate) weight_versions: Option<Value>,
-}
-
-/// Reads them; the order of `details` is the order of judgement.
-pub(crate) fn resolve(
+/// Sets what the small values say in `decoded`; the order of `details` is the order of judgement.
+pub(crate) fn parse_metadata(
     details: &[Detail],
     body: &[u8],
-    completion: usize,
     tells_abort: bool,
     paths: &Paths<'_>,
-) -> Result<Details> {
+    decoded: &mut Decoded,
+) -> Result<()> {
     let mut texts = Vec::with_capacity(details.len());
     let (mut size, mut at_most) = (0, 0);
     let mut problem = None;
@@ -76,13 +67,12 @@ pub(crate) fn resolve(
         (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
         (Ok(values), None) => values,
     };
-    let mut found = Details::default();
     let (mut plain, mut detailed, mut stop_reason) = (None, None, None);
     let mut counts = Vec::new();
     for (detail, value) in details.iter().zip(values) {
         match (detail.role, value) {
-            (Role::RequestId, Value::Text(text)) => found.request_id = Some(text),
-            (Role::Usage, value) => found.usage = Some(value),
+            (Role::RequestId, Value::Text(text)) => decoded.request_id = Some(text),
+            (Role::Usage, value) => decoded.usage = Some(value),
             (Role::Count(name), value) => counts.push((name.to_owned(), value)),
             (Role::FinishReason, Value::Text(text)) => plain = Some(text),
             (Role::DetailedFinishReason, Value::Text(text)) => detailed = Some(text),
@@ -110,25 +100,27 @@ pub(crate) fn resolve(
                 }
             }
             (Role::WeightVersions, value) => {
-                weight_spans::check(&value, completion).map_err(|(i, mut error)| {
-                    error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
-                    error.under(&format!("{}[{i}]", paths.text(detail.place)))
-                })?;
-                found.weight_versions = Some(value);
+                weight_spans::check_tiling(&value, decoded.token_ids.len()).map_err(
+                    |(i, mut error)| {
+                        error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
+                        error.under(&format!("{}[{i}]", paths.text(detail.place)))
+                    },
+                )?;
+                decoded.weight_versions = Some(value);
             }
             (Role::WeightVersion, value) => {
                 // When it was in force is not said.
                 let label = Value::Map(vec![("version".into(), value)]);
-                found.weight_versions = Some(Value::List(vec![label]));
+                decoded.weight_versions = Some(Value::List(vec![label]));
             }
             (Role::RequestId | Role::FinishReason | Role::DetailedFinishReason, _) => {}
         }
     }
     if !counts.is_empty() {
-        found.usage = Some(Value::Map(counts));
+        decoded.usage = Some(Value::Map(counts));
     }
-    found.finish = finish(plain, detailed, stop_reason, tells_abort);
-    Ok(found)
+    decoded.finish = join_reasons(plain, detailed, stop_reason, tells_abort);
+    Ok(())
 }
 
 /// Whether texts have no more values and keys than metadata may have.

@@ -2,10 +2,13 @@
 
 pub(crate) mod counts;
 pub(crate) mod echo;
+pub(crate) mod experts;
 pub(crate) mod finish;
 pub(crate) mod locate;
 pub(crate) mod logprobs;
 pub(crate) mod mask;
 pub(crate) mod metadata;
 pub(crate) mod prompt;
+pub(crate) mod prompt_logprobs;
+pub(crate) mod sampled;
 pub(crate) mod weight_spans;

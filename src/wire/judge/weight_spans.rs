@@ -4,7 +4,7 @@ use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
 /// Judges `[{"version": "a", "start": 0, "end": 3}, …]` of a completion of `tokens` tokens. An error is relative to the list.
-pub(crate) fn check(list: &Value, tokens: usize) -> std::result::Result<(), (usize, Error)> {
+pub(crate) fn check_tiling(list: &Value, tokens: usize) -> std::result::Result<(), (usize, Error)> {
     let Value::List(list) = list else {
         return Ok(());
     };

@@ -5,7 +5,7 @@
 //! `{"token":" a","logprob":-0.1,"token_id":7,"bytes":[32,97],"top_logprobs":[{"token":" a","logprob":-0.1,"bytes":[32,97]}]}`.
 
 use crate::error::{Class, Error};
-use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
+use crate::json::{Cursor, KeyLiteral, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::ids::{Read, elements, id, number, one_more};
@@ -446,90 +446,38 @@ enum Key {
     Other,
 }
 
-/// A key with its quotes and colon, compared as one integer.
-struct Literal {
-    word: u128,
-    mask: u128,
-    len: usize,
-}
-
-impl Literal {
-    const fn new(text: &[u8]) -> Self {
-        let mut word = 0u128;
-        let mut i = 0;
-        while i < text.len() {
-            word |= (text[i] as u128) << (8 * i);
-            i += 1;
-        }
-        let mask = if text.len() == 16 {
-            u128::MAX
-        } else {
-            (1 << (8 * text.len())) - 1
-        };
-        Self {
-            word,
-            mask,
-            len: text.len(),
-        }
-    }
-
-    #[inline(always)]
-    fn starts(&self, word: u128) -> bool {
-        word & self.mask == self.word
-    }
-}
-
-const TOKEN: Literal = Literal::new(b"\"token\":");
-const TOKEN_ID: Literal = Literal::new(b"\"token_id\":");
-const LOGPROB: Literal = Literal::new(b"\"logprob\":");
-const TOP_LOGPROBS: Literal = Literal::new(b"\"top_logprobs\":");
-const BYTES: Literal = Literal::new(b"\"bytes\":");
-const RANK: Literal = Literal::new(b"\"rank\":");
+/// The usual spellings, the most frequent first.
+const KEYS: [(KeyLiteral, Key); 6] = [
+    (KeyLiteral::new(b"\"logprob\":"), Key::Logprob),
+    (KeyLiteral::new(b"\"token\":"), Key::Token),
+    (KeyLiteral::new(b"\"bytes\":"), Key::Other),
+    (KeyLiteral::new(b"\"token_id\":"), Key::TokenId),
+    (KeyLiteral::new(b"\"rank\":"), Key::Other),
+    (KeyLiteral::new(b"\"top_logprobs\":"), Key::TopLogprobs),
+];
 
 impl Key {
     /// Reads a key, its colon and the white space behind it.
     #[inline(always)]
     fn read<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
-        if let Some(chunk) = cursor.chunk::<16>() {
-            let word = u128::from_le_bytes(*chunk);
-            let known = if LOGPROB.starts(word) {
-                Some((Key::Logprob, &LOGPROB))
-            } else if TOKEN.starts(word) {
-                Some((Key::Token, &TOKEN))
-            } else if BYTES.starts(word) {
-                Some((Key::Other, &BYTES))
-            } else if TOKEN_ID.starts(word) {
-                Some((Key::TokenId, &TOKEN_ID))
-            } else if RANK.starts(word) {
-                Some((Key::Other, &RANK))
-            } else if !TOP && TOP_LOGPROBS.starts(word) {
-                Some((Key::TopLogprobs, &TOP_LOGPROBS))
-            } else {
-                None
-            };
-            if let Some((key, literal)) = known {
-                cursor.pos += literal.len;
-                cursor.space();
-                return Ok(key);
-            }
-        }
-        Self::read_any::<TOP>(cursor)
+        let key = match cursor.known_key(&KEYS) {
+            Some(key) => key,
+            None => Self::read_any(cursor)?,
+        };
+        Ok(match key {
+            Key::TopLogprobs if TOP => Key::Other,
+            key => key,
+        })
     }
 
-    /// The same for any spelling: escapes, white space, other keys, the end of the body.
     #[cold]
-    fn read_any<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let text = cursor.string()?;
-        if cursor.peek() != Some(b':') {
-            return Err(Stop::Syntax);
-        }
-        cursor.pos += 1;
-        cursor.space();
-        Ok(match text.short(TOP_LOGPROBS.len).as_deref() {
+    fn read_any(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let text = cursor.any_key()?;
+        Ok(match text.short("top_logprobs".len()).as_deref() {
             Some(b"token") => Key::Token,
             Some(b"token_id") => Key::TokenId,
             Some(b"logprob") => Key::Logprob,
-            Some(b"top_logprobs") if !TOP => Key::TopLogprobs,
+            Some(b"top_logprobs") => Key::TopLogprobs,
             _ => Key::Other,
         })
     }

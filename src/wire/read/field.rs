@@ -1,9 +1,12 @@
-//! A value of the document that one role of the answer may come from.
+//! The members of a wire's objects: read at once, kept for later, or kept as a span.
 
 use crate::error::Result;
+use crate::experts::Container;
 use crate::json::{Cursor, Reader};
 
-/// A channel as the scan left it. null counts as absent.
+use super::walk::{Fields, Part, Path, Walk};
+
+/// A channel as the walk left it. null counts as absent.
 #[derive(Debug, Default)]
 pub(crate) enum Field<T> {
     /// Not there, or null.
@@ -16,7 +19,7 @@ pub(crate) enum Field<T> {
         /// What the reader made of it; the path of an error is relative to the field.
         value: Result<T>,
     },
-    /// There and validated, but read only if nothing better is: most answers carry one channel, some the same data three times.
+    /// There, with valid syntax, and read only if no better channel is there: some answers carry the same data three times.
     Later {
         /// Offset of the value.
         at: usize,
@@ -26,26 +29,6 @@ pub(crate) enum Field<T> {
 }
 
 impl<T> Field<T> {
-    /// Reads the value at the cursor now.
-    pub(crate) fn now<R: Reader<Value = T>>(cursor: &mut Cursor<'_>) -> Result<Self> {
-        if cursor.null()? {
-            return Ok(Field::Absent);
-        }
-        let at = cursor.pos;
-        let value = cursor.field::<R>()?;
-        Ok(Field::Read { at, value })
-    }
-
-    /// Validates the value at the cursor and remembers where it is.
-    pub(crate) fn later(cursor: &mut Cursor<'_>) -> Result<Self> {
-        if cursor.null()? {
-            return Ok(Field::Absent);
-        }
-        let (at, max_tokens) = (cursor.pos, cursor.max_tokens());
-        cursor.skip_value()?;
-        Ok(Field::Later { at, max_tokens })
-    }
-
     /// Whether there is something to take.
     pub(crate) fn is_present(&self) -> bool {
         !matches!(self, Field::Absent)
@@ -65,7 +48,7 @@ impl<T> Field<T> {
     }
 }
 
-/// The text of a small value, for simd-json.
+/// The bytes of a small value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) start: usize,
@@ -85,4 +68,84 @@ impl Span {
             end: cursor.pos,
         }))
     }
+}
+
+/// Steps over a value that has no content for an answer: null, or any value of a refused choice.
+#[inline]
+fn skipped(walk: &Walk<'_>, cursor: &mut Cursor<'_>) -> Result<bool> {
+    if walk.refused {
+        cursor.skip_value()?;
+        return Ok(true);
+    }
+    cursor.null()
+}
+
+/// Reads the value with its typed reader.
+pub(crate) fn now<R: Reader>(
+    walk: &mut Walk<'_>,
+    cursor: &mut Cursor<'_>,
+    _: &Path<'_>,
+) -> Result<Field<R::Value>> {
+    if skipped(walk, cursor)? {
+        return Ok(Field::Absent);
+    }
+    let at = cursor.pos;
+    let value = cursor.field::<R>()?;
+    Ok(Field::Read { at, value })
+}
+
+/// Validates the value and remembers where it is.
+pub(crate) fn later<T>(
+    walk: &mut Walk<'_>,
+    cursor: &mut Cursor<'_>,
+    _: &Path<'_>,
+) -> Result<Field<T>> {
+    if skipped(walk, cursor)? {
+        return Ok(Field::Absent);
+    }
+    let (at, max_tokens) = (cursor.pos, cursor.max_tokens());
+    cursor.skip_value()?;
+    Ok(Field::Later { at, max_tokens })
+}
+
+/// Validates a small value.
+pub(crate) fn span(
+    walk: &mut Walk<'_>,
+    cursor: &mut Cursor<'_>,
+    _: &Path<'_>,
+) -> Result<Option<Span>> {
+    if skipped(walk, cursor)? {
+        return Ok(None);
+    }
+    Span::read(cursor)
+}
+
+/// Validates the value; its offset.
+pub(crate) fn offset(
+    walk: &mut Walk<'_>,
+    cursor: &mut Cursor<'_>,
+    path: &Path<'_>,
+) -> Result<Option<usize>> {
+    Ok(span(walk, cursor, path)?.map(|span| span.start))
+}
+
+/// Reads routed experts up to their text.
+pub(crate) fn experts(
+    walk: &mut Walk<'_>,
+    cursor: &mut Cursor<'_>,
+    _: &Path<'_>,
+) -> Result<Option<Container>> {
+    if skipped(walk, cursor)? {
+        return Ok(None);
+    }
+    Container::read(cursor, walk.skip_experts).map(Some)
+}
+
+/// Reads an object of the wire.
+pub(crate) fn part<'a, T: Fields>(
+    walk: &mut Walk<'a>,
+    cursor: &mut Cursor<'a>,
+    path: &Path<'_>,
+) -> Result<Part<T>> {
+    walk.part(cursor, path, T::NAMES)
 }

@@ -110,7 +110,7 @@ fn key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
 
 #[cold]
 fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
-    let text = cursor.string()?;
+    let text = cursor.any_key()?;
     let Some(id) = text
         .short("2147483647".len())
         .and_then(|bytes| canonical_id(&bytes))
@@ -124,11 +124,6 @@ fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
         )
         .into());
     };
-    if cursor.peek() != Some(b':') {
-        return Err(Stop::Syntax);
-    }
-    cursor.pos += 1;
-    cursor.space();
     Ok(id)
 }
 
@@ -185,11 +180,5 @@ fn is_logprob(cursor: &mut Cursor<'_>) -> Read<bool> {
         cursor.space();
         return Ok(known);
     }
-    let text = cursor.string()?;
-    if cursor.peek() != Some(b':') {
-        return Err(Stop::Syntax);
-    }
-    cursor.pos += 1;
-    cursor.space();
-    Ok(text.is(b"logprob"))
+    Ok(cursor.any_key()?.is(b"logprob"))
 }

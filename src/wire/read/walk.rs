@@ -1,9 +1,11 @@
-//! Walking the structural objects of a body: known keys, repeated keys, wrong types.
+//! Reads the objects that have named members: wanted keys, repeated keys, values of a wrong type.
 
-use std::fmt::Arguments;
+use std::fmt;
 
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind, Text};
+use crate::limits::MAX_CHOICES;
+use crate::wire::options::{ExpertsMode, Options, Wire};
 
 /// What a structural value turned out to be. null counts as absent.
 #[derive(Debug, Default)]
@@ -24,35 +26,126 @@ impl<T> Part<T> {
             Part::Here(value) => Ok(Some(value)),
         }
     }
+
+    /// The error of a part of a wrong type; the part is absent afterwards.
+    pub(crate) fn take_wrong(&mut self) -> Option<Error> {
+        match std::mem::take(self) {
+            Part::Wrong(error) => Some(error),
+            part => {
+                *self = part;
+                None
+            }
+        }
+    }
 }
 
-/// The longest name that any wire has.
-const LONGEST_NAME: usize = "output_token_sampling_mask".len();
+/// Where a value stands in the body; written out only for an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Path<'p> {
+    Top,
+    Key(&'p Path<'p>, &'static str),
+    Index(&'p Path<'p>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Top => Ok(()),
+            Path::Key(Path::Top, key) => f.write_str(key),
+            Path::Key(outer, key) => write!(f, "{outer}.{key}"),
+            Path::Index(outer, index) => write!(f, "{outer}[{index}]"),
+        }
+    }
+}
+
+/// An object of a wire. [`fields!`] writes it from a table.
+pub(crate) trait Fields: Default {
+    /// The keys that are read, as written on the wire.
+    const NAMES: &'static [&'static str];
+
+    /// Reads the value of one of [`NAMES`](Self::NAMES). `path` is that of the value.
+    fn member<'a>(
+        &mut self,
+        walk: &mut Walk<'a>,
+        cursor: &mut Cursor<'a>,
+        path: &Path<'_>,
+        name: &'static str,
+    ) -> Result<()>;
+}
+
+/// Declares an object of a wire: `key: type = reader,` for each member that is read. The field has the name of the key.
+///
+/// A reader takes the walk, the cursor at the value and the value's path, and consumes the value.
+macro_rules! fields {
+    ($(#[$doc:meta])* $name:ident { $($(#[$note:meta])* $key:ident: $type:ty = $read:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        struct $name { $($(#[$note])* $key: $type,)* }
+
+        impl $crate::wire::read::walk::Fields for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn member<'a>(
+                &mut self,
+                walk: &mut $crate::wire::read::walk::Walk<'a>,
+                cursor: &mut $crate::json::Cursor<'a>,
+                path: &$crate::wire::read::walk::Path<'_>,
+                name: &'static str,
+            ) -> $crate::error::Result<()> {
+                match name {
+                    $(stringify!($key) => self.$key = $read(walk, cursor, path)?,)*
+                    _ => unreachable!("{name}"),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use fields;
+
+/// The longest key that a wire may name: [`Walk::object`] keeps a bit for each length.
+const LONGEST_NAME: usize = 31;
 
 /// One pass over a body.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     pub(crate) body: &'a [u8],
-    /// The first repeated key; judged once the syntax of the whole body has been.
+    pub(crate) wire: Wire,
+    /// The first repeated key; reported once the syntax of the whole body is known to be right.
     pub(crate) repeated: Option<Error>,
     /// Look at routed experts only for their presence.
     pub(crate) skip_experts: bool,
-    /// How many choices an answer may be made of. What is behind them is refused, and read only for what comes before that.
+    /// How many choices may become answers. Those behind them are refused.
     pub(crate) answerable: usize,
-    /// Scratch: what a key with escapes says.
-    pub(crate) unescaped: Vec<u8>,
+    /// The walk is in a refused choice: its keys and structural types are judged, its values skipped.
+    pub(crate) refused: bool,
+    /// Scratch: a key with its escapes resolved.
+    unescaped: Vec<u8>,
 }
 
 impl<'a> Walk<'a> {
-    /// Reads the object at the cursor. `member` gets the names among `names`, once each, and must consume the value; others are skipped.
+    /// A walk over a body of which every choice becomes an answer with `several`, else the first.
+    pub(crate) fn new(body: &'a [u8], options: &Options<'_>, several: bool) -> Self {
+        Self {
+            body,
+            wire: options.wire,
+            repeated: None,
+            skip_experts: options.experts == ExpertsMode::Skip,
+            answerable: if several { MAX_CHOICES } else { 1 },
+            refused: false,
+            unescaped: Vec::new(),
+        }
+    }
+
+    /// Reads the object at the cursor. `member` gets the names among `names`, once each, and must consume the value;
+    /// others are skipped.
     pub(crate) fn object(
         &mut self,
         cursor: &mut Cursor<'a>,
-        path: Arguments<'_>,
+        path: &Path<'_>,
         names: &[&'static str],
         mut member: impl FnMut(&mut Self, &mut Cursor<'a>, &'static str) -> Result<()>,
     ) -> Result<()> {
-        const { assert!(LONGEST_NAME < 32) };
         debug_assert!(names.len() <= 32);
         debug_assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
         let mut seen = 0u32;
@@ -92,7 +185,7 @@ impl<'a> Walk<'a> {
             }
             text = &self.unescaped;
         }
-        // Most of what nobody reads is told by its length.
+        // The length rules out most other keys.
         if text.len() > LONGEST_NAME || lengths >> text.len() & 1 == 0 {
             return None;
         }
@@ -100,11 +193,27 @@ impl<'a> Walk<'a> {
         names.iter().position(is)
     }
 
-    /// Reads a value that must be an object (or null).
-    pub(crate) fn part<T>(
+    /// Reads a value that must be an object (or null), of which `names` are read.
+    pub(crate) fn part<T: Fields>(
         &mut self,
         cursor: &mut Cursor<'a>,
-        path: Arguments<'_>,
+        path: &Path<'_>,
+        names: &[&'static str],
+    ) -> Result<Part<T>> {
+        self.of_kind(cursor, path, Kind::Object, |walk, cursor| {
+            let mut part = T::default();
+            walk.object(cursor, path, names, |walk, cursor, name| {
+                part.member(walk, cursor, &Path::Key(path, name), name)
+            })?;
+            Ok(part)
+        })
+    }
+
+    /// Reads a value that must be of a kind (or null).
+    pub(crate) fn of_kind<T>(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        path: &Path<'_>,
         kind: Kind,
         read: impl FnOnce(&mut Self, &mut Cursor<'a>) -> Result<T>,
     ) -> Result<Part<T>> {
@@ -124,7 +233,7 @@ impl<'a> Walk<'a> {
 
 /// The error of a value of another type than it must have.
 #[cold]
-pub(crate) fn wrong_kind(path: Arguments<'_>, at: usize, found: Kind, expected: Kind) -> Error {
+pub(crate) fn wrong_kind(path: &Path<'_>, at: usize, found: Kind, expected: Kind) -> Error {
     Error::new(
         Class::Malformed,
         "type",
