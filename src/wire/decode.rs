@@ -15,9 +15,9 @@ use super::judge::logprobs::choose_logprobs;
 use super::judge::mask::check_mask;
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
-use super::options::{Options, Wire};
 use super::read::ids::Ids;
 use super::{dynamo, sglang, vllm};
+use crate::options::{Options, Wire};
 
 /// Decodes a body: every choice by index with `several`, else the only one.
 pub(crate) fn decode(

@@ -9,7 +9,6 @@ use super::answer::{
     Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role,
     details, local, top,
 };
-use super::options::{Options, Wire};
 use super::read::choices::{Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
 use super::read::entries::Content;
@@ -17,6 +16,7 @@ use super::read::field::{Field, Span, experts, later, now, offset, part, span};
 use super::read::ids::{IdLists, Ids, Numbers};
 use super::read::maps::PromptEntries;
 use super::read::walk::{Fields, Part, Path, Walk, fields};
+use crate::options::{Options, Wire};
 
 fields! {
     /// The top level.

@@ -1,15 +1,18 @@
 //! The wires: the only place that knows field names.
+//!
+//! One file for each server ([`vllm`], [`dynamo`], [`sglang`]) names the keys that it writes and ranks the channels that
+//! may fill a role of the [`answer`](answer::Answer). [`read`] turns the bytes of a value into columns, [`judge`] compares
+//! the columns with each other, and [`decode`] calls both in the order of `docs/design.md`.
 
 mod answer;
 mod decode;
 mod decoded;
 mod dynamo;
 mod judge;
-pub(crate) mod options;
 mod read;
 mod sentinel;
 mod sglang;
 mod vllm;
 
 pub(crate) use decode::decode;
-pub(crate) use decoded::{Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
+pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};

@@ -9,13 +9,13 @@ use crate::memory::Buffer;
 use super::answer::{
     Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details, local,
 };
-use super::options::Options;
 use super::read::choices::{ASK_FOR_ALL, missing, nothing_repeated, several_choices, too_many};
 use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{IdLists, Ids};
 use super::read::triples::{TopRows, Triples};
 use super::read::walk::{Fields, Part, Path, Walk, fields, wrong_kind};
+use crate::options::Options;
 
 fields! {
     /// One answer.

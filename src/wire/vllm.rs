@@ -9,7 +9,6 @@ use super::answer::{
     Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details,
     local, top,
 };
-use super::options::{Options, Wire};
 use super::read::choices::{ASK_FOR_ALL, Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
 use super::read::entries::Content;
@@ -17,6 +16,7 @@ use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{IdLists, Ids};
 use super::read::maps::PromptEntries;
 use super::read::walk::{Fields, Part, fields};
+use crate::options::{Options, Wire};
 
 fields! {
     /// The top level.

@@ -2,8 +2,8 @@
 
 use crate::error::{Class, Error, Result};
 use crate::experts::{Routed, Sequence, Target, decode_rows};
+use crate::options::{ExpertsMode, Options};
 use crate::wire::answer::{ExpertChannels, Paths};
-use crate::wire::options::{ExpertsMode, Options};
 
 /// The rows that are wanted, and what `sources` says of them.
 pub(crate) fn choose_experts(

@@ -2,9 +2,9 @@
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
+use crate::options::Options;
 use crate::wire::answer::{LogprobChannels, Paths, first};
 use crate::wire::decoded::TopLogprobs;
-use crate::wire::options::Options;
 use crate::wire::read::entries::Content;
 use crate::wire::read::ids::Numbers;
 use crate::wire::read::triples::{TopRows, Triples};

@@ -2,9 +2,9 @@
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
+use crate::options::Options;
 use crate::wire::answer::{Paths, PromptChannels, first};
 use crate::wire::decoded::Prompt;
-use crate::wire::options::Options;
 use crate::wire::read::ids::Ids;
 use crate::wire::read::maps::PromptEntries;
 use crate::wire::read::triples::{TopRows, Triples};

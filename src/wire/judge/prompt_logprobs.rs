@@ -2,8 +2,8 @@
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
+use crate::options::{MissingLogprob, Options};
 use crate::wire::decoded::{PromptLogprobs, TopLogprobs};
-use crate::wire::options::{MissingLogprob, Options};
 use crate::wire::read::maps::PromptEntries;
 use crate::wire::read::triples::{TopRows, Triples};
 use crate::wire::sentinel::{

@@ -3,8 +3,8 @@
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
 use crate::memory::Buffer;
+use crate::options::MissingLogprob;
 use crate::wire::decoded::TopLogprobs;
-use crate::wire::options::MissingLogprob;
 use crate::wire::read::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
 use crate::wire::read::triples::{TopRows, Triples};
 use crate::wire::sentinel::{

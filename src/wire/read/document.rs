@@ -2,7 +2,7 @@
 
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind};
-use crate::wire::options::{Options, Wire};
+use crate::options::{Options, Wire};
 
 use super::server_error::ServerError;
 use super::walk::{Fields, Path, Walk, wrong_kind};

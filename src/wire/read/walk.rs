@@ -5,7 +5,7 @@ use std::fmt;
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind, Text};
 use crate::limits::MAX_CHOICES;
-use crate::wire::options::{ExpertsMode, Options, Wire};
+use crate::options::{ExpertsMode, Options, Wire};
 
 /// What a structural value turned out to be. null counts as absent.
 #[derive(Debug, Default)]
