@@ -29,7 +29,7 @@ impl KeyLiteral {
 }
 
 impl<'a> Cursor<'a> {
-    /// Steps over a key, its colon and the white space behind it, if it is one of `keys`. Returns what the list pairs it
+    /// Steps over a key, its colon and the white space after it, if it is one of `keys`. Returns what the list pairs it
     /// with; None, and the cursor in place, for any other spelling and near the end of the body.
     #[inline(always)]
     pub(crate) fn known_key<K: Copy, const N: usize>(
@@ -47,7 +47,7 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Reads a key of any spelling, its colon and the white space behind it; `pos` is at the opening quote.
+    /// Reads a key of any spelling, its colon and the white space after it; `pos` is at the opening quote.
     #[inline]
     pub(crate) fn any_key(&mut self) -> Result<Text<'a>, Stop> {
         let key = self.string()?;

@@ -1,4 +1,4 @@
-//! From channels to completions, in the order that `docs/design.md` sets.
+//! The order of judgement: from channels to completions, as `docs/design.md` sets it.
 
 use std::sync::Arc;
 

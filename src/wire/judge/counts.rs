@@ -1,4 +1,4 @@
-//! Step (e), behind the small values: the server's own counts, held against the prompt and the token ids.
+//! Step (e), last part: compares the server's own counts with the prompt and the token ids.
 
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
@@ -49,7 +49,7 @@ impl Counts {
         }
     }
 
-    /// The prompt that the server ran is as long as the one that is known.
+    /// Fails if the server ran a prompt of another length than the known one.
     pub(crate) fn check_prompt(&self, known: Option<u64>, paths: &Paths<'_>) -> Result<()> {
         match (self.prompt, known) {
             (Some(count), Some(known)) if count.tokens != i128::from(known) => Err(count.refused(
@@ -64,7 +64,7 @@ impl Counts {
         }
     }
 
-    /// The server sampled as many tokens as there are ids.
+    /// Fails if the server sampled another number of tokens than there are ids.
     pub(crate) fn check_completion(&self, ids: usize, paths: &Paths<'_>) -> Result<()> {
         match self.completion {
             Some(count) if count.tokens != ids as i128 => Err(count.refused(
@@ -107,7 +107,7 @@ impl Tally {
         }
     }
 
-    /// Adds an answer's ids; the number that the server's count is about, once it is known.
+    /// Adds an answer's ids. Returns the number to compare with the server's count, once it is known.
     pub(crate) fn add(&mut self, ids: usize) -> Option<usize> {
         self.left -= 1;
         self.ids += ids;

@@ -1,12 +1,11 @@
-//! What names the tokens beside the channel that was chosen: it contradicts only where it has an entry for every token.
+//! A second list of tokens beside the chosen channel. It is compared only if it has an entry for every token.
 
 use crate::error::{Class, Result};
 use crate::json::Cursor;
-
 use crate::wire::read::entries::{Content, UNNAMED, named_by};
 use crate::wire::read::field::Span;
 
-/// What was read, or why it is left out.
+/// The list, or why it is left out.
 type Echo<T> = std::result::Result<T, String>;
 
 /// The entries of a `content` that was not chosen.

@@ -1,4 +1,4 @@
-//! Step (g): routed experts, held against the tokens that they belong to.
+//! Step (g): routed experts of the tokens.
 
 use crate::error::{Class, Error, Result};
 use crate::experts::{Routed, Sequence, Target, decode_rows};

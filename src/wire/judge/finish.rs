@@ -7,7 +7,7 @@ use crate::wire::answer::Paths;
 use crate::wire::answer::{Detail, Role};
 use crate::wire::decoded::{Finish, StopReason};
 
-/// Refuses an answer whose engine failed midway: its finish reason is "error".
+/// Fails if the engine failed during the generation: its finish reason is "error".
 pub(crate) fn refuse_failed(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
     for detail in details {
         let mut cursor = Cursor::at(body, detail.span.start);
@@ -45,7 +45,7 @@ fn is_error_object(cursor: &mut Cursor<'_>) -> Result<bool> {
     Ok(first == Some(true))
 }
 
-/// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
+/// The finish reason in one vocabulary. `detailed` is Dynamo's and takes precedence; `tells`: this wire shows aborts without it.
 pub(crate) fn join_reasons(
     plain: Option<String>,
     detailed: Option<String>,
@@ -73,7 +73,7 @@ pub(crate) fn join_reasons(
     }
 }
 
-/// Every spelling of a completion that did not end by itself (vLLM and SGLang `abort`, Dynamo `cancelled`).
+/// Whether the completion was cut off (vLLM and SGLang `abort`, Dynamo `cancelled`).
 fn is_abort(reason: &str) -> bool {
     matches!(reason, "abort" | "aborted" | "cancelled" | "canceled")
 }

@@ -1,4 +1,4 @@
-//! Finding a value again, for the message of an error. Columns do not keep the offsets of what they hold.
+//! Finds the offset of a value again, for an error: columns keep no offsets.
 
 use crate::json::{Cursor, Kind, element_offset};
 
@@ -9,7 +9,7 @@ pub(crate) enum Step<'s> {
     Key(&'s str),
 }
 
-/// The offset of the value behind `steps`, from the validated value at `at`.
+/// The offset of the value that `steps` lead to from the valid value at `at`.
 pub(crate) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
     let mut found = Some(at);
     for step in steps {

@@ -1,4 +1,4 @@
-//! Step (f): the ids that survived at every position. The sampled token is among them.
+//! Step (f): the ids that could be sampled at every position, which include the one that was.
 
 use crate::error::{Class, Error, Result};
 
@@ -7,8 +7,7 @@ use crate::wire::answer::{Channel, Paths};
 use crate::wire::decoded::{Decoded, SamplingMask};
 use crate::wire::read::ids::IdLists;
 
-/// Sets the mask of `decoded` if there is one; every row holds the id that was sampled at its position. Returns the entry
-/// of `sources`.
+/// Reads the mask into `decoded`, if there is one. Fails if a row lacks the sampled id. Returns the entry of `sources`.
 pub(crate) fn check_mask(
     channel: Channel<IdLists>,
     body: &[u8],

@@ -1,4 +1,4 @@
-//! Step (e): small values, read together by simd-json.
+//! Step (e), first part: small values, parsed together by simd-json.
 
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, SmallValues, Value, values_and_keys, values_and_keys_at_most};
@@ -11,7 +11,7 @@ use crate::wire::answer::Paths;
 use crate::wire::answer::{Detail, Role};
 use crate::wire::decoded::{Decoded, StopReason};
 
-/// Sets what the small values say in `decoded`; the order of `details` is the order of judgement.
+/// Parses the small values into `decoded`. The first error in the order of `details` is reported.
 pub(crate) fn parse_metadata(
     details: &[Detail],
     body: &[u8],
@@ -62,7 +62,7 @@ pub(crate) fn parse_metadata(
             "a number or a string in it cannot be represented".into(),
         )
     });
-    // An unrepresentable value in front of the first other problem comes first.
+    // An unrepresentable value that comes before the first other problem is reported instead of it.
     let values = match (values, problem) {
         (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
         (Ok(values), None) => values,
@@ -109,7 +109,7 @@ pub(crate) fn parse_metadata(
                 decoded.weight_versions = Some(value);
             }
             (Role::WeightVersion, value) => {
-                // When it was in force is not said.
+                // The server does not say which tokens it sampled.
                 let label = Value::Map(vec![("version".into(), value)]);
                 decoded.weight_versions = Some(Value::List(vec![label]));
             }

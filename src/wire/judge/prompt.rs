@@ -1,4 +1,4 @@
-//! Step (d): the echoed prompt, and log-probabilities looked up by the prompt's own ids.
+//! Step (d): the echoed prompt, and the choice of the channel of its log-probabilities.
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
@@ -11,10 +11,10 @@ use crate::wire::read::triples::{TopRows, Triples};
 
 use super::prompt_logprobs::Lookup;
 
-/// What `sources` says of prompt logprobs that cannot be looked up.
+/// The entry of `sources` for prompt logprobs without ids to look them up.
 const LEFT_OUT: &str = "left out: needs prompt_token_ids";
 
-/// Judges the prompt's channels.
+/// Reads the prompt from the first channels that are there.
 pub(crate) fn choose_prompt(
     channels: PromptChannels,
     body: &[u8],
@@ -90,7 +90,7 @@ pub(crate) fn choose_prompt(
     Ok(prompt)
 }
 
-/// The prompt that was sent is the prompt that was run.
+/// Fails if the server ran another prompt than was passed.
 fn same(passed: &[i32], echo: &[i32], path: &str, at: usize) -> Result<()> {
     if passed == echo {
         return Ok(());
@@ -125,7 +125,7 @@ fn same(passed: &[i32], echo: &[i32], path: &str, at: usize) -> Result<()> {
     )
 }
 
-/// The prompt that was run is as long as the caller says.
+/// Fails if the server ran a prompt of another length than `prompt_len`.
 fn as_long(prompt_len: Option<u64>, echo: usize, path: &str, at: usize) -> Result<()> {
     match prompt_len {
         Some(len) if len != echo as u64 => Err(Error::new(

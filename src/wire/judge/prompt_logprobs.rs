@@ -41,7 +41,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// The position of the first of `found` triples. SGLang lists the positions that it was asked for, and one before them.
+    /// The position of the first of `found` triples. SGLang lists the positions that were asked for, and the one before them.
     pub(crate) fn listed_from(&self, found: usize) -> Result<usize> {
         let first = self.start.saturating_sub(1);
         if found == self.ids.len() - first {
@@ -67,7 +67,7 @@ impl<'a> Lookup<'a> {
         ))
     }
 
-    /// Alternatives: a row for each of the `expected` triples, or none at all.
+    /// The alternatives, of which there is a row for each of the `expected` triples, or none.
     pub(crate) fn beside(
         &self,
         rows: TopRows,
@@ -88,7 +88,7 @@ impl<'a> Lookup<'a> {
         ))
     }
 
-    /// The value of position `i`, NaN where it is no evidence and may be, unless it is none that a log-probability can have.
+    /// The value of position `i`, or NaN for one that means "no logprob"; refuses that, unless it is allowed, and values above 0.
     fn settle(
         &self,
         i: usize,
@@ -303,7 +303,7 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// The entries of one row that are handed out, those of other tokens, can be log-probabilities.
+    /// Fails if an entry of one row, other than that of the token itself, is above 0.
     fn possible(&self, row: usize, token: i32, body: &[u8]) -> Result<()> {
         let (ids, values) = self.rows.row(row);
         let wrong = |j: &usize| ids[*j] != token && is_too_high(values[*j]);

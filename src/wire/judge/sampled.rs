@@ -27,7 +27,7 @@ pub(crate) struct Sampled<'a> {
 }
 
 impl Sampled<'_> {
-    /// A list has as many elements as there are ids.
+    /// Fails if a list has another number of elements than there are ids.
     pub(crate) fn check_count(
         &self,
         found: usize,
@@ -72,7 +72,7 @@ impl Sampled<'_> {
         )
     }
 
-    /// Makes a value that means "no logprob" NaN, or refuses it; refuses a value above 0.
+    /// Turns a value that means "no logprob" into NaN, or refuses it; refuses a value above 0.
     fn settle(
         &self,
         value: &mut f64,
@@ -106,7 +106,7 @@ impl Sampled<'_> {
         Ok(())
     }
 
-    /// Every triple names its token.
+    /// Names and values of triples.
     pub(crate) fn check_triples(&self, triples: &mut Triples, path: &str, at: usize) -> Result<()> {
         let values = triples.logprobs.as_mut_slice();
         for (i, (value, &name)) in values.iter_mut().zip(triples.ids.as_slice()).enumerate() {
@@ -147,7 +147,7 @@ impl Sampled<'_> {
         Ok(())
     }
 
-    /// Every entry that names a token names the right one; `then` is called for each position in turn.
+    /// Fails if an entry names another token, or none where it must; calls `then` for each position in turn.
     #[inline(always)]
     pub(crate) fn check_names(
         &self,

@@ -10,7 +10,7 @@ use super::field::Span;
 use super::ids;
 use super::walk::{Fields, Part, Path, Walk, wrong_kind};
 
-/// One of `choices`. What these two say is judged of every choice, refused ones included.
+/// One of `choices`. Both methods also apply to the choices that are refused.
 pub(crate) trait Choice: Fields {
     /// The span of `index`.
     fn index(&self) -> Option<Span>;
@@ -39,7 +39,7 @@ struct Head {
     index: Option<Span>,
 }
 
-/// Validates the `index` of a choice, also of a refused one.
+/// Validates the `index` of a choice; that of a refused one too.
 pub(crate) fn index(
     _: &mut Walk<'_>,
     cursor: &mut Cursor<'_>,
@@ -165,7 +165,7 @@ impl Head {
     }
 }
 
-/// Steps over a choice beyond the limit if it is too short to hold a key twice: nothing else of it is judged.
+/// Steps over a choice beyond the limit if it is too short to hold a key twice: it has no other error to report.
 pub(crate) fn nothing_repeated(cursor: &mut Cursor<'_>) -> Result<bool> {
     const SHORTEST: usize = br#"{"index":0,"index":0}"#.len();
     if cursor.eat(b"{}") {

@@ -220,7 +220,7 @@ impl Usual {
     }
 }
 
-/// How an entry began: its brace, name and logprob, and the byte behind them, which ends the number.
+/// The first bytes of an entry: its brace, name and logprob, and the byte after them, which ends the number.
 struct Begun<'a> {
     text: &'a [u8],
     usual: Usual,
@@ -457,7 +457,7 @@ const KEYS: [(KeyLiteral, Key); 6] = [
 ];
 
 impl Key {
-    /// Reads a key, its colon and the white space behind it.
+    /// Reads a key, its colon and the white space after it.
     #[inline(always)]
     fn read<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
         let key = match cursor.known_key(&KEYS) {
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_sentinel_is_no_evidence() {
+    fn a_repeated_sentinel_is_nan() {
         let body = r#"[{"token":"token_id:7","logprob":-9999.0,"bytes":null,"top_logprobs":[{"token":"token_id:7","logprob":-9999.0,"bytes":null}]}]"#;
         let content = Cursor::new(body.as_bytes())
             .field::<Content>()

@@ -1,4 +1,4 @@
-//! Typed readers of lists: ids, numbers, triples.
+//! Typed readers of lists of token ids and of numbers.
 
 use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, misfit};
@@ -8,10 +8,10 @@ use crate::memory::Buffer;
 /// What a typed reader returns.
 pub(crate) type Read<T> = std::result::Result<T, Stop>;
 
-/// Reads an array: `$element` for each element, with the cursor at it; returns from the function around it at anything else.
+/// Reads an array: `$element` runs at each element. Returns from the surrounding function where there is no array.
 ///
-/// A macro, because what a function with a closure becomes need not be inlined, and then is not compiled for the
-/// processor that `json::tuned` has found.
+/// A macro: a closure passed to a function need not be inlined, and is then not compiled for the processor features that
+/// `json::field` detects.
 macro_rules! elements {
     ($cursor:ident, $path:expr, $element:block) => {
         if $cursor.peek() != Some(b'[') {

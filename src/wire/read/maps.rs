@@ -1,6 +1,6 @@
 //! Prompt logprobs: `[null, {"<id>": {"logprob": …, "rank": …, "decoded_token": …}, …}, …]`.
 //!
-//! vLLM lists the actual token first; Dynamo's maps have no order (observed on 1.6.1), so nothing here relies on it.
+//! vLLM lists the prompt's own token first. Dynamo's maps have no order (observed on 1.6.1), so the reader relies on none.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Reads the objects that have named members: wanted keys, repeated keys, values of a wrong type.
+//! Reads objects with named members: finds the keys of a wire, repeated keys, and values of a wrong type.
 
 use std::fmt;
 
@@ -115,9 +115,9 @@ pub(crate) struct Walk<'a> {
     pub(crate) repeated: Option<Error>,
     /// Look at routed experts only for their presence.
     pub(crate) skip_experts: bool,
-    /// How many choices may become answers. Those behind them are refused.
+    /// How many choices may become answers. The others are refused.
     pub(crate) answerable: usize,
-    /// The walk is in a refused choice: its keys and structural types are judged, its values skipped.
+    /// The walk is in a refused choice: repeated keys and wrong structural types count, other values are skipped.
     pub(crate) refused: bool,
     /// Scratch: a key with its escapes resolved.
     unescaped: Vec<u8>,
