@@ -1,7 +1,7 @@
 //! Routed experts: which experts every token went to, in every layer, as base64 of integers.
 //!
 //! Three containers are in use (an object with its shape beside it, an npy file, bare int32 rows); [`Container`] finds out which one
-//! is there, [`resolve`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
+//! is there, [`decode_rows`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
 
 mod blob;
 mod container;
@@ -12,5 +12,5 @@ mod trim;
 
 pub(crate) use container::Container;
 pub use rows::{Routed, Values};
-pub(crate) use rows::{Target, resolve};
+pub(crate) use rows::{Target, decode_rows};
 pub(crate) use trim::Sequence;

@@ -62,7 +62,7 @@ struct Rows<'a> {
 }
 
 /// Checks a container against the options and decodes the wanted rows. Paths of errors are relative to the field.
-pub(crate) fn resolve(
+pub(crate) fn decode_rows(
     container: &Container,
     body: &[u8],
     options: &Options<'_>,

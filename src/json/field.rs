@@ -1,4 +1,15 @@
 //! Reads a value with a fast typed reader, and again with the strict cursor where the reader stops.
+//!
+//! A [`Reader`] turns a value into columns. It expects the bytes that engines usually write, and does not work out why
+//! other bytes are wrong: it stops with a [`Stop`], at any byte. Only [`Cursor::field`] calls readers:
+//!
+//! 1. The reader reaches the end of the value. The value is valid JSON, because a reader steps over nothing else.
+//! 2. It stops. The strict cursor then reads the same value. If that fails, the document has no valid syntax, and the
+//!    cursor's error is reported, whatever the reader found earlier in the body.
+//! 3. It stops, and the strict cursor reads the value. Then the error is one of the field: its type, its range, its count.
+//!
+//! So every error of syntax comes from one parser, and a value without errors is read once. A reader accepts every valid JSON text
+//! that the field may hold, in any spelling; a debug assertion says where one does not.
 #![allow(unsafe_code)] // calls of code that is compiled for a processor feature, after the check for it
 
 use super::cursor::{Cursor, Kind};
@@ -9,7 +20,7 @@ use crate::memory::OutOfMemory;
 /// Why a typed reader gave up. Boxed: it is rare, and the readers' results stay small.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The bytes are not JSON, or not as far as the reader cares to see: the judge decides.
+    /// The bytes are not JSON, as far as the reader can tell; the strict cursor decides.
     Syntax,
     /// The value is not what this field holds.
     Field(Box<Error>),
@@ -81,9 +92,6 @@ fn with_bits<R: Reader>(cursor: &mut Cursor<'_>) -> std::result::Result<R::Value
 
 impl<'a> Cursor<'a> {
     /// Reads one value through a typed reader. The outer error is the document's (not JSON at all), the inner one the field's.
-    ///
-    /// A reader that stops is never the judge of syntax: the value is read again, strictly, at least from the element on in
-    /// which it stopped.
     pub(crate) fn field<R: Reader>(&mut self) -> Result<Result<R::Value>> {
         let (start, depth) = (self.pos, self.depth);
         match read::<R>(self) {
@@ -93,7 +101,7 @@ impl<'a> Cursor<'a> {
             }
             Err(stop) => {
                 if let Some(element) = element_around(self.bytes, start, self.pos) {
-                    // What is before it has been read, and found right.
+                    // The elements before the one in which it stopped have been read and are valid.
                     self.pos = element;
                     self.depth = depth + 1;
                     self.skip_elements()?;

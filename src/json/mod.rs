@@ -1,12 +1,12 @@
 //! JSON without field names: a strict cursor, numbers, strings, and validated skipping.
 //!
-//! Two kinds of code read the same bytes. [`Cursor`] and [`Cursor::skip_value`] are the judges: they accept exactly
-//! RFC 8259 and report where a document breaks. Typed readers (in `wire`) are fast paths that may give up with
-//! [`Stop`] at any time; the judge then reads the same value again and has the last word ([`Cursor::field`]).
+//! [`Cursor`] and [`Cursor::skip_value`] are strict: they accept exactly RFC 8259 and report where a document breaks.
+//! Typed readers are fast and may stop anywhere; the module `field` says how the two work together.
 
 mod cursor;
 mod decimal_slow;
 mod field;
+mod key;
 mod number;
 mod seek;
 mod simd;
@@ -16,6 +16,7 @@ mod value;
 
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Reader, Stop, misfit};
+pub(crate) use key::KeyLiteral;
 pub(crate) use number::canonical_id;
 pub(crate) use seek::element_offset;
 pub(crate) use string::Text;

@@ -35,6 +35,26 @@ pub struct Decoded {
     pub sources: Vec<(&'static str, String)>,
 }
 
+impl Decoded {
+    /// A completion with nothing but its ids and its prompt.
+    pub(super) fn new(index: u32, token_ids: Buffer<i32>, prompt: Arc<Prompt>) -> Self {
+        Self {
+            token_ids,
+            logprobs: None,
+            top_logprobs: None,
+            prompt,
+            routed_experts: None,
+            sampling_mask: None,
+            finish: Finish::default(),
+            request_id: None,
+            index,
+            usage: None,
+            weight_versions: None,
+            sources: Vec::with_capacity(8),
+        }
+    }
+}
+
 /// The prompt of P tokens as the response tells it.
 #[derive(Debug, Default)]
 pub struct Prompt {

@@ -1,26 +1,18 @@
 //! The wires: the only place that knows field names.
+//!
+//! One file for each server ([`vllm`], [`dynamo`], [`sglang`]) names the keys that it writes and ranks the channels that
+//! may fill a role of the [`answer`](answer::Answer). [`read`] turns the bytes of a value into columns, [`judge`] compares
+//! the columns with each other, and [`decode`] calls both in the order of `docs/judgement.md`.
 
 mod answer;
-mod counts;
+mod decode;
 mod decoded;
-mod details;
-mod document;
-mod echo;
-mod entries;
-mod evidence;
-mod field;
-mod finish;
-mod list;
-mod locate;
-mod logprobs;
-mod mask;
-mod prompt;
-mod prompt_logprobs;
-mod resolve;
-mod scan;
-mod spans;
-mod top;
-mod walk;
+mod dynamo;
+mod judge;
+mod read;
+mod sentinel;
+mod sglang;
+mod vllm;
 
+pub(crate) use decode::decode;
 pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
-pub(crate) use resolve::decode;

@@ -1,10 +1,10 @@
-//! Spans of the completion and the version of the weights that sampled them: every token lies in one.
+//! Spans of the completion with the version of the weights that sampled them. They tile the completion.
 
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
-/// Judges `[{"version": "a", "start": 0, "end": 3}, …]` of a completion of `tokens` tokens. An error is relative to the list.
-pub(super) fn check(list: &Value, tokens: usize) -> std::result::Result<(), (usize, Error)> {
+/// Checks `[{"version": "a", "start": 0, "end": 3}, …]` of a completion of `tokens` tokens. An error has the index of its span and no path.
+pub(crate) fn check_tiling(list: &Value, tokens: usize) -> std::result::Result<(), (usize, Error)> {
     let Value::List(list) = list else {
         return Ok(());
     };

@@ -1,161 +1,17 @@
-//! Steps (b) and (c): log-probabilities of the sampled tokens, and the alternatives.
+//! Compares lists of log-probabilities with the sampled ids: counts, names, values.
 
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
 use crate::memory::Buffer;
-
-use super::answer::{Channels, Place};
-use super::decoded::TopLogprobs;
-use super::echo;
-use super::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
-use super::evidence::{
+use crate::options::MissingLogprob;
+use crate::wire::decoded::TopLogprobs;
+use crate::wire::read::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
+use crate::wire::read::triples::{TopRows, Triples};
+use crate::wire::sentinel::{
     any_doubt, first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
 };
-use super::field::Field;
-use super::list;
+
 use super::locate::{Step, locate};
-use super::resolve::Paths;
-use crate::options::{MissingLogprob, Options};
-
-/// What steps (b) and (c) find.
-#[derive(Debug, Default)]
-pub(super) struct Logprobs {
-    pub(super) values: Option<Buffer<f64>>,
-    pub(super) source: Option<Place>,
-    pub(super) top: Option<TopLogprobs>,
-    pub(super) top_source: Option<String>,
-    /// Why what names the tokens beside the chosen channel was left out, if it was.
-    pub(super) echo: Option<String>,
-}
-
-/// Judges the channels against the sampled ids.
-pub(super) fn resolve(
-    channels: Channels,
-    ids: &[i32],
-    body: &[u8],
-    options: &Options<'_>,
-    paths: &Paths<'_>,
-) -> Result<Logprobs> {
-    let mut found = Logprobs::default();
-    let judge = Judge {
-        ids,
-        body,
-        missing: options.missing_logprob,
-    };
-    let flat = channels
-        .flat
-        .into_iter()
-        .find(|channel| channel.field.is_present());
-    let content_place = channels.content.place;
-    let mut held = None;
-    if let Some(channel) = flat {
-        let path = paths.text(channel.place);
-        if let Some((at, values)) = channel.field.take::<list::Numbers>(body) {
-            let mut values = values.map_err(|error| error.under(&path))?;
-            judge.count(values.len(), &path, at, "logprobs")?;
-            judge.flat(&mut values, &path, at)?;
-            found.values = Some(values);
-            found.source = Some(channel.place);
-        }
-        if let Some((at, entries)) = channels.content.field.take::<Content>(body) {
-            let path = paths.text(content_place);
-            match echo::entries(entries, ids, &path)? {
-                Ok(entries) => {
-                    judge.content_names(&entries, &path, at, false, |_| Ok(()))?;
-                    held = Some((at, entries));
-                }
-                Err(why) => found.echo = Some(why),
-            }
-        }
-    } else if let Some((at, entries)) = channels.content.field.take::<Content>(body) {
-        let path = paths.text(content_place);
-        let mut entries = entries.map_err(|error| error.under(&path))?;
-        judge.count(entries.names.len(), &path, at, "logprob entries")?;
-        judge.content(&mut entries, &path, at, channels.must_name)?;
-        found.values = Some(std::mem::take(&mut entries.logprobs));
-        found.source = Some(content_place);
-        held = Some((at, entries));
-    } else if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
-        let path = paths.text(channels.triples.place);
-        let mut triples = triples.map_err(|error| error.under(&path))?;
-        judge.count(triples.ids.len(), &path, at, "logprob entries")?;
-        judge.triples(&mut triples, &path, at)?;
-        found.values = Some(triples.logprobs);
-        found.source = Some(channels.triples.place);
-    }
-    if let (place, Some(span)) = channels.tokens {
-        let path = paths.text(place);
-        match echo::texts(span, body, ids, &path)? {
-            Ok(Some((i, name, at))) => {
-                let path = format!("{path}[{i}]");
-                return Err(judge.identity(i, &name.to_string(), path, Some(at)));
-            }
-            Ok(None) => {}
-            Err(why) => found.echo = Some(why),
-        }
-    }
-    if found.values.is_none() {
-        if ids.is_empty() {
-            found.values = Some(Buffer::new());
-        } else if options.require_logprobs {
-            return Err(Error::new(
-                Class::Missing,
-                "missing",
-                paths.text(channels.none),
-                None,
-                "the response has no logprobs; ask the server for them, or pass require_logprobs=False",
-            ));
-        }
-    }
-    if let Some((at, entries)) = held {
-        let path = paths.text(content_place);
-        found.top = judge.top(entries, &path, at)?;
-        if found.top.is_some() {
-            found.top_source = Some(format!("{path}[].top_logprobs"));
-        }
-    }
-    if let Some(path) = top_rows(
-        &mut found,
-        channels.top_rows.field,
-        &judge,
-        &paths.text(channels.top_rows.place),
-    )? {
-        found.top_source = Some(path);
-    }
-    Ok(found)
-}
-
-/// SGLang's alternatives; returns their path.
-fn top_rows(
-    found: &mut Logprobs,
-    field: Field<super::top::TopRows>,
-    judge: &Judge<'_>,
-    path: &str,
-) -> Result<Option<String>> {
-    let Some((at, rows)) = field.take::<super::top::TopRows>(judge.body) else {
-        return Ok(None);
-    };
-    let rows = rows.map_err(|error| error.under(path))?;
-    judge.count(rows.offsets.len() - 1, path, at, "rows of alternatives")?;
-    if let Some(i) = first_too_high(rows.logprobs.as_slice()) {
-        let (row, j) = entry(rows.offsets.as_slice(), i);
-        let steps = [Step::Index(row), Step::Index(j), Step::Index(0)];
-        return Err(positive_logprob(
-            rows.logprobs.as_slice()[i],
-            format!("{path}[{row}][{j}][0]"),
-            locate(judge.body, at, &steps),
-        ));
-    }
-    if rows.ids.is_empty() {
-        return Ok(None);
-    }
-    found.top = Some(TopLogprobs {
-        token_ids: rows.ids,
-        logprobs: rows.logprobs,
-        offsets: rows.offsets,
-    });
-    Ok(Some(path.to_owned()))
-}
 
 /// The position, and the number there, of the entry `index` of all.
 fn entry(offsets: &[i64], index: usize) -> (usize, usize) {
@@ -163,15 +19,22 @@ fn entry(offsets: &[i64], index: usize) -> (usize, usize) {
     (position, index - offsets[position] as usize)
 }
 
-/// The sampled ids that everything is held against.
-struct Judge<'a> {
-    ids: &'a [i32],
-    body: &'a [u8],
-    missing: MissingLogprob,
+/// The sampled ids of one completion.
+pub(crate) struct Sampled<'a> {
+    pub(crate) ids: &'a [i32],
+    pub(crate) body: &'a [u8],
+    pub(crate) missing: MissingLogprob,
 }
 
-impl Judge<'_> {
-    fn count(&self, found: usize, path: &str, at: usize, what: &str) -> Result<()> {
+impl Sampled<'_> {
+    /// Fails if a list has another number of elements than there are ids.
+    pub(crate) fn check_count(
+        &self,
+        found: usize,
+        path: &str,
+        at: usize,
+        what: &str,
+    ) -> Result<()> {
         if found == self.ids.len() {
             return Ok(());
         }
@@ -190,7 +53,13 @@ impl Judge<'_> {
     }
 
     #[cold]
-    fn identity(&self, position: usize, found: &str, path: String, at: Option<usize>) -> Error {
+    pub(crate) fn identity(
+        &self,
+        position: usize,
+        found: &str,
+        path: String,
+        at: Option<usize>,
+    ) -> Error {
         Error::new(
             Class::Alignment,
             "identity",
@@ -203,8 +72,8 @@ impl Judge<'_> {
         )
     }
 
-    /// What one value says: itself, NaN for no evidence, or the refusal.
-    fn evidence(
+    /// Turns a value that means "no logprob" into NaN, or refuses it; refuses a value above 0.
+    fn settle(
         &self,
         value: &mut f64,
         path: impl FnOnce() -> (String, Option<usize>),
@@ -222,12 +91,12 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn flat(&self, values: &mut Buffer<f64>, path: &str, at: usize) -> Result<()> {
+    pub(crate) fn check_flat(&self, values: &mut Buffer<f64>, path: &str, at: usize) -> Result<()> {
         if !any_doubt(values.as_slice()) {
             return Ok(());
         }
         for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
-            self.evidence(value, || {
+            self.settle(value, || {
                 (
                     format!("{path}[{i}]"),
                     locate(self.body, at, &[Step::Index(i)]),
@@ -237,7 +106,8 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn triples(&self, triples: &mut list::Triples, path: &str, at: usize) -> Result<()> {
+    /// Names and values of triples.
+    pub(crate) fn check_triples(&self, triples: &mut Triples, path: &str, at: usize) -> Result<()> {
         let values = triples.logprobs.as_mut_slice();
         for (i, (value, &name)) in values.iter_mut().zip(triples.ids.as_slice()).enumerate() {
             let place = |j| {
@@ -248,21 +118,27 @@ impl Judge<'_> {
                 let (path, at) = place(1);
                 return Err(self.identity(i, &name.to_string(), path, at));
             }
-            self.evidence(value, || place(0))?;
+            self.settle(value, || place(0))?;
         }
         Ok(())
     }
 
-    /// Names and values of a list that is the channel of the values.
-    fn content(&self, entries: &mut Content, path: &str, at: usize, must_name: bool) -> Result<()> {
-        // Nearly always every entry names its token and none is without evidence: two passes without branches see that.
+    /// Names and values of the list that the values come from.
+    pub(crate) fn check_content(
+        &self,
+        entries: &mut Content,
+        path: &str,
+        at: usize,
+        must_name: bool,
+    ) -> Result<()> {
+        // Most lists name every token and hold no doubtful value: two passes without branches see that.
         if entries.names.as_slice() == self.ids && !any_doubt(entries.logprobs.as_slice()) {
             return Ok(());
         }
         let mut values = std::mem::take(&mut entries.logprobs);
         let settle = values.as_mut_slice();
-        self.content_names(entries, path, at, must_name, |i| {
-            self.evidence(&mut settle[i], || {
+        self.check_names(entries, path, at, must_name, |i| {
+            self.settle(&mut settle[i], || {
                 let at = locate(self.body, at, &[Step::Index(i), Step::Key("logprob")]);
                 (format!("{path}[{i}].logprob"), at)
             })
@@ -271,9 +147,9 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Every entry that names a token names the right one; `then` is called for each position in turn.
+    /// Fails if an entry names another token, or none where it must; calls `then` for each position in turn.
     #[inline(always)]
-    fn content_names(
+    pub(crate) fn check_names(
         &self,
         entries: &Content,
         path: &str,
@@ -342,8 +218,13 @@ impl Judge<'_> {
         )
     }
 
-    /// Alternatives of content entries, where every one of them names its token.
-    fn top(&self, entries: Content, path: &str, at: usize) -> Result<Option<TopLogprobs>> {
+    /// The alternatives of content entries, if every one of them names its token.
+    pub(crate) fn top_of_entries(
+        &self,
+        entries: Content,
+        path: &str,
+        at: usize,
+    ) -> Result<Option<TopLogprobs>> {
         let Top {
             ids: token_ids,
             logprobs,
@@ -400,5 +281,29 @@ impl Judge<'_> {
             at,
             "token and token_id name different tokens",
         )
+    }
+
+    /// SGLang's alternatives: a row for each id.
+    pub(crate) fn top_of_rows(
+        &self,
+        rows: TopRows,
+        path: &str,
+        at: usize,
+    ) -> Result<Option<TopLogprobs>> {
+        self.check_count(rows.offsets.len() - 1, path, at, "rows of alternatives")?;
+        if let Some(i) = first_too_high(rows.logprobs.as_slice()) {
+            let (row, j) = entry(rows.offsets.as_slice(), i);
+            let steps = [Step::Index(row), Step::Index(j), Step::Index(0)];
+            return Err(positive_logprob(
+                rows.logprobs.as_slice()[i],
+                format!("{path}[{row}][{j}][0]"),
+                locate(self.body, at, &steps),
+            ));
+        }
+        Ok((!rows.ids.is_empty()).then_some(TopLogprobs {
+            token_ids: rows.ids,
+            logprobs: rows.logprobs,
+            offsets: rows.offsets,
+        }))
     }
 }

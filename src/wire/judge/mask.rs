@@ -1,40 +1,43 @@
-//! Step (f): the ids that survived at every position. The sampled token is among them.
+//! Step (f): the ids that could be sampled at every position, which include the one that was.
 
 use crate::error::{Class, Error, Result};
 
-use super::decoded::SamplingMask;
-use super::list::IdLists;
 use super::locate::{Step, locate};
+use crate::wire::answer::{Channel, Paths};
+use crate::wire::decoded::{Decoded, SamplingMask};
+use crate::wire::read::ids::IdLists;
 
-/// Judges a mask, whose value begins at `at`, against the sampled ids.
-pub(super) fn resolve(
-    lists: IdLists,
-    ids: &[i32],
+/// Reads the mask into `decoded`, if there is one. Fails if a row lacks the sampled id. Returns the entry of `sources`.
+pub(crate) fn check_mask(
+    channel: Channel<IdLists>,
     body: &[u8],
-    path: &str,
-    at: usize,
-) -> Result<SamplingMask> {
-    let rows = lists.offsets.len() - 1;
+    paths: &Paths<'_>,
+    decoded: &mut Decoded,
+) -> Result<Option<(&'static str, String)>> {
+    let Some((at, lists)) = channel.field.take::<IdLists>(body) else {
+        return Ok(None);
+    };
+    let path = paths.text(channel.place);
+    let lists = lists.map_err(|error| error.under(&path))?;
+    let (ids, rows) = (decoded.token_ids.as_slice(), lists.offsets.len() - 1);
     if rows != ids.len() {
         let message = format!("a sampling mask of {rows} rows for {} token ids", ids.len());
         return Err(Error::new(Class::Alignment, "count", path, at, message));
     }
     let survivors = lists.ids.as_slice();
-    for (i, (&id, bounds)) in ids
-        .iter()
-        .zip(lists.offsets.as_slice().windows(2))
-        .enumerate()
-    {
+    let bounds = lists.offsets.as_slice().windows(2);
+    for (i, (&id, bounds)) in ids.iter().zip(bounds).enumerate() {
         let row = &survivors[bounds[0] as usize..bounds[1] as usize];
         if !holds(row, id) {
             let at = locate(body, at, &[Step::Index(i)]);
             return Err(impossible(row.len(), id, format!("{path}[{i}]"), at));
         }
     }
-    Ok(SamplingMask {
+    decoded.sampling_mask = Some(SamplingMask {
         token_ids: lists.ids,
         offsets: lists.offsets,
-    })
+    });
+    Ok(Some(("sampling_mask", path)))
 }
 
 /// Whether a row holds an id. Blocks without branches: a row may be as long as the vocabulary.

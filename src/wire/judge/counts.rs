@@ -1,29 +1,28 @@
-//! Step (e), behind the small values: the server's own counts, held against the prompt and the token ids.
+//! Step (e), last part: compares the server's own counts with the prompt and the token ids.
 
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
-use super::answer::{Detail, Place, Role};
-use super::resolve::Paths;
+use crate::wire::answer::{Detail, Paths, Place, Role, top};
 
 /// How many tokens a server says there were.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Count {
-    pub(super) tokens: i128,
+pub(crate) struct Count {
+    pub(crate) tokens: i128,
     place: Place,
     at: usize,
 }
 
 /// The counts of one answer; None where the server has none.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
-    pub(super) prompt: Option<Count>,
+pub(crate) struct Counts {
+    pub(crate) prompt: Option<Count>,
     completion: Option<Count>,
 }
 
 impl Counts {
     /// Finds them in the usage that was gathered from `details`.
-    pub(super) fn new(details: &[Detail], usage: Option<&Value>) -> Self {
+    pub(crate) fn new(details: &[Detail], usage: Option<&Value>) -> Self {
         let count = |name: &str, place: &'static str| {
             let Some(Value::Map(members)) = usage else {
                 return None;
@@ -36,10 +35,7 @@ impl Counts {
             };
             let (place, at) = details.iter().find_map(|detail| {
                 let place = match detail.role {
-                    Role::Usage => Place {
-                        local: false,
-                        name: place,
-                    },
+                    Role::Usage => top(place),
                     Role::Count(count) if count == name => detail.place,
                     _ => return None,
                 };
@@ -53,8 +49,8 @@ impl Counts {
         }
     }
 
-    /// The prompt that the server ran is as long as the one that is known.
-    pub(super) fn check_prompt(&self, known: Option<u64>, paths: &Paths<'_>) -> Result<()> {
+    /// Fails if the server ran a prompt of another length than the known one.
+    pub(crate) fn check_prompt(&self, known: Option<u64>, paths: &Paths<'_>) -> Result<()> {
         match (self.prompt, known) {
             (Some(count), Some(known)) if count.tokens != i128::from(known) => Err(count.refused(
                 "prompt_mismatch",
@@ -68,8 +64,8 @@ impl Counts {
         }
     }
 
-    /// The server sampled as many tokens as there are ids.
-    pub(super) fn check_completion(&self, ids: usize, paths: &Paths<'_>) -> Result<()> {
+    /// Fails if the server sampled another number of tokens than there are ids.
+    pub(crate) fn check_completion(&self, ids: usize, paths: &Paths<'_>) -> Result<()> {
         match self.completion {
             Some(count) if count.tokens != ids as i128 => Err(count.refused(
                 "count",
@@ -94,7 +90,7 @@ impl Count {
 
 /// The token ids of a body's answers, as they are decoded one by one.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// The server counts every answer on its own.
     each: bool,
     left: usize,
@@ -103,7 +99,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// For `answers` answers.
-    pub(super) fn new(answers: usize, each: bool) -> Self {
+    pub(crate) fn new(answers: usize, each: bool) -> Self {
         Self {
             each,
             left: answers,
@@ -111,8 +107,8 @@ impl Tally {
         }
     }
 
-    /// Adds an answer's ids; the number that the server's count is about, once it is known.
-    pub(super) fn add(&mut self, ids: usize) -> Option<usize> {
+    /// Adds an answer's ids. Returns the number to compare with the server's count, once it is known.
+    pub(crate) fn add(&mut self, ids: usize) -> Option<usize> {
         self.left -= 1;
         self.ids += ids;
         match self.each {

@@ -5,38 +5,38 @@
 //! `{"token":" a","logprob":-0.1,"token_id":7,"bytes":[32,97],"top_logprobs":[{"token":" a","logprob":-0.1,"bytes":[32,97]}]}`.
 
 use crate::error::{Class, Error};
-use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
+use crate::json::{Cursor, KeyLiteral, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
-use super::evidence::is_sentinel;
-use super::list::{Read, elements, id, number, one_more};
+use super::ids::{Read, elements, id, number, one_more};
+use crate::wire::sentinel::is_sentinel;
 
 /// In [`Content::names`]: the entry names no token.
-pub(super) const UNNAMED: i32 = -1;
+pub(crate) const UNNAMED: i32 = -1;
 /// In [`Content::names`]: `token` and `token_id` name different tokens.
-pub(super) const CONFLICT: i32 = -2;
+pub(crate) const CONFLICT: i32 = -2;
 
 /// The columns of a `content` list.
 #[derive(Debug, Default)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// Log-probabilities as written, sentinels included.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// The id that each entry names, or [`UNNAMED`], or [`CONFLICT`].
-    pub(super) names: Buffer<i32>,
+    pub(crate) names: Buffer<i32>,
     /// Alternatives.
-    pub(super) top: Top,
+    pub(crate) top: Top,
 }
 
 /// Alternatives of every position, end to end.
 #[derive(Debug, Default)]
-pub(super) struct Top {
-    pub(super) ids: Buffer<i32>,
+pub(crate) struct Top {
+    pub(crate) ids: Buffer<i32>,
     /// NaN where the engine has none.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// Where each position begins; empty while there is no alternative at all.
-    pub(super) offsets: Buffer<i64>,
+    pub(crate) offsets: Buffer<i64>,
     /// An entry names no token.
-    pub(super) text_only: bool,
+    pub(crate) text_only: bool,
 }
 
 impl Top {
@@ -220,7 +220,7 @@ impl Usual {
     }
 }
 
-/// How an entry began: its brace, name and logprob, and the byte behind them, which ends the number.
+/// The first bytes of an entry: its brace, name and logprob, and the byte after them, which ends the number.
 struct Begun<'a> {
     text: &'a [u8],
     usual: Usual,
@@ -384,7 +384,7 @@ impl Members {
 }
 
 #[cold]
-pub(super) fn repeated(path: String, at: usize) -> Stop {
+pub(crate) fn repeated(path: String, at: usize) -> Stop {
     Error::new(
         Class::Malformed,
         "duplicate_key",
@@ -396,7 +396,7 @@ pub(super) fn repeated(path: String, at: usize) -> Stop {
 }
 
 #[cold]
-pub(super) fn without_logprob(path: String, at: usize) -> Stop {
+pub(crate) fn without_logprob(path: String, at: usize) -> Stop {
     Error::new(
         Class::Missing,
         "missing",
@@ -430,7 +430,7 @@ fn token_name(cursor: &mut Cursor<'_>, place: Place) -> Read<i32> {
 }
 
 /// The id that a `token` text names, or [`UNNAMED`].
-pub(super) fn named_by(text: &crate::json::Text<'_>) -> i32 {
+pub(crate) fn named_by(text: &crate::json::Text<'_>) -> i32 {
     text.short("token_id:2147483647".len())
         .and_then(|bytes| canonical_id(bytes.strip_prefix(b"token_id:")?))
         .unwrap_or(UNNAMED)
@@ -446,90 +446,38 @@ enum Key {
     Other,
 }
 
-/// A key with its quotes and colon, compared as one integer.
-struct Literal {
-    word: u128,
-    mask: u128,
-    len: usize,
-}
-
-impl Literal {
-    const fn new(text: &[u8]) -> Self {
-        let mut word = 0u128;
-        let mut i = 0;
-        while i < text.len() {
-            word |= (text[i] as u128) << (8 * i);
-            i += 1;
-        }
-        let mask = if text.len() == 16 {
-            u128::MAX
-        } else {
-            (1 << (8 * text.len())) - 1
-        };
-        Self {
-            word,
-            mask,
-            len: text.len(),
-        }
-    }
-
-    #[inline(always)]
-    fn starts(&self, word: u128) -> bool {
-        word & self.mask == self.word
-    }
-}
-
-const TOKEN: Literal = Literal::new(b"\"token\":");
-const TOKEN_ID: Literal = Literal::new(b"\"token_id\":");
-const LOGPROB: Literal = Literal::new(b"\"logprob\":");
-const TOP_LOGPROBS: Literal = Literal::new(b"\"top_logprobs\":");
-const BYTES: Literal = Literal::new(b"\"bytes\":");
-const RANK: Literal = Literal::new(b"\"rank\":");
+/// The usual spellings, the most frequent first.
+const KEYS: [(KeyLiteral, Key); 6] = [
+    (KeyLiteral::new(b"\"logprob\":"), Key::Logprob),
+    (KeyLiteral::new(b"\"token\":"), Key::Token),
+    (KeyLiteral::new(b"\"bytes\":"), Key::Other),
+    (KeyLiteral::new(b"\"token_id\":"), Key::TokenId),
+    (KeyLiteral::new(b"\"rank\":"), Key::Other),
+    (KeyLiteral::new(b"\"top_logprobs\":"), Key::TopLogprobs),
+];
 
 impl Key {
-    /// Reads a key, its colon and the white space behind it.
+    /// Reads a key, its colon and the white space after it.
     #[inline(always)]
     fn read<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
-        if let Some(chunk) = cursor.chunk::<16>() {
-            let word = u128::from_le_bytes(*chunk);
-            let known = if LOGPROB.starts(word) {
-                Some((Key::Logprob, &LOGPROB))
-            } else if TOKEN.starts(word) {
-                Some((Key::Token, &TOKEN))
-            } else if BYTES.starts(word) {
-                Some((Key::Other, &BYTES))
-            } else if TOKEN_ID.starts(word) {
-                Some((Key::TokenId, &TOKEN_ID))
-            } else if RANK.starts(word) {
-                Some((Key::Other, &RANK))
-            } else if !TOP && TOP_LOGPROBS.starts(word) {
-                Some((Key::TopLogprobs, &TOP_LOGPROBS))
-            } else {
-                None
-            };
-            if let Some((key, literal)) = known {
-                cursor.pos += literal.len;
-                cursor.space();
-                return Ok(key);
-            }
-        }
-        Self::read_any::<TOP>(cursor)
+        let key = match cursor.known_key(&KEYS) {
+            Some(key) => key,
+            None => Self::read_any(cursor)?,
+        };
+        Ok(match key {
+            Key::TopLogprobs if TOP => Key::Other,
+            key => key,
+        })
     }
 
-    /// The same for any spelling: escapes, white space, other keys, the end of the body.
     #[cold]
-    fn read_any<const TOP: bool>(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let text = cursor.string()?;
-        if cursor.peek() != Some(b':') {
-            return Err(Stop::Syntax);
-        }
-        cursor.pos += 1;
-        cursor.space();
-        Ok(match text.short(TOP_LOGPROBS.len).as_deref() {
+    fn read_any(cursor: &mut Cursor<'_>) -> Read<Self> {
+        let text = cursor.any_key()?;
+        Ok(match text.short("top_logprobs".len()).as_deref() {
             Some(b"token") => Key::Token,
             Some(b"token_id") => Key::TokenId,
             Some(b"logprob") => Key::Logprob,
-            Some(b"top_logprobs") if !TOP => Key::TopLogprobs,
+            Some(b"top_logprobs") => Key::TopLogprobs,
             _ => Key::Other,
         })
     }
@@ -619,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_sentinel_is_no_evidence() {
+    fn a_repeated_sentinel_is_nan() {
         let body = r#"[{"token":"token_id:7","logprob":-9999.0,"bytes":null,"top_logprobs":[{"token":"token_id:7","logprob":-9999.0,"bytes":null}]}]"#;
         let content = Cursor::new(body.as_bytes())
             .field::<Content>()

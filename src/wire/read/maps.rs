@@ -1,6 +1,6 @@
 //! Prompt logprobs: `[null, {"<id>": {"logprob": …, "rank": …, "decoded_token": …}, …}, …]`.
 //!
-//! vLLM lists the actual token first; Dynamo's maps have no order (observed on 1.6.1), so nothing here relies on it.
+//! vLLM lists the prompt's own token first. Dynamo's maps have no order (observed on 1.6.1), so the reader relies on none.
 
 use std::collections::HashSet;
 
@@ -9,18 +9,18 @@ use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::entries::{repeated, without_logprob};
-use super::list::{Read, elements, number, one_more};
+use super::ids::{Read, elements, number, one_more};
 
 /// The entries of every position, end to end.
 #[derive(Debug, Default)]
-pub(super) struct PromptEntries {
-    pub(super) ids: Buffer<i32>,
+pub(crate) struct PromptEntries {
+    pub(crate) ids: Buffer<i32>,
     /// As written; NaN for null.
-    pub(super) logprobs: Buffer<f64>,
+    pub(crate) logprobs: Buffer<f64>,
     /// Where each position begins; one more than there are positions.
-    pub(super) offsets: Buffer<i64>,
+    pub(crate) offsets: Buffer<i64>,
     /// Positions that are null, ascending.
-    pub(super) nulls: Buffer<i64>,
+    pub(crate) nulls: Buffer<i64>,
 }
 
 /// Entries of one position up to which a repeated key is looked for by comparing.
@@ -110,7 +110,7 @@ fn key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
 
 #[cold]
 fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
-    let text = cursor.string()?;
+    let text = cursor.any_key()?;
     let Some(id) = text
         .short("2147483647".len())
         .and_then(|bytes| canonical_id(&bytes))
@@ -124,11 +124,6 @@ fn any_key(cursor: &mut Cursor<'_>, position: usize) -> Read<i32> {
         )
         .into());
     };
-    if cursor.peek() != Some(b':') {
-        return Err(Stop::Syntax);
-    }
-    cursor.pos += 1;
-    cursor.space();
     Ok(id)
 }
 
@@ -185,11 +180,5 @@ fn is_logprob(cursor: &mut Cursor<'_>) -> Read<bool> {
         cursor.space();
         return Ok(known);
     }
-    let text = cursor.string()?;
-    if cursor.peek() != Some(b':') {
-        return Err(Stop::Syntax);
-    }
-    cursor.pos += 1;
-    cursor.space();
-    Ok(text.is(b"logprob"))
+    Ok(cursor.any_key()?.is(b"logprob"))
 }

@@ -1,33 +1,24 @@
-//! Step (e): small values, read together by simd-json.
+//! Step (e), first part: small values, parsed together by simd-json.
 
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, SmallValues, Value, values_and_keys, values_and_keys_at_most};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
-use super::answer::{Detail, Role};
-use super::decoded::{Finish, StopReason};
-use super::finish::finish;
+use super::finish::join_reasons;
 use super::locate::{Step, locate};
-use super::resolve::Paths;
-use super::spans;
+use super::weight_spans;
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Detail, Role};
+use crate::wire::decoded::{Decoded, StopReason};
 
-/// What the small values say.
-#[derive(Debug, Default)]
-pub(super) struct Details {
-    pub(super) request_id: Option<String>,
-    pub(super) usage: Option<Value>,
-    pub(super) finish: Finish,
-    pub(super) weight_versions: Option<Value>,
-}
-
-/// Reads them; the order of `details` is the order of judgement.
-pub(super) fn resolve(
+/// Parses the small values into `decoded`. The first error in the order of `details` is reported.
+pub(crate) fn parse_metadata(
     details: &[Detail],
     body: &[u8],
-    completion: usize,
     tells_abort: bool,
     paths: &Paths<'_>,
-) -> Result<Details> {
+    decoded: &mut Decoded,
+) -> Result<()> {
     let mut texts = Vec::with_capacity(details.len());
     let (mut size, mut at_most) = (0, 0);
     let mut problem = None;
@@ -71,18 +62,17 @@ pub(super) fn resolve(
             "a number or a string in it cannot be represented".into(),
         )
     });
-    // An unrepresentable value in front of the first other problem comes first.
+    // An unrepresentable value that comes before the first other problem is reported instead of it.
     let values = match (values, problem) {
         (Err(error), _) | (Ok(_), Some(error)) => return Err(error),
         (Ok(values), None) => values,
     };
-    let mut found = Details::default();
     let (mut plain, mut detailed, mut stop_reason) = (None, None, None);
     let mut counts = Vec::new();
     for (detail, value) in details.iter().zip(values) {
         match (detail.role, value) {
-            (Role::RequestId, Value::Text(text)) => found.request_id = Some(text),
-            (Role::Usage, value) => found.usage = Some(value),
+            (Role::RequestId, Value::Text(text)) => decoded.request_id = Some(text),
+            (Role::Usage, value) => decoded.usage = Some(value),
             (Role::Count(name), value) => counts.push((name.to_owned(), value)),
             (Role::FinishReason, Value::Text(text)) => plain = Some(text),
             (Role::DetailedFinishReason, Value::Text(text)) => detailed = Some(text),
@@ -110,25 +100,27 @@ pub(super) fn resolve(
                 }
             }
             (Role::WeightVersions, value) => {
-                spans::check(&value, completion).map_err(|(i, mut error)| {
-                    error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
-                    error.under(&format!("{}[{i}]", paths.text(detail.place)))
-                })?;
-                found.weight_versions = Some(value);
+                weight_spans::check_tiling(&value, decoded.token_ids.len()).map_err(
+                    |(i, mut error)| {
+                        error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
+                        error.under(&format!("{}[{i}]", paths.text(detail.place)))
+                    },
+                )?;
+                decoded.weight_versions = Some(value);
             }
             (Role::WeightVersion, value) => {
-                // When it was in force is not said.
+                // The server does not say which tokens it sampled.
                 let label = Value::Map(vec![("version".into(), value)]);
-                found.weight_versions = Some(Value::List(vec![label]));
+                decoded.weight_versions = Some(Value::List(vec![label]));
             }
             (Role::RequestId | Role::FinishReason | Role::DetailedFinishReason, _) => {}
         }
     }
     if !counts.is_empty() {
-        found.usage = Some(Value::Map(counts));
+        decoded.usage = Some(Value::Map(counts));
     }
-    found.finish = finish(plain, detailed, stop_reason, tells_abort);
-    Ok(found)
+    decoded.finish = join_reasons(plain, detailed, stop_reason, tells_abort);
+    Ok(())
 }
 
 /// Whether texts have no more values and keys than metadata may have.

@@ -3,12 +3,12 @@
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind};
 
-use super::answer::{Detail, Role};
-use super::decoded::{Finish, StopReason};
-use super::resolve::Paths;
+use crate::wire::answer::Paths;
+use crate::wire::answer::{Detail, Role};
+use crate::wire::decoded::{Finish, StopReason};
 
-/// Refuses an answer whose engine failed midway: its finish reason is "error".
-pub(super) fn vouched_for(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
+/// Fails if the engine failed during the generation: its finish reason is "error".
+pub(crate) fn refuse_failed(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
     for detail in details {
         let mut cursor = Cursor::at(body, detail.span.start);
         let failed = match detail.role {
@@ -45,8 +45,8 @@ fn is_error_object(cursor: &mut Cursor<'_>) -> Result<bool> {
     Ok(first == Some(true))
 }
 
-/// Joins what the wire said. `detailed` is Dynamo's, which wins; `tells` says whether this wire shows aborts without it.
-pub(super) fn finish(
+/// The finish reason in one vocabulary. `detailed` is Dynamo's and takes precedence; `tells`: this wire shows aborts without it.
+pub(crate) fn join_reasons(
     plain: Option<String>,
     detailed: Option<String>,
     stop_reason: Option<StopReason>,
@@ -73,7 +73,7 @@ pub(super) fn finish(
     }
 }
 
-/// Every spelling of a completion that did not end by itself (vLLM and SGLang `abort`, Dynamo `cancelled`).
+/// Whether the completion was cut off (vLLM and SGLang `abort`, Dynamo `cancelled`).
 fn is_abort(reason: &str) -> bool {
     matches!(reason, "abort" | "aborted" | "cancelled" | "canceled")
 }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn reasons() {
         let case = |plain: Option<&str>, detailed: Option<&str>, tells| {
-            let f = finish(plain.map(Into::into), detailed.map(Into::into), None, tells);
+            let f = join_reasons(plain.map(Into::into), detailed.map(Into::into), None, tells);
             (f.reason, f.raw, f.aborted)
         };
         let some = |text: &str| Some(text.to_owned());

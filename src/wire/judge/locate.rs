@@ -1,16 +1,16 @@
-//! Finding a value again, for the message of an error. Columns do not keep the offsets of what they hold.
+//! Finds the offset of a value again, for an error: columns keep no offsets.
 
 use crate::json::{Cursor, Kind, element_offset};
 
 /// A step into a value.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step<'s> {
+pub(crate) enum Step<'s> {
     Index(usize),
     Key(&'s str),
 }
 
-/// The offset of the value behind `steps`, from the validated value at `at`.
-pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
+/// The offset of the value that `steps` lead to from the valid value at `at`.
+pub(crate) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize> {
     let mut found = Some(at);
     for step in steps {
         let mut cursor = Cursor::at(body, found.take()?);

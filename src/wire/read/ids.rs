@@ -1,4 +1,4 @@
-//! Typed readers of lists: ids, numbers, triples.
+//! Typed readers of lists of token ids and of numbers.
 
 use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, misfit};
@@ -6,12 +6,12 @@ use crate::limits::{self, MAX_TOKEN_ID};
 use crate::memory::Buffer;
 
 /// What a typed reader returns.
-pub(super) type Read<T> = std::result::Result<T, Stop>;
+pub(crate) type Read<T> = std::result::Result<T, Stop>;
 
-/// Reads an array: `$element` for each element, with the cursor at it; returns from the function around it at anything else.
+/// Reads an array: `$element` runs at each element. Returns from the surrounding function where there is no array.
 ///
-/// A macro, because what a function with a closure becomes need not be inlined, and then is not compiled for the
-/// processor that `json::tuned` has found.
+/// A macro: a closure passed to a function need not be inlined, and is then not compiled for the processor features that
+/// `json::field` detects.
 macro_rules! elements {
     ($cursor:ident, $path:expr, $element:block) => {
         if $cursor.peek() != Some(b'[') {
@@ -41,11 +41,11 @@ macro_rules! elements {
         }
     };
 }
-pub(super) use elements;
+pub(crate) use elements;
 
 /// Whether a list of one element per token, which began at `at`, may have one more than `count`.
 #[inline(always)]
-pub(super) fn one_more(cursor: &Cursor<'_>, count: usize, at: usize) -> Read<()> {
+pub(crate) fn one_more(cursor: &Cursor<'_>, count: usize, at: usize) -> Read<()> {
     if count == cursor.max_tokens() {
         return Err(too_many(count, at));
     }
@@ -61,7 +61,7 @@ fn too_many(ceiling: usize, at: usize) -> Stop {
 
 /// A token id at the cursor: a JSON integer without sign, fraction or exponent, at most 2^31-1.
 #[inline(always)]
-pub(super) fn id(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<i32> {
+pub(crate) fn id(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<i32> {
     let start = cursor.pos;
     if let Some(id) = cursor.short_id() {
         // A fraction or an exponent makes it a number that is no id.
@@ -92,7 +92,7 @@ fn long_id(cursor: &mut Cursor<'_>, path: String) -> Read<i32> {
 
 /// A finite number at the cursor.
 #[inline(always)]
-pub(super) fn number(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<f64> {
+pub(crate) fn number(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> Read<f64> {
     let at = cursor.pos;
     match cursor.double() {
         Some(value) if value.is_finite() => Ok(value),
@@ -109,7 +109,7 @@ pub(super) fn number(cursor: &mut Cursor<'_>, path: impl FnOnce() -> String) -> 
 }
 
 /// One token id.
-pub(super) struct Id;
+pub(crate) struct Id;
 
 impl Reader for Id {
     type Value = i32;
@@ -120,7 +120,7 @@ impl Reader for Id {
 }
 
 /// A list of token ids.
-pub(super) struct Ids;
+pub(crate) struct Ids;
 
 impl Reader for Ids {
     type Value = Buffer<i32>;
@@ -138,7 +138,7 @@ impl Reader for Ids {
 }
 
 /// A flat list of numbers.
-pub(super) struct Numbers;
+pub(crate) struct Numbers;
 
 impl Reader for Numbers {
     type Value = Buffer<f64>;
@@ -157,10 +157,10 @@ impl Reader for Numbers {
 
 /// Lists of token ids, end to end.
 #[derive(Debug)]
-pub(super) struct IdLists {
-    pub(super) ids: Buffer<i32>,
+pub(crate) struct IdLists {
+    pub(crate) ids: Buffer<i32>,
     /// Where each list begins; one more than there are lists.
-    pub(super) offsets: Buffer<i64>,
+    pub(crate) offsets: Buffer<i64>,
 }
 
 impl Reader for IdLists {
@@ -185,62 +185,5 @@ impl Reader for IdLists {
             lists.offsets.push(lists.ids.len() as i64)?;
         });
         Ok(lists)
-    }
-}
-
-/// Reads SGLang's `[logprob, id, text, …]`; null as a logprob is NaN.
-#[inline(always)]
-pub(super) fn triple(cursor: &mut Cursor<'_>, path: impl Fn() -> String) -> Read<(f64, i32)> {
-    let at = cursor.pos;
-    let mut place = 0;
-    let (mut logprob, mut token) = (f64::NAN, 0);
-    elements!(cursor, path(), {
-        match place {
-            0 if cursor.eat(b"null") => {}
-            0 => logprob = number(cursor, || format!("{}[0]", path()))?,
-            1 => token = id(cursor, || format!("{}[1]", path()))?,
-            _ if cursor.eat(b"null") => {}
-            _ => cursor.skip_value()?,
-        }
-        place += 1;
-    });
-    if place < 2 {
-        return Err(Error::new(
-            Class::Malformed,
-            "type",
-            path(),
-            at,
-            "found fewer than two elements where [logprob, id, text] was expected",
-        )
-        .into());
-    }
-    Ok((logprob, token))
-}
-
-/// SGLang's triples in columns.
-#[derive(Debug)]
-pub(super) struct Triples {
-    pub(super) logprobs: Buffer<f64>,
-    pub(super) ids: Buffer<i32>,
-}
-
-impl Reader for Triples {
-    type Value = Self;
-
-    #[inline(always)]
-    fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let mut columns = Triples {
-            logprobs: Buffer::new(),
-            ids: Buffer::new(),
-        };
-        let at = cursor.pos;
-        elements!(cursor, String::new(), {
-            let row = columns.ids.len();
-            one_more(cursor, row, at)?;
-            let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
-            columns.logprobs.push(logprob)?;
-            columns.ids.push(id)?;
-        });
-        Ok(columns)
     }
 }

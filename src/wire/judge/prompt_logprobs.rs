@@ -1,156 +1,19 @@
-//! Step (d): the echoed prompt, and log-probabilities looked up by the prompt's own ids.
+//! Log-probabilities of the prompt's own tokens, looked up by their ids.
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
-
-use super::answer::PromptChannels;
-use super::decoded::{Prompt, PromptLogprobs, TopLogprobs};
-use super::evidence::{first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob};
-use super::list;
-use super::locate::{Step, locate};
-use super::prompt::{self, PromptEntries};
-use super::resolve::Paths;
-use super::top::TopRows;
 use crate::options::{MissingLogprob, Options};
+use crate::wire::decoded::{PromptLogprobs, TopLogprobs};
+use crate::wire::read::maps::PromptEntries;
+use crate::wire::read::triples::{TopRows, Triples};
+use crate::wire::sentinel::{
+    first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
+};
 
-/// What `sources` says of prompt logprobs that cannot be looked up.
-const LEFT_OUT: &str = "left out: needs prompt_token_ids";
-
-/// Judges the prompt's channels.
-pub(super) fn resolve(
-    channels: PromptChannels,
-    body: &[u8],
-    options: &Options<'_>,
-    paths: &Paths<'_>,
-) -> Result<Prompt> {
-    let mut prompt = Prompt::default();
-    let echo = channels
-        .echo
-        .into_iter()
-        .find(|channel| channel.field.is_present());
-    if let Some(channel) = echo {
-        let path = paths.text(channel.place);
-        if let Some((at, echo)) = channel.field.take::<list::Ids>(body) {
-            let echo = echo.map_err(|error| error.under(&path))?;
-            if let Some(passed) = options.prompt_token_ids {
-                same(passed, echo.as_slice(), &path, at)?;
-            }
-            as_long(options.prompt_len, echo.len(), &path, at)?;
-            prompt.token_ids = Some(echo);
-            prompt.sources.push(("prompt_token_ids", path));
-        }
-    }
-    let ids = options
-        .prompt_token_ids
-        .or(prompt.token_ids.as_ref().map(Buffer::as_slice));
-    let maps = channels
-        .entries
-        .into_iter()
-        .find(|channel| channel.field.is_present());
-    if let Some(channel) = maps {
-        let Some(ids) = ids else {
-            prompt.sources.push(("prompt_logprobs", LEFT_OUT.into()));
-            return Ok(prompt);
-        };
-        let path = paths.text(channel.place);
-        if let Some((at, entries)) = channel.field.take::<prompt::PromptEntries>(body) {
-            let entries = entries.map_err(|error| error.under(&path))?;
-            let lookup = Lookup::new(ids, body, at, &path, options);
-            prompt.logprobs = Some(lookup.maps(entries)?);
-            prompt.sources.push(("prompt_logprobs", path));
-        }
-        return Ok(prompt);
-    }
-    let none = || match options.score_from {
-        Some(_) => Err(Error::new(
-            Class::Missing,
-            "missing",
-            paths.text(channels.none),
-            None,
-            "the response has no prompt logprobs",
-        )),
-        None => Ok(()),
-    };
-    let path = paths.text(channels.triples.place);
-    if let Some((at, triples)) = channels.triples.field.take::<list::Triples>(body) {
-        // SGLang sends an empty list where no prompt logprobs were asked for.
-        if triples.as_ref().is_ok_and(|triples| triples.ids.is_empty()) {
-            none()?;
-            return Ok(prompt);
-        }
-        let Some(ids) = ids else {
-            prompt.sources.push(("prompt_logprobs", LEFT_OUT.into()));
-            return Ok(prompt);
-        };
-        let triples = triples.map_err(|error| error.under(&path))?;
-        let lookup = Lookup::new(ids, body, at, &path, options);
-        let first = lookup.listed_from(triples.ids.len())?;
-        let rows = channels.top_rows.field.take::<TopRows>(body);
-        let rows = rows.map(|(at, rows)| {
-            let path = paths.text(channels.top_rows.place);
-            let rows = rows.map_err(|error| error.under(&path))?;
-            lookup.beside(rows, triples.ids.len(), path, at)
-        });
-        let rows = rows.transpose()?.flatten();
-        prompt.logprobs = Some(lookup.triples(triples, first, rows)?);
-        prompt.sources.push(("prompt_logprobs", path));
-    } else {
-        none()?;
-    }
-    Ok(prompt)
-}
-
-/// The prompt that was sent is the prompt that was run.
-fn same(passed: &[i32], echo: &[i32], path: &str, at: usize) -> Result<()> {
-    if passed == echo {
-        return Ok(());
-    }
-    let error = |path: String, message: String| {
-        Err(Error::new(
-            Class::Alignment,
-            "prompt_mismatch",
-            path,
-            at,
-            message,
-        ))
-    };
-    if passed.len() != echo.len() {
-        return error(
-            path.to_owned(),
-            format!(
-                "the server ran a prompt of {} tokens, {} were passed",
-                echo.len(),
-                passed.len()
-            ),
-        );
-    }
-    let i = passed
-        .iter()
-        .zip(echo)
-        .position(|(a, b)| a != b)
-        .unwrap_or_default();
-    error(
-        format!("{path}[{i}]"),
-        format!("the server ran token {}, {} was passed", echo[i], passed[i]),
-    )
-}
-
-/// The prompt that was run is as long as the caller says.
-fn as_long(prompt_len: Option<u64>, echo: usize, path: &str, at: usize) -> Result<()> {
-    match prompt_len {
-        Some(len) if len != echo as u64 => Err(Error::new(
-            Class::Alignment,
-            "prompt_mismatch",
-            path,
-            at,
-            format!("the server ran a prompt of {echo} tokens, prompt_len is {len}"),
-        )),
-        _ => Ok(()),
-    }
-}
+use super::locate::{Step, locate};
 
 /// Looks entries up by the prompt's ids.
-struct Lookup<'a> {
+pub(crate) struct Lookup<'a> {
     ids: &'a [i32],
     body: &'a [u8],
     at: usize,
@@ -161,7 +24,7 @@ struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    fn new(
+    pub(crate) fn new(
         ids: &'a [i32],
         body: &'a [u8],
         at: usize,
@@ -178,8 +41,8 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// The position of the first of `found` triples. SGLang lists the positions that it was asked for, and one before them.
-    fn listed_from(&self, found: usize) -> Result<usize> {
+    /// The position of the first of `found` triples. SGLang lists the positions that were asked for, and the one before them.
+    pub(crate) fn listed_from(&self, found: usize) -> Result<usize> {
         let first = self.start.saturating_sub(1);
         if found == self.ids.len() - first {
             return Ok(first);
@@ -204,8 +67,8 @@ impl<'a> Lookup<'a> {
         ))
     }
 
-    /// Alternatives: a row for each of the `expected` triples, or none at all.
-    fn beside(
+    /// The alternatives, of which there is a row for each of the `expected` triples, or none.
+    pub(crate) fn beside(
         &self,
         rows: TopRows,
         expected: usize,
@@ -225,7 +88,7 @@ impl<'a> Lookup<'a> {
         ))
     }
 
-    /// The value of position `i`, NaN where it is no evidence and may be, unless it is none that a log-probability can have.
+    /// The value of position `i`, or NaN for one that means "no logprob"; refuses that, unless it is allowed, and values above 0.
     fn settle(
         &self,
         i: usize,
@@ -269,7 +132,7 @@ impl<'a> Lookup<'a> {
         (format!("{}[{i}].{id}.logprob", self.path), at)
     }
 
-    fn maps(&self, mut entries: PromptEntries) -> Result<PromptLogprobs> {
+    pub(crate) fn maps(&self, mut entries: PromptEntries) -> Result<PromptLogprobs> {
         self.count(entries.offsets.len() - 1)?;
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
         let mut nulls = entries.nulls.as_slice().iter().copied().peekable();
@@ -321,9 +184,9 @@ impl<'a> Lookup<'a> {
     }
 
     /// `from` is the position of the first triple.
-    fn triples(
+    pub(crate) fn triples(
         &self,
-        triples: list::Triples,
+        triples: Triples,
         from: usize,
         beside: Option<Beside>,
     ) -> Result<PromptLogprobs> {
@@ -371,7 +234,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries, in the memory that they were read into.
-    fn alone(&self, mut triples: list::Triples, from: usize) -> Result<TopLogprobs> {
+    fn alone(&self, mut triples: Triples, from: usize) -> Result<TopLogprobs> {
         let mut offsets = self.offsets(from)?;
         let (ids, values) = (triples.ids.as_mut_slice(), triples.logprobs.as_mut_slice());
         let mut kept = 0;
@@ -393,7 +256,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries and those beside them.
-    fn joined(&self, triples: &list::Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
+    fn joined(&self, triples: &Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
         let mut top = TopLogprobs {
             token_ids: Buffer::new(),
             logprobs: Buffer::new(),
@@ -433,14 +296,14 @@ fn or_nan(written: f64) -> f64 {
 }
 
 /// Alternatives beside the triples, and where they stand.
-struct Beside {
+pub(crate) struct Beside {
     rows: TopRows,
     path: String,
     at: usize,
 }
 
 impl Beside {
-    /// The entries of one row that are handed out, those of other tokens, can be log-probabilities.
+    /// Fails if an entry of one row, other than that of the token itself, is above 0.
     fn possible(&self, row: usize, token: i32, body: &[u8]) -> Result<()> {
         let (ids, values) = self.rows.row(row);
         let wrong = |j: &usize| ids[*j] != token && is_too_high(values[*j]);

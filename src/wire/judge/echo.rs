@@ -1,16 +1,15 @@
-//! What names the tokens beside the channel that was chosen: it contradicts only where it has an entry for every token.
+//! A second list of tokens beside the chosen channel. It is compared only if it has an entry for every token.
 
 use crate::error::{Class, Result};
 use crate::json::Cursor;
+use crate::wire::read::entries::{Content, UNNAMED, named_by};
+use crate::wire::read::field::Span;
 
-use super::entries::{Content, UNNAMED, named_by};
-use super::field::Span;
-
-/// What was read, or why it is left out.
+/// The list, or why it is left out.
 type Echo<T> = std::result::Result<T, String>;
 
 /// The entries of a `content` that was not chosen.
-pub(super) fn entries(read: Result<Content>, ids: &[i32], path: &str) -> Result<Echo<Content>> {
+pub(crate) fn entries(read: Result<Content>, ids: &[i32], path: &str) -> Result<Echo<Content>> {
     match read {
         Ok(entries) if entries.names.len() == ids.len() => Ok(Ok(entries)),
         Ok(entries) => Ok(Err(miscounted(path, entries.names.len(), ids))),
@@ -20,7 +19,7 @@ pub(super) fn entries(read: Result<Content>, ids: &[i32], path: &str) -> Result<
 }
 
 /// The texts beside a flat list: the first that names another token, with its position and offset.
-pub(super) fn texts(
+pub(crate) fn texts(
     span: Span,
     body: &[u8],
     ids: &[i32],

@@ -1,13 +1,13 @@
-//! What is no log-probability: "no logprob" in every spelling, and values above 0.
+//! Values that are no log-probability: those that engines write where they have none, and those above 0.
 
 use crate::error::{Class, Error};
 use crate::limits::MAX_LOGPROB;
 
-/// vLLM writes -9999.0 for a token it has no entry for (and for -inf).
+/// What vLLM writes for a token without an entry, and for -inf.
 const VLLM: f64 = -9999.0;
-/// Dynamo writes -1e30 for what is not finite.
+/// What Dynamo writes for a value that is not finite.
 const DYNAMO: f64 = -1e30;
-/// The same through an f32.
+/// [`DYNAMO`], rounded to an f32.
 const DYNAMO_F32: f64 = -1e30f32 as f64;
 
 /// Whether a written value means "no logprob".
@@ -16,7 +16,7 @@ pub(super) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
-/// Whether a value may be a sentinel, is NaN or too high. Has no branches, so that it costs next to nothing.
+/// Whether a value may be a sentinel, is NaN or too high. Without branches, so that the compiler vectorises it.
 #[inline]
 pub(super) fn any_doubt(values: &[f64]) -> bool {
     values.iter().fold(false, |doubt, &value| {

@@ -1,0 +1,49 @@
+//! Step (g): routed experts of the tokens.
+
+use crate::error::{Class, Error, Result};
+use crate::experts::{Routed, Sequence, Target, decode_rows};
+use crate::options::{ExpertsMode, Options};
+use crate::wire::answer::{ExpertChannels, Paths};
+
+/// The rows that are wanted, and what `sources` says of them.
+pub(crate) fn choose_experts(
+    channels: ExpertChannels,
+    sequence: &Sequence,
+    body: &[u8],
+    options: &Options<'_>,
+    target: Target<'_>,
+    paths: &Paths<'_>,
+) -> Result<(Option<Routed>, Option<String>)> {
+    let skip = options.experts == ExpertsMode::Skip;
+    let Some((place, container)) = channels.found else {
+        if let (Some((place, at)), false) = (channels.unread, skip) {
+            return Err(Error::new(
+                Class::RoutedExperts,
+                "unread",
+                paths.text(place),
+                at,
+                "routed experts stand where this wire carries none; decode with the wire of the endpoint that answered, or \
+                 pass experts=\"skip\"",
+            ));
+        }
+        // An abort before the first token brings none.
+        let early = sequence.aborted && sequence.completion == 0;
+        if options.require_routed_experts && !early {
+            return Err(Error::new(
+                Class::Missing,
+                "missing",
+                paths.text(channels.none),
+                None,
+                "the response has no routed experts; ask the server for them, and see that it captures them",
+            ));
+        }
+        return Ok((None, None));
+    };
+    if skip {
+        return Ok((None, Some("left out: experts=\"skip\"".into())));
+    }
+    let path = paths.text(place);
+    let routed = decode_rows(&container, body, options, sequence, target)
+        .map_err(|error| error.under(&path))?;
+    Ok((Some(routed), Some(path)))
+}

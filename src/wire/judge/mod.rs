@@ -1,0 +1,14 @@
+//! Checks that every wire shares: what was read is compared with the sampled token ids, the prompt and the options.
+
+pub(crate) mod counts;
+pub(crate) mod echo;
+pub(crate) mod experts;
+pub(crate) mod finish;
+pub(crate) mod locate;
+pub(crate) mod logprobs;
+pub(crate) mod mask;
+pub(crate) mod metadata;
+pub(crate) mod prompt;
+pub(crate) mod prompt_logprobs;
+pub(crate) mod sampled;
+pub(crate) mod weight_spans;

@@ -1,0 +1,11 @@
+//! Readers that every wire shares: from the bytes of a body to columns. They compare no value with another one.
+
+pub(crate) mod choices;
+pub(crate) mod document;
+pub(crate) mod entries;
+pub(crate) mod field;
+pub(crate) mod ids;
+pub(crate) mod maps;
+pub(crate) mod server_error;
+pub(crate) mod triples;
+pub(crate) mod walk;

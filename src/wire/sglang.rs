@@ -1,0 +1,229 @@
+//! SGLang: `/generate`, whose answer is an object, or an array of them where several were asked for.
+
+use crate::error::{Class, Error, Result};
+use crate::experts::Container;
+use crate::json::{Cursor, Kind};
+use crate::limits::MAX_CHOICES;
+use crate::memory::Buffer;
+
+use super::answer::{
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details, local,
+};
+use super::read::choices::{ASK_FOR_ALL, missing, nothing_repeated, several_choices, too_many};
+use super::read::document::{Document, read_document};
+use super::read::field::{Field, Span, experts, now, offset, part, span};
+use super::read::ids::{IdLists, Ids};
+use super::read::triples::{TopRows, Triples};
+use super::read::walk::{Fields, Part, Path, Walk, fields, wrong_kind};
+use crate::options::Options;
+
+fields! {
+    /// One answer.
+    Element {
+        output_ids: Field<Buffer<i32>> = now::<Ids>,
+        prompt_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        meta_info: Part<MetaInfo> = part,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+    }
+}
+
+fields! {
+    /// `meta_info`.
+    MetaInfo {
+        id: Option<Span> = span,
+        prompt_tokens: Option<Span> = span,
+        completion_tokens: Option<Span> = span,
+        cached_tokens: Option<Span> = span,
+        reasoning_tokens: Option<Span> = span,
+        finish_reason: Option<Span> = span,
+        weight_version: Option<Span> = span,
+        weight_versions: Option<Span> = span,
+        output_token_logprobs: Field<Triples> = now::<Triples>,
+        output_top_logprobs: Field<TopRows> = now::<TopRows>,
+        input_token_logprobs: Field<Triples> = now::<Triples>,
+        input_top_logprobs: Field<TopRows> = now::<TopRows>,
+        output_token_sampling_mask: Field<IdLists> = now::<IdLists>,
+        routed_experts: Option<Container> = experts,
+    }
+}
+
+/// A body.
+#[derive(Debug, Default)]
+struct Body {
+    /// The top level, if it is an object.
+    object: Element,
+    /// The elements that may become answers, all of them or the first, if the top level is an array.
+    array: Option<Vec<Element>>,
+    /// The offset of the second element.
+    second: Option<usize>,
+}
+
+impl Fields for Body {
+    const NAMES: &'static [&'static str] = Element::NAMES;
+
+    fn member<'a>(
+        &mut self,
+        walk: &mut Walk<'a>,
+        cursor: &mut Cursor<'a>,
+        path: &Path<'_>,
+        name: &'static str,
+    ) -> Result<()> {
+        self.object.member(walk, cursor, path, name)
+    }
+}
+
+impl Document for Body {
+    fn array<'a>(&mut self, walk: &mut Walk<'a>, cursor: &mut Cursor<'a>) -> Result<Option<Error>> {
+        let at = cursor.pos;
+        let mut list = Vec::new();
+        let (mut wrong, mut count) = (None, 0);
+        cursor.array(|cursor, i| {
+            count = i + 1;
+            if i == 1 {
+                self.second = Some(cursor.pos);
+            }
+            if i >= MAX_CHOICES && cursor.byte() == Some(b'{') && nothing_repeated(cursor)? {
+                return Ok(());
+            }
+            let path = &Path::Index(&Path::Top, i);
+            walk.refused = i >= walk.answerable;
+            let element = walk.part(cursor, path, Element::NAMES)?;
+            let refused = std::mem::take(&mut walk.refused);
+            match element {
+                Part::Here(element) => list.extend((!refused).then_some(element)),
+                Part::Wrong(error) => {
+                    wrong.get_or_insert(error);
+                }
+                Part::Absent => {
+                    let null = || wrong_kind(path, cursor.pos - 4, Kind::Null, Kind::Object);
+                    wrong.get_or_insert_with(null);
+                }
+            }
+            Ok(())
+        })?;
+        self.array = Some(list);
+        Ok(match count {
+            0 => {
+                let message = "the array of answers is empty";
+                Some(Error::new(Class::Missing, "missing", "[0]", None, message))
+            }
+            count if count > MAX_CHOICES => Some(too_many(&Path::Top, at)),
+            _ => wrong,
+        })
+    }
+}
+
+/// The answers of a body: every element with `several`, else the only one.
+pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+    let document: Body = read_document(body, options, several)?;
+    if let (Some(second), false) = (document.second, several) {
+        return Err(several_choices("[1]", second, ASK_FOR_ALL));
+    }
+    let array = document.array.is_some();
+    let prefix = |i: usize| {
+        if array {
+            format!("[{i}]")
+        } else {
+            String::new()
+        }
+    };
+    let elements = document.array.unwrap_or_else(|| vec![document.object]);
+    let mut list = Vec::with_capacity(elements.len());
+    for (i, mut element) in elements.into_iter().enumerate() {
+        let meta = std::mem::take(&mut element.meta_info).get()?;
+        let meta = meta.ok_or_else(|| missing("meta_info").under(&prefix(i)))?;
+        list.push((element, meta));
+    }
+    let (list, prompts) = list
+        .into_iter()
+        .enumerate()
+        .map(|(i, (element, meta))| ranked(element, meta, i as u32, prefix(i)))
+        .unzip();
+    Ok(Answers { list, prompts })
+}
+
+/// The channels of one answer.
+fn ranked(
+    element: Element,
+    meta: MetaInfo,
+    index: u32,
+    prefix: String,
+) -> (Answer, PromptChannels) {
+    let count = |name, place, span| (Role::Count(name), local(place), span);
+    let versions = match meta.weight_versions {
+        Some(span) => (
+            Role::WeightVersions,
+            local("meta_info.weight_versions"),
+            Some(span),
+        ),
+        None => (
+            Role::WeightVersion,
+            local("meta_info.weight_version"),
+            meta.weight_version,
+        ),
+    };
+    let answer = Answer {
+        prefix,
+        index,
+        token_ids: vec![Channel::local("output_ids", element.output_ids)],
+        logprobs: LogprobChannels {
+            triples: Channel::local(
+                "meta_info.output_token_logprobs",
+                meta.output_token_logprobs,
+            ),
+            top_rows: Channel::local("meta_info.output_top_logprobs", meta.output_top_logprobs),
+            ..LogprobChannels::none(local("meta_info.output_token_logprobs"))
+        },
+        mask: Channel::local(
+            "meta_info.output_token_sampling_mask",
+            meta.output_token_sampling_mask,
+        ),
+        experts: ExpertChannels {
+            found: meta
+                .routed_experts
+                .map(|it| (local("meta_info.routed_experts"), it)),
+            unread: element
+                .routed_experts
+                .map(|at| (local("routed_experts"), at)),
+            none: local("meta_info.routed_experts"),
+        },
+        metadata: details([
+            (Role::RequestId, local("meta_info.id"), meta.id),
+            count(
+                "prompt_tokens",
+                "meta_info.prompt_tokens",
+                meta.prompt_tokens,
+            ),
+            count(
+                "completion_tokens",
+                "meta_info.completion_tokens",
+                meta.completion_tokens,
+            ),
+            count(
+                "cached_tokens",
+                "meta_info.cached_tokens",
+                meta.cached_tokens,
+            ),
+            count(
+                "reasoning_tokens",
+                "meta_info.reasoning_tokens",
+                meta.reasoning_tokens,
+            ),
+            (
+                Role::FinishObject,
+                local("meta_info.finish_reason"),
+                meta.finish_reason,
+            ),
+            versions,
+        ]),
+        tells_abort: true,
+    };
+    let prompt = PromptChannels {
+        echo: vec![Channel::local("prompt_token_ids", element.prompt_token_ids)],
+        triples: Channel::local("meta_info.input_token_logprobs", meta.input_token_logprobs),
+        top_rows: Channel::local("meta_info.input_top_logprobs", meta.input_top_logprobs),
+        ..PromptChannels::none(local("meta_info.input_token_logprobs"))
+    };
+    (answer, prompt)
+}

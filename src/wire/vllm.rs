@@ -1,0 +1,132 @@
+//! vLLM and prime-rl's server: `/inference/v1/generate` (Dynamo has it too), and `/v1/chat/completions` with
+//! `return_token_ids`.
+
+use crate::error::{Error, Result};
+use crate::experts::Container;
+use crate::memory::Buffer;
+
+use super::answer::{
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details,
+    local, top,
+};
+use super::read::choices::{ASK_FOR_ALL, Choice, Choices, choices, index};
+use super::read::document::{Document, read_document};
+use super::read::entries::Content;
+use super::read::field::{Field, Span, experts, now, offset, part, span};
+use super::read::ids::{IdLists, Ids};
+use super::read::maps::PromptEntries;
+use super::read::walk::{Fields, Part, fields};
+use crate::options::{Options, Wire};
+
+fields! {
+    /// The top level.
+    Body {
+        /// Of `/inference/v1/generate`.
+        request_id: Option<Span> = span,
+        choices: Part<Choices<Sample>> = choices,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+        prompt_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        prompt_logprobs: Field<PromptEntries> = now::<PromptEntries>,
+        usage: Option<Span> = span,
+        /// Of `/v1/chat/completions`.
+        id: Option<Span> = span,
+    }
+}
+
+fields! {
+    /// `choices[i]`.
+    Sample {
+        index: Option<Span> = index,
+        token_ids: Field<Buffer<i32>> = now::<Ids>,
+        logprobs: Part<Logprobs> = part,
+        finish_reason: Option<Span> = span,
+        stop_reason: Option<Span> = span,
+        weight_versions: Option<Span> = span,
+        routed_experts: Option<Container> = experts,
+        sampling_mask: Field<IdLists> = now::<IdLists>,
+    }
+}
+
+fields! {
+    /// `choices[i].logprobs`.
+    Logprobs {
+        content: Field<Content> = now::<Content>,
+    }
+}
+
+impl Document for Body {
+    fn names(wire: Wire) -> &'static [&'static str] {
+        match (wire, Self::NAMES) {
+            (Wire::VllmGenerate, [names @ .., "id"]) | (_, ["request_id", names @ ..]) => names,
+            _ => unreachable!(),
+        }
+    }
+}
+
+impl Choice for Sample {
+    fn index(&self) -> Option<Span> {
+        self.index
+    }
+
+    fn wrong_logprobs(&mut self) -> Option<Error> {
+        self.logprobs.take_wrong()
+    }
+}
+
+/// The answers of a body: every choice with `several`, else the only one.
+pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+    let document: Body = read_document(body, options, several)?;
+    let generate = options.wire == Wire::VllmGenerate;
+    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL)?;
+    let mut answers = Vec::with_capacity(list.len());
+    for (i, (index, choice)) in list.into_iter().enumerate() {
+        let logprobs = choice.logprobs.get()?.unwrap_or_default();
+        answers.push(Answer {
+            prefix: format!("choices[{i}]"),
+            index,
+            token_ids: vec![Channel::local("token_ids", choice.token_ids)],
+            logprobs: LogprobChannels {
+                content: Channel::local("logprobs.content", logprobs.content),
+                must_name: generate,
+                ..LogprobChannels::none(local("logprobs.content"))
+            },
+            mask: Channel::local("sampling_mask", choice.sampling_mask),
+            experts: ExpertChannels {
+                found: choice
+                    .routed_experts
+                    .map(|it| (local("routed_experts"), it)),
+                unread: document
+                    .routed_experts
+                    .map(|at| (top("routed_experts"), at)),
+                none: local("routed_experts"),
+            },
+            metadata: details([
+                (Role::RequestId, top("request_id"), document.request_id),
+                (Role::RequestId, top("id"), document.id),
+                (Role::Usage, top("usage"), document.usage),
+                (
+                    Role::FinishReason,
+                    local("finish_reason"),
+                    choice.finish_reason,
+                ),
+                (Role::StopReason, local("stop_reason"), choice.stop_reason),
+                (
+                    Role::WeightVersions,
+                    local("weight_versions"),
+                    choice.weight_versions,
+                ),
+            ]),
+            tells_abort: true,
+        });
+    }
+    let prompt = PromptChannels {
+        echo: vec![Channel::top("prompt_token_ids", document.prompt_token_ids)],
+        maps: vec![Channel::top("prompt_logprobs", document.prompt_logprobs)],
+        ..PromptChannels::none(top("prompt_logprobs"))
+    };
+    Ok(Answers {
+        list: answers,
+        prompts: vec![prompt],
+    })
+}
