@@ -48,10 +48,10 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         None
     };
 
-    if let Some((path, node)) = choice.tokens.as_ref().and_then(|c| c.found()) {
-        if let Err(why) = texts_held_to_identity(node, path, ids)? {
-            echo_left_out = Some(why);
-        }
+    if let Some((path, node)) = choice.tokens.as_ref().and_then(|c| c.found())
+        && let Err(why) = texts_held_to_identity(node, path, ids)?
+    {
+        echo_left_out = Some(why);
     }
 
     if chosen.is_none() && !ids.is_empty() && options.require_logprobs {
