@@ -21,7 +21,7 @@ EMBED = PYO3_PYTHON=$(abspath $(PY)) \
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .PHONY: venv
 venv: $(VENV)/.ready ## make .venv with the development tools
@@ -73,10 +73,42 @@ test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
 test-python: build ## pytest
 	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
+FLOORS := .venv-floors
+
+$(FLOORS)/.ready: pyproject.toml $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear --python $(PY) $(FLOORS)
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct \
+		--requirement pyproject.toml --extra aiohttp --extra cli --extra safetensors
+	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --group test
+	touch $@
+
+.PHONY: test-floors
+test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versions that the metadata allows
+	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|certifi|httpcore|httpx|numpy|rich|sniffio|tenacity|typer|yarl) '
+	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
+
+# What `.ci/run` installs beside `make test`: these need no environment of ours.
+DYNAMO_VERSIONS ?= 1.6.1 1.7.0.dev20261026
+
+.PHONY: install-dynamo
+install-dynamo: ## each of DYNAMO_VERSIONS into .dynamo/VERSION, once: 700 MB each
+	@for version in $(DYNAMO_VERSIONS); do \
+		PYTHON=$(PYTHON) tools/dynamo/install.sh .dynamo/$$version $$version || exit; \
+	done
+
+.PHONY: install-vllm
+install-vllm: ## a real vLLM for the CPU and its tiny models into .vllm, once: 6 GB
+	@PYTHON=$(PYTHON) tools/vllm/install.sh .vllm
+
 .PHONY: test-dynamo
-test-dynamo: build ## the real Dynamo frontend with a stand-in engine (installs it into .dynamo once: 700 MB)
-	PATH=$(abspath $(BIN)):$$PATH tools/dynamo/install.sh .dynamo
-	DYNAMO_DIR=.dynamo $(BIN)/pytest -q tests/integration
+test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VERSIONS, with a stand-in engine
+	@for version in $(DYNAMO_VERSIONS); do \
+		echo "Dynamo $$version"; DYNAMO_DIR=.dynamo/$$version $(BIN)/pytest -q tests/integration/dynamo || exit; \
+	done
+
+.PHONY: test-vllm
+test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
+	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
 
 SECONDS ?= 60
 
@@ -133,7 +165,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

@@ -43,7 +43,7 @@ def main() -> None:
         # Nothing to compile with, and nothing of this checkout to import by accident.
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CARGO_HOME")}
         environment["PATH"] = f"{python.parent}:/usr/bin:/bin"
-        _run(python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", str(wheel), env=environment)
+        _run(python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", f"{wheel}[cli]", env=environment)
         body = ROOT / "tests" / "data" / "captures" / "generate_basic.json"
         for _ in range(2):  # the second time with everything compiled to bytecode
             _run(python, "-c", _PROOF, str(body), str(ROOT), env=environment)

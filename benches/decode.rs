@@ -125,7 +125,7 @@ fn every_wire(criterion: &mut Criterion) {
             let body = sample.body(wire).into_bytes();
             let options = Options {
                 prompt_len: Some(sample.prompt as u64),
-                routed_experts_prompt_start: sample.prompt as u64,
+                routed_experts_prompt_start: Some(sample.prompt as u64),
                 ..Options::new(wire)
             };
             let found = decode(&body, &options).expect("a good body");

@@ -21,7 +21,8 @@ import numpy as np
 
 from dynamo_tito._config import RendererTransport
 from dynamo_tito.simulator import Backend, Engine, Fault
-from dynamo_tito.simulator.calls import App, Ask, Call
+from dynamo_tito.simulator.app import App
+from dynamo_tito.simulator.calls import Ask, Call
 from dynamo_tito.simulator.faults import FaultPlan
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample

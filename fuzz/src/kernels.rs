@@ -121,7 +121,10 @@ impl Question {
                 let out = &mut memory[start..][..self.len];
                 let result = kernel.widen_over(&self.text, name, self.skip, out);
                 let out = within(&memory, start, self.len, untouched);
-                result.map(|()| out.to_vec())
+                result.map(|negative| {
+                    assert_eq!(negative, out.iter().any(|&item| item < 0), "{name}");
+                    out.to_vec()
+                })
             }
         }
     }

@@ -41,12 +41,14 @@ from ._errors import (
     TransportError,
     UnauthorizedError,
     UnsupportedParameterError,
+    UnsupportedRouteError,
 )
 from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, TitoClient, connect
-    from ._config import Limits, RendererTransport, RetryPolicy
+    from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
     from ._transports.base import HttpRequest, HttpResponse
     from ._transports.mock import MockTransport
@@ -66,6 +68,8 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "Limits",
+    "LogprobsChecks",
+    "LogprobsReport",
     "MalformedBodyError",
     "MissingFieldError",
     "MockTransport",
@@ -77,6 +81,7 @@ __all__ = [
     "RetryPolicy",
     "RoutedExperts",
     "RoutedExpertsError",
+    "SamplingDefaults",
     "SamplingMask",
     "ServerError",
     "TitoClient",
@@ -85,6 +90,7 @@ __all__ = [
     "TransportError",
     "UnauthorizedError",
     "UnsupportedParameterError",
+    "UnsupportedRouteError",
     "Wire",
     "__version__",
     "build_info",
@@ -97,6 +103,7 @@ __all__ = [
     "encode_request",
     "encode_routed_experts",
     "encode_token_ids",
+    "logprobs_report",
     "memory_stats",
     "trim_memory",
 ]
@@ -111,12 +118,16 @@ _LAZY: dict[str, str] = {
     "HttpRequest": "_transports.base",
     "HttpResponse": "_transports.base",
     "Limits": "_config",
+    "LogprobsChecks": "_logprobs_report",
+    "LogprobsReport": "_logprobs_report",
     "MockTransport": "_transports.mock",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
+    "SamplingDefaults": "_config",
     "TitoClient": "_client",
     "connect": "_client",
     "encode_request": "_requests",
+    "logprobs_report": "_logprobs_report",
 }
 
 

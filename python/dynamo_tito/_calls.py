@@ -17,14 +17,17 @@ from ._codec import Body, decode, decode_prompt_logprobs
 from ._config import PREFLIGHT_TIMEOUT, Limits, RetryPolicy
 from ._endpoint import Endpoint, checked_headers, hidden, secrets_of
 from ._errors import MalformedBodyError, RoutedExpertsError, ServerError, TitoError
+from ._logprobs_report import LogprobsChecks, refuse_logprobs
 from ._preflight import PATH as MODELS_PATH
-from ._preflight import PromptLimits
+from ._preflight import ModelCards
 from ._requests import (
     Call,
     Dialect,
     Draft,
     PromptIds,
+    check_scored_at,
     checked_score,
+    checked_temperature,
     dialect,
     encode,
     make_call,
@@ -32,7 +35,7 @@ from ._requests import (
     score_params,
     score_rows_from,
 )
-from ._requests.call import wire_start
+from ._requests.call import check_sampling_defaults, wire_start
 from ._requests.dynamo import names_prompt_start
 from ._responses import error_of, request_id_of
 from ._retry import Patience, Steps, retried, retry_after
@@ -40,12 +43,15 @@ from ._routing_report import RoutingChecks, refuse_findings
 from ._transports.base import HttpRequest, HttpResponse, let_go
 
 if TYPE_CHECKING:
-    from ._config import RendererTransport
+    from ._config import RendererTransport, SamplingDefaults
     from ._types import Completion, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
 
 
 # Sizes of answers, of each route; the largest is expected next.
 _REMEMBERED = 64
+
+# Statuses of a server that has no such route.
+_NO_ROUTE = (404, 405, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,7 @@ class Decoding:
     require_routed_experts: bool = False
     final_row: FinalRow = "omitted"
     strict_routing: RoutingChecks | None = None
+    strict_logprobs: LogprobsChecks | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -138,7 +145,7 @@ class Reading:
             wire=self.wire,
             prompt_len=self.call.prompt_len,
             prompt_token_ids=self.call.prompt,
-            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start) or None,
+            routed_experts_prompt_start=wire_start(self.call, self.draft.prompt_start),
             num_layers=want.num_layers,
             top_k=want.top_k,
             experts=want.experts,
@@ -152,6 +159,7 @@ class Reading:
     def _wanted(self, completion: Completion) -> Completion:
         """The completion without rows that were not asked for."""
         want = self.decoding
+        refuse_logprobs(completion, want.strict_logprobs)
         surplus = self.draft.prompt_start - wire_start(self.call, self.draft.prompt_start)
         experts = completion.routed_experts
         if experts is None:
@@ -174,6 +182,7 @@ class Scoring:
         draft: how it is asked.
         headers: sent with the request.
         start: the first position that is wanted.
+        temperature: what the logits are divided by.
         missing_logprob: what to do where the engine has no log-probability.
         limits: what is too much.
     """
@@ -183,6 +192,7 @@ class Scoring:
     draft: Draft = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     start: int
+    temperature: float
     missing_logprob: MissingLogprob
     limits: Limits
 
@@ -192,7 +202,7 @@ class Scoring:
 
     def __call__(self, content: Body | bytes) -> PromptLogprobs:
         """Decode the answer."""
-        return decode_prompt_logprobs(
+        scores = decode_prompt_logprobs(
             content,
             wire=self.spec.wire,
             prompt_token_ids=self.call.prompt,
@@ -200,6 +210,9 @@ class Scoring:
             missing_logprob=self.missing_logprob,
             limits=self.limits,
         )
+        if self.temperature != 1:
+            check_scored_at(self.temperature, bytes(content))  # decoded above, so that it is a document
+        return scores
 
 
 class Caller:
@@ -213,14 +226,18 @@ class Caller:
         transport: RendererTransport,
         retries: RetryPolicy,
         preflight: bool,
+        sampling_defaults: SamplingDefaults,
         decoding: Decoding,
     ) -> None:
         dialect(transport)
+        check_sampling_defaults(sampling_defaults)
         self.endpoint = endpoint
         self.model = model
         self.transport = transport
         self._retries = retries
-        self._prompt_limits = PromptLimits() if preflight else None
+        self._cards = ModelCards()
+        self._preflight = preflight
+        self._sampling_defaults = sampling_defaults
         self._decoding = decoding
         self._start_refused = False
         self._sizes: dict[str, tuple[int, ...]] = {}
@@ -259,15 +276,15 @@ class Caller:
             data_parallel_rank=data_parallel_rank,
             request_id=request_id,
             routed_experts=self._decoding.bare_experts,
+            sampling_defaults=self._sampling_defaults,
         )
         headers = {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra_headers)}
         draft = spec.draft(call, send_start=not (spec.may_refuse_start and self._start_refused))
         self._check_answerable(draft)
         body = encode(draft, call)
-
-        if self._prompt_limits is not None:
-            yield from self._check_length(self._prompt_limits, draft.members.get("model"), call.prompt_len)
         patience = Patience(self._retries, deadline=deadline)
+        if (yield from self._prepare(spec, call, draft, patience)):
+            body = encode(draft, call)
         response = yield from self._ask(spec, call, draft, headers, body, patience)
         reading = Reading(spec.wire, call, draft, self._decoding)
         completion: Completion = yield from self._read(response, reading, headers, call.request_id)
@@ -279,6 +296,7 @@ class Caller:
         *,
         start: int,
         top_k: int,
+        temperature: float,
         cache_salt: str | None,
         priority: int | None,
         extra_body: Mapping[str, Any] | None,
@@ -305,22 +323,24 @@ class Caller:
             data_parallel_rank=data_parallel_rank,
             request_id=request_id,
             routed_experts=False,
+            sampling_defaults=self._sampling_defaults,
             ids_name="token_ids",
         )
         start, top_k = checked_score(start, top_k, call.prompt_len)
+        temperature = checked_temperature(name, temperature, extra_body)
         call = dataclasses.replace(call, prompt_start=score_rows_from(name, call.prompt_len))
         headers = {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra_headers)}
-        draft = score_draft(name, spec.draft(call), start=start, top_k=top_k)
+        draft = score_draft(name, spec.draft(call), start=start, top_k=top_k, temperature=temperature)
         want = self._decoding
-        return Scoring(spec, call, draft, headers, start, want.missing_logprob, want.limits)
+        return Scoring(spec, call, draft, headers, start, temperature, want.missing_logprob, want.limits)
 
     def score(self, scoring: Scoring, *, deadline: float | None) -> Steps[PromptLogprobs]:
         """Ask how long a prompt may be, send, decode."""
         call, draft = scoring.call, scoring.draft
         body = scoring.body()
-        if self._prompt_limits is not None:
-            yield from self._check_length(self._prompt_limits, draft.members.get("model"), call.prompt_len)
         patience = Patience(self._retries, deadline=deadline)
+        if (yield from self._prepare(scoring.spec, call, draft, patience)):
+            body = scoring.body()
         response = yield from self._ask(scoring.spec, call, draft, scoring.headers, body, patience)
         del body  # of a long sequence it is a megabyte
         scores: PromptLogprobs = yield from self._read(response, scoring, scoring.headers, call.request_id)
@@ -387,14 +407,20 @@ class Caller:
         return (yield from self._send(HttpRequest("POST", url, headers, body), call.request_id, patience))
 
     def _send(
-        self, request: HttpRequest, request_id: str | None, patience: Patience, *, into_body: bool = True
+        self,
+        request: HttpRequest,
+        request_id: str | None,
+        patience: Patience,
+        *,
+        into_body: bool = True,
+        timeout: float | None = None,
     ) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
 
         def attempt() -> Steps[HttpResponse]:
             # Aborted answers are small, those of longer conversations large, and many are under way at once.
             sizes = self._sizes.get(request.url, ())
-            response: HttpResponse = yield Send(request, into_body=into_body, expected=max(sizes, default=0))
+            response: HttpResponse = yield Send(request, into_body, timeout, max(sizes, default=0))
             if 200 <= response.status < 300:
                 sizes = (*self._sizes.get(request.url, ()), len(response.content))
                 self._sizes[request.url] = sizes[-_REMEMBERED:]
@@ -406,29 +432,54 @@ class Caller:
                 bytes(response.content),
                 request_id=request_id,
                 secrets=(*self.endpoint.secrets, *secrets_of(request.headers)),
+                credentials="authorization" in request.headers,
             )
 
         return retried(self._retries, patience, attempt, Sleep)
 
-    def _check_length(self, limits: PromptLimits, model: str | None, prompt_len: int) -> Steps[None]:
-        if limits.must_ask(model):
-            yield Alone(lambda: self._ask_length(limits, model))
-        limits.check(model, prompt_len)
+    def _prepare(self, spec: Dialect, call: Call, draft: Draft, patience: Patience) -> Steps[bool]:
+        """Ask the server what has to be known of the model, check the length, and say whether the draft was changed.
 
-    def _ask_length(self, limits: PromptLimits, model: str | None) -> Steps[None]:
-        if not limits.must_ask(model):
+        Where an adapter is named otherwise than a model, the answer decides who samples: the server is asked whatever
+        ``preflight`` says, and a failed question is an error. A server without the route gets the name itself: it has
+        such an adapter, or refuses.
+        """
+        cards, model, member = self._cards, draft.model, draft.adapter_member
+        needed = member is not None and not cards.knows(model)
+        if needed or (self._preflight and cards.must_ask(model)):
+            yield Alone(lambda: self._ask_models(model, patience, needed=needed))
+        if self._preflight:
+            cards.check(model, call.prompt_len, spec.reserved)
+        if member is None or model is None or not cards.is_adapter(model):
+            return False
+        draft.members[member] = model
+        return True
+
+    def _ask_models(self, model: str | None, patience: Patience, *, needed: bool) -> Steps[None]:
+        cards = self._cards
+        if cards.knows(model) or not (needed or cards.must_ask(model)):
             return  # the call before us has asked
         headers = {name: value for name, value in self.endpoint.headers.items() if name != "content-type"}
         request = HttpRequest("GET", self.endpoint.root + MODELS_PATH, headers)
         try:
-            response: HttpResponse = yield Send(request, into_body=False, timeout=PREFLIGHT_TIMEOUT)
-        except TitoError:
-            limits.failed(model)
+            response: HttpResponse = yield from (
+                self._send(request, None, patience, into_body=False, timeout=PREFLIGHT_TIMEOUT)
+                if needed
+                else _asked_once(request)
+            )
+        except TitoError as error:
+            if needed and isinstance(error, ServerError) and error.status in _NO_ROUTE:
+                cards.unlisted(model)
+                return
+            cards.failed(model)
+            if needed:
+                error.add_note(f"GET {MODELS_PATH} has to say whether {model!r} is an adapter")
+                raise
             return
         if response.status == 200:
-            limits.learn(model, bytes(response.content))
+            cards.learn(model, bytes(response.content))
         else:
-            limits.failed(model)
+            cards.failed(model)
 
     def _check_answerable(self, draft: Draft) -> None:
         if draft.choices != 1:
@@ -437,3 +488,8 @@ class Caller:
             raise ValueError(
                 "SGLang sends routed experts without their shape: give the client num_layers and top_k to read them"
             )
+
+
+def _asked_once(request: HttpRequest) -> Steps[HttpResponse]:
+    response: HttpResponse = yield Send(request, into_body=False, timeout=PREFLIGHT_TIMEOUT)
+    return response

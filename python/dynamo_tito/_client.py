@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack
 
 from ._calls import Alone, Caller, Decoding, Read, Send, Sleep
 from ._config import (
@@ -25,9 +25,11 @@ from ._config import (
     Limits,
     RendererTransport,
     RetryPolicy,
+    SamplingDefaults,
 )
 from ._endpoint import make_endpoint, secrets_of_url
 from ._errors import MissingFieldError, TitoError, TransportError
+from ._logprobs_report import logprobs_checks
 from ._routing_report import routing_checks
 from ._scoring import AsyncScoring, SyncScoring
 from ._threads import in_thread
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from ._logprobs_report import LogprobsChecks
     from ._requests import PromptIds
     from ._retry import Steps
     from ._routing_report import RoutingChecks
@@ -64,6 +67,7 @@ class ClientOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
     retries: RetryPolicy | None
     preflight: bool
+    sampling_defaults: SamplingDefaults
     num_layers: int | None
     top_k: int | None
     experts: ExpertsMode
@@ -71,6 +75,7 @@ class ClientOptions(TypedDict, total=False):
     require_routed_experts: bool
     final_row: FinalRow
     strict_routing: bool | RoutingChecks
+    strict_logprobs: bool | LogprobsChecks
     limits: Limits | None
     max_response_bytes: int | None
     thread_from_bytes: int
@@ -97,6 +102,7 @@ class _Client:
         headers: Mapping[str, str] | None = None,
         retries: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
         preflight: bool = True,
+        sampling_defaults: SamplingDefaults = "neutral",
         num_layers: int | None = None,
         top_k: int | None = None,
         experts: ExpertsMode = "int32",
@@ -104,6 +110,7 @@ class _Client:
         require_routed_experts: bool = False,
         final_row: FinalRow = "omitted",
         strict_routing: bool | RoutingChecks = False,
+        strict_logprobs: bool | LogprobsChecks = False,
         limits: Limits | None = None,
         max_response_bytes: int | None = None,
         thread_from_bytes: int = THREAD_FROM_BYTES,
@@ -123,6 +130,7 @@ class _Client:
             transport=transport,
             retries=RetryPolicy(attempts=1) if retries is None else retries,
             preflight=preflight,
+            sampling_defaults=sampling_defaults,
             decoding=Decoding(
                 num_layers,
                 top_k,
@@ -131,6 +139,7 @@ class _Client:
                 require_routed_experts,
                 final_row,
                 routing_checks(strict_routing),
+                logprobs_checks(strict_logprobs),
                 ceilings,
             ),
         )
@@ -175,6 +184,12 @@ class _Client:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, model={self.model!r}, transport={self.transport!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied: a client stays in its process, with its connections; "
+            "send its arguments, and make a client where it is used"
+        )
+
     def _check_usable(self) -> None:
         if self._closed:
             raise RuntimeError("the client is closed")
@@ -208,6 +223,9 @@ class AsyncTitoClient(AsyncScoring, _Client):
         headers: sent with every request.
         retries: when a request that was certainly not sampled is sent again; None for never.
         preflight: ask the server once how long a prompt may be, and refuse longer ones unsent.
+        sampling_defaults: what a call's open sampling parameters are: ``"neutral"`` (temperature 1, top_p 1, top_k off,
+            min_p 0, neutral penalties), or ``"model"``, the server's defaults, which most routes take from the model's
+            ``generation_config.json``.
         num_layers: decoder layers, to read SGLang's routed experts and to check those of others.
         top_k: experts per token, likewise.
         experts: ``"int32"``, ``"native"`` or ``"skip"``, as in :func:`dynamo_tito.decode`.
@@ -217,6 +235,8 @@ class AsyncTitoClient(AsyncScoring, _Client):
         strict_routing: refuse routed experts that show signs of a broken capture, such as layers of zeros; a mapping
             with ``num_experts``, ``dense_layers`` and ``max_run`` says what the model is like
             (:func:`dynamo_tito.rollout.routing_report`).
+        strict_logprobs: refuse log-probabilities that no engine computed for these tokens, such as zeros throughout; a
+            mapping gives thresholds (:func:`dynamo_tito.logprobs_report`).
         limits: ceilings of every answer: bytes, tokens, rows, depth; see :class:`dynamo_tito.Limits`.
         max_response_bytes: short for limits that differ in this alone: the largest body taken, as sent and as
             decompressed.

@@ -19,6 +19,9 @@ RendererTransport: TypeAlias = Literal[
 Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
 """Whose server it is; :func:`dynamo_tito.connect` picks the transport from it."""
 
+SamplingDefaults: TypeAlias = Literal["neutral", "model"]
+"""What the sampling parameters are that a call leaves open: neutral ones, or the server's own (:mod:`._requests`)."""
+
 HttpLibrary: TypeAlias = Literal["httpx", "aiohttp"]
 """Which library moves the bytes."""
 

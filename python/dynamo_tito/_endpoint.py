@@ -62,6 +62,7 @@ def make_endpoint(
     if api_key is not None:
         if not isinstance(api_key, str):
             raise TypeError(f"api_key must be a string, not {type(api_key).__name__}")
+        _check_key(api_key)
         merged["authorization"] = f"Bearer {api_key}"
     merged.update(checked_headers(headers))
     _check("authorization", merged.get("authorization", ""))
@@ -158,6 +159,18 @@ def _host(parts: SplitResult) -> str:
     if ":" in name:
         name = f"[{name}]"
     return name if port is None else f"{name}:{port}"
+
+
+def _check_key(api_key: str) -> None:
+    """As for any header's value; names the argument, and never shows the key."""
+    if not api_key:
+        raise ValueError("api_key cannot be sent: it is empty (None for no key)")
+    if api_key != api_key.strip():
+        raise ValueError("api_key cannot be sent: it begins or ends with white space (strip it)")
+    for position, character in enumerate(api_key):
+        if not _HEADER_VALUE.fullmatch(character):
+            what = "a control character" if ord(character) < 0xA0 else "not Latin-1"
+            raise ValueError(f"api_key cannot be sent: character {position} is {what}")
 
 
 def _check(name: str, value: str) -> None:

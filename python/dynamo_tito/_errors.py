@@ -15,6 +15,7 @@
     │   │   └── UnsupportedParameterError   this server does not know a parameter of the request
     │   ├── UnauthorizedError               no valid credentials
     │   ├── NotFoundError                   no such route or model
+    │   ├── UnsupportedRouteError           this server has not implemented what was asked
     │   ├── OverloadedError                 no capacity now: try later, or elsewhere
     │   └── EngineError                     the engine failed while it served the request
     ├── TransportError                      no complete answer came back
@@ -181,6 +182,10 @@ class UnauthorizedError(ServerError):
 
 class NotFoundError(ServerError):
     """The server has no such route or model."""
+
+
+class UnsupportedRouteError(ServerError):
+    """The server knows the route and has not implemented what was asked of it (501)."""
 
 
 class OverloadedError(ServerError):

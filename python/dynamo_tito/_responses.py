@@ -22,6 +22,7 @@ from ._errors import (
     ServerError,
     UnauthorizedError,
     UnsupportedParameterError,
+    UnsupportedRouteError,
 )
 
 _MESSAGE_CHARACTERS = 500
@@ -54,7 +55,7 @@ _CLASSES: dict[int, type[ServerError]] = {
     408: OverloadedError,
     429: OverloadedError,
     499: EngineError,
-    501: BadRequestError,
+    501: UnsupportedRouteError,
     503: OverloadedError,
 }
 
@@ -66,6 +67,7 @@ def error_of(
     *,
     request_id: str | None = None,
     secrets: tuple[str, ...] = (),
+    credentials: bool | None = None,
 ) -> ServerError:
     """The error that an answer with this status is.
 
@@ -75,6 +77,7 @@ def error_of(
         body: what of the body was read.
         request_id: the id the request was sent with.
         secrets: what must not appear in the error, should the server repeat it.
+        credentials: whether any were sent; None if that is not known.
     """
     document = _document(body)
     message = hidden(message_of(body, document), secrets)
@@ -82,6 +85,9 @@ def error_of(
     said = message or _reason(status)
     if status == 499:
         said = f"the engine cancelled the request: {said}"
+    elif status == 401 and credentials is not None:
+        sent = "the credentials that were sent are not accepted" if credentials else "no credentials were sent"
+        said = f"{said}; {sent} (api_key=)"
     elif 300 <= status < 400:
         said = f"{said}; redirects are not followed"
     return kind(

@@ -32,6 +32,7 @@ class ScoreManyOptions(TypedDict, total=False):
     """The keywords of ``score_many`` that are the same for every sequence; see :meth:`AsyncTitoClient.score`."""
 
     top_k: int
+    temperature: float
     cache_salt: str | None
     priority: int | None
     extra_body: Mapping[str, Any] | None
@@ -43,6 +44,7 @@ class ScoreManyOptions(TypedDict, total=False):
 
 _DEFAULTS: ScoreManyOptions = {
     "top_k": 0,
+    "temperature": 1.0,
     "cache_salt": None,
     "priority": None,
     "extra_body": None,
@@ -67,6 +69,7 @@ class AsyncScoring:
         *,
         start: int = 0,
         top_k: int = 0,
+        temperature: float = 1.0,
         cache_salt: str | None = None,
         priority: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
@@ -88,6 +91,9 @@ class AsyncScoring:
                 where the completion begins. SGLang scores only from there on; elsewhere the rest is left out when the
                 answer is read.
             top_k: how many alternatives to list at each position, beside the token itself.
+            temperature: what the model's logits are divided by before they become log-probabilities. Only a patched
+                SGLang has one (sgl-project/sglang#36213) and says so in its answer; elsewhere anything but 1 is a
+                ValueError, or, of an SGLang without it, a MissingFieldError.
             cache_salt: as for :meth:`generate`, likewise ``priority``, ``extra_body``, ``session_id``,
                 ``data_parallel_rank``, ``request_id``, ``extra_headers``, ``deadline`` and ``transport``.
             priority: see above.
@@ -116,6 +122,7 @@ class AsyncScoring:
             token_ids,
             start=start,
             top_k=top_k,
+            temperature=temperature,
             cache_salt=cache_salt,
             priority=priority,
             extra_body=extra_body,
@@ -194,6 +201,7 @@ class SyncScoring:
         *,
         start: int = 0,
         top_k: int = 0,
+        temperature: float = 1.0,
         cache_salt: str | None = None,
         priority: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
@@ -209,6 +217,7 @@ class SyncScoring:
             token_ids,
             start=start,
             top_k=top_k,
+            temperature=temperature,
             cache_salt=cache_salt,
             priority=priority,
             extra_body=extra_body,

@@ -147,7 +147,8 @@ class RoutedExperts(_Record):
             Layers are all decoder layers: a dense one is a layer of zeros.
         start: the position in the sequence (prompt and completion) of row 0.
         wire_dtype: the width on the wire: ``"uint8"``, ``"uint16"``, ``"int16"`` or ``"int32"``.
-        complete: False where an aborted completion brought fewer rows than tokens call for.
+        complete: False where rows are missing: an aborted completion brought fewer than its tokens call for (or
+            rows of -1, no route, at the end), or they begin behind the start that was asked for.
     """
 
     array: ExpertsArray
@@ -235,7 +236,7 @@ class Completion(_Record):
 
     @property
     def complete(self) -> bool:
-        """False where the routed experts have fewer rows than they should, which only an abort may cause."""
+        """False where rows of the routed experts are missing: at the end after an abort, or in front."""
         return self.routed_experts is None or self.routed_experts.complete
 
 

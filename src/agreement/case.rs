@@ -66,7 +66,7 @@ pub fn case(input: &[u8]) -> Option<(Options<'static>, &[u8])> {
         wire,
         prompt_len: count(prompt_len),
         prompt_token_ids: PROMPTS[usize::from(prompt) % PROMPTS.len()],
-        routed_experts_prompt_start: count(from).unwrap_or(0),
+        routed_experts_prompt_start: count(from),
         num_layers: count(layers),
         top_k: count(top_k),
         experts: match flags >> 6 {

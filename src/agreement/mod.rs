@@ -8,6 +8,8 @@ mod evidence;
 mod json;
 mod mutate;
 #[cfg(test)]
+mod placing;
+#[cfg(test)]
 mod regressions;
 #[cfg(test)]
 mod several;
@@ -51,7 +53,7 @@ pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(
     same(ours, twin.map(|completion| vec![completion]))
         .and_then(|()| match experts {
             Some(experts) if options.experts == ExpertsMode::Int32 => {
-                agree_on_array(body, options, &experts.values)
+                agree_on_array(body, options, &experts)
             }
             _ => Ok(()),
         })
@@ -71,10 +73,11 @@ pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Resu
 }
 
 /// The experts of a good body come out in the caller's array too, and nothing else does; one value less room is too little.
+/// Behind the rows of an aborted completion may be what was written of those that are missing.
 fn agree_on_array(
     body: &[u8],
     options: &Options<'_>,
-    experts: &[i32],
+    experts: &reference::RoutedExperts,
 ) -> std::result::Result<(), String> {
     const UNTOUCHED: i32 = i32::MIN + 7;
     let decode_into = |len: usize| {
@@ -84,14 +87,20 @@ fn agree_on_array(
         let array = array.into_iter().map(|item| unsafe { item.assume_init() });
         (result, array.collect::<Vec<i32>>())
     };
-    let (result, array) = decode_into(experts.len() + 1);
-    let written = array.strip_suffix(&[UNTOUCHED]);
-    if result.is_err() || written != Some(experts) {
+    let values = &experts.values;
+    // A text holds fewer values than letters.
+    let missing = if experts.complete { 0 } else { body.len() };
+    let (result, array) = decode_into(values.len() + missing + 1);
+    let (written, rest) = array.split_at(values.len());
+    let untouched = rest
+        .iter()
+        .all(|&item| item == UNTOUCHED || item == -1 && missing > 0);
+    if result.is_err() || written != values || !untouched {
         return Err(format!(
-            "the array {array:?} after {result:?}, expected {experts:?}"
+            "the array {array:?} after {result:?}, expected {values:?}"
         ));
     }
-    if let Some(short) = experts.len().checked_sub(1) {
+    if let Some(short) = values.len().checked_sub(1) {
         match decode_into(short) {
             (Err(error), _) if error.kind == "experts_out" => {}
             (result, _) => return Err(format!("{result:?} with an array of {short} values")),
@@ -248,19 +257,19 @@ pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>
         Options {
             require_logprobs: false,
             prompt_token_ids: Some(prompt),
-            routed_experts_prompt_start: 3,
+            routed_experts_prompt_start: Some(3),
             ..shaped
         },
         Options {
             require_logprobs: false,
             prompt_len: Some(5),
-            routed_experts_prompt_start: 3,
+            routed_experts_prompt_start: Some(3),
             experts: ExpertsMode::Native,
             ..base
         },
         Options {
             require_logprobs: false,
-            routed_experts_prompt_start: 2,
+            routed_experts_prompt_start: Some(2),
             require_routed_experts: true,
             ..shaped
         },

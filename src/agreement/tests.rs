@@ -24,6 +24,47 @@ fn bodies() -> Vec<(String, Vec<u8>)> {
     bodies
 }
 
+/// What a real vLLM has answered, with the wire of each.
+fn vllm_bodies() -> Vec<(String, Vec<u8>, Wire)> {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures_vllm");
+    let mut folders = vec![data];
+    let mut bodies = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.display().to_string();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".json") && !name.ends_with("index.json") {
+                let body = std::fs::read(path).unwrap();
+                let wire = match String::from_utf8_lossy(&body).contains("\"chat.completion\"") {
+                    true => Wire::VllmChat,
+                    false => Wire::VllmGenerate,
+                };
+                bodies.push((name, body, wire));
+            }
+        }
+    }
+    bodies.sort_by(|one, other| one.0.cmp(&other.0));
+    assert!(bodies.len() > 150, "only {} bodies", bodies.len());
+    bodies
+}
+
+#[test]
+fn on_every_body_of_a_real_vllm() {
+    let mut decoded = 0;
+    for (name, body, wire) in vllm_bodies() {
+        for mut options in every_option(Options::new(wire), &PROMPT) {
+            for asked in [None, Some(0), options.routed_experts_prompt_start, Some(7)] {
+                options.routed_experts_prompt_start = asked;
+                check(&name, &body, &options);
+                decoded += u32::from(reference::decode_choices(&body, &options).is_ok());
+            }
+        }
+    }
+    assert!(decoded > 1000, "only {decoded} decoded");
+}
+
 fn check(name: &str, body: &[u8], options: &Options<'_>) {
     if let Err(difference) = agree(body, options) {
         panic!(
@@ -203,6 +244,17 @@ fn on_scored_suffixes() {
     }
 }
 
+/// Bodies that say how long their prompt is in every way, to be mutated beside the recorded ones.
+const COUNTED: &[&str] = &[
+    r#"{"output_ids":[7,8],"prompt_token_ids":[1,2,3],"meta_info":{"prompt_tokens":3,"completion_tokens":2,"output_token_logprobs":[[-0.5,7,null],[-1,8,null]]}}"#,
+    r#"{"output_ids":[7,8],"meta_info":{"finish_reason":{"type":"stop","matched":8},"prompt_tokens":5,"completion_tokens":2,"output_token_logprobs":[[-0.5,7],[-1,8]]}}"#,
+    r#"{"output_ids":[],"meta_info":{"finish_reason":{"type":"abort"},"prompt_tokens":1,"completion_tokens":0}}"#,
+    r#"{"output_ids":[7],"prompt_token_ids":[1,2],"meta_info":{"finish_reason":{"type":"abort"},"output_token_logprobs":[[-1,7]],"routed_experts":{"data":"AAAAAAEAAAD//////////w==","shape":[2,1,2],"dtype":"int32"}}}"#,
+    r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1},"nvext":{"prompt_token_ids":[1,2,3],"engine_data":{"completion_token_ids":[7],"completion_logprobs":[-1],"routed_experts":{"data":"AAECAwQF","shape":[3,1,2]}}}}"#,
+    r#"{"object":"text_completion","choices":[{}],"usage":{"prompt_tokens":2,"completion_tokens":0},"nvext":{"detailed_finish_reason":"cancelled","engine_data":{"prompt_token_ids":[1,2],"completion_token_ids":[],"routed_experts":{"data":"","shape":[0,1,2]}}}}"#,
+    r#"{"prompt_token_ids":[1,2],"usage":{"prompt_tokens":2,"completion_tokens":3},"choices":[{"token_ids":[7],"logprobs":{"content":[{"token_id":7,"logprob":-1}]}},{"token_ids":[7,8],"logprobs":{"content":[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":-1}]}}]}"#,
+];
+
 /// Changes of structure: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.
 #[test]
 fn on_mutated_structure() {
@@ -214,6 +266,8 @@ fn on_mutated_structure() {
     let corpus: Vec<Vec<u8>> = bodies()
         .into_iter()
         .map(|(_, body)| body)
+        .chain(vllm_bodies().into_iter().map(|(_, body, _)| body))
+        .chain(COUNTED.iter().map(|body| body.as_bytes().to_vec()))
         .filter(|body| body.len() < 4000)
         .collect();
     let mut mutator = Mutator::new(number("DYNAMO_TITO_SEED", 1), corpus);

@@ -85,6 +85,18 @@ pub(super) const VALUES: &[&str] = &[
     "[[[2.5,7,null]]]",
     r#"{"data":"AAAA","shape":[1,1,3]}"#,
     r#"{"data":"","shape":[0,4,2]}"#,
+    r#"{"data":"////////","shape":[1,1,3],"dtype":"int16"}"#,
+    r#"{"data":"AAD//w==","shape":[1,1,1],"dtype":"int32"}"#,
+    r#"{"data":"AAAA","shape":[1,1,3],"start":2}"#,
+    r#""AAAAAAAAAAAAAAAA""#,
+    r#""AAAAAP////8=""#,
+    r#""//////////8=""#,
+    r#"{"prompt_tokens":5,"completion_tokens":4}"#,
+    r#"{"prompt_tokens":3,"completion_tokens":2}"#,
+    r#"{"prompt_tokens":1.0,"completion_tokens":"2"}"#,
+    r#""abort""#,
+    r#"{"type":"abort"}"#,
+    "[1,2,3,4,5]",
 ];
 
 /// Keys that mean something somewhere, two of them in another spelling.
@@ -124,6 +136,8 @@ pub(super) const KEYS: &[&str] = &[
     "completion_logprobs",
     "finished",
     "prompt_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
     "cached_tokens",
     "output_token_logprobs",
     "output_top_logprobs",

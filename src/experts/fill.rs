@@ -7,20 +7,34 @@ use super::base64::{Element, decode_into, widen_into};
 use crate::error::{Error, Result};
 use crate::memory::{Buffer, Plain};
 
-/// Decodes `count` elements from byte `skip` on and widens them.
+/// Decodes `count` elements from byte `skip` on and widens them; says whether any is negative.
 pub(super) fn widened(
     text: &[u8],
     dtype: Element,
     skip: usize,
     count: usize,
     failed: impl FnOnce(usize) -> Error,
-) -> Result<Buffer<i32>> {
+) -> Result<(Buffer<i32>, bool)> {
     let mut values = Buffer::with_capacity(count)?;
     let out = &mut values.spare_capacity_mut()[..count];
-    widen_into(text, dtype, skip, out).map_err(failed)?;
+    let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
     // SAFETY: `count` items fit, and on success `widen_into` has written all of `out`.
     unsafe { values.set_len(count) };
-    Ok(values)
+    Ok((values, negative))
+}
+
+/// Fills `out` with widened elements from byte `skip` on; says whether any is negative.
+pub(super) fn widened_into<'o>(
+    text: &[u8],
+    dtype: Element,
+    skip: usize,
+    out: &'o mut [MaybeUninit<i32>],
+    failed: impl FnOnce(usize) -> Error,
+) -> Result<(&'o [i32], bool)> {
+    let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
+    // SAFETY: the same memory and layout, lent on; on success `widen_into` has written all of it.
+    let values = unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<i32>(), out.len()) };
+    Ok((values, negative))
 }
 
 /// Decodes `count` elements of the width of `T` from byte `skip` on.

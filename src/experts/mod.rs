@@ -9,6 +9,7 @@ mod container;
 mod fill;
 mod npy;
 mod rows;
+mod trim;
 
 #[cfg(feature = "reference")]
 pub(crate) use base64::bench_support;
@@ -16,3 +17,4 @@ pub(crate) use base64::bench_support;
 pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;
 pub(crate) use rows::{Routed, Target, Values, resolve};
+pub(crate) use trim::Sequence;

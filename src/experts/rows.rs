@@ -2,15 +2,16 @@
 
 use std::mem::MaybeUninit;
 
-use super::base64::{Element, widen_into};
+use super::base64::Element;
 use super::blob::Text;
 use super::container::Container;
-use super::fill::{raw, widened};
+use super::fill::{raw, widened, widened_into};
 use super::npy;
+use super::trim::{Sequence, Trimmed, trim};
 use crate::error::{Class, Error, Result};
 use crate::limits;
 use crate::memory::Buffer;
-use crate::wire::options::{ExpertsMode, FinalRow, Options};
+use crate::wire::options::{ExpertsMode, Options};
 
 /// Where int32 rows go.
 #[derive(Debug)]
@@ -57,13 +58,12 @@ struct Rows<'a> {
     header: usize,
 }
 
-/// Checks a container against the options and decodes the wanted rows. C is `completion`. Paths of errors are relative to the field.
+/// Checks a container against the options and decodes the wanted rows. Paths of errors are relative to the field.
 pub(crate) fn resolve(
     container: &Container,
     body: &[u8],
     options: &Options<'_>,
-    completion: usize,
-    aborted: bool,
+    sequence: &Sequence,
     target: Target<'_>,
 ) -> Result<Routed> {
     let rows = Rows::measure(container, body, options)?;
@@ -77,19 +77,11 @@ pub(crate) fn resolve(
             limits::passed(found, ceiling, "max_rows"),
         ));
     }
-    let trimmed = rows.trim(at, options, completion, aborted)?;
+    let trimmed = trim(rows.shape[0], rows.start, at, options, sequence)?;
     rows.text
         .check()
         .map_err(|error| error.under(rows.path()))?;
-    rows.decode(&trimmed, options.experts, target)
-}
-
-/// The outcome of trimming.
-struct Trimmed {
-    /// Rows in front that are not wanted.
-    drop: u64,
-    start: u64,
-    complete: bool,
+    rows.decode(&trimmed, at, sequence.aborted, options.experts, target)
 }
 
 impl<'a> Rows<'a> {
@@ -219,70 +211,14 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Rules 11 and 12.
-    fn trim(
+    fn decode(
         &self,
+        trimmed: &Trimmed,
         at: usize,
-        options: &Options<'_>,
-        completion: usize,
         aborted: bool,
-    ) -> Result<Trimmed> {
-        let rows = self.shape[0];
-        let n = options.routed_experts_prompt_start;
-        let expected = options.known_prompt_len().map(|prompt| {
-            let last = i128::from(options.final_row == FinalRow::Omitted);
-            i128::from(prompt) + completion as i128 - last
-        });
-        let trim = |message: String| refused("trim", at, message);
-        let (drop, start) = match (self.start, expected) {
-            (start, _) if n == 0 => (0, start.unwrap_or(0)),
-            (Some(0), _) if n <= rows => (n, n),
-            (Some(0), _) => return Err(trim(format!("cannot drop {n} of {rows} rows"))),
-            (Some(start), _) if start == n => (0, n),
-            (Some(start), _) => {
-                return Err(trim(format!(
-                    "rows start at {start}, neither 0 nor the {n} that was asked for"
-                )));
-            }
-            (None, None) => {
-                return Err(Error::new(
-                    Class::Argument,
-                    "needs_prompt_len",
-                    "",
-                    at,
-                    "routed experts without a start cannot be trimmed blindly: pass prompt_len=",
-                ));
-            }
-            (None, Some(all)) if i128::from(rows) == all - i128::from(n) => (0, n),
-            (None, Some(all)) if i128::from(rows) == all && n <= rows => (n, n),
-            (None, Some(all)) => {
-                return Err(trim(format!(
-                    "found {rows} rows, neither the {all} of prompt and completion nor those from {n} on"
-                )));
-            }
-        };
-        let covered = i128::from(start) + i128::from(rows - drop);
-        let complete = match expected {
-            Some(all) if covered < all && aborted => false,
-            Some(all) if covered != all => {
-                return Err(refused(
-                    "rows",
-                    at,
-                    format!(
-                        "rows reach position {covered}, the prompt and {completion} completion tokens need {all}"
-                    ),
-                ));
-            }
-            _ => true,
-        };
-        Ok(Trimmed {
-            drop,
-            start,
-            complete,
-        })
-    }
-
-    fn decode(&self, trimmed: &Trimmed, mode: ExpertsMode, target: Target<'_>) -> Result<Routed> {
+        mode: ExpertsMode,
+        target: Target<'_>,
+    ) -> Result<Routed> {
         // All of these fit: they are at most the decoded length, which was measured, except layers and top_k of no rows.
         let [rows, layers, top_k] = self.shape.map(|size| size as usize);
         let row = layers * top_k;
@@ -290,11 +226,33 @@ impl<'a> Rows<'a> {
         let skip = self.header + trimmed.drop as usize * row * self.dtype.size();
         let text = &self.text.text;
         let failed = |at| refused("base64", self.text.place(at), "not base64").under(self.path());
+        let mut kept = rows - trimmed.drop as usize;
+        let routes = Routes {
+            layers,
+            top_k,
+            aborted,
+            at,
+            start: trimmed.start,
+        };
         let values = match (mode, self.dtype, target) {
             (ExpertsMode::Native, Element::U8, _) => Values::U8(raw(text, skip, count, failed)?),
             (ExpertsMode::Native, Element::U16, _) => Values::U16(raw(text, skip, count, failed)?),
-            (ExpertsMode::Native, Element::I16, _) => Values::I16(raw(text, skip, count, failed)?),
-            (_, dtype, Target::Own) => Values::I32(widened(text, dtype, skip, count, failed)?),
+            (ExpertsMode::Native, Element::I16, _) => {
+                let mut values = raw::<i16>(text, skip, count, failed)?;
+                if values.as_slice().iter().fold(0, |all, id| all | id) < 0 {
+                    kept = routes.captured(values.as_slice())?;
+                    values.truncate(kept * row);
+                }
+                Values::I16(values)
+            }
+            (_, dtype, Target::Own) => {
+                let (mut values, negative) = widened(text, dtype, skip, count, failed)?;
+                if negative {
+                    kept = routes.captured(values.as_slice())?;
+                    values.truncate(kept * row);
+                }
+                Values::I32(values)
+            }
             (_, dtype, Target::Into(out)) => {
                 let Some(out) = out.get_mut(..count) else {
                     return Err(Error::new(
@@ -305,17 +263,54 @@ impl<'a> Rows<'a> {
                         format!("experts_out holds {} values, {count} are needed", out.len()),
                     ));
                 };
-                widen_into(text, dtype, skip, out).map_err(failed)?;
+                let (values, negative) = widened_into(text, dtype, skip, out, failed)?;
+                if negative {
+                    kept = routes.captured(values)?;
+                }
                 Values::Written
             }
         };
         Ok(Routed {
             values,
-            shape: [rows - trimmed.drop as usize, layers, top_k],
+            shape: [kept, layers, top_k],
             start: trimmed.start,
             dtype: self.dtype,
-            complete: trimmed.complete,
+            complete: trimmed.complete && kept == rows - trimmed.drop as usize,
         })
+    }
+}
+
+/// What negative ids among the rows are judged by.
+struct Routes {
+    layers: usize,
+    top_k: usize,
+    aborted: bool,
+    at: usize,
+    start: u64,
+}
+
+impl Routes {
+    /// How many rows have a route. SGLang and NeMo-RL write -1 where none was captured; only whole rows at the end of an
+    /// aborted completion may be so, and are missing then.
+    #[cold]
+    fn captured<T: Copy + Into<i32>>(&self, values: &[T]) -> Result<usize> {
+        let row = self.layers * self.top_k;
+        let negative = |&id: &T| id.into() < 0;
+        let Some(first) = values.iter().position(negative) else {
+            return Ok(values.len() / row);
+        };
+        let none = |&id: &T| id.into() == -1;
+        if self.aborted && first.is_multiple_of(row) && values[first..].iter().all(none) {
+            return Ok(first / row);
+        }
+        let (position, within) = (self.start + (first / row) as u64, first % row);
+        let message = format!(
+            "the expert id is {} at position {position}, layer {}, slot {}: the engine captured no route there",
+            values[first].into(),
+            within / self.top_k,
+            within % self.top_k,
+        );
+        Err(refused("no_route", self.at, message))
     }
 }
 
@@ -332,7 +327,7 @@ fn wrong_type(at: usize, found: &str) -> Error {
 }
 
 #[cold]
-fn refused(
+pub(super) fn refused(
     kind: &'static str,
     at: usize,
     message: impl Into<std::borrow::Cow<'static, str>>,

@@ -1,7 +1,8 @@
-//! How typed readers and the judge share a value.
+//! Reads a value with a fast typed reader, and again with the strict cursor where the reader stops.
+#![allow(unsafe_code)] // calls of code that is compiled for a processor feature, after the check for it
 
 use super::cursor::{Cursor, Kind};
-use super::nth::element_around;
+use super::seek::element_around;
 use crate::error::{Class, Error, Result};
 use crate::memory::OutOfMemory;
 
@@ -57,6 +58,27 @@ pub(crate) fn misfit(
     }
 }
 
+/// Reads a value. A reader is compiled twice, as far as it is inlined: for every x86-64 processor, and for those with
+/// the bit instructions of 2013, where counting digits and shifting by a variable cost one instruction each.
+#[inline(always)]
+fn read<R: Reader>(cursor: &mut Cursor<'_>) -> std::result::Result<R::Value, Stop> {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+    {
+        // SAFETY: the processor has all three features.
+        return unsafe { with_bits::<R>(cursor) };
+    }
+    R::read(cursor)
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "bmi1,bmi2,lzcnt")]
+fn with_bits<R: Reader>(cursor: &mut Cursor<'_>) -> std::result::Result<R::Value, Stop> {
+    R::read(cursor)
+}
+
 impl<'a> Cursor<'a> {
     /// Reads one value through a typed reader. The outer error is the document's (not JSON at all), the inner one the field's.
     ///
@@ -64,7 +86,7 @@ impl<'a> Cursor<'a> {
     /// which it stopped.
     pub(crate) fn field<R: Reader>(&mut self) -> Result<Result<R::Value>> {
         let (start, depth) = (self.pos, self.depth);
-        match super::tuned::read::<R>(self) {
+        match read::<R>(self) {
             Ok(value) => {
                 self.depth = depth;
                 Ok(Ok(value))

@@ -5,19 +5,18 @@
 //! [`Stop`] at any time; the judge then reads the same value again and has the last word ([`Cursor::field`]).
 
 mod cursor;
-mod exact;
+mod decimal_slow;
 mod field;
-mod metadata;
-mod nth;
 mod number;
+mod seek;
+mod simd;
 mod skip;
 mod string;
-mod tuned;
-mod vector;
+mod value;
 
 pub(crate) use cursor::{Cursor, Kind};
 pub(crate) use field::{Reader, Stop, misfit};
-pub(crate) use metadata::{Metadata, Value, values_and_keys, values_and_keys_at_most};
-pub(crate) use nth::nth;
 pub(crate) use number::canonical_id;
+pub(crate) use seek::element_offset;
 pub(crate) use string::Text;
+pub(crate) use value::{SmallValues, Value, values_and_keys, values_and_keys_at_most};

@@ -1,7 +1,7 @@
 //! Numbers: their grammar, token ids, and correctly rounded doubles.
 
 use super::cursor::Cursor;
-use super::exact;
+use super::decimal_slow;
 use crate::limits::MAX_TOKEN_ID;
 
 /// The end of the number at `pos`, or the offset of the byte that breaks its grammar.
@@ -117,7 +117,7 @@ pub(crate) fn canonical_id(text: &[u8]) -> Option<i32> {
 fn exact_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     let end = number_end(bytes, pos).ok()?;
     let text = &bytes[pos..end];
-    if let Some(value) = exact::many_digits(text) {
+    if let Some(value) = decimal_slow::many_digits(text) {
         return Some((value, end));
     }
     Some((std::str::from_utf8(text).ok()?.parse().ok()?, end))

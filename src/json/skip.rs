@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::number::number_end;
-use super::vector::{self, Integers};
+use super::simd::{self, Integers};
 use crate::error::Result;
 
 impl Cursor<'_> {
@@ -109,7 +109,7 @@ impl Cursor<'_> {
     #[inline(always)]
     fn integers(&mut self) -> bool {
         while let Some(window) = self.chunk() {
-            match vector::integers(window) {
+            match simd::integers(window) {
                 Integers::End(len) => {
                     self.pos += len;
                     return true;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::cursor::Cursor;
-use super::vector;
+use super::simd;
 use crate::error::{Class, Error, Result};
 
 /// The text between two quotes, validated.
@@ -58,7 +58,7 @@ impl<'a> Text<'a> {
         out
     }
 
-    /// The same, where that can be as short as `longest` bytes; None else.
+    /// [`Text::bytes`], or None where the string is longer than `longest` bytes for certain.
     pub(crate) fn short(&self, longest: usize) -> Option<Cow<'a, [u8]>> {
         // No byte takes more than a `\uXXXX`.
         if self.raw.len() > 6 * longest {
@@ -87,7 +87,7 @@ impl<'a> Cursor<'a> {
         let at = self.pos;
         // Most are short and plain.
         if let Some(window) = self.bytes.get(at + 1..).and_then(<[u8]>::first_chunk)
-            && let Some(len) = vector::plain_len(window)
+            && let Some(len) = simd::plain_len(window)
         {
             self.pos = at + len + 2;
             let raw = &self.bytes[at + 1..at + 1 + len];
@@ -107,7 +107,7 @@ impl<'a> Cursor<'a> {
         let mut escaped = false;
         let mut high = false;
         let stop = 'string: loop {
-            let (found, saw_high) = vector::find_special(&self.bytes[pos..]);
+            let (found, saw_high) = simd::find_special(&self.bytes[pos..]);
             high |= saw_high;
             pos += found;
             match self.bytes.get(pos) {

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use super::OutOfMemory;
 use super::mapping::Mapping;
-use super::pool::{self, Choice};
+use super::pool::{self, Fit};
 
 /// Start of every block: a cache line, which is also the widest vector.
 pub(super) const ALIGNMENT: usize = 64;
@@ -18,22 +18,21 @@ pub(super) const MAPPED_FROM: usize = 64 << 10;
 /// move to where there is room for more, and the new ones are huge.
 const COPIED_BELOW: usize = 8 << 20;
 
-/// From here on a passing block that grows is copied into recycled pages for what it is expected to hold. Where nothing is
-/// expected these are of any larger block, whatever its size: what came before was probably of its kind, and what it leaves
-/// unused comes back soon.
+/// A transient block of this size or more that grows moves into a recycled block of the expected size. Where no size is
+/// expected, any larger recycled block serves: it returns to the pool soon.
 const LARGER_FROM: usize = 1 << 20;
 
 /// Moving pages takes no copy, so beyond this size room is made by the quarter.
 const QUARTERS_FROM: usize = 8 << 20;
 
-/// How long a block is wanted.
+/// How long a block is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
-    /// For as long as the caller holds a result.
+pub(crate) enum Lifetime {
+    /// As long as the caller holds the array.
     Result,
-    /// Until it has been decoded.
-    Passing {
-        /// Bytes that it will probably hold in the end; 0 is unknown.
+    /// Until the body in it is decoded.
+    Transient {
+        /// Bytes that the whole body probably has; 0 where unknown.
         expected: usize,
     },
 }
@@ -77,7 +76,7 @@ impl Block {
             0 => Ok(Self::empty()),
             1..MAPPED_FROM => Self::from_heap(bytes),
             _ => Ok(Self::from_pages(
-                match pool::take(bytes, Choice::FittingOrNearly) {
+                match pool::take(bytes, Fit::FittingOrNearly) {
                     Some(mapping) => mapping,
                     None => Mapping::new(bytes)?,
                 },
@@ -85,13 +84,13 @@ impl Block {
         }
     }
 
-    /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move. How much more than that it
-    /// gets hangs on its size and on what it is expected to hold: up to twice its size, or all that is expected.
+    /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move. The growth depends on the
+    /// current and the expected size: up to twice the current size, or the expected size.
     pub(crate) fn grow(
         &mut self,
         bytes: usize,
         used: usize,
-        stay: Stay,
+        lifetime: Lifetime,
     ) -> Result<(), OutOfMemory> {
         assert!(used <= self.size, "{used} bytes used of {}", self.size);
         if bytes <= self.size {
@@ -105,20 +104,22 @@ impl Block {
                     QUARTERS_FROM.. => quarter_more,
                     _ => doubled,
                 };
-                let (recycled, room) = match stay {
-                    Stay::Passing { expected: 0 } if self.size >= LARGER_FROM => {
-                        (pool::take(doubled, Choice::Larger), room)
+                let (recycled, room) = match lifetime {
+                    Lifetime::Transient { expected: 0 } if self.size >= LARGER_FROM => {
+                        (pool::take(doubled, Fit::Larger), room)
                     }
-                    Stay::Passing { expected } if self.size >= LARGER_FROM => match expected {
-                        // A little more than the last one: its own pages go on.
-                        _ if bytes > expected => (None, quarter_more),
-                        _ => (pool::take(expected, Choice::Fitting), expected),
-                    },
-                    _ if doubled < COPIED_BELOW => (pool::take(doubled, Choice::Fitting), room),
+                    Lifetime::Transient { expected } if self.size >= LARGER_FROM => {
+                        match expected {
+                            // A little more than the last one: its own pages go on.
+                            _ if bytes > expected => (None, quarter_more),
+                            _ => (pool::take(expected, Fit::Fitting), expected),
+                        }
+                    }
+                    _ if doubled < COPIED_BELOW => (pool::take(doubled, Fit::Fitting), room),
                     _ => (None, room),
                 };
                 let Some(recycled) = recycled else {
-                    // More than is needed is a wish.
+                    // Room beyond `bytes` is optional.
                     mapping.grow(room).or_else(|_| mapping.grow(bytes))?;
                     self.start = mapping.start();
                     self.size = mapping.size();

@@ -90,20 +90,22 @@ fn growth_keeps_what_is_there() {
     if !cfg!(miri) {
         sizes.extend([8 * MIB, 9 * MIB, 20 * MIB, 33 * MIB]);
     }
-    let passing = |expected| Stay::Passing { expected };
-    let stays = [
-        Stay::Result,
+    let passing = |expected| Lifetime::Transient { expected };
+    let lifetimes = [
+        Lifetime::Result,
         passing(0),
         passing(5 * MIB),
         passing(30 * MIB),
     ];
     let starts = sizes.iter().enumerate();
-    for ((from, &first), stay) in starts.flat_map(|start| stays.map(|stay| (start, stay))) {
+    for ((from, &first), lifetime) in
+        starts.flat_map(|start| lifetimes.map(|lifetime| (start, lifetime)))
+    {
         let mut block = Block::new(first).unwrap();
         let mut used = first;
         stamp(&block, used);
         for &next in &sizes[from..] {
-            block.grow(next, used, stay).unwrap();
+            block.grow(next, used, lifetime).unwrap();
             assert!(is_stamped(&block, used), "{first} {used} {next}");
             assert!(block.start().as_ptr().addr().is_multiple_of(ALIGNMENT));
             used = next;
@@ -115,10 +117,12 @@ fn growth_keeps_what_is_there() {
 #[test]
 fn room_for_more_than_was_asked_for() {
     let mut block = Block::empty();
-    block.grow(1000, 0, Stay::Passing { expected: 0 }).unwrap();
+    block
+        .grow(1000, 0, Lifetime::Transient { expected: 0 })
+        .unwrap();
     assert_eq!(block.size(), 1024);
     for (least, room) in [(1025, 2048), (10_000, 10_048), (10_049, 20_096)] {
-        block.grow(least, 0, Stay::Result).unwrap();
+        block.grow(least, 0, Lifetime::Result).unwrap();
         assert_eq!(block.size(), room);
     }
     if cfg!(miri) {
@@ -127,7 +131,7 @@ fn room_for_more_than_was_asked_for() {
     // Of what is large, a quarter: the next body may end just behind this one.
     let mut block = Block::new(16 * MIB).unwrap();
     let size = block.size();
-    block.grow(size + 1, 0, Stay::Result).unwrap();
+    block.grow(size + 1, 0, Lifetime::Result).unwrap();
     assert!(block.size() >= size + size / 4 && block.size() < size + size / 4 + 64 * KIB);
 }
 
@@ -140,8 +144,8 @@ fn room_for_what_is_expected() {
     let grown = |from: usize, expected: usize| {
         let mut block = Block::new(from).unwrap();
         let size = block.size();
-        let stay = Stay::Passing { expected };
-        block.grow(size + 1, from, stay).unwrap();
+        let lifetime = Lifetime::Transient { expected };
+        block.grow(size + 1, from, lifetime).unwrap();
         (size, block.size())
     };
     let expected = 37 * MIB;
@@ -152,7 +156,7 @@ fn room_for_what_is_expected() {
             "{from} {size}"
         );
     }
-    // One that holds more than was expected does so by little; a small one may stay one.
+    // One that holds more than was expected does so by little; a small one may stay small.
     let (before, size) = grown(40 * MIB, expected);
     assert!(size > before && size <= before / 4 * 5 + 64 * KIB);
     assert!(grown(100 * KIB, expected).1 < MIB);
@@ -169,7 +173,7 @@ fn growth_with_neighbours_in_the_way() {
         }
         for (block, used) in &mut blocks {
             let bytes = *used * 2 + step * 4096;
-            block.grow(bytes, *used, Stay::Result).unwrap();
+            block.grow(bytes, *used, Lifetime::Result).unwrap();
             assert!(is_stamped(block, *used));
             *used = bytes;
         }
@@ -180,7 +184,7 @@ fn growth_with_neighbours_in_the_way() {
 fn growth_may_forget_what_is_not_used() {
     let mut block = Block::new(64).unwrap();
     stamp(&block, 16);
-    block.grow(100 * KIB, 16, Stay::Result).unwrap();
+    block.grow(100 * KIB, 16, Lifetime::Result).unwrap();
     assert!(is_stamped(&block, 16) && block.size() >= 100 * KIB);
 }
 
@@ -188,16 +192,16 @@ fn growth_may_forget_what_is_not_used() {
 fn too_much_is_a_value_and_harms_nothing() {
     for bytes in [usize::MAX, usize::MAX / 2, 1 << 60, 1 << 50] {
         assert!(Block::new(bytes).is_err(), "{bytes}");
-        let stays = [0, 20 * MIB, usize::MAX].map(|expected| Stay::Passing { expected });
+        let lifetimes = [0, 20 * MIB, usize::MAX].map(|expected| Lifetime::Transient { expected });
         let firsts = [0, 100, 100 * KIB, 9 * MIB];
-        for (first, stay) in firsts
+        for (first, lifetime) in firsts
             .iter()
-            .flat_map(|&first| stays.map(|stay| (first, stay)))
+            .flat_map(|&first| lifetimes.map(|lifetime| (first, lifetime)))
         {
             let mut block = Block::new(first).unwrap();
             stamp(&block, first);
             let before = (block.start(), block.size());
-            assert!(block.grow(bytes, first, stay).is_err());
+            assert!(block.grow(bytes, first, lifetime).is_err());
             assert_eq!((block.start(), block.size()), before);
             assert!(is_stamped(&block, first));
         }
@@ -210,8 +214,8 @@ fn an_expectation_that_cannot_be_met_costs_nothing() {
         let mut block = Block::new(MIB).unwrap();
         let size = block.size();
         stamp(&block, size);
-        let stay = Stay::Passing { expected };
-        block.grow(size + 1, size, stay).unwrap();
+        let lifetime = Lifetime::Transient { expected };
+        block.grow(size + 1, size, lifetime).unwrap();
         assert!(block.size() > size && is_stamped(&block, size));
     }
 }
@@ -219,5 +223,5 @@ fn an_expectation_that_cannot_be_met_costs_nothing() {
 #[test]
 #[should_panic(expected = "65 bytes used of 64")]
 fn more_used_than_there_is() {
-    let _ = Block::new(64).unwrap().grow(100, 65, Stay::Result);
+    let _ = Block::new(64).unwrap().grow(100, 65, Lifetime::Result);
 }

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::slice;
 
 use super::block::ALIGNMENT;
-use super::{Block, OutOfMemory, Stay};
+use super::{Block, Lifetime, OutOfMemory};
 
 /// Integers and floats: every bit pattern is a value, and nothing happens on drop.
 pub(crate) trait Plain: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {}
@@ -35,7 +35,7 @@ pub(crate) struct Buffer<T> {
     len: usize,
     capacity: usize,
     block: Block,
-    stay: Stay,
+    lifetime: Lifetime,
     items: PhantomData<T>,
 }
 
@@ -48,7 +48,7 @@ impl<T: Plain> Buffer<T> {
             len: 0,
             capacity: 0,
             block,
-            stay: Stay::Result,
+            lifetime: Lifetime::Result,
             items: PhantomData,
         }
     }
@@ -62,10 +62,10 @@ impl<T: Plain> Buffer<T> {
 
     /// Room for `capacity` items of something that is wanted only until it has been decoded; `expected` items are probably
     /// all, 0 is unknown.
-    pub(crate) fn passing(capacity: usize, expected: usize) -> Result<Self, OutOfMemory> {
+    pub(crate) fn transient(capacity: usize, expected: usize) -> Result<Self, OutOfMemory> {
         let mut buffer = Self::new();
         let expected = expected.saturating_mul(size_of::<T>());
-        buffer.stay = Stay::Passing { expected };
+        buffer.lifetime = Lifetime::Transient { expected };
         buffer.reserve(capacity)?;
         Ok(buffer)
     }
@@ -179,7 +179,7 @@ impl<T: Plain> Buffer<T> {
             0 if additional > 1 => needed,
             _ => needed.max(FIRST_BYTES),
         };
-        self.block.grow(bytes, used, self.stay)?;
+        self.block.grow(bytes, used, self.lifetime)?;
         self.start = self.block.start().cast();
         self.capacity = self.block.size() / size_of::<T>();
         Ok(())

@@ -15,7 +15,7 @@ mod mapping;
 #[path = "mapping_alloc.rs"]
 mod mapping;
 
-pub(crate) use block::{Block, Stay};
+pub(crate) use block::{Block, Lifetime};
 pub(crate) use buffer::{Buffer, Plain};
 pub(crate) use pool::environment_error;
 pub(crate) use pool::{configure, stats, trim};

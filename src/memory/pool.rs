@@ -75,8 +75,8 @@ pub(crate) fn environment_error() -> Option<String> {
 }
 
 /// Pages for `bytes` bytes, if the pool has any that suit.
-pub(super) fn take(bytes: usize, choice: Choice) -> Option<Mapping> {
-    POOL.take(bytes, choice)
+pub(super) fn take(bytes: usize, fit: Fit) -> Option<Mapping> {
+    POOL.take(bytes, fit)
 }
 
 /// Takes pages back, to keep or to unmap.
@@ -84,15 +84,15 @@ pub(super) fn give_back(mapping: Mapping) {
     POOL.give_back(mapping);
 }
 
-/// Which of the blocks held may serve a request.
+/// Which of the held blocks serves a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// The smallest that is large enough and not too large.
+pub(super) enum Fit {
+    /// The smallest block that is large enough and at most a third larger.
     Fitting,
-    /// Else the largest that lacks not too much; it grows by what it lacks. So a job whose responses grow from turn to
-    /// turn goes on with the pages that it has, and does not leave one block behind for each.
+    /// As `Fitting`, else the largest block that lacks at most a quarter. It grows by the rest, so a conversation whose
+    /// responses grow from turn to turn keeps one block.
     FittingOrNearly,
-    /// The smallest that is large enough, however large it is: for what comes back soon.
+    /// The smallest block that is large enough, without an upper bound: for memory that returns soon.
     Larger,
 }
 
@@ -174,10 +174,10 @@ impl SharedPool {
         }
     }
 
-    fn take(&self, bytes: usize, choice: Choice) -> Option<Mapping> {
+    fn take(&self, bytes: usize, fit: Fit) -> Option<Mapping> {
         let mut taken = self
             .lock(HURRIED)
-            .and_then(|mut pool| pool.take(bytes, choice));
+            .and_then(|mut pool| pool.take(bytes, fit));
         if let Some(mapping) = &mut taken
             && mapping.grow(bytes).is_err()
         {
@@ -253,7 +253,7 @@ impl Pool {
         })
     }
 
-    fn take(&mut self, bytes: usize, choice: Choice) -> Option<Mapping> {
+    fn take(&mut self, bytes: usize, fit: Fit) -> Option<Mapping> {
         self.requests += 1;
         // Latest first, so that it is the first of its size.
         let sizes = || {
@@ -265,10 +265,10 @@ impl Pool {
                 .filter(|&(_, size)| suits(size, bytes))
                 .min_by_key(|&(_, size)| size)
         };
-        let (index, _) = match choice {
-            Choice::Larger => smallest(|size, bytes| size >= bytes),
-            Choice::Fitting => smallest(fits),
-            Choice::FittingOrNearly => smallest(fits).or_else(|| {
+        let (index, _) = match fit {
+            Fit::Larger => smallest(|size, bytes| size >= bytes),
+            Fit::Fitting => smallest(fits),
+            Fit::FittingOrNearly => smallest(fits).or_else(|| {
                 sizes()
                     .filter(|&(_, size)| fits(bytes, size))
                     .max_by_key(|&(_, size)| size)

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::Choice::{Fitting, FittingOrNearly, Larger};
+use super::Fit::{Fitting, FittingOrNearly, Larger};
 use super::*;
 
 const KIB: usize = 1 << 10;

@@ -111,7 +111,7 @@ impl Body {
     ) -> PyResult<Self> {
         let capacity = capacity.map_or(Ok(0), |capacity| count("capacity", capacity))?;
         let expected = expected.map_or(Ok(0), |expected| count("expected", expected))?;
-        let buffer = Buffer::passing(capacity as usize, expected as usize)
+        let buffer = Buffer::transient(capacity as usize, expected as usize)
             .map_err(|out| no_memory(py, out))?;
         Ok(Self {
             state: Mutex::new(State::Growing(buffer)),

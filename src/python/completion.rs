@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyT
 
 use super::arguments::{self, Bytes};
 use super::arrays::{ExpertsOut, flat, shaped};
-use super::call::call;
+use super::call_unwind::call;
 use super::errors::exception;
 use crate::experts::{Routed, Target, Values};
 use crate::json::Value;
@@ -48,7 +48,7 @@ macro_rules! decoder {
             let options = Options {
                 prompt_len: arguments::optional_count("prompt_len", prompt_len)?,
                 prompt_token_ids: ids.as_deref(),
-                routed_experts_prompt_start: start.unwrap_or(0),
+                routed_experts_prompt_start: start,
                 num_layers: arguments::optional_size("num_layers", num_layers)?,
                 top_k: arguments::optional_size("top_k", top_k)?,
                 experts: arguments::experts(experts)?,
@@ -72,9 +72,13 @@ decoder! {
     /// It is never changed, and no result refers to it. The GIL is released while it is read.
     ///
     /// ``wire`` names the endpoint that answered. ``prompt_len`` is the number of tokens of this request's prompt as the engine
-    /// ran it (history included, after multimodal expansion); with it, rows of routed experts are counted. With
-    /// ``prompt_token_ids``, prompt logprobs can be looked up and an echoed prompt is compared.
-    /// ``routed_experts_prompt_start`` drops the routing of that many leading positions where the server has not.
+    /// ran it (history included, after multimodal expansion), P. Without it, P is the length of ``prompt_token_ids``, else that
+    /// of the prompt that the response echoes. Where P is known, rows of routed experts are counted. The server's own counts
+    /// (``usage``, SGLang's ``meta_info``) must agree with P and with the token ids, and an echo with what was passed.
+    /// With ``prompt_token_ids``, prompt logprobs can be looked up.
+    /// ``routed_experts_prompt_start`` drops the routing of that many leading positions where the server has not. Rows without
+    /// a start (npy, bare base64) are placed by P; where P is not known they are a ``ValueError``, unless this is 0, which says
+    /// that the first row is that of the first token.
     /// ``limits`` is a ``Limits``, of which the depth, tokens and rows are looked at here.
     ///
     /// Raises ``DecodeError`` for what cannot be vouched for, ``ServerError`` for an error body, and ``TypeError`` or

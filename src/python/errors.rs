@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
-use super::call::call;
+use super::call_unwind::call;
 use crate::error::{Class, Error};
 use crate::limits::MAX_ERROR_BODY;
 

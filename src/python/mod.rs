@@ -3,7 +3,7 @@
 mod arguments;
 mod arrays;
 mod body;
-mod call;
+mod call_unwind;
 mod completion;
 mod encode;
 mod errors;

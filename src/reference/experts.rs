@@ -14,11 +14,21 @@ pub(super) enum Outcome {
     Read(RoutedExperts, String),
 }
 
-/// Reads the routed experts of a completion of `tokens` tokens.
+/// What is known of the tokens that rows are for.
+pub(super) struct Sequence {
+    /// P, as `super::completion` knows it.
+    pub(super) prompt: Option<u64>,
+    /// The server's own count of the prompt's tokens.
+    pub(super) counted: Option<i128>,
+    /// C.
+    pub(super) tokens: usize,
+    pub(super) aborted: bool,
+}
+
+/// Reads the routed experts of a completion.
 pub(super) fn read(
     choice: &Choice<'_>,
-    tokens: usize,
-    aborted: bool,
+    sequence: &Sequence,
     options: &Options<'_>,
 ) -> Result<Outcome> {
     let Some((path, node)) = source(&choice.routed_experts) else {
@@ -28,7 +38,8 @@ pub(super) fn read(
             let message = "routed experts where this wire has none";
             return Err(refuse("unread", path, node.start, message));
         }
-        if options.require_routed_experts {
+        let ended_before_the_first_token = sequence.aborted && sequence.tokens == 0;
+        if options.require_routed_experts && !ended_before_the_first_token {
             let path = choice.routed_experts.first().map(|c| c.path.clone());
             return Err(Error::new(
                 Class::Missing,
@@ -56,15 +67,30 @@ pub(super) fn read(
         let message = format!("{} rows", blob.shape[0]);
         return Err(refuse("too_many", path, node.start, message));
     }
-    let wanted = wanted(&blob, path, node, tokens, aborted, options)?;
-    let values = blob.values(wanted.drop)?;
+    let wanted = wanted(&blob, path, node, sequence, options)?;
+    let mut values = blob.values(wanted.drop)?;
     let [rows, layers, top_k] = blob.shape;
+    let mut rows = rows - wanted.drop;
+    let mut complete = wanted.complete;
+    if sequence.aborted {
+        // Rows at the end that are -1 throughout are missing.
+        let row = values.len() / usize::try_from(rows).unwrap_or(1).max(1);
+        while rows > 0 && values.ends_with(&vec![-1; row]) {
+            values.truncate(values.len() - row);
+            rows -= 1;
+            complete = false;
+        }
+    }
+    if let Some(negative) = values.iter().find(|id| **id < 0) {
+        let message = format!("expert {negative} is no expert: no route was captured");
+        return Err(refuse("no_route", path, node.start, message));
+    }
     let experts = RoutedExperts {
         values,
-        shape: [rows - wanted.drop, layers, top_k],
+        shape: [rows, layers, top_k],
         start: wanted.start,
         dtype: blob.dtype.name(),
-        complete: wanted.complete,
+        complete,
     };
     Ok(Outcome::Read(experts, path.to_owned()))
 }
@@ -412,44 +438,75 @@ fn wanted(
     blob: &Blob<'_>,
     path: &str,
     node: &Node,
-    tokens: usize,
-    aborted: bool,
+    sequence: &Sequence,
     options: &Options<'_>,
 ) -> Result<Wanted> {
     let refuse = |kind, message: String| Err(refuse(kind, path, node.start, message));
     let rows = blob.shape[0];
-    let n = options.routed_experts_prompt_start;
+    let asked = options.routed_experts_prompt_start;
+    let n = asked.unwrap_or(0);
     let final_row = match options.final_row {
         FinalRow::Omitted => 0,
         FinalRow::Present => 1,
     };
-    // T: how many rows the whole sequence has.
-    let total = options
-        .known_prompt_len()
-        .map(|prompt| i128::from(prompt) + tokens as i128 - 1 + final_row);
+    let total_of = |prompt: i128| prompt + sequence.tokens as i128 - 1 + final_row;
+    // T: how many rows the whole sequence has. Where only the server counts the prompt, T is checked and nothing else.
+    let placing = sequence.prompt.map(|prompt| total_of(i128::from(prompt)));
+    let total = match placing {
+        Some(total) => Some(total),
+        None => sequence.counted.map(total_of),
+    };
 
-    let (drop, start) = match (n, blob.start, total) {
-        (0, start, _) => (0, start.unwrap_or(0)),
-        (_, Some(0), _) => (n, n),
-        (_, Some(start), _) if start == n => (0, n),
-        (_, Some(start), _) => {
+    let elsewhere = blob.start.is_some_and(|start| start != 0 && start != n);
+    if sequence.aborted && rows == 0 && !elsewhere {
+        return Ok(Wanted {
+            drop: 0,
+            start: n,
+            complete: total == Some(i128::from(n)),
+        });
+    }
+
+    let (drop, start) = match blob.start {
+        Some(start) if n == 0 => (0, start),
+        Some(0) => (n, n),
+        Some(start) if start == n => (0, n),
+        Some(start) => {
             let message = format!("rows from position {start} on, where {n} was asked for");
             return refuse("trim", message);
         }
-        (_, None, None) => {
-            return Err(Error::new(
-                Class::Argument,
-                "needs_prompt_len",
-                path,
-                node.start,
-                "routed experts without a start: pass prompt_len",
-            ));
-        }
-        (_, None, Some(total)) if i128::from(rows) == total - i128::from(n) => (0, n),
-        (_, None, Some(total)) if i128::from(rows) == total => (n, n),
-        (_, None, Some(total)) => {
-            let message = format!("{rows} rows are neither {total} nor {n} fewer");
-            return refuse("trim", message);
+        // The caller vouches for it.
+        None if asked == Some(0) => (0, 0),
+        None => {
+            let Some(total) = placing else {
+                return Err(Error::new(
+                    Class::Argument,
+                    "needs_prompt_len",
+                    path,
+                    node.start,
+                    "routed experts without a start: pass prompt_len",
+                ));
+            };
+            let told = options.prompt_len.is_some() || options.prompt_token_ids.is_some();
+            if asked.is_none() && sequence.aborted && told && i128::from(rows) < total {
+                // The caller knows the request, and that no start was asked for.
+                return Ok(Wanted {
+                    drop: 0,
+                    start: 0,
+                    complete: false,
+                });
+            }
+            if asked.is_none() && i128::from(rows) != total {
+                let message = format!("{rows} rows from a position unknown, expected {total}");
+                return refuse("rows", message);
+            }
+            if i128::from(rows) == total - i128::from(n) {
+                (0, n)
+            } else if i128::from(rows) == total {
+                (n, n)
+            } else {
+                let message = format!("{rows} rows are neither {total} nor {n} fewer");
+                return refuse("trim", message);
+            }
         }
     };
     if drop > rows {
@@ -457,8 +514,7 @@ fn wanted(
         return refuse("trim", message);
     }
     let end = i128::from(start) + i128::from(rows - drop);
-    let complete = total.is_none_or(|total| end == total);
-    if total.is_some_and(|total| end > total || (end < total && !aborted)) {
+    if total.is_some_and(|total| end > total || (end < total && !sequence.aborted)) {
         let message = format!(
             "the rows end at position {end}, expected {}",
             total.unwrap_or_default()
@@ -468,6 +524,6 @@ fn wanted(
     Ok(Wanted {
         drop,
         start,
-        complete,
+        complete: start == n && total.is_none_or(|total| end == total),
     })
 }

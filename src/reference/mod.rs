@@ -5,6 +5,7 @@
 //! give the same values, or an error of the same class, kind, path and offset.
 
 mod base64;
+mod counts;
 mod experts;
 mod json;
 mod logprobs;
@@ -17,7 +18,7 @@ mod structure;
 #[cfg(test)]
 mod tests;
 
-use crate::{Class, Error, Options, Result};
+use crate::{Class, Error, Options, Result, Wire};
 use structure::{Choice, first};
 
 /// One decoded completion.
@@ -168,11 +169,22 @@ pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completi
 }
 
 fn completions(choices: &[Choice<'_>], options: &Options<'_>) -> Result<Vec<Completion>> {
-    choices.iter().map(|c| completion(c, options)).collect()
+    let mut completions: Vec<Completion> = Vec::new();
+    for (i, choice) in choices.iter().enumerate() {
+        let earlier = completions.iter().map(|c| c.token_ids.len()).sum();
+        let last = i + 1 == choices.len();
+        completions.push(completion(choice, earlier, last, options)?);
+    }
+    Ok(completions)
 }
 
-/// Step 7, (a) to (g).
-fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> {
+/// Step 7, (a) to (g), of the last choice or one before it; those before it have `earlier` tokens.
+fn completion(
+    choice: &Choice<'_>,
+    earlier: usize,
+    last: bool,
+    options: &Options<'_>,
+) -> Result<Completion> {
     let mut sources = Vec::new();
 
     let Some((path, node)) = first(&choice.token_ids) else {
@@ -220,11 +232,33 @@ fn completion(choice: &Choice<'_>, options: &Options<'_>) -> Result<Completion> 
     };
 
     let metadata = metadata::read(choice, token_ids.len(), options)?;
+    let aborted = metadata.aborted == Some(true);
+
+    // P.
+    let passed = options
+        .prompt_len
+        .or(prompt_ids.map(|ids| ids.len() as u64));
+    let counts = counts::read(choice, metadata.usage.as_ref());
+    let counted = counts.prompt.filter(|_| !(aborted && token_ids.is_empty()));
+    counts::prompt_agrees(counted.as_ref(), passed)?;
+    if options.score_from.is_none() {
+        let counted = counts.completion.as_ref();
+        match options.wire {
+            Wire::SglangGenerate => counts::completion_agrees(counted, token_ids.len())?,
+            _ if last => counts::completion_agrees(counted, earlier + token_ids.len())?,
+            _ => {}
+        }
+    }
 
     let sampling_mask = sampling_mask(choice, &token_ids, options)?;
 
-    let aborted = metadata.aborted == Some(true);
-    let routed_experts = match experts::read(choice, token_ids.len(), aborted, options)? {
+    let sequence = experts::Sequence {
+        prompt: passed,
+        counted: counted.map(|count| count.tokens),
+        tokens: token_ids.len(),
+        aborted,
+    };
+    let routed_experts = match experts::read(choice, &sequence, options)? {
         experts::Outcome::Absent => None,
         experts::Outcome::Skipped => {
             let why = "left out: experts=\"skip\"";

@@ -11,19 +11,19 @@ use crate::{Class, Error, MissingLogprob, Options, Result, Wire};
 
 /// The echo, which must be the prompt that the caller passed.
 pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced<Vec<i32>>> {
-    let Some((path, node)) = choice.prompt_token_ids.found() else {
+    let Some((path, node)) = first(&choice.prompt_token_ids) else {
         return Ok(None);
     };
     let echo = readers::ids(node, path, options)?;
+    let mismatch = |path: String, message: String| {
+        Err(logprobs::alignment(
+            "prompt_mismatch",
+            path,
+            node.start,
+            message,
+        ))
+    };
     if let Some(passed) = options.prompt_token_ids {
-        let mismatch = |path: String, message: String| {
-            Err(logprobs::alignment(
-                "prompt_mismatch",
-                path,
-                node.start,
-                message,
-            ))
-        };
         if passed.len() != echo.len() {
             let message = format!(
                 "the prompt that was passed has {} tokens, the echo {}",
@@ -36,6 +36,12 @@ pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced
             let message = format!("token {} was passed, the echo says {}", passed[i], echo[i]);
             return mismatch(format!("{path}[{i}]"), message);
         }
+    }
+    if let Some(len) = options.prompt_len
+        && len != echo.len() as u64
+    {
+        let message = format!("prompt_len is {len}, the echo has {} tokens", echo.len());
+        return mismatch(path.to_owned(), message);
     }
     Ok(Some((echo, path.to_owned())))
 }

@@ -67,7 +67,7 @@ pub(super) struct Choice<'a> {
     pub(super) tokens: Option<Channel<'a>>,
     /// SGLang's rows of triples.
     pub(super) top_triples: Option<Channel<'a>>,
-    pub(super) prompt_token_ids: Channel<'a>,
+    pub(super) prompt_token_ids: Vec<Channel<'a>>,
     pub(super) prompt_logprobs: Vec<Channel<'a>>,
     /// SGLang's rows of triples beside its prompt logprobs.
     pub(super) prompt_top_triples: Option<Channel<'a>>,
@@ -225,6 +225,7 @@ const CHOICE_KEYS: &[&str] = &[
 const NVEXT_KEYS: &[&str] = &[
     "engine_data",
     "completion_token_ids",
+    "prompt_token_ids",
     "routed_experts",
     "prompt_logprobs",
     "stop_reason",
@@ -425,7 +426,10 @@ fn dynamo<'a>(
         triples: None,
         tokens: (!chat).then(|| logprobs.channel("tokens")),
         top_triples: None,
-        prompt_token_ids: engine_data.channel("prompt_token_ids"),
+        prompt_token_ids: vec![
+            engine_data.channel("prompt_token_ids"),
+            nvext.channel("prompt_token_ids"),
+        ],
         prompt_logprobs: vec![
             engine_data.channel("prompt_logprobs"),
             nvext.channel("prompt_logprobs"),
@@ -472,7 +476,7 @@ fn vllm<'a>(
         triples: None,
         tokens: None,
         top_triples: None,
-        prompt_token_ids: top.channel("prompt_token_ids"),
+        prompt_token_ids: vec![top.channel("prompt_token_ids")],
         prompt_logprobs: vec![top.channel("prompt_logprobs")],
         prompt_top_triples: None,
         sampling_mask: choice.channel("sampling_mask"),
@@ -510,7 +514,7 @@ fn sglang<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> 
             triples: Some(meta.channel("output_token_logprobs")),
             tokens: None,
             top_triples: Some(meta.channel("output_top_logprobs")),
-            prompt_token_ids: element.channel("prompt_token_ids"),
+            prompt_token_ids: vec![element.channel("prompt_token_ids")],
             prompt_logprobs: vec![meta.channel("input_token_logprobs")],
             prompt_top_triples: Some(meta.channel("input_top_logprobs")),
             sampling_mask: meta.channel("output_token_sampling_mask"),

@@ -83,7 +83,8 @@ pub(super) struct Channels {
 /// The prompt's channels, shared by all choices of a vLLM body.
 #[derive(Debug)]
 pub(super) struct PromptChannels {
-    pub(super) echo: Channel<Buffer<i32>>,
+    /// The ids of the prompt that was run, best first; there is at least one channel.
+    pub(super) echo: Vec<Channel<Buffer<i32>>>,
     pub(super) entries: Vec<Channel<PromptEntries>>,
     pub(super) triples: Channel<Triples>,
     /// Alternatives beside the triples.
@@ -270,7 +271,10 @@ fn vllm(
         });
     }
     let prompt = PromptChannels {
-        echo: Channel::new(top("prompt_token_ids"), document.prompt_token_ids),
+        echo: vec![Channel::new(
+            top("prompt_token_ids"),
+            document.prompt_token_ids,
+        )],
         entries: vec![Channel::new(
             top("prompt_logprobs"),
             document.prompt_logprobs,
@@ -293,6 +297,7 @@ fn dynamo(
     let Nvext {
         engine_data,
         completion_token_ids,
+        prompt_token_ids,
         prompt_logprobs,
         routed_experts,
         stop_reason,
@@ -381,10 +386,13 @@ fn dynamo(
         tells_abort: false,
     };
     let prompt = PromptChannels {
-        echo: Channel::new(
-            top("nvext.engine_data.prompt_token_ids"),
-            engine.prompt_token_ids,
-        ),
+        echo: vec![
+            Channel::new(
+                top("nvext.engine_data.prompt_token_ids"),
+                engine.prompt_token_ids,
+            ),
+            Channel::new(top("nvext.prompt_token_ids"), prompt_token_ids),
+        ],
         entries: vec![
             Channel::new(
                 top("nvext.engine_data.prompt_logprobs"),
@@ -515,7 +523,10 @@ fn sglang(document: Document, several: bool) -> Result<(Vec<Answer>, Vec<PromptC
             tells_abort: true,
         });
         prompts.push(PromptChannels {
-            echo: Channel::new(local("prompt_token_ids"), element.prompt_token_ids),
+            echo: vec![Channel::new(
+                local("prompt_token_ids"),
+                element.prompt_token_ids,
+            )],
             entries: Vec::new(),
             triples: Channel::new(
                 local("meta_info.input_token_logprobs"),

@@ -1,7 +1,7 @@
 //! Step (e): small values, read together by simd-json.
 
 use crate::error::{Class, Error, Result};
-use crate::json::{Cursor, Metadata, Value, values_and_keys, values_and_keys_at_most};
+use crate::json::{Cursor, SmallValues, Value, values_and_keys, values_and_keys_at_most};
 use crate::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 
 use super::answer::{Detail, Role};
@@ -63,7 +63,7 @@ pub(super) fn resolve(
         problem = Some(error(kind, detail, paths, message));
         break;
     }
-    let values = Metadata::parse(&texts).map_err(|i| {
+    let values = SmallValues::parse(&texts).map_err(|i| {
         error(
             "metadata",
             &details[i],

@@ -93,6 +93,7 @@ pub(super) struct Logprobs {
 pub(super) struct Nvext {
     pub(super) engine_data: Part<EngineData>,
     pub(super) completion_token_ids: Field<Buffer<i32>>,
+    pub(super) prompt_token_ids: Field<Buffer<i32>>,
     pub(super) prompt_logprobs: Field<PromptEntries>,
     pub(super) routed_experts: Option<Container>,
     pub(super) stop_reason: Option<Span>,

@@ -1,6 +1,6 @@
 //! Finding a value again, for the message of an error. Columns do not keep the offsets of what they hold.
 
-use crate::json::{Cursor, Kind, nth};
+use crate::json::{Cursor, Kind, element_offset};
 
 /// A step into a value.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +16,7 @@ pub(super) fn locate(body: &[u8], at: usize, steps: &[Step<'_>]) -> Option<usize
         let mut cursor = Cursor::at(body, found.take()?);
         let result = match (cursor.kind(), step) {
             (Ok(Kind::Array), Step::Index(index)) => {
-                found = nth(body, cursor.pos, *index);
+                found = element_offset(body, cursor.pos, *index);
                 Ok(())
             }
             (Ok(Kind::Object), Step::Key(name)) => cursor.object(|cursor, key| {

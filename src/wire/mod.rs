@@ -1,6 +1,7 @@
 //! The wires: the only place that knows field names.
 
 mod answer;
+mod counts;
 mod decoded;
 mod details;
 mod document;

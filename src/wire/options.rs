@@ -81,8 +81,8 @@ pub struct Options<'a> {
     pub prompt_len: Option<u64>,
     /// The prompt itself.
     pub prompt_token_ids: Option<&'a [i32]>,
-    /// The position of the first row wanted; 0 drops nothing.
-    pub routed_experts_prompt_start: u64,
+    /// The position of the first row wanted; 0 says that all of them were asked for, None that the caller does not know.
+    pub routed_experts_prompt_start: Option<u64>,
     /// Layers of a bare blob.
     pub num_layers: Option<u64>,
     /// Experts per token of a bare blob.
@@ -111,7 +111,7 @@ impl Options<'_> {
             wire,
             prompt_len: None,
             prompt_token_ids: None,
-            routed_experts_prompt_start: 0,
+            routed_experts_prompt_start: None,
             num_layers: None,
             top_k: None,
             experts: ExpertsMode::Int32,
@@ -131,10 +131,11 @@ impl Options<'_> {
         usize::try_from(wanted).unwrap_or(len).min(len)
     }
 
-    /// P of the contract, where the caller gave it.
+    /// P of the contract: as the caller gave it, else the length of the prompt that the body echoes.
     #[must_use]
-    pub fn known_prompt_len(&self) -> Option<u64> {
+    pub fn prompt_len_or(&self, echo: Option<usize>) -> Option<u64> {
+        let passed = self.prompt_token_ids.map(<[i32]>::len);
         self.prompt_len
-            .or(self.prompt_token_ids.map(|ids| ids.len() as u64))
+            .or_else(|| passed.or(echo).map(|len| len as u64))
     }
 }

@@ -24,14 +24,21 @@ pub(super) fn resolve(
     paths: &Paths<'_>,
 ) -> Result<Prompt> {
     let mut prompt = Prompt::default();
-    let path = paths.text(channels.echo.place);
-    if let Some((at, echo)) = channels.echo.field.take::<list::Ids>(body) {
-        let echo = echo.map_err(|error| error.under(&path))?;
-        if let Some(passed) = options.prompt_token_ids {
-            same(passed, echo.as_slice(), &path, at)?;
+    let echo = channels
+        .echo
+        .into_iter()
+        .find(|channel| channel.field.is_present());
+    if let Some(channel) = echo {
+        let path = paths.text(channel.place);
+        if let Some((at, echo)) = channel.field.take::<list::Ids>(body) {
+            let echo = echo.map_err(|error| error.under(&path))?;
+            if let Some(passed) = options.prompt_token_ids {
+                same(passed, echo.as_slice(), &path, at)?;
+            }
+            as_long(options.prompt_len, echo.len(), &path, at)?;
+            prompt.token_ids = Some(echo);
+            prompt.sources.push(("prompt_token_ids", path));
         }
-        prompt.token_ids = Some(echo);
-        prompt.sources.push(("prompt_token_ids", path));
     }
     let ids = options
         .prompt_token_ids
@@ -126,6 +133,20 @@ fn same(passed: &[i32], echo: &[i32], path: &str, at: usize) -> Result<()> {
         format!("{path}[{i}]"),
         format!("the server ran token {}, {} was passed", echo[i], passed[i]),
     )
+}
+
+/// The prompt that was run is as long as the caller says.
+fn as_long(prompt_len: Option<u64>, echo: usize, path: &str, at: usize) -> Result<()> {
+    match prompt_len {
+        Some(len) if len != echo as u64 => Err(Error::new(
+            Class::Alignment,
+            "prompt_mismatch",
+            path,
+            at,
+            format!("the server ran a prompt of {echo} tokens, prompt_len is {len}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Looks entries up by the prompt's ids.

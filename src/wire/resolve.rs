@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::error::{Class, Error, Result};
-use crate::experts::{self, Routed, Target};
+use crate::experts::{self, Routed, Sequence, Target};
 use crate::json::{Cursor, Kind, Text};
 use crate::limits::{MAX_MESSAGE, MAX_METADATA};
 use crate::memory::Buffer;
 
 use super::answer::{Answer, Place, PromptChannels, answers};
+use super::counts::{Counts, Tally};
 use super::decoded::{Decoded, Prompt};
 use super::details;
 use super::document::{Document, Verdict};
@@ -17,7 +18,7 @@ use super::finish;
 use super::list;
 use super::logprobs;
 use super::mask;
-use super::options::{ExpertsMode, Options};
+use super::options::{ExpertsMode, Options, Wire};
 use super::prompt_logprobs;
 use super::scan::scan;
 use super::walk::Part;
@@ -75,12 +76,13 @@ pub(crate) fn decode(
     }
     let mut target = Some(target);
     let mut prompts = Prompts::new(prompts);
+    let mut tally = Tally::new(list.len(), options.wire == Wire::SglangGenerate);
     list.into_iter()
         .enumerate()
         .map(|(i, answer)| {
             let target = target.take().unwrap_or(Target::Own);
             let prompt = |paths: &Paths<'_>| prompts.resolve(i, body, options, paths);
-            decode_answer(answer, prompt, body, options, target)
+            decode_answer(answer, prompt, &mut tally, body, options, target)
         })
         .collect()
 }
@@ -120,6 +122,7 @@ impl Prompts {
 fn decode_answer(
     answer: Answer,
     prompt: impl FnOnce(&Paths<'_>) -> Result<Arc<Prompt>>,
+    tally: &mut Tally,
     body: &[u8],
     options: &Options<'_>,
     target: Target<'_>,
@@ -166,6 +169,19 @@ fn decode_answer(
         answer.tells_abort,
         &paths,
     )?;
+    let aborted = details.finish.aborted == Some(true);
+    let prompt_len = options.prompt_len_or(prompt.token_ids.as_ref().map(Buffer::len));
+    let mut counts = Counts::new(&answer.metadata, details.usage.as_ref());
+    // What ends before its first token need not have been run.
+    if aborted && token_ids.is_empty() {
+        counts.prompt = None;
+    }
+    counts.check_prompt(prompt_len, &paths)?;
+    if let Some(ids) = tally.add(token_ids.len())
+        && options.score_from.is_none()
+    {
+        counts.check_completion(ids, &paths)?;
+    }
     // (f) Sampling mask.
     let path = paths.text(answer.sampling_mask.place);
     let mut sampling_mask = None;
@@ -178,8 +194,12 @@ fn decode_answer(
         candidates: answer.routed_experts,
         unread: answer.unread_experts,
         none: answer.no_routed_experts,
-        completion: token_ids.len(),
-        aborted: details.finish.aborted == Some(true),
+        sequence: Sequence {
+            prompt: prompt_len,
+            counted: counts.prompt.map(|count| count.tokens),
+            completion: token_ids.len(),
+            aborted,
+        },
     };
     let (routed_experts, source) = routed.resolve(body, options, target, &paths)?;
     sources.extend(source.map(|source| ("routed_experts", source)));
@@ -206,8 +226,7 @@ struct Experts {
     /// Where this wire does not carry them, with their offset.
     unread: Option<(Place, usize)>,
     none: Place,
-    completion: usize,
-    aborted: bool,
+    sequence: Sequence,
 }
 
 impl Experts {
@@ -229,7 +248,9 @@ impl Experts {
                      pass experts=\"skip\"",
                 ));
             }
-            if options.require_routed_experts {
+            // An abort before the first token brings none.
+            let early = self.sequence.aborted && self.sequence.completion == 0;
+            if options.require_routed_experts && !early {
                 return Err(Error::new(
                     Class::Missing,
                     "missing",
@@ -244,15 +265,8 @@ impl Experts {
             return Ok((None, Some("left out: experts=\"skip\"".into())));
         }
         let path = paths.text(place);
-        let routed = experts::resolve(
-            &container,
-            body,
-            options,
-            self.completion,
-            self.aborted,
-            target,
-        )
-        .map_err(|error| error.under(&path))?;
+        let routed = experts::resolve(&container, body, options, &self.sequence, target)
+            .map_err(|error| error.under(&path))?;
         Ok((Some(routed), Some(path)))
     }
 }

@@ -437,6 +437,7 @@ impl<'a> Walk<'a> {
         const NAMES: &[&str] = &[
             "engine_data",
             "completion_token_ids",
+            "prompt_token_ids",
             "prompt_logprobs",
             "routed_experts",
             "stop_reason",
@@ -455,6 +456,7 @@ impl<'a> Walk<'a> {
                             walk.part(cursor, path, Kind::Object, Self::engine_data)?;
                     }
                     "completion_token_ids" => nvext.completion_token_ids = Field::later(cursor)?,
+                    "prompt_token_ids" => nvext.prompt_token_ids = Field::later(cursor)?,
                     "prompt_logprobs" => nvext.prompt_logprobs = Field::later(cursor)?,
                     "routed_experts" => nvext.routed_experts = walk.experts(cursor)?,
                     "stop_reason" => nvext.stop_reason = Span::read(cursor)?,

@@ -179,11 +179,44 @@ def test_another_shape_is_refused() -> None:
     assert caught.value.kind == "shape"
 
 
-def test_a_turn_without_routing_after_one_with_it_is_refused() -> None:
-    rollout, _ = begun()
-    rollout.prompt_ids(say("b"))
-    with pytest.raises(tito.RoutedExpertsError, match="this one brings none"):
-        rollout.append(completion([602, END]))
+@pytest.mark.parametrize("aborted", [False, True])
+@pytest.mark.parametrize("tokens", [[], [END], [602, 603, END]])
+def test_a_turn_without_rows_leaves_them_to_the_next_turn(tokens: list[int], aborted: bool) -> None:
+    """As of a prefill worker whose first token ends the turn, or of an abort before the first forward pass."""
+    rollout, total = begun()
+    end = len(rollout.prompt_ids(say("b"))) + len(tokens)
+    turn = rollout.append(completion(tokens, aborted=aborted))
+    assert (turn.rows, turn.rows_start, turn.rows_end) == (None, total - 1, total - 1)
+    with pytest.raises(tito.RoutedExpertsError, match=f"{end - total + 1} of {end} rows are missing"):
+        rollout.sample()
+    assert len(rollout.sample(final_row="drop")) == total - 1
+    end = len(rollout.prompt_ids(say("c"))) + 1
+    assert rollout.routed_experts_prompt_start == total - 1
+    with pytest.raises(tito.RoutedExpertsError) as caught:
+        rollout.append(completion([END], routed(end - 1 - total, total)))
+    assert caught.value.kind == "gap"
+    rollout.append(completion([END], routed(end - total, total - 1)))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert np.array_equal(rows[:-1], routed(end - 1).array)
+
+
+def test_a_first_turn_without_rows() -> None:
+    rollout, _ = begun(experts=None)
+    end = len(rollout.prompt_ids(say("b"))) + 1
+    assert rollout.routed_experts_prompt_start == 0
+    rollout.append(completion([END], routed(end - 1)))
+    rows = rollout.sample().routed_experts
+    assert rows is not None
+    assert np.array_equal(rows[:-1], routed(end - 1).array)
+
+
+def test_an_answer_that_ended_with_an_error_is_no_turn() -> None:
+    rollout, total = begun()
+    end = len(rollout.prompt_ids(say("b"))) + 1
+    with pytest.raises(tito.EngineError, match="finish reason 'error' after 1 tokens"):
+        rollout.append(completion([602], routed(end - total, total - 1), finish_reason="error"))
+    rollout.append(completion([END], routed(end - total, total - 1)))
 
 
 def test_routing_that_comes_later_must_be_whole() -> None:

@@ -162,26 +162,25 @@ def test_finish_reasons_and_tool_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "versions",
+    ("versions", "kind"),
     [
-        [{"version": "a", "start": 0}],
-        [{"version": "a", "start": 0, "end": 9}],
-        [{"version": "a", "start": 1, "end": 0}],
+        ([{"version": "a", "start": 0}], "type"),
+        ([{"start": 0, "end": 1}], "type"),
+        (["a"], "type"),
+        ([{"version": "a", "start": 0, "end": 9}], "range"),
+        ([{"version": "a", "start": 1, "end": 0}], "range"),
+        ([{"version": "a", "start": 0, "end": 2}, {"version": "b", "start": 1, "end": 2}], "range"),
+        ([{"version": "a", "start": 1, "end": 2}, {"version": "b", "start": 0, "end": 1}], "range"),
+        ([{"version": "a", "start": 0, "end": 1}, {"version": "b"}], "range"),
     ],
 )
-def test_weights_that_make_no_sense_are_refused(versions: Any) -> None:
+def test_weights_that_make_no_sense_are_refused(versions: Any, kind: str) -> None:
     rollout = Rollout(ChatRenderer())
     rollout.prompt_ids([{"role": "user", "content": "a"}])
-    rollout.append(completion([601, END], weight_versions=versions))
-    with pytest.raises(tito.AlignmentError, match="weight"):
-        rollout.sample()
-
-
-def test_a_version_without_positions_is_no_span() -> None:
-    rollout = Rollout(ChatRenderer())
-    rollout.prompt_ids([{"role": "user", "content": "a"}])
-    rollout.append(completion([601, END], weight_versions=[{"version": "a"}]))
-    assert rollout.sample().turns[0].weight_versions == ()
+    with pytest.raises(tito.AlignmentError, match="weight") as caught:
+        rollout.append(completion([601, END], weight_versions=versions))
+    assert caught.value.kind == kind
+    assert rollout.head is None
 
 
 def test_without_logprobs_there_is_no_evidence() -> None:

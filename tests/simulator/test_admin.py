@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -73,9 +74,10 @@ def test_a_paused_engine_holds_requests_until_it_resumes(backend: Any) -> None:
         assert len(engine.last.samples) == 1
 
 
-def test_vllm_refuses_while_aborting_and_older_ones_wait() -> None:
+@pytest.mark.parametrize("mode", ["abort", "wait"])
+def test_vllm_0_33_refuses_while_it_is_paused_in_these_modes(mode: str) -> None:
     with simulator.running(backend="vllm") as engine:
-        assert post(engine.url + "/pause").json() == {"status": "paused"}
+        assert post(engine.url + "/pause", params={"mode": mode}).json() == {"status": "paused"}
         assert httpx.get(engine.url + "/is_paused", trust_env=False).json() == {"is_paused": True}
         refused = generate(engine)
         assert refused.status_code == 503
@@ -88,8 +90,13 @@ def test_vllm_refuses_while_aborting_and_older_ones_wait() -> None:
         post(engine.url + "/resume")
         assert generate(engine).status_code == 200
         assert post(engine.url + "/pause", params={"mode": "sideways"}).status_code == 400
-    with simulator.running(backend="vllm", vllm_version="0.31") as engine:
-        post(engine.url + "/pause")
+
+
+@pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
+@pytest.mark.parametrize("version", ["0.31", "0.32"])
+def test_vllm_before_0_33_holds_requests_in_every_mode(version: Any, mode: str) -> None:
+    with simulator.running(backend="vllm", vllm_version=version) as engine:
+        post(engine.url + "/pause", params={"mode": mode})
         waiting = Background(engine)
         wait_for(lambda: len(engine.requests) == 1)
         post(engine.url + "/resume")
@@ -139,7 +146,8 @@ def test_others_are_left_alone() -> None:
         running = Background(engine, **{"x-request-id": "mine"})
         wait_for(lambda: engine.admin.in_flight == 1)
         answer = post(engine.url + "/abort_requests", json={"request_ids": ["other"]}).json()
-        assert answer == {"status": "aborted", "aborted": 0}
+        # The names in the request are counted, not the requests that bear them.
+        assert answer == {"status": "aborted", "aborted": 1}
         assert running.result().json()["choices"][0]["finish_reason"] == "length"
 
 
@@ -187,10 +195,30 @@ def test_the_version_comes_back_on_each_backend() -> None:
 def test_vllm_refuses_weights_out_of_order() -> None:
     with simulator.running(backend="vllm") as engine:
         update: dict[str, Any] = {"update_info": {"names": []}}
-        assert post(engine.url + "/update_weights", json=update).status_code == 400
+        assert post(engine.url + "/update_weights", json=update).status_code == 500
+        assert post(engine.url + "/finish_weight_update", json={}).status_code == 500
         assert post(engine.url + "/start_weight_update").status_code == 200
+        assert "already active" in post(engine.url + "/start_weight_update").json()["error"]["message"]
         assert post(engine.url + "/update_weights", json={}).status_code == 400
         assert post(engine.url + "/update_weights", json=update).status_code == 200
+        assert post(engine.url + "/finish_weight_update", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["0.31", "0.32", "0.33"])
+def test_the_connection_ends_after_an_exception_that_nothing_handles(version: Any) -> None:
+    with (
+        simulator.running(backend="vllm", vllm_version=version) as engine,
+        httpx.Client(base_url=engine.url, trust_env=False) as client,
+    ):
+        answer = client.post("/collective_rpc", json={"method": "no_such_method"})
+        assert answer.status_code == 500
+        assert "connection" not in answer.headers
+        with socket.create_connection((answer.request.url.host, answer.request.url.port or 0)) as connection:
+            body = b'{"method":"no_such_method"}'
+            connection.sendall(b"POST /collective_rpc HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        assert received.startswith(b"HTTP/1.1 500")
+        assert b"connection: close" not in received
 
 
 def test_the_cache_of_a_busy_engine_is_not_reset() -> None:

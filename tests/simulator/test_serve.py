@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,14 +14,17 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from dynamo_tito.cli import app
+import dynamo_tito as tito
+from dynamo_tito import simulator
+from dynamo_tito.cli._app import app
 
 COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
-    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+    options = ["--backend", "vllm", "--vllm-version", "0.32", "--fault", "prompt_count", "--json"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             addresses = json.loads(process.stdout.readline())
@@ -28,6 +32,8 @@ def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
             body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
             answer = httpx.post(f"{addresses['url']}/inference/v1/generate", json=body, trust_env=False)
             assert len(answer.json()["choices"][0]["token_ids"]) == 2
+            version = httpx.get(f"{addresses['url']}/version", trust_env=False).json()
+            assert version == {"version": "0.32.0"}
             process.send_signal(stop)
             assert process.wait(20) == 0
         finally:
@@ -73,7 +79,8 @@ def test_wrong_options_are_named(wrong: list[str]) -> None:
 
 
 def test_a_taken_port_is_an_error() -> None:
-    with subprocess.Popen([*COMMAND, "--backend", "vllm", "--json"], stdout=subprocess.PIPE, text=True) as process:
+    options = ["--backend", "vllm", "--vllm-version", "0.32", "--fault", "prompt_count", "--json"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             port = json.loads(process.stdout.readline())["url"].rpartition(":")[2]
@@ -100,3 +107,12 @@ def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_user.py"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert "2 passed" in result.stdout, result.stdout
+
+
+def test_running_works_inside_a_coroutine() -> None:
+    async def main() -> int:
+        with simulator.running(backend="vllm") as engine:
+            async with tito.AsyncTitoClient(engine.url, model="tito-model") as client:
+                return len((await client.generate([300, 301], sampling_params={"max_tokens": 3})).token_ids)
+
+    assert asyncio.run(main()) == 3

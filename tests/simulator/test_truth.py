@@ -61,6 +61,7 @@ DIALECTS = {
     "dynamo completions": Dialect("dynamo_completions", "/v1/completions", DYNAMO, float64=True),
     "dynamo generate": Dialect("vllm_generate", GENERATE, DYNAMO),
     "vllm 0.31 generate": Dialect("vllm_generate", GENERATE, {"backend": "vllm", "vllm_version": "0.31"}),
+    "vllm 0.32 generate": Dialect("vllm_generate", GENERATE, {"backend": "vllm", "vllm_version": "0.32"}),
     "vllm generate": Dialect("vllm_generate", GENERATE, {"backend": "vllm"}),
     "vllm chat": Dialect("vllm_chat", CHAT, {"backend": "vllm"}),
     "prime generate": Dialect("vllm_generate", GENERATE, {"backend": "prime"}),

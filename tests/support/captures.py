@@ -255,9 +255,9 @@ DECODED = [
     Capture(name="chat_uint16_experts.json", options=_QUIET, expected=_engine_data(_WIDE)),
     Capture(
         name="chat_zero_rows.json",
-        note="uncounted",
+        note="counted by the echo",
         options={"require_logprobs": False},
-        expected=[Choice(tokens=[1000], echo=_P, experts=np.zeros((0, LAYERS, TOP_K), np.uint8))],
+        expected=Refusal(error=_errors.RoutedExpertsError, kind="rows", path="nvext.routed_experts"),
     ),
     Capture(
         name="chat_zero_rows.json",

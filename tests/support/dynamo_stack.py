@@ -107,6 +107,12 @@ class DynamoStack:
     ) -> None:
         self._exit.close()
 
+    @property
+    def version(self) -> str:
+        """Of the installed ai-dynamo."""
+        (found,) = self.directory.glob("venv/lib/python3*/site-packages/ai_dynamo-*.dist-info")
+        return found.name.removeprefix("ai_dynamo-").removesuffix(".dist-info")
+
     def _environment(self, **more: str) -> dict[str, str]:
         keep = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         return keep | {
@@ -141,7 +147,10 @@ class DynamoStack:
         port, rl_port = free_port(), free_port()
         self.url, self.rl_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{rl_port}"
         environment = self._environment(
-            DYN_ENABLE_RL="true", DYN_RL_PORT=str(rl_port), DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE="1"
+            DYN_ENABLE_RL="true",
+            DYN_RL_PORT=str(rl_port),
+            DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE="1",
+            DYN_SGLANG_ENABLE_GENERATE="1",
         )
         arguments = ["-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port)]
         self._frontend = self._spawn("frontend", arguments, environment)

@@ -95,7 +95,9 @@ class _Reading:
             sources,
         )
         raw = choice.get("finish_reason")
-        routed = self._routed(choice.get("routed_experts"), tokens, f"{at}.routed_experts", sources, _aborted(raw))
+        routed = self._routed(
+            choice.get("routed_experts"), tokens, f"{at}.routed_experts", sources, aborted=_aborted(raw), echo=echo
+        )
         mask = self._mask(choice.get("sampling_mask"), f"{at}.sampling_mask", sources)
         request_id = document.get("request_id" if self.wire == "vllm_generate" else "id")
         index = choice.get("index")
@@ -153,7 +155,10 @@ class _Reading:
             why = f"choices[0].logprobs.{beside} has {len(named)} entries for {len(tokens)} token ids"
             sources["logprobs_echo"] = f"left out: {why}"
         echo, prompt = self._prompt(
-            [("nvext.engine_data.prompt_token_ids", engine.get("prompt_token_ids"))],
+            [
+                ("nvext.engine_data.prompt_token_ids", engine.get("prompt_token_ids")),
+                ("nvext.prompt_token_ids", nvext.get("prompt_token_ids")),
+            ],
             [
                 ("nvext.engine_data.prompt_logprobs", engine.get("prompt_logprobs")),
                 ("nvext.prompt_logprobs", nvext.get("prompt_logprobs")),
@@ -170,7 +175,7 @@ class _Reading:
             ("nvext.engine_data.routed_experts", engine.get("routed_experts")),
         ]
         blobs.sort(key=lambda blob: (not isinstance(blob[1], dict), not isinstance(blob[1], str)))
-        routed = self._routed(blobs[0][1], tokens, blobs[0][0], sources, aborted)
+        routed = self._routed(blobs[0][1], tokens, blobs[0][0], sources, aborted=aborted, echo=echo)
         mask = self._mask(engine.get("sampling_mask"), "nvext.engine_data.sampling_mask", sources)
         stop = choice.get("stop_reason")
         index = choice.get("index")
@@ -214,7 +219,12 @@ class _Reading:
         finish = meta.get("finish_reason") or {}
         raw = finish.get("type")
         routed = self._routed(
-            meta.get("routed_experts"), tokens, f"{base}meta_info.routed_experts", sources, _aborted(raw)
+            meta.get("routed_experts"),
+            tokens,
+            f"{base}meta_info.routed_experts",
+            sources,
+            aborted=_aborted(raw),
+            echo=echo,
         )
         mask = self._mask(
             meta.get("output_token_sampling_mask"), f"{base}meta_info.output_token_sampling_mask", sources
@@ -289,18 +299,26 @@ class _Reading:
         return SamplingMask(_int32(token for row in rows for token in row), _offsets(rows))
 
     def _routed(
-        self, blob: Any, tokens: list[int], at: str, sources: dict[str, str], aborted: bool | None
+        self,
+        blob: Any,
+        tokens: list[int],
+        at: str,
+        sources: dict[str, str],
+        *,
+        aborted: bool | None,
+        echo: Int32Array | None,
     ) -> RoutedExperts | None:
         if blob is None:
             return None
         sources["routed_experts"] = at
         array, start, dtype = container(blob, self.row)
-        expected = None if self.prompt_len is None else self.prompt_len + len(tokens) - 1
+        prompt_len = len(echo) if self.prompt_len is None and echo is not None else self.prompt_len
+        expected = None if prompt_len is None else prompt_len + len(tokens) - 1
         if self.first:
             whole = start == 0 if isinstance(blob, dict) else len(array) == expected
             array = array[self.first :] if whole else array
             start = self.first
-        complete = expected is None or start + len(array) == expected or not aborted
+        complete = start == self.first and (expected is None or start + len(array) == expected or not aborted)
         return RoutedExperts(array.astype(np.int32), start, dtype, complete)
 
 

@@ -21,10 +21,16 @@ TRANSPORTS: tuple[RendererTransport, ...] = (
     "sglang_generate",
 )
 DYNAMO: tuple[RendererTransport, ...] = ("dynamo_chat", "dynamo_completions")
+NEUTRAL: dict[str, Any] = {
+    "temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}  # fmt: skip
+#: How each server spells "all tokens".
+ALL = {"vllm_generate": 0, "prime_chat_tokens": 0, "dynamo_chat": -1, "dynamo_completions": -1, "sglang_generate": -1}
 
 
 def body(transport: RendererTransport, prompt_ids: Any = None, **arguments: Any) -> dict[str, Any]:
-    arguments = {"model": "m", **arguments}
+    arguments = {"model": None if transport == "sglang_generate" else "m", **arguments}
     encoded = encode_request(transport, prompt_ids=IDS if prompt_ids is None else prompt_ids, **arguments)
     document: dict[str, Any] = json.loads(encoded)
     return document
@@ -43,7 +49,8 @@ def test_vllm_generate() -> None:
     assert body("vllm_generate", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
         "model": "m",
         "token_ids": IDS,
-        "sampling_params": {"max_tokens": 8, "temperature": 0.5, "logprobs": 1, "skip_special_tokens": False},
+        "sampling_params": NEUTRAL
+        | {"max_tokens": 8, "temperature": 0.5, "top_k": 0, "logprobs": 1, "skip_special_tokens": False},
     }
 
 
@@ -61,11 +68,12 @@ def test_vllm_generate_with_everything() -> None:
     ) == {
         "model": "m",
         "token_ids": IDS,
-        "sampling_params": {
+        "sampling_params": NEUTRAL
+        | {
             "logprobs": 3,
             "skip_special_tokens": True,
             "stop_token_ids": [7, 9],
-            "top_p": None,
+            "top_k": 0,
             "seed": 1,
             "routed_experts_prompt_start": 2,
         },
@@ -81,7 +89,8 @@ def test_vllm_generate_needs_no_model() -> None:
 
 
 def test_dynamo_chat() -> None:
-    assert body("dynamo_chat", sampling_params={"max_tokens": 8, "temperature": 0.5}) == {
+    assert body("dynamo_chat", sampling_params={"max_tokens": 8, "temperature": 0.5}) == NEUTRAL | {
+        "top_k": -1,
         "model": "m",
         "messages": [{"role": "user", "content": "(token-in mode)"}],
         "stream": False,
@@ -93,7 +102,10 @@ def test_dynamo_chat() -> None:
 
 
 def test_dynamo_completions() -> None:
-    assert body("dynamo_completions", sampling_params={"max_tokens": 8, "temperature": 0.5, "logprobs": 2}) == {
+    assert body(
+        "dynamo_completions", sampling_params={"max_tokens": 8, "temperature": 0.5, "logprobs": 2}
+    ) == NEUTRAL | {
+        "top_k": -1,
         "model": "m",
         "prompt": IDS,
         "stream": False,
@@ -115,7 +127,8 @@ def test_prime_chat_tokens() -> None:
         routed_experts_prompt_start=3,
         stop_token_ids=(9,),
         extra_body={"messages": messages, "tools": tools},
-    ) == {
+    ) == NEUTRAL | {
+        "top_k": 0,
         "model": "m",
         "messages": messages,
         "tools": tools,
@@ -149,7 +162,9 @@ def test_sglang_generate() -> None:
         extra_body={"lora_path": "a"},
     ) == {
         "input_ids": IDS,
-        "sampling_params": {
+        "sampling_params": NEUTRAL
+        | {
+            "top_k": -1,
             "max_new_tokens": 8,
             "min_new_tokens": 2,
             "sampling_seed": 3,
@@ -187,7 +202,7 @@ def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTran
             "nvext": {
                 "extra_fields": ["timing", "engine_data"],
                 "agent_hints": {"osl": 10, "priority": 1},
-                "greed_sampling": True,
+                "dp_rank": 2,
                 "cache_salt": "in-nvext",
             }
         },
@@ -200,7 +215,7 @@ def test_the_callers_nvext_is_merged_and_not_overwritten(transport: RendererTran
     assert nvext == {
         "extra_fields": ["timing", "engine_data", "worker_id", "detailed_finish_reason"],
         "agent_hints": {"osl": 10, "strict_priority": 2, "priority": 7},
-        "greed_sampling": True,
+        "dp_rank": 2,
         "cache_salt": "argument",
     }
 
@@ -271,6 +286,52 @@ def test_the_budget_is_spelled_as_the_route_spells_it() -> None:
     completions = body("dynamo_completions", sampling_params={"max_completion_tokens": 9})
     assert completions["max_tokens"] == 9
     assert "max_completion_tokens" not in completions
+
+
+# ------------------------------------------------------------------------------------------------ sampling defaults
+
+
+def sampling(transport: RendererTransport, **arguments: Any) -> dict[str, Any]:
+    """The sampling parameters of a body, wherever the route has them."""
+    document = body(transport, **arguments)
+    params: dict[str, Any] = document.get("sampling_params", document)
+    return {name: params[name] for name in (*NEUTRAL, "top_k") if name in params}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_the_caller_leaves_open_is_neutral(transport: RendererTransport) -> None:
+    assert sampling(transport) == NEUTRAL | {"top_k": ALL[transport]}
+    assert sampling(transport, sampling_params=dict.fromkeys((*NEUTRAL, "top_k"))) == sampling(transport)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_defaults_of_the_model_are_used_on_request(transport: RendererTransport) -> None:
+    given = {"temperature": 0.5, "seed": 3}
+    assert sampling(transport, sampling_params=given, sampling_defaults="model") == {"temperature": 0.5}
+    with pytest.raises(ValueError, match="sampling_defaults must be one of neutral, model, not 'none'"):
+        body(transport, sampling_defaults="none")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("place", ["sampling_params", "extra_body"])
+def test_the_values_of_the_caller_win(transport: RendererTransport, place: str) -> None:
+    given = {"temperature": 0.0, "top_p": 0.5, "top_k": 9, "min_p": 0.25, "repetition_penalty": 1.5}
+    given |= {"presence_penalty": -0.5, "frequency_penalty": 0.5}
+    nested = place == "extra_body" and transport in ("vllm_generate", "sglang_generate")
+    arguments: dict[str, Any] = {place: {"sampling_params": given} if nested else given}
+    assert sampling(transport, **arguments) == given
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_greedy_stays_greedy(transport: RendererTransport) -> None:
+    assert sampling(transport, sampling_params={"temperature": 0})["temperature"] == 0
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_greed_sampling_is_refused_because_it_is_not_greedy(transport: RendererTransport) -> None:
+    with pytest.raises(ValueError, match=r"nvext\.greed_sampling cannot be given .* give temperature 0"):
+        body(transport, extra_body={"nvext": {"greed_sampling": True}})
+    assert body(transport, extra_body={"nvext": {"greed_sampling": False}})["nvext"]["greed_sampling"] is False
 
 
 # ------------------------------------------------------------------------------------------------ log-probabilities
@@ -457,7 +518,10 @@ def test_nvext_of_the_wrong_type(nvext: Any, error: type[Exception]) -> None:
     ids=lambda prompt: f"{type(prompt).__name__}-{getattr(prompt, 'dtype', '')}",
 )
 def test_prompts(transport: RendererTransport, prompt: Any) -> None:
-    assert "[1,2,3]" in encode_request(transport, model="m", prompt_ids=prompt).decode()
+    assert (
+        "[1,2,3]"
+        in encode_request(transport, model=None if transport == "sglang_generate" else "m", prompt_ids=prompt).decode()
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import os
+import pickle
 import resource
 import select
 import ssl
@@ -48,6 +50,33 @@ def test_connect(backend: Any, transport: str) -> None:
 def test_connect_to_something_else() -> None:
     with pytest.raises(ValueError, match="backend must be one of vllm, prime, dynamo, sglang"):
         connect("http://h", backend="tgi", model="m")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("", r"it is empty \(None for no key\)"),
+        ("sk-secret\n", r"it begins or ends with white space \(strip it\)"),
+        (" sk-secret", r"it begins or ends with white space \(strip it\)"),
+        ("sk-se\ncret", "character 5 is a control character"),
+        ("sk-\u0161ecret", "character 3 is not Latin-1"),
+    ],
+)
+@pytest.mark.parametrize("make", [AsyncTitoClient, TitoClient])
+def test_an_api_key_that_cannot_be_sent_is_named(make: Any, key: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=f"^api_key cannot be sent: {fault}$") as caught:
+        make("http://h", model=None, api_key=key)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [AsyncTitoClient, TitoClient])
+def test_a_client_stays_in_its_process(make: Any) -> None:
+    client = make("http://h", model="m", api_key="sk-secret")
+    for leave in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(
+            TypeError, match=f"{make.__name__} cannot be pickled or copied: a client stays in its process"
+        ):
+            leave(client)
 
 
 def test_the_options_of_connect_are_those_of_the_clients() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from dynamo_tito import _calls
 from dynamo_tito._client import AsyncTitoClient
-from dynamo_tito._errors import OverlongPromptError
+from dynamo_tito._config import RendererTransport
+from dynamo_tito._errors import BadRequestError, OverlongPromptError
 from support.driver import PROMPT, Driver
 from support.raw_server import Answer, Pause, RawServer, Reset, Stall, reply
 
@@ -35,12 +36,48 @@ def test_overlong_prompts_are_not_sent(client: Driver, server: RawServer, key: s
     server.models = reply(200, card(**{key: 4}))
     with pytest.raises(OverlongPromptError) as caught:
         client.generate()
-    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (5, 4)
+    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (5, 3)
+    assert server.hits == 0
+
+
+#: Tokens of the context that each server leaves to the completion.
+RESERVED: dict[RendererTransport, int] = {
+    "vllm_generate": 1, "dynamo_chat": 1, "dynamo_completions": 1, "prime_chat_tokens": 1, "sglang_generate": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("transport", RESERVED)
+@pytest.mark.parametrize("call", ["generate", "score"])
+def test_a_token_has_to_be_sampled(
+    connect: Connect, server: RawServer, transport: RendererTransport, call: str
+) -> None:
+    server.models = reply(200, card(max_model_len=20))
+    server.play(reply(400, {"error": "seen enough"}))
+    client = connect(preflight=True, transport=transport)
+    fits = 20 - RESERVED[transport]
+    with pytest.raises(BadRequestError):
+        getattr(client, call)([1] * fits)
+    with pytest.raises(OverlongPromptError) as caught:
+        getattr(client, call)([1] * (fits + 1))
+    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (fits + 1, fits)
+    assert server.hits == 1
+
+
+def test_an_adapter_has_the_context_of_its_parent(connect: Connect, server: RawServer) -> None:
+    adapter = {"id": "adapter", "root": "/lora/1", "parent": "base", "max_model_len": None}
+    server.models = reply(200, {"data": [adapter, {"id": "base", "max_model_len": 5, "parent": None}]})
+    with pytest.raises(OverlongPromptError) as caught:
+        connect(preflight=True, model="adapter").generate()
+    assert caught.value.max_prompt_len == 4
+    server.models = reply(200, {"data": [adapter | {"max_model_len": 3}, {"id": "base", "max_model_len": 5}]})
+    with pytest.raises(OverlongPromptError) as caught:
+        connect(preflight=True, model="adapter").generate()
+    assert caught.value.max_prompt_len == 2
     assert server.hits == 0
 
 
 def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server: RawServer) -> None:
-    server.models = reply(200, card(max_model_len=5))
+    server.models = reply(200, card(max_model_len=6))
     for _ in range(3):
         client.generate()
     assert (server.hits, len(server.lookups)) == (3, 1)
@@ -120,6 +157,10 @@ def test_the_model_of_the_call_counts(client: Driver, server: RawServer) -> None
 
 def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawServer) -> None:
     server.models = reply(200, {"data": [{"id": "the-one", "max_model_len": 4}]})
+    with pytest.raises(OverlongPromptError):
+        connect(preflight=True, model=None).generate()
+    adapter = {"id": "adapter", "parent": "the-one", "max_model_len": None}
+    server.models = reply(200, {"data": [{"id": "the-one", "max_model_len": 4}, adapter]})
     with pytest.raises(OverlongPromptError):
         connect(preflight=True, model=None).generate()
     assert server.hits == 0

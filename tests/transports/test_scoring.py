@@ -30,6 +30,7 @@ ROUTES: list[tuple[simulator.Backend, str, RendererTransport]] = [
     ("dynamo", "0.32", "vllm_generate"),
     ("vllm", "0.31", "vllm_generate"),
     ("vllm", "0.32", "vllm_generate"),
+    ("vllm", "0.33", "vllm_generate"),
     ("prime", "0.32", "vllm_generate"),
     ("prime", "0.32", "prime_chat_tokens"),
     ("sglang", "0.32", "sglang_generate"),
@@ -156,25 +157,29 @@ def test_little_else_is_sent(route: tuple[Engine, RendererTransport]) -> None:
 
 
 def test_the_request_of_each_transport() -> None:
+    neutral = {
+        "temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }  # fmt: skip
     wanted: dict[RendererTransport, dict[str, Any]] = {
         "vllm_generate": {
             "model": "m",
             "sampling_params": {
-                "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 2, "detokenize": False,
+                **neutral, "top_k": 0, "max_tokens": 1, "prompt_logprobs": 2, "detokenize": False,
                 "skip_special_tokens": False, "routed_experts_prompt_start": 2,
             },
             "cache_salt": "s", "priority": 3, "token_ids": [5, 6, 7],
         },
         "dynamo_chat": {
             "model": "m", "messages": [{"role": "user", "content": "(token-in mode)"}], "stream": False,
-            "temperature": 1.0, "prompt_logprobs": 2, "max_completion_tokens": 1,
+            **neutral, "top_k": -1, "prompt_logprobs": 2, "max_completion_tokens": 1,
             "nvext": {
                 "cache_salt": "s", "agent_hints": {"priority": 3},
                 "extra_fields": ["detailed_finish_reason", "completion_token_ids"], "token_data": [5, 6, 7],
             },
         },
         "dynamo_completions": {
-            "model": "m", "stream": False, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 2,
+            "model": "m", "stream": False, "max_tokens": 1, **neutral, "top_k": -1, "prompt_logprobs": 2,
             "nvext": {
                 "cache_salt": "s", "agent_hints": {"priority": 3},
                 "extra_fields": ["detailed_finish_reason", "completion_token_ids", "prompt_logprobs"],
@@ -183,19 +188,20 @@ def test_the_request_of_each_transport() -> None:
         },
         "prime_chat_tokens": {
             "model": "m", "messages": [{"role": "user", "content": "(token-in mode)"}], "max_tokens": 1,
-            "temperature": 1.0, "prompt_logprobs": 2, "return_token_ids": True, "cache_salt": "s", "priority": 3,
+            **neutral, "top_k": 0, "prompt_logprobs": 2, "return_token_ids": True, "cache_salt": "s", "priority": 3,
             "routed_experts_prompt_start": 2, "tokens": [5, 6, 7],
         },
         "sglang_generate": {
-            "sampling_params": {"max_new_tokens": 1, "temperature": 1.0}, "return_logprob": True,
+            "sampling_params": {**neutral, "top_k": -1, "max_new_tokens": 1}, "return_logprob": True,
             "top_logprobs_num": 2, "return_text_in_logprobs": False, "stream": False, "logprob_start_len": 1,
             "cache_salt": "s", "priority": 3, "input_ids": [5, 6, 7],
         },
     }  # fmt: skip
     for transport, members in wanted.items():
+        model = None if transport == "sglang_generate" else "m"
         teacher = tito.MockTransport(lambda _: tito.HttpResponse(500, {}, b""))
         with (
-            TitoClient("http://teacher", model="m", http_client=teacher, preflight=False) as client,
+            TitoClient("http://teacher", model=model, http_client=teacher, preflight=False) as client,
             pytest.raises(tito.EngineError),
         ):
             client.score([5, 6, 7], start=2, top_k=2, cache_salt="s", priority=3, transport=transport)
@@ -427,3 +433,58 @@ def test_never_more_at_once_than_asked_for(kind: Kind) -> None:
         client.score_many([IDS] * 12, concurrency=3, progress=progress)
     assert most <= 3
     assert not math.isnan(most)
+
+
+# --- another temperature ---
+
+
+@pytest.mark.parametrize("transport", ["vllm_generate", "dynamo_chat", "dynamo_completions", "prime_chat_tokens"])
+def test_a_route_without_a_temperature_says_so(transport: RendererTransport) -> None:
+    teacher = tito.MockTransport(lambda _: tito.HttpResponse(500, {}, b""))
+    with TitoClient("http://teacher", model="m", http_client=teacher, preflight=False) as client:
+        with pytest.raises(ValueError, match=f"temperature is 0.5; servers of {transport} score a prompt at 1 only"):
+            client.score(IDS, temperature=0.5, transport=transport)
+        for extra_body in ({"temperature": 0.5}, {"sampling_params": {"temperature": 0.5}}):
+            with pytest.raises(ValueError, match=r"give score\(temperature=\.\.\.\)"):
+                client.score(IDS, extra_body=extra_body, transport=transport)
+    assert not teacher.requests
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(0, ValueError), (math.inf, ValueError), (True, TypeError), ("1", TypeError)]
+)
+def test_temperatures_that_are_none(wrong: Any, error: type[Exception]) -> None:
+    with (
+        TitoClient("http://teacher", model=None, transport="sglang_generate") as client,
+        pytest.raises(error, match="temperature"),
+    ):
+        client.score(IDS, temperature=wrong)
+
+
+@pytest.mark.parametrize("said", [0.5, 1.0, None])
+def test_sglang_has_to_say_that_it_scored_at_the_temperature(kind: Kind, said: float | None) -> None:
+    meta: dict[str, Any] = {"finish_reason": None, "input_token_logprobs": [[None, 5, None], [-0.75, 6, None]]}
+    if said is not None:
+        meta["input_logprob_temperature"] = said
+    with RawServer() as server:
+        server.play(reply(200, {"output_ids": [7], "meta_info": meta}))
+        with Driver(kind, server.url, model=None, transport="sglang_generate") as client:
+            if said == 0.5:
+                assert client.score([5, 6], temperature=0.5).logprobs[1] == -0.75
+            else:
+                with pytest.raises(tito.MissingFieldError, match="does not say that it scores at another") as caught:
+                    client.score([5, 6], temperature=0.5)
+                assert (caught.value.kind, caught.value.path) == ("temperature", "meta_info.input_logprob_temperature")
+            assert server.requests[-1].json["input_logprob_temperature"] == 0.5
+            assert client.score([5, 6]).logprobs[1] == -0.75
+            assert "input_logprob_temperature" not in server.requests[-1].json
+
+
+def test_a_broken_answer_is_named_before_its_temperature(kind: Kind) -> None:
+    with RawServer() as server:
+        server.play(reply(200, b"no JSON"))
+        with (
+            Driver(kind, server.url, model=None, transport="sglang_generate") as client,
+            pytest.raises(tito.MalformedBodyError),
+        ):
+            client.score([5, 6], temperature=0.5)

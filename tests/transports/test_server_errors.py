@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from dynamo_tito._errors import (
     ServerError,
     UnauthorizedError,
     UnsupportedParameterError,
+    UnsupportedRouteError,
 )
 from dynamo_tito._responses import error_of
 from support.captures import FOLDER, index
@@ -78,7 +80,7 @@ def test_what_is_said(body: bytes, said: str | None) -> None:
         (429, "", OverloadedError, True),
         (499, "request was cancelled", EngineError, False),
         (500, "", EngineError, False),
-        (501, "streaming is not implemented", BadRequestError, False),
+        (501, "streaming is not implemented", UnsupportedRouteError, False),
         (502, "", EngineError, False),
         (503, "Internal server error", OverloadedError, False),
         (503, "Service temporarily unavailable", OverloadedError, False),
@@ -98,6 +100,23 @@ def test_classes(status: int, message: str, expected: type[ServerError], retryab
         assert error.retryable is retryable
         assert error.status == status
         assert error.body == body
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no credentials were sent"),
+        ({"api_key": "sk-secret"}, "the credentials that were sent are not accepted"),
+        ({"headers": {"Authorization": "Bearer sk-secret"}}, "the credentials that were sent are not accepted"),
+    ],
+)
+def test_a_401_says_whether_a_key_was_sent(
+    connect: Callable[..., Driver], server: RawServer, options: dict[str, Any], said: str
+) -> None:
+    server.play(reply(401, {"error": "Unauthorized"}))
+    with pytest.raises(UnauthorizedError) as caught:
+        connect(**options).generate()
+    assert str(caught.value) == f"HTTP 401: Unauthorized; {said} (api_key=)"
 
 
 def recorded_refusals() -> list[str]:

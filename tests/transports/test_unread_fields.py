@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 import numpy as np
@@ -9,14 +10,18 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito._config import RendererTransport
+from dynamo_tito._requests.unread import _UNREAD
 
 TRANSPORTS = get_args(RendererTransport)
 FIELDS: list[tuple[str, Any]] = [
-    ("token_ids_logprob", [7, 8]),
     ("token_ids_logprob", np.array([7, 8])),
-    ("return_flat_raw_top_logprobs", True),
-    ("prompt_logprob_token_ids", [7, 8]),
+    *((name, True if name.startswith("return_") else [7, 8]) for name in _UNREAD),
 ]
+
+
+def encoded(transport: RendererTransport, **arguments: Any) -> bytes:
+    model = None if transport == "sglang_generate" else "m"
+    return tito.encode_request(transport, model=model, prompt_ids=[1, 2], **arguments)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -32,14 +37,38 @@ def test_in_every_place(transport: RendererTransport, field: str, value: Any) ->
         places.append({"extra_body": {"nvext": {field: value}}})
     for place in places:
         with pytest.raises(ValueError, match=f"{field} cannot be given: .* is not read"):
-            tito.encode_request(transport, model="m", prompt_ids=[1, 2], **place)
+            encoded(transport, **place)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("value", [None, False])
 def test_what_asks_for_nothing_is_sent(transport: RendererTransport, value: Any) -> None:
     fields = {field: value for field, _ in FIELDS}
-    assert tito.encode_request(transport, model="m", prompt_ids=[1, 2], extra_body=fields)
+    assert encoded(transport, extra_body=fields)
+
+
+@pytest.mark.parametrize(
+    ("transport", "field", "read", "unread"),
+    [
+        ("vllm_generate", "output_mode", "tokens", "text"),
+        ("vllm_generate", "output_mode", "tokens", "derender"),
+        ("sglang_generate", "sampling_logprobs_mode", "selected", "support"),
+    ],
+)
+def test_another_form_of_the_answer(transport: RendererTransport, field: str, read: str, unread: str) -> None:
+    assert json.loads(encoded(transport, extra_body={field: read}))[field] == read
+    with pytest.raises(ValueError, match=f"{field} must be '{read}', not '{unread}'"):
+        encoded(transport, extra_body={field: unread})
+
+
+@pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions"])
+def test_an_artifact_in_the_answer(transport: RendererTransport) -> None:
+    upload = {"kind": "generation_artifact", "contents": ["moe_routes"], "mode": "inline_base64"}
+    with pytest.raises(ValueError, match="artifact in the answer is not read"):
+        encoded(transport, extra_body={"nvext": {"metadata_upload": upload}})
+    elsewhere = {"url": "http://store/1"}
+    body = json.loads(encoded(transport, extra_body={"nvext": {"metadata_upload": elsewhere}}))
+    assert body["nvext"]["metadata_upload"] == elsewhere
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -57,11 +57,12 @@ def test_the_request_as_it_arrives(
         "data_parallel_rank": 1,
         "request_id": "r-1",
     }
+    model = None if transport == "sglang_generate" else "tito-model"
     with pytest.raises(ServerError):
-        connect(server.url + suffix, transport=transport).generate(**arguments)
+        connect(server.url + suffix, transport=transport, model=model).generate(**arguments)
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", PATHS[transport])
-    assert request.body == encode_request(transport, model="tito-model", prompt_ids=PROMPT, **arguments)
+    assert request.body == encode_request(transport, model=model, prompt_ids=PROMPT, **arguments)
     headers = request.headers
     assert headers["content-type"] == "application/json"
     assert headers["accept-encoding"] == "identity"
@@ -91,8 +92,9 @@ def test_session_rank_and_request_id(
     connect: Connect, server: RawServer, transport: RendererTransport, expected: dict[str, str]
 ) -> None:
     server.play(reply(400, {"error": "seen enough"}))
+    model = None if transport == "sglang_generate" else "tito-model"
     with pytest.raises(ServerError):
-        connect(transport=transport).generate(session_id="s", data_parallel_rank=3, request_id="r")
+        connect(transport=transport, model=model).generate(session_id="s", data_parallel_rank=3, request_id="r")
     sent = server.requests[0].headers
     assert {name: value for name, value in sent.items() if name.startswith("x-")} == expected
     if transport == "sglang_generate":
@@ -209,7 +211,7 @@ def test_routing_that_could_not_be_read_is_not_asked_for(connect: Connect, serve
     assert server.hits == 0
     for options, asked in (({}, None), ({"num_layers": 4, "top_k": 2}, True)):
         with pytest.raises(ServerError):
-            connect(transport="sglang_generate", **options).generate()
+            connect(transport="sglang_generate", model=None, **options).generate()
         assert server.requests[-1].json.get("return_routed_experts") is asked
 
 

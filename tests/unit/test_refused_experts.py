@@ -115,7 +115,7 @@ class TestObjects:
         assert np.array_equal(routed.array, ARRAY)
 
     @pytest.mark.parametrize(
-        ("dtype", "top"), [("uint8", 255), ("uint16", 65535), ("int16", 32767), ("int32", 2**31 - 1), ("int16", -1)]
+        ("dtype", "top"), [("uint8", 255), ("uint16", 65535), ("int16", 32767), ("int32", 2**31 - 1)]
     )
     def test_of_every_width(self, dtype: str, top: int) -> None:
         array = np.array([0, 1, top, 3, 4, 5, 6, top], np.dtype(dtype)).reshape(4, 1, 2)
@@ -259,7 +259,9 @@ class TestBareStrings:
     RAW = ARRAY.astype("<i4").tobytes()
 
     def test_that_decode(self) -> None:
-        routed = tito.decode(with_experts(text(self.RAW)), wire="vllm_generate", num_layers=1, top_k=2).routed_experts
+        routed = tito.decode(
+            with_experts(text(self.RAW)), wire="vllm_generate", prompt_len=3, num_layers=1, top_k=2
+        ).routed_experts
         assert routed is not None
         assert np.array_equal(routed.array, ARRAY)
         assert routed.wire_dtype == "int32"
@@ -275,7 +277,9 @@ class TestBareStrings:
         bad(text(self.RAW), "size", **knobs)
 
     def test_of_no_rows(self) -> None:
-        routed = tito.decode(with_experts(b'""'), wire="vllm_generate", num_layers=1, top_k=2).routed_experts
+        routed = tito.decode(
+            with_experts(b'""'), wire="vllm_generate", routed_experts_prompt_start=0, num_layers=1, top_k=2
+        ).routed_experts
         assert routed is not None
         assert routed.array.shape == (0, 1, 2)
 
@@ -360,6 +364,7 @@ class TestTrimming:
         )
         assert completion.routed_experts is not None
         assert completion.routed_experts.start == 2
+        assert not completion.complete
 
     STRINGS = pytest.mark.parametrize("make", [npy, lambda array: array.astype("<i4").tobytes()], ids=["npy", "bare"])
     ROW: dict[str, Any] = {"num_layers": 1, "top_k": 2}  # noqa: RUF012  # shared by the tests below, never changed
@@ -420,10 +425,13 @@ class TestRows:
         assert routed.complete
         bad(EXPERTS, "rows", at=b"{", prompt_len=3, final_row="present")
 
-    def test_an_echoed_prompt_is_not_the_callers(self) -> None:
+    def test_an_echoed_prompt_counts_too(self) -> None:
         body = swap(CHAT, b'"finished":true', b'"routed_experts":' + EXPERTS)
+        assert tito.decode(body, wire="dynamo_chat").complete
+        body = swap(body, b'"prompt_tokens":3', b'"prompt_tokens":5')
         body = swap(body, b'"prompt_token_ids":[1,2,3]', b'"prompt_token_ids":[1,2,3,4,5]')
-        assert tito.decode(body, wire="dynamo_chat").routed_experts is not None
+        path = "nvext.engine_data.routed_experts"
+        refused(body, RoutedExpertsError, kind="rows", path=path, wire="dynamo_chat")
 
     @pytest.mark.parametrize("reason", [b"abort", b"aborted", b"cancelled", b"canceled"])
     def test_an_abort_may_bring_fewer(self, reason: bytes) -> None:
@@ -442,6 +450,8 @@ class TestRows:
 
     def test_a_cancelled_chat_may_bring_fewer(self) -> None:
         body = swap(CHAT, b'"finished":true', b'"routed_experts":' + EXPERTS)
+        body = swap(body, b'"prompt_token_ids":[1,2,3]', b'"prompt_token_ids":[1,2,3,4]')
+        body = swap(body, b'"prompt_tokens":3', b'"prompt_tokens":4')
         refused(
             body,
             RoutedExpertsError,
@@ -460,5 +470,6 @@ class TestRows:
         body = swap(SGLANG, b'"completion_tokens":2', b'"routed_experts":' + text(raw))
         options: dict[str, Any] = {"wire": "sglang_generate", "num_layers": 1, "top_k": 2}
         assert tito.decode(body, prompt_len=3, **options).complete
+        body = swap(body, b'"prompt_tokens":3', b'"prompt_tokens":4')
         with pytest.raises(RoutedExpertsError):
             tito.decode(body, prompt_len=4, **options)

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Install NVIDIA's Dynamo frontend into a venv of its own and build the tokenizer it serves. No GPU, no torch: about 700 MB.
-# Usage: install.sh DIR. Done once; a finished installation is left alone.
+# Usage: install.sh DIR [VERSION]. Done once; a finished installation is left alone.
 set -euo pipefail
-dir=${1:?usage: install.sh DIR}
+dir=${1:?usage: install.sh DIR [VERSION]}
+version=${2:-1.6.1}
 here=$(cd "$(dirname "$0")" && pwd)
-version=1.6.1
 stamp=$dir/installed-$version
 [ -e "$stamp" ] && exit 0
+echo "Dynamo $version: installing into $dir"
 mkdir -p "$dir"
-python3 -m venv "$dir/venv"
+rm -rf "$dir/venv" "$dir"/installed-*
+"${PYTHON:-python3}" -m venv "$dir/venv"
 pip=("$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-# --no-deps: a declared dependency, aisimulate, is a placeholder on PyPI; neither the frontend nor a worker needs it.
-"${pip[@]}" --no-deps "ai-dynamo==$version" "ai-dynamo-runtime==$version"
 "${pip[@]}" "aiohttp>=3.14.3,<4" certifi "kubernetes>=32.0.1,<33" "msgspec>=0.19" numpy \
   "prometheus-client>=0.23.1,<1" "pydantic>=2.10.6,<=2.13.5" "pyzmq>=26" "redis>=6.2,<9" tqdm "transformers>=4.56" \
   "typing-extensions>=4.10" "uvloop>=0.21" "zstandard>=0.23,<1"
+# --no-deps: a declared dependency, aisimulate, is a placeholder on PyPI; neither the frontend nor a worker needs it.
+"${pip[@]}" --no-deps "ai-dynamo==$version" "ai-dynamo-runtime==$version"
 "$dir/venv/bin/python" "$here/tokenizer.py" "$dir/model"
 touch "$stamp"

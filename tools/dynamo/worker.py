@@ -33,6 +33,7 @@ from typing import Any, Optional
 
 import dynamo.llm.exceptions as dynamo_exceptions
 import numpy as np
+import sglang_native
 import uvloop
 from dynamo.common.rl import RLRouteRegistry, register_rl_routes
 from dynamo.common.utils.runtime import create_runtime
@@ -137,6 +138,13 @@ class Engine:
             raise error(*control["raise"].get("args", ["raised on purpose"]))
         call = Call(request, control, self._helpers)
         model = self._models.Model(**{key: control[key] for key in ("num_layers", "top_k", "num_experts")})
+        native = sglang_native.asked(request)
+        answered = self._sampled(call, model, context) if native is None else self._native(native, call, model, context)
+        async for chunk in answered:
+            yield chunk
+
+    async def _sampled(self, call: Call, model: Any, context: Any) -> AsyncIterator[dict[str, Any]]:
+        control = self.control()
         samples = [
             model.sample(
                 call.prompt, call.max_tokens, version=self.version, index=index,
@@ -160,11 +168,19 @@ class Engine:
                 yield chunk
                 if str(chunk.get("finish_reason", "")).startswith("error"):
                     return
-        choices = [
-            {"index": s.index, "token_ids": s.token_ids.tolist(), "logprobs": s.logprobs.tolist(), "version": s.version}
-            for s in samples
-        ]
-        self.note("sampled", context, prompt_ids=call.prompt, choices=choices)
+        self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample) for sample in samples])
+
+    async def _native(
+        self, native: dict[str, Any], call: Call, model: Any, context: Any
+    ) -> AsyncIterator[dict[str, Any]]:
+        params = native.get("sampling_params") or {}
+        length = params.get("max_new_tokens") or self.control()["max_tokens"]
+        sample = model.sample(
+            call.prompt, length, version=self.version, request_seed=params.get("sampling_seed"), min_tokens=length
+        )
+        for chunk in sglang_native.chunks(sample, native, len(call.prompt)):
+            yield chunk
+        self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample)])
 
     # --- administration, with the replies of dynamo/vllm/handlers.py ---
 
@@ -254,6 +270,12 @@ NOT_PAUSED = (
     "Worker must be paused via pause_generation() before updating weights. "
     "Call pause_generation() first, then update, then resume_generation()."
 )
+
+
+def _noted(sample: Any) -> dict[str, Any]:
+    """What the record says of a sample."""
+    values = {name: getattr(sample, name).tolist() for name in ("token_ids", "logprobs")}
+    return {"index": sample.index, "version": sample.version, **values}
 
 
 def _error(message: str) -> dict[str, Any]:
@@ -413,8 +435,9 @@ async def main() -> None:
 
     config = ModelRuntimeConfig()
     config.context_length = args.context_length
-    # What the frontend looks for before it offers /inference/v1/generate for a model.
+    # What the frontend looks for before it offers /inference/v1/generate and SGLang's /generate for a model.
     config.set_engine_specific("vllm_inference_v1_generate", "true")
+    config.set_engine_specific("sglang_generate", "true")
     await register_model(
         ModelInput.Tokens,
         ModelType.Chat | ModelType.Completions,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import dynamo, prime_chat, sglang, vllm_generate
 from .call import Call, Draft, PromptIds, make_call
 from .encode import encode
-from .score import checked_score, score_draft, score_params, score_rows_from
+from .score import check_scored_at, checked_score, checked_temperature, score_draft, score_params, score_rows_from
 
 if TYPE_CHECKING:
-    from dynamo_tito._config import RendererTransport
+    from dynamo_tito._config import RendererTransport, SamplingDefaults
     from dynamo_tito._types import Wire
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "Dialect",
     "Draft",
     "PromptIds",
+    "check_scored_at",
     "checked_score",
+    "checked_temperature",
     "dialect",
     "encode",
     "encode_request",
@@ -48,6 +50,9 @@ class Dialect:
         draft: the body.
         headers: session, data-parallel rank and request id, where they travel in headers.
         may_refuse_start: whether servers are known that answer ``routed_experts_prompt_start`` with a 400.
+        reserved: tokens of the context that a prompt must leave free. vLLM, and Dynamo with it, must sample one.
+            SGLang 0.5.23 keeps seven (``tp_worker.py``, ``managers/utils.py``), and cuts longer prompts without a word
+            under ``--allow-auto-truncate``.
     """
 
     path: str
@@ -55,6 +60,7 @@ class Dialect:
     draft: DraftFunction
     headers: Callable[[Call], dict[str, str]]
     may_refuse_start: bool = False
+    reserved: int = 1
 
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -64,7 +70,7 @@ DIALECTS: Mapping[str, Dialect] = {
         dynamo.COMPLETIONS_PATH, "dynamo_completions", dynamo.draft_completions, dynamo.headers, may_refuse_start=True
     ),
     "prime_chat_tokens": Dialect(prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers),
-    "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers),
+    "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, reserved=7),
 }
 
 
@@ -93,6 +99,7 @@ def encode_request(
     data_parallel_rank: int | None = None,
     request_id: str | None = None,
     return_routed_experts: bool = False,
+    sampling_defaults: SamplingDefaults = "neutral",
 ) -> bytes:
     r"""The request body that the clients send: compact JSON in UTF-8.
 
@@ -101,7 +108,8 @@ def encode_request(
 
     Args:
         transport: whose dialect.
-        model: the model's name; None where the server needs none.
+        model: the model's name; None where the server needs none, and on ``sglang_generate``, which has no field for
+            it: an adapter is named by ``extra_body={"lora_path": name}`` there.
         prompt_ids: token ids [P], a list or an int32 or int64 array, each in [0, 2^31-1].
         sampling_params: as the caller would give them to vLLM or OpenAI; names are translated for the server.
         stop_token_ids: added to those of ``sampling_params``.
@@ -114,6 +122,8 @@ def encode_request(
         data_parallel_rank: see above.
         request_id: see above.
         return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
+        sampling_defaults: ``"neutral"`` fills what ``sampling_params`` leave open with temperature 1, top_p 1, top_k
+            off, min_p 0 and neutral penalties; ``"model"`` leaves it to the server.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -134,5 +144,12 @@ def encode_request(
         data_parallel_rank=data_parallel_rank,
         request_id=request_id,
         routed_experts=return_routed_experts,
+        sampling_defaults=sampling_defaults,
     )
-    return encode(dialect(transport).draft(call), call)
+    draft = dialect(transport).draft(call)
+    if draft.adapter_member is not None:
+        raise ValueError(
+            f"model cannot be given on {transport}, which names none: give None for the base model, and an adapter as "
+            f"extra_body={{{draft.adapter_member!r}: name}}"
+        )
+    return encode(draft, call)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dynamo_tito._config import SamplingDefaults
 
 PromptIds: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
 """Token ids of a prompt: a list, or an array of integers [P]."""
@@ -38,6 +40,7 @@ class Call:
     data_parallel_rank: int | None = None
     request_id: str | None = None
     routed_experts: bool = False
+    sampling_defaults: SamplingDefaults = "neutral"
 
     @property
     def prompt_len(self) -> int:
@@ -55,6 +58,8 @@ class Draft:
         logprobs: how many log-probabilities per token were asked for; 0 for none.
         prompt_start: the first position whose routed experts are wanted; 0 for all.
         choices: how many samples were asked for.
+        model: the model that is asked for.
+        adapter_member: where the body names the model if it is an adapter; None where it names every model.
     """
 
     members: dict[str, Any]
@@ -62,6 +67,8 @@ class Draft:
     logprobs: int
     prompt_start: int
     choices: int = 1
+    model: str | None = None
+    adapter_member: str | None = None
 
 
 def make_call(
@@ -79,12 +86,14 @@ def make_call(
     data_parallel_rank: int | None,
     request_id: str | None,
     routed_experts: bool,
+    sampling_defaults: SamplingDefaults = "neutral",
     ids_name: str = "prompt_ids",
 ) -> Call:
     """Check the arguments that no transport has a say in; ``ids_name`` is what the caller calls the ids."""
     for name, value in (("sampling_params", sampling_params), ("extra_body", extra_body), ("features", features)):
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+    check_sampling_defaults(sampling_defaults)
     if data_parallel_rank is not None and checked_integer("data_parallel_rank", data_parallel_rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
     return Call(
@@ -101,7 +110,14 @@ def make_call(
         data_parallel_rank=data_parallel_rank,
         request_id=request_id,
         routed_experts=routed_experts,
+        sampling_defaults=sampling_defaults,
     )
+
+
+def check_sampling_defaults(value: SamplingDefaults) -> None:
+    """Raise a ValueError if ``value`` is none of the choices."""
+    if value not in get_args(SamplingDefaults):
+        raise ValueError(f"sampling_defaults must be one of {', '.join(get_args(SamplingDefaults))}, not {value!r}")
 
 
 def checked_integer(name: str, value: Any) -> int:

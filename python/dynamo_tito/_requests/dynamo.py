@@ -21,6 +21,7 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_OFF, with_neutral
 
 if TYPE_CHECKING:
     from .call import Call
@@ -54,7 +55,7 @@ def draft_chat(call: Call, *, send_start: bool = True) -> Draft:
     if logprobs > 1:
         members["top_logprobs"] = logprobs
     members["nvext"] = nvext
-    return Draft(members, ("nvext", "token_data"), logprobs, start)
+    return Draft(members, ("nvext", "token_data"), logprobs, start, model=members["model"])
 
 
 def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
@@ -69,7 +70,7 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
     if logprobs:
         members["logprobs"] = logprobs
     members["nvext"] = nvext
-    return Draft(members, ("prompt",), logprobs, start)
+    return Draft(members, ("prompt",), logprobs, start, model=members["model"])
 
 
 def headers(call: Call) -> dict[str, str]:
@@ -111,11 +112,17 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
         raise ValueError(f"n must be 1 on {transport}: of several samples the answer holds the ids of one")
     if fields.pop("logit_bias", None):
         raise ValueError(f"logit_bias cannot be given on {transport}: the frontend takes it and never applies it")
+    if nvext.get("greed_sampling"):
+        raise ValueError(
+            f"nvext.greed_sampling cannot be given on {transport}: the frontend drops temperature and top_p for it and "
+            "the engine samples with the model's defaults; give temperature 0"
+        )
     logprobs = _logprobs(params, extra, fields, transport)
     if ids := stop_ids(call, fields.get("stop_token_ids")):
         if fields.get("ignore_eos"):
             raise ValueError(f"stop_token_ids cannot be given with ignore_eos on {transport}: the frontend drops them")
         fields["stop_token_ids"] = ids
+    fields = with_neutral(fields, call, top_k=TOP_K_OFF)
 
     if salt is not None:
         nvext["cache_salt"] = checked_salt(salt)

@@ -17,6 +17,7 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_ALL, with_neutral
 from .dynamo import PLACEHOLDER
 from .vllm_generate import headers
 
@@ -46,6 +47,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         raise ValueError(f"logprobs is {logprobs}; it must be at least 0")
 
     fields = {key: value for key, value in given.items() if value is not None}
+    fields = with_neutral(fields, call, top_k=TOP_K_ALL)
     members: dict[str, Any] = {
         "model": call.model,
         "messages": fields.pop("messages", [dict(PLACEHOLDER)]),
@@ -64,4 +66,4 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         members["priority"] = checked_integer("priority", priority)
     if start and send_start:
         members[_START] = wire_start(call, start)
-    return Draft(members, ("tokens",), logprobs, start, fields.get("n", 1))
+    return Draft(members, ("tokens",), logprobs, start, fields.get("n", 1), members["model"])

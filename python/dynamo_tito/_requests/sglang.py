@@ -17,12 +17,14 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_OFF, with_neutral
 
 if TYPE_CHECKING:
     from .call import Call
 
 PATH = "/generate"
 
+_ADAPTER = "lora_path"
 _START = "routed_experts_prompt_start"
 _RENAMED = {
     "max_tokens": "max_new_tokens",
@@ -35,7 +37,8 @@ _RENAMED = {
 def draft(call: Call, *, send_start: bool = True) -> Draft:
     """Log-probabilities as triples without text, routed experts on request.
 
-    Without ``max_new_tokens`` the server stops after 128 tokens.
+    Without ``max_new_tokens`` the server stops after 128 tokens. The body names no model: an adapter is named in
+    ``lora_path``, and whether the model is one, the server has to be asked.
     """
     refuse_features(call, "sglang_generate")
     extra = dict(call.extra_body or {})
@@ -55,6 +58,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         if (value := params.pop(name, None)) is not None:
             params.setdefault(sglang_name, value)
     params = {key: value for key, value in params.items() if value is not None}
+    params = with_neutral(params, call, top_k=TOP_K_OFF)
     if ids := stop_ids(call, params.get("stop_token_ids")):
         params["stop_token_ids"] = ids
 
@@ -77,8 +81,13 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         "rid": call.request_id,
     }
     members.update({key: value for key, value in named.items() if value is not None})
+    model = take(extra, {"model": call.model}, key="model")
+    asked_for = extra.get(_ADAPTER, model)
+    member = None if _ADAPTER in extra or model is None else _ADAPTER
+    if not isinstance(asked_for, str | None):
+        raise TypeError(f"{_ADAPTER} must be a string or None, not {type(asked_for).__name__}")
     members.update(extra)
-    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1))
+    return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1), asked_for, member)
 
 
 def headers(_call: Call) -> dict[str, str]:

@@ -16,6 +16,7 @@ from .call import (
     take_logprobs,
     wire_start,
 )
+from .defaults import TOP_K_ALL, with_neutral
 
 if TYPE_CHECKING:
     from .call import Call
@@ -24,7 +25,7 @@ PATH = "/inference/v1/generate"
 
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
-    """``sampling_params`` verbatim, with what must be in it for the answer to decode."""
+    """``sampling_params`` verbatim, with neutral values for what is open and what the answer needs to decode."""
     extra = dict(call.extra_body or {})
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")
@@ -43,6 +44,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     if ids := stop_ids(call, params.get("stop_token_ids")):
         params["stop_token_ids"] = ids
     params.setdefault("skip_special_tokens", False)
+    params = with_neutral(params, call, top_k=TOP_K_ALL)
     if start and send_start:
         params["routed_experts_prompt_start"] = wire_start(call, start)
 
@@ -57,7 +59,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     if features is not None:
         members["features"] = features
     members.update(extra)
-    return Draft(members, ("token_ids",), logprobs, start, params.get("n") or 1)
+    return Draft(members, ("token_ids",), logprobs, start, params.get("n") or 1, members.get("model"))
 
 
 def headers(call: Call) -> dict[str, str]:

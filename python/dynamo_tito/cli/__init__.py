@@ -1,33 +1,25 @@
-"""The ``dynamo-tito`` command. One file per subcommand; this one only puts them together.
+"""The ``dynamo-tito`` command. It needs the extra ``cli`` (typer, rich).
 
 The commands use the library as anyone else does, through its public names.
 """
 
 from __future__ import annotations
 
-import typer
-
-from ._decode import decode
-from ._doctor import doctor
-from ._serve import serve
-from ._workers import workers
-
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="dynamo-tito",
-    help="Token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,  # boxes break long lines, in help, in errors and in pipes
-    pretty_exceptions_enable=False,
-)
-app.command()(decode)
-app.command()(serve)
-app.command()(workers)
-app.command()(doctor)
+__all__ = ["main"]
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: with the command's status, or with a line that names the extra to install.
+    """
+    try:
+        from ._app import app  # noqa: PLC0415 - the package installs the script without the extra, too
+    except ModuleNotFoundError as error:
+        if error.name not in ("rich", "typer"):
+            raise
+        raise SystemExit(
+            f"dynamo-tito needs {error.name}: install the extra with  pip install 'dynamo-tito[cli]'"
+        ) from None
     app()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json as _json
 import signal
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
-from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart
+from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
 from dynamo_tito.simulator import serve as start_engine
 
 # Where the middle is more telling than the default position.
@@ -29,7 +29,7 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[str, typer.Option(help="Name under which the model is served.")] = "tito-model",
     seed: Annotated[int, typer.Option(help="Same seed, same requests: same answers.")] = 0,
-    vllm_version: Annotated[Literal["0.31", "0.32"], typer.Option(help="Dialect of vLLM.")] = "0.32",
+    vllm_version: Annotated[VllmVersion, typer.Option(help="Which vLLM to be.")] = "0.33",
     prompt_start: Annotated[
         PromptStart, typer.Option(help="What Dynamo does with nvext.routed_experts_prompt_start.")
     ] = "refuse",
@@ -102,4 +102,10 @@ async def _serve(config: EngineConfig, *, as_json: bool) -> None:
         else:
             for name, value in addresses.items():
                 print(f"{name:<11}{value}", flush=True)
+            print(f"{'doctor':<11}{_doctor(config, engine.url, engine.rl_url)}", flush=True)
         await stopped.wait()
+
+
+def _doctor(config: EngineConfig, url: str, rl_url: str) -> str:
+    """The command that examines this engine. Its discovery listens on a port of its own, which has to be named."""
+    return f"dynamo-tito doctor {url}" + (f" --rl-url {rl_url}" if config.backend == "dynamo" else "")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from ._canary import Canary
 from ._http import HttpOptions
 from ._types import (
     Changes,
@@ -16,6 +17,7 @@ from ._types import (
     Phase,
     PhaseLimit,
     Policy,
+    VerifiedBy,
     WeightGroup,
     WeightUpdate,
     Worker,
@@ -31,6 +33,7 @@ from .weights import WeightPublisher
 
 __all__ = [
     "AdminApi",
+    "Canary",
     "Changes",
     "Diagnosis",
     "DynamoAdmin",
@@ -46,6 +49,7 @@ __all__ = [
     "Policy",
     "PrimeVllmAdmin",
     "SglangAdmin",
+    "VerifiedBy",
     "VllmAdmin",
     "WatchReport",
     "WeightGroup",

@@ -118,7 +118,8 @@ class Server:
         """The JSON (or text) of a good answer; of any other, its error."""
         content = bytes(response.content)
         if not 200 <= response.status < 300:
-            error = error_of(response.status, response.headers, content, secrets=self._secrets)
+            sent = "authorization" in self._endpoint.headers
+            error = error_of(response.status, response.headers, content, secrets=self._secrets, credentials=sent)
             # Where it was asked is half of what an operator needs.
             error.args = (f"{self.url}{path}: {error}",)
             raise error

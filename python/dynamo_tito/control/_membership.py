@@ -38,6 +38,11 @@ class Given:
             raise ValueError("a fleet needs at least one worker")
         self._members = [Member(admin) for admin in admins]
 
+    @property
+    def admins(self) -> list[AdminApi]:
+        """The workers."""
+        return [member.admin for member in self._members]
+
     async def members(self) -> list[Member]:
         """Those that were given."""
         return self._members
@@ -53,7 +58,7 @@ class Discovered:
 
     def __init__(self, workers: Workers, backend: Backend, options: HttpOptions) -> None:
         self.workers = workers
-        self._backend, self._options = backend, options
+        self.backend, self._options = backend, options
         self._known: dict[Worker, Member] = {}
 
     async def members(self) -> list[Member]:
@@ -78,10 +83,10 @@ class Discovered:
         await self.workers.aclose()
 
     async def _admin(self, worker: Worker) -> AdminApi:
-        url = worker.system_url if self._backend == "dynamo" else worker.admin_base_url
+        url = worker.system_url if self.backend == "dynamo" else worker.admin_base_url
         if url is None:
-            which = "system_url" if self._backend == "dynamo" else "admin_base_url"
+            which = "system_url" if self.backend == "dynamo" else "admin_base_url"
             raise AdminError(f"worker {worker.identity} has no {which}")
-        if self._backend == "dynamo":
+        if self.backend == "dynamo":
             return DynamoAdmin(url, openai_url=self.workers.openai_url, world_size=worker.world_size, **self._options)
-        return await make_admin(url, self._backend, **self._options)
+        return await make_admin(url, self.backend, **self._options)

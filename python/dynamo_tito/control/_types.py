@@ -17,11 +17,22 @@ Policy: TypeAlias = Literal["resume_updated", "resume_all", "keep_paused"]
 """Who resumes when an update reached some workers and others not. It is an error in any case.
 
 ``resume_updated``: those that hold the new weights; the others stay paused, so that nothing is sampled from old ones.
-``resume_all``: everyone; the fleet samples from mixed weights. ``keep_paused``: nobody.
+``resume_all``: everyone; the fleet samples from mixed weights, and from weights that may be destroyed: an update that
+failed half-way leaves vLLM with emptied layers. ``keep_paused``: nobody.
 """
 
 WorkerState: TypeAlias = Literal["running", "paused", "unknown"]
-"""Whether a worker generates, as it said last; ``unknown`` where it gave no answer that settles it."""
+"""Whether a worker generates, as it said last; ``unknown`` where it gave no answer that settles it.
+
+After an update that may have begun and did not end well it is ``unknown`` as well: the worker is held paused, and it
+is not known what its weights are.
+"""
+
+VerifiedBy: TypeAlias = Literal["canary", "checksum", "label", "list"]
+"""How a worker's weights were looked at: scores of a canary, checksums of the weights, or only the version's label.
+
+An adapter is looked up in the worker's list of adapters.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -161,14 +172,14 @@ class PhaseLimit:
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
-    """Deadlines of every phase, and how often an idempotent request is sent again.
+    """Deadlines of every phase, and how often a request is sent that may be sent again.
 
     Attributes:
         gate: waiting for another operation of the fleet, and looking at the workers.
         pause: pausing; with mode ``wait`` that is as long as the longest completion.
         update: loading weights.
-        verify: reading versions back.
-        flush: emptying prefix caches.
+        verify: reading versions and checksums back, scoring the canary.
+        flush: emptying caches.
         resume: resuming.
         attempts: how often a request is sent at most.
         wait: seconds before the second attempt, at most; doubles up to ``max_wait``, with full jitter.
@@ -205,10 +216,12 @@ class WorkerResult:
         error: the first thing that went wrong; None if nothing did.
         state_before: whether it generated when the operation began.
         state: whether it does now.
-        updated: whether it holds what was to be loaded; None where nobody can tell.
+        updated: whether it took what was to be loaded; None where that is not known.
         version_before: the weight version it reported before; None if it reports none.
         version: the one it reports now; None if that could not be read back.
-        verified: whether ``version`` is the one that was asked for; None if it could not be read back.
+        verified: True if the canary or the checksums show the new weights; False if they, or the label, show other
+            ones; None if nothing shows either, as when only the label is right: the label is what was written there.
+        verified_by: what ``verified`` was read from; ``"label"`` where the label is right and nothing else was seen.
     """
 
     worker: str
@@ -220,6 +233,7 @@ class WorkerResult:
     version_before: str | None
     version: str | None
     verified: bool | None
+    verified_by: VerifiedBy | None = None
 
     def __str__(self) -> str:
         versions = f"version {self.version_before or 'unknown'} -> {self.version or 'unknown'}"
@@ -233,9 +247,13 @@ class FleetResult:
 
     Attributes:
         workers: one result per worker.
+        notes: what could not be checked, in words.
+        model: what a request sends as ``model`` to sample from the adapter that was loaded; None unless one was.
     """
 
     workers: tuple[WorkerResult, ...]
+    notes: tuple[str, ...] = ()
+    model: str | None = None
 
     @property
     def failed(self) -> tuple[WorkerResult, ...]:
@@ -244,7 +262,7 @@ class FleetResult:
 
     @property
     def unverified(self) -> tuple[WorkerResult, ...]:
-        """The workers whose version could not be read back."""
+        """The workers of whose weights nothing but the label, or nothing at all, was seen."""
         return tuple(result for result in self.workers if result.verified is None)
 
 

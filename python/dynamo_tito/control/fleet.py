@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from dynamo_tito._errors import AdminError, TitoError
+from dynamo_tito._errors import AdminError
 
+from ._adapters import AdapterOperations, check_no_adapter, naming_adapters
+from ._canary import Canary
+from ._change import Change, apply, check_mode, finish, pause_all, weight_update
+from ._checkpoint import Checkpoint, check_against_root, read_checkpoint, visible
 from ._http import HttpOptions, without_credentials
-from ._listing import changes
 from ._membership import Discovered, Given
 from ._operation import Operation, Progress, attempts, look, uninterrupted
-from ._types import FleetLimits, FleetResult, PauseMode, Policy, WeightGroup, WeightUpdate, check_path
+from ._types import FleetLimits, FleetResult, PauseMode, Policy, WeightUpdate
+from ._verify import Memory, look_before, recall, remember, verify
+from ._weight_group import WeightGroupOperations
 from .admin.detect import make_admin
 from .discovery import Workers
 from .watch import Watcher, WatchReport
@@ -31,29 +35,34 @@ if TYPE_CHECKING:
 
 _HELD: ContextVar[tuple[Fleet, Operation] | None] = ContextVar("dynamo_tito_fleet_held", default=None)
 
-Load = Callable[["AdminApi"], Awaitable[None]]
 
-
-class Fleet:
+class Fleet(AdapterOperations, WeightGroupOperations):
     """The workers of one policy.
 
     Operations take turns. Each has phases, and each phase a deadline (:class:`FleetLimits`): *gate* (wait for the turn,
-    look at every worker), *pause*, *update*, *verify* (read versions back), *flush*, *resume*. Nothing is changed
-    unless every worker passes the gate; nothing is updated unless every worker paused; and once something was paused,
-    whatever happens, every worker is resumed but those that the policy holds. A caller that is cancelled is heard
-    only after that.
+    look at every worker), *pause*, *update*, *verify* (read versions and checksums back), *flush*, *resume*, and
+    *verify* again (score the canary). Nothing is changed unless every worker passes the gate; nothing is updated unless
+    every worker paused; and once something was paused, whatever happens, every worker is resumed but those that the
+    policy holds and those whose weights are in doubt. A caller that is cancelled is heard only after that.
 
     Make one with :meth:`connect`, or from workers of one's own.
 
     Args:
         admins: the workers.
         limits: deadlines and retries.
+        canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
     """
 
-    def __init__(self, admins: Sequence[AdminApi], *, limits: FleetLimits = FleetLimits()) -> None:  # noqa: B008 - frozen
-        self._setup(Given(admins), limits)
+    def __init__(
+        self,
+        admins: Sequence[AdminApi],
+        *,
+        limits: FleetLimits = FleetLimits(),  # noqa: B008 - frozen
+        canary: Canary | None = Canary(),  # noqa: B008 - frozen
+    ) -> None:
+        self._setup(Given(admins), limits, canary)
 
-    def _setup(self, membership: Membership, limits: FleetLimits) -> None:
+    def _setup(self, membership: Membership, limits: FleetLimits, canary: Canary | None) -> None:
         self._membership = membership
         self._limits = limits
         self._turn = asyncio.Lock()
@@ -61,6 +70,9 @@ class Fleet:
         self._open.set()
         self._update: WeightUpdate | None = None
         self._last: FleetResult | None = None
+        self._canary = canary
+        self._memory: dict[str, Memory] = {}
+        self._setup_adapters()
 
     @classmethod
     async def connect(
@@ -73,6 +85,7 @@ class Fleet:
         admin_base_url: str | Sequence[str] | None = None,
         expected_world_size: int | None = None,
         limits: FleetLimits = FleetLimits(),  # noqa: B008 - frozen
+        canary: Canary | None = Canary(),  # noqa: B008 - frozen
         **options: Unpack[HttpOptions],
     ) -> Self:
         """The workers behind a server.
@@ -85,6 +98,7 @@ class Fleet:
             admin_base_url: the workers; skips discovery.
             expected_world_size: ranks of all workers together, where they are discovered.
             limits: deadlines and retries.
+            canary: how weights are looked at before and after an update, and by :meth:`verify`; None not to.
             **options: see :class:`HttpOptions`; credentials go to ``base_url`` and ``admin_base_url`` only.
 
         Raises:
@@ -112,7 +126,7 @@ class Fleet:
             admins = [await make_admin(url, chosen, openai_url=urls[0], **options) for url in given or urls]
             membership = Given(admins)
         fleet = cls.__new__(cls)
-        fleet._setup(membership, limits)  # noqa: SLF001 - its own
+        fleet._setup(membership, limits, canary)  # noqa: SLF001 - its own
         try:
             await membership.members()
             await frontends.check_model()
@@ -165,7 +179,8 @@ class Fleet:
     async def paused(self, *, mode: PauseMode = "keep", clear_cache: bool = False) -> AsyncIterator[None]:
         """``async with fleet.paused():`` no worker generates inside; every one is resumed after it.
 
-        Updates inside the block use its pause.
+        Updates inside the block use its pause; their canary is scored when the block has ended. A worker that an update
+        left in doubt stays paused.
 
         Args:
             mode: what becomes of requests in flight.
@@ -174,30 +189,31 @@ class Fleet:
         Raises:
             AdminError: a worker could not be paused (the block is not entered) or resumed.
         """
-        _check_mode(mode)
+        check_mode(mode)
         if self._enclosing() is not None:
             yield
             return
         async with self._operation() as operation:
             try:
-                await uninterrupted(operation, _pause(operation, mode, clear_cache=clear_cache))
+                await uninterrupted(operation, pause_all(operation, mode, clear_cache=clear_cache))
                 operation.check("pause")
                 yield
                 for progress in operation.progress:
                     progress.error = None  # an update inside has raised it
             finally:
                 await uninterrupted(operation, operation.resume())
+                await uninterrupted(operation, self._drop_stale(operation))
             operation.check("resume")
 
     async def resume(self) -> FleetResult:
-        """Resume every worker, those too that a policy held.
+        """Resume every worker, those too that a policy held or whose weights are in doubt: it is the caller's word.
 
         Raises:
             AdminError: not every worker resumed.
         """
         async with self._operation() as operation:
             for progress in operation.progress:
-                progress.touched, progress.held = True, False
+                progress.touched, progress.held, progress.doubtful = True, False, False
             await uninterrupted(operation, operation.resume())
             operation.check("resume")
             return operation.result()
@@ -213,152 +229,93 @@ class Fleet:
         engine_rpc: str | None = None,
         options: Mapping[str, Any] | None = None,
         before_update: Callable[[], object] | None = None,
+        check_files: bool | None = None,
+        canary: Canary | Literal[False] | None = None,
     ) -> FleetResult:
-        """Give every worker new weights.
+        """Give every worker new weights, and look whether it has them.
+
+        The checkpoint is checked on disk before any worker is paused. An update that may have begun and did not end
+        well is not sent again, and leaves its worker paused, in state ``unknown``. After the update every worker is
+        asked for its label and its checksums; it resumes and scores the canary at once, and is paused again if the
+        scores are wrong. Until then other clients can sample from it, but for those that wait for :meth:`wait_open`.
 
         Args:
             source: absolute path of a checkpoint, or the version of weights that come by collective.
             version: their name; by default the last part of the path. It is always sent.
             policy: who resumes when only some were updated.
             mode: what becomes of requests in flight.
-            flush: empty the prefix caches: what they hold was computed with the old weights.
+            flush: empty the caches: what they hold was computed with the old weights.
             engine_rpc: the engine's method, where the backend lets one choose.
             options: further members of the backend's request.
             before_update: called when every worker is paused, right before the update: the place to tell the trainer
                 to broadcast. May be a coroutine function.
+            check_files: whether the checkpoint's files are checked. None checks them where this process sees the
+                directory that the checkpoint is in, or the one that a worker was started from, and otherwise says in
+                the result's ``notes`` that they were not. False where workers see other files.
+            canary: instead of the fleet's, for instance with the trainer's log-probabilities of the new weights; False
+                for none.
 
         Returns:
-            One result per worker; versions that cannot be read back are None there and ``unverified``.
+            One result per worker, which says how far the weights are ``verified``, and by what.
 
         Raises:
-            AdminError: not every worker holds the new weights, or not every one resumed. Its results say which.
+            AdminError: the checkpoint would not load (no results: no worker was touched), not every worker holds the
+                new weights, or not every one resumed. Its results say which.
             ValueError: an argument that makes no sense; nothing was sent.
         """
-        update = _weight_update(source, version, engine_rpc, options or {})
+        update = weight_update(source, version, engine_rpc, options or {})
+
+        if update.path is not None:
+            await asyncio.to_thread(check_no_adapter, update.path)
 
         async def load(admin: AdminApi) -> None:
-            await admin.update_weights(update)
+            await naming_adapters(update.path, lambda: admin.update_weights(update))
 
         async def read(progress: Progress) -> None:
             progress.version = await progress.admin.weight_version()
 
-        change = _Change(f"update to {update.version}", load, read, update.version, policy, mode, flush=flush,
-                         idempotent=update.path is not None, before=before_update)  # fmt: skip
-        result = await self._run(change)
+        chosen = self._canary if canary is None else canary or None
+        checkpoint = await _read_here(update.path, check_files=check_files)
+        change = Change(
+            f"update to {update.version}", load, read, update.version, policy, mode, flush=flush,
+            idempotent=update.path is not None, before=before_update, weights=True, canary=chosen,
+        )  # fmt: skip
+
+        async def look(operation: Operation, *, inside: bool) -> None:
+            if update.path is not None and check_files is not False:
+                admins = [progress.admin for progress in operation.progress]
+                operation.notes += await check_against_root(update.path, checkpoint, admins)
+            if chosen is not None:
+                await look_before(operation, chosen, score=not inside)
+
+        result = await self._run(change, look)
         self._update = update
         return result
 
-    async def load_lora(
-        self,
-        name: str,
-        path: str | os.PathLike[str],
-        *,
-        policy: Policy = "resume_updated",
-        mode: PauseMode = "keep",
-        flush: bool = True,
-    ) -> FleetResult:
-        """Load an adapter on every worker, or load it anew; arguments, result and errors as for :meth:`update_weights`.
+    async def verify(self, canary: Canary | None = None) -> FleetResult:
+        """Look at every worker's weights; nothing is paused or changed.
 
-        ``verified`` says whether the worker lists the adapter; Dynamo's workers list none.
-        """
-        where = os.fspath(path)
-        check_path(where)
-
-        async def load(admin: AdminApi) -> None:
-            await admin.load_lora(name, where)
-
-        async def read(progress: Progress) -> None:
-            progress.version = await progress.admin.weight_version()
-            if progress.member.worker is None:
-                progress.verified = name in await progress.admin.models()
-
-        change = _Change(f"loading {name}", load, read, None, policy, mode, flush=flush, idempotent=True)
-        return await self._run(change)
-
-    async def unload_lora(self, name: str, *, mode: PauseMode = "keep") -> FleetResult:
-        """Drop an adapter on every worker.
-
-        Raises:
-            AdminError: not every worker dropped it.
-        """
-
-        async def drop(admin: AdminApi) -> None:
-            await admin.unload_lora(name)
-
-        async def read(progress: Progress) -> None:
-            progress.version = await progress.admin.weight_version()
-
-        change = _Change(f"unloading {name}", drop, read, None, "resume_all", mode, flush=False, idempotent=False)
-        return await self._run(change)
-
-    async def init_weight_group(
-        self,
-        host: str,
-        port: int,
-        world_size: int,
-        *,
-        trainer_ranks: int = 1,
-        timeout: float = 300.0,  # noqa: ASYNC109 - how long workers wait for each other
-        name: str = "weights",
-        options: Mapping[str, Any] | None = None,
-    ) -> FleetResult:
-        """Join every worker to the process group that brings weights, each with ranks of its own.
-
-        Ranks are given out in the order of identities: the trainer's first, then each worker's ``world_size``. It is
-        tried once; if a worker fails, those that joined are told to leave.
+        A worker's scores and checksums are compared with those of the last update or verification that was right, with
+        the trainer's log-probabilities where the canary has them, and with the other workers'. So a worker is found
+        that was reloaded by another client, under the old label. The first call, when there was no update before it,
+        has nothing earlier to compare with, and remembers what it sees. Workers that are paused are not scored.
 
         Args:
-            host: where the trainer's first rank listens.
-            port: likewise.
-            world_size: ranks of the group, the trainer's included.
-            trainer_ranks: ranks of the trainer.
-            timeout: seconds that a worker waits for the others.
-            name: the group's name, where a backend has names.
-            options: further members of the backend's request.
+            canary: instead of the fleet's.
+
+        Returns:
+            One result per worker; ``verified`` is None where there was nothing to compare with.
 
         Raises:
-            AdminError: not every worker joined.
-            ValueError: the ranks do not add up, or a worker does not say how many it has; nothing was sent.
+            AdminError: a worker holds other weights, or could not be asked. Its results say which.
+            ValueError: neither the fleet nor the call has a canary.
         """
-        async with self._operation() as operation:
-            offsets: dict[int, int] = {}
-            rank = trainer_ranks
-            for progress in operation.progress:
-                offsets[id(progress)] = rank
-                worker = progress.member.worker
-                own = worker.world_size if worker is not None else None
-                own = await progress.admin.world_size() if own is None else own
-                if own is None:
-                    raise ValueError(f"{progress.member.name} does not say how many ranks it has")
-                rank += own
-            if rank != world_size:
-                raise ValueError(f"trainer and workers have {rank} ranks, world_size is {world_size}")
-
-            async def join(progress: Progress) -> None:
-                group = WeightGroup(host, port, world_size, offsets[id(progress)], trainer_ranks, timeout, name,
-                                    options or {})  # fmt: skip
-                await progress.admin.init_weight_group(group)
-                progress.updated = True
-
-            async def everyone() -> None:
-                await operation.phase("update", join, idempotent=False)
-                if operation.failed:
-                    joined = [progress for progress in operation.progress if progress.updated]
-                    await operation.phase("update", _leave, joined, idempotent=False, tolerant=True)
-
-            await uninterrupted(operation, everyone())
-            operation.check("joining the weight group")
-            return operation.result()
-
-    async def destroy_weight_group(self) -> FleetResult:
-        """Let every worker leave the process group.
-
-        Raises:
-            AdminError: not every worker left.
-        """
-        async with self._operation() as operation:
-            await uninterrupted(operation, operation.phase("update", _leave, idempotent=False))
-            operation.check("leaving the weight group")
+        chosen = canary or self._canary
+        if chosen is None:
+            raise ValueError("the fleet was made with canary=None: give verify() one")
+        async with self._operation(closed=False) as operation:
+            await verify(operation, chosen)
+            operation.check("verification")
             return operation.result()
 
     async def watch(self, interval: float = 5.0) -> AsyncIterator[WatchReport]:
@@ -385,8 +342,12 @@ class Fleet:
     # --- how ---
 
     @asynccontextmanager
-    async def _operation(self) -> AsyncIterator[Operation]:
-        """The gate: the turn, then a look at every worker. Inside ``paused()`` it is that block's operation."""
+    async def _operation(self, *, closed: bool = True) -> AsyncIterator[Operation]:
+        """The gate: the turn, then a look at every worker. Inside ``paused()`` it is that block's operation.
+
+        Args:
+            closed: whether samplers wait for it, see :meth:`wait_open`.
+        """
         enclosing = self._enclosing()
         if enclosing is not None:
             async with enclosing.turn:
@@ -400,15 +361,19 @@ class Fleet:
                 await self._turn.acquire()
         except TimeoutError:
             raise AdminError("another operation of the fleet is still under way; nothing was changed") from None
-        self._open.clear()
+        if closed:
+            self._open.clear()
         token = _HELD.set((self, operation))
         try:
             members = await attempts("gate", self._limits, self._membership.members)
             operation.progress = [Progress(member) for member in members]
             await operation.phase("gate", look)
             operation.check("looking at the workers")
+            recall(operation, self._memory)
             yield operation
         finally:
+            if operation.progress:
+                remember(operation, self._memory)
             operation.over = True
             self._last = operation.result()
             _HELD.reset(token)
@@ -420,162 +385,29 @@ class Fleet:
         held = _HELD.get()
         return held[1] if held is not None and held[0] is self and not held[1].over else None
 
-    async def _run(self, change: _Change) -> FleetResult:
+    async def _run(self, change: Change, look: Callable[..., Awaitable[None]] | None = None) -> FleetResult:
+        """Carry out a change; ``look`` is called before anything is paused."""
         async with self._operation() as operation:
-            inside = operation.paused
-            try:
-                await uninterrupted(operation, self._apply(operation, change, pause=not inside))
-            finally:
-                if not inside:
-                    await uninterrupted(operation, self._finish(operation, change))
-            operation.check(change.what)
-            return operation.result()
+            return await self._carry_out(operation, change, look)
 
-    async def _apply(self, operation: Operation, change: _Change, *, pause: bool) -> None:
-        if pause:
-            await _pause(operation, change.mode, clear_cache=False)
-        if operation.failed or operation.cancelled:
-            return
-        if change.before is not None:
-            called = change.before()
-            if inspect.isawaitable(called):
-                await called
-
-        await _load(operation, change)
-        await self._compare_members(operation)
-        if change.flush:
-            updated = [progress for progress in operation.progress if progress.updated]
-            await operation.phase("flush", _flush, updated)
-        operation.hold(change.policy)
-
-    async def _finish(self, operation: Operation, change: _Change) -> None:
-        """Resume, and look once more: a worker that was replaced meanwhile holds other weights."""
-        await operation.resume()
-
-        async def read(progress: Progress) -> None:
-            progress.version = await progress.admin.weight_version()
-            progress.state = states[id(progress)]
-            progress.verified = None if progress.version is None else progress.version == change.expected
-            if not progress.verified:
-                progress.updated = False
-                raise AdminError(f"it reports version {progress.version} now: replaced, or updated by someone else")
-
-        if change.expected is None:
-            return
-        verified = [progress for progress in operation.progress if progress.verified]
-        states = {id(progress): progress.state for progress in verified}
-        for progress in verified:
-            progress.version = progress.verified = None
-            progress.state = "unknown"
-        await operation.phase("resume", read, verified)
-
-    async def _compare_members(self, operation: Operation) -> None:
-        """Fail the members that discovery lists no more, or as someone else; doubt the fleet if others joined."""
-        if not isinstance(self._membership, Discovered):
-            return
+    async def _carry_out(
+        self, operation: Operation, change: Change, look: Callable[..., Awaitable[None]] | None = None
+    ) -> FleetResult:
+        """A change from its pause to its resume; inside ``paused()`` without either."""
+        inside = operation.paused
+        if look is not None:
+            await look(operation, inside=inside)
         try:
-            listed = await attempts("verify", self._limits, self._membership.workers.look)
-        except TitoError as error:
-            operation.failure = AdminError(f"the members could not be read again: {error}")
-            return
-        known = {each.member.worker: each for each in operation.progress if each.member.worker is not None}
-        change = changes([*known], listed)
-        for old, new in change.restarted:
-            if not known[old].verified:
-                known[old].state, known[old].updated = "unknown", False
-                known[old].fail("verify", AdminError(f"it was replaced by {new.identity}"))
-        for worker in change.left:
-            known[worker].state = "unknown"
-            known[worker].fail("verify", AdminError("discovery lists it no more"))
-        for worker in change.joined:
-            operation.failure = AdminError(f"{worker.identity} joined in between and was not updated")
-        broken = {worker.identity: worker.problem for worker in listed if worker.problem is not None}
-        for worker, progress in known.items():
-            if worker.identity in broken:
-                progress.state = "unknown"
-                progress.fail("verify", AdminError(f"discovery says: {broken[worker.identity]}"))
+            await uninterrupted(operation, apply(operation, change, self._membership, pause=not inside))
+        finally:
+            if not inside:
+                await uninterrupted(operation, finish(operation, change))
+        operation.check(change.what)
+        return operation.result()
 
 
-class _Change:
-    """What is to be loaded, and how."""
-
-    def __init__(
-        self,
-        what: str,
-        load: Load,
-        read: Callable[[Progress], Awaitable[None]],
-        expected: str | None,
-        policy: Policy,
-        mode: PauseMode,
-        *,
-        flush: bool,
-        idempotent: bool,
-        before: Callable[[], object] | None = None,
-    ) -> None:
-        if policy not in get_args(Policy):
-            raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
-        _check_mode(mode)
-        self.what, self.load, self.read, self.expected = what, load, read, expected
-        self.policy, self.mode, self.flush, self.idempotent, self.before = policy, mode, flush, idempotent, before
-
-
-async def _pause(operation: Operation, mode: PauseMode, *, clear_cache: bool) -> None:
-    async def pause(progress: Progress) -> None:
-        progress.touched, progress.state = True, "unknown"
-        await progress.admin.pause(mode, clear_cache=clear_cache)
-        progress.state = "paused"
-
-    await operation.phase("pause", pause)
-    operation.paused = not operation.failed
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in get_args(PauseMode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(PauseMode))}, not {mode!r}")
-
-
-async def _load(operation: Operation, change: _Change) -> None:
-    """Update, and read back what came of it."""
-
-    async def load(progress: Progress) -> None:
-        progress.updated = None
-        await change.load(progress.admin)
-        progress.updated = True
-
-    async def read(progress: Progress) -> None:
-        await change.read(progress)
-        if progress.touched and await progress.admin.is_paused() is False:
-            progress.state = "running"
-            progress.fail("verify", AdminError("it is not paused any more: restarted, or resumed by someone else"))
-
-    await operation.phase("update", load, idempotent=change.idempotent)
-    for progress in operation.progress:
-        progress.version = None
-    await operation.phase("verify", read, tolerant=True)
-    operation.settle(change.expected)
-
-
-async def _flush(progress: Progress) -> None:
-    await progress.admin.flush_cache()
-
-
-async def _leave(progress: Progress) -> None:
-    await progress.admin.destroy_weight_group()
-
-
-def _weight_update(
-    source: str | os.PathLike[str] | int, version: str | None, engine_rpc: str | None, options: Mapping[str, Any]
-) -> WeightUpdate:
-    if isinstance(source, bool):
-        raise TypeError("source must be a path or a version")
-    if isinstance(source, int):
-        if version is not None:
-            raise ValueError("source is a version already")
-        return WeightUpdate(str(source), None, engine_rpc, options)
-    text = os.fspath(source)
-    if isinstance(source, os.PathLike) or "/" in text:
-        check_path(text)
-        return WeightUpdate(version or text.rstrip("/").rpartition("/")[2], text, engine_rpc, options)
-    if version is not None:
-        raise ValueError(f"source {text!r} is a version already; a checkpoint needs an absolute path")
-    return WeightUpdate(text, None, engine_rpc, options)
+async def _read_here(path: str | None, *, check_files: bool | None) -> Checkpoint | None:
+    """The checkpoint as far as this process is to check it before it asks any worker."""
+    if path is None or check_files is False or (check_files is None and not visible(path)):
+        return None
+    return await asyncio.to_thread(read_checkpoint, path)

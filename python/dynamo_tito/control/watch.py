@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from dynamo_tito._errors import AdminError, TitoError
 
-from ._operation import Operation, Progress, look, uninterrupted
-from ._types import FleetLimits, Identity, WeightUpdate
+from ._operation import DOUBT, Action, Operation, Progress, Repeat, look, may_have_begun, not_begun, uninterrupted
+from ._types import FleetLimits, Identity, Phase, WeightUpdate
 
 if TYPE_CHECKING:
     from ._membership import Discovered
@@ -43,6 +43,8 @@ class Watcher:
         self._source, self._limits, self._turn, self._current = source, limits, turn, current
         self._admitted: dict[Identity, Worker] = {}
         self._waiting: tuple[tuple[Worker | None, str], ...] = ()
+        # Workers that an update left in doubt, with that update and what is said of them: it is not sent again.
+        self._doubtful: dict[Identity, tuple[WeightUpdate, str]] = {}
 
     async def look(self) -> WatchReport | None:
         """Look once; None if nothing changed."""
@@ -87,17 +89,26 @@ class Watcher:
             if progress.error is None and update is not None and progress.version != update.version:
                 if update.path is None:
                     return f"it holds version {progress.version}, not {update.version}, which came by collective"
+                tried, said = self._doubtful.get(worker.identity, (None, ""))
+                if tried is update:
+                    return said
                 await uninterrupted(operation, _bring(operation, progress, update))
+                if progress.held:
+                    self._doubtful[worker.identity] = update, str(progress.error)
         return None if progress.error is None else str(progress.error)
 
 
 async def _bring(operation: Operation, progress: Progress, update: WeightUpdate) -> None:
     """Load the current weights on one worker."""
 
-    async def load(_: Progress) -> None:
+    async def pause(_: Progress) -> None:
         progress.touched = True
         await progress.admin.pause()
+
+    async def load(_: Progress) -> None:
         await progress.admin.update_weights(update)
+
+    async def flush(_: Progress) -> None:
         await progress.admin.flush_cache()
 
     async def read(_: Progress) -> None:
@@ -105,7 +116,13 @@ async def _bring(operation: Operation, progress: Progress, update: WeightUpdate)
         if progress.version not in (None, update.version):
             raise AdminError(f"it holds version {progress.version}, not {update.version}")
 
-    await operation.phase("update", load)
-    if progress.error is None:
-        await operation.phase("verify", read)
+    steps: tuple[tuple[Phase, Action, Repeat | None], ...] = (
+        ("pause", pause, None), ("update", load, not_begun), ("flush", flush, None), ("verify", read, None),
+    )  # fmt: skip
+    for phase, action, repeat in steps:
+        if not operation.failed:
+            await operation.phase(phase, action, repeat=repeat)
+    error = progress.error
+    if error is not None and progress.phase == "update" and may_have_begun(error):
+        progress.held, progress.error = True, AdminError(f"{error}; {DOUBT}")
     await operation.resume()

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from dynamo_tito._routing_report import RoutingChecks, RoutingReport, routing_report
 
+from .asking import FullRequest, Request
 from .bridge import Parsed, ParsedCall, Rendered, Renderer, ServerRenderer
-from .rollout import Drift, DriftKind, OnDrift, Request, Rollout
+from .planning import Drift, DriftKind, OnDrift
+from .rollout import Rollout
 from .routing import FinalRowPolicy
-from .sample import TrainingSample, TurnSpan, WeightSpan
+from .sample import TrainingSample, TurnSpan
+from .segments import Segment, WeightSpan
 from .tree import Turn
 
 __all__ = [
     "Drift",
     "DriftKind",
     "FinalRowPolicy",
+    "FullRequest",
     "OnDrift",
     "Parsed",
     "ParsedCall",
@@ -30,6 +34,7 @@ __all__ = [
     "Rollout",
     "RoutingChecks",
     "RoutingReport",
+    "Segment",
     "ServerRenderer",
     "TrainingSample",
     "Turn",

@@ -3,81 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
-import numpy as np
-
-from dynamo_tito._errors import AlignmentError, DriftError, RoutedExpertsError
-from dynamo_tito._routing_report import RoutingChecks, refuse_findings, routing_checks
+from dynamo_tito._client import TitoClient
+from dynamo_tito._logprobs_report import LogprobsChecks, logprobs_checks
+from dynamo_tito._routing_report import RoutingChecks, routing_checks
 from dynamo_tito._types import FinalRow
 
 from . import tree
-from .finish import assistant_message, finish_reason
-from .handover import Handover, int32
-from .ids import GrowingIds
-from .messages import NO_MESSAGES, fingerprints, plain
-from .routing import new_rows
+from .answers import Answers
+from .asking import asked_for, rest
+from .handover import Handover
+from .held import Held
+from .messages import plain
+from .planning import OnDrift, Planner
 from .training import make_sample
 
 if TYPE_CHECKING:
     from dynamo_tito._client import AsyncTitoClient
     from dynamo_tito._types import Completion, Int32Array
 
+    from .asking import FullRequest, Request
     from .bridge import Renderer
     from .messages import Message
-    from .routing import Chunk, FinalRowPolicy
+    from .planning import Drift, Plan
+    from .routing import FinalRowPolicy
     from .sample import TrainingSample
     from .tree import Turn
 
 T = TypeVar("T")
-
-OnDrift: TypeAlias = Literal["branch", "rerender", "raise"]
-"""What to do where a conversation cannot continue token by token: keep what is held as a branch of its own and go on
-from what is shared, replace what is held, or raise a :class:`dynamo_tito.DriftError`."""
-
-DriftKind: TypeAlias = Literal["prefix", "unclosed", "messages", "ambiguous"]
-
-
-class Request(TypedDict):
-    """The arguments that a rollout has for :meth:`dynamo_tito.AsyncTitoClient.generate`."""
-
-    prompt_ids: Int32Array
-    stop_token_ids: list[int]
-    routed_experts_prompt_start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """A place where the conversation did not go on from what was held.
-
-    Attributes:
-        kind: as of :class:`dynamo_tito.DriftError`.
-        token: position of the first token that differs.
-        message: number of the message that it belongs to, from 0.
-        action: what was done.
-    """
-
-    kind: DriftKind
-    token: int
-    message: int
-    action: OnDrift
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The next prompt, and what becomes of the tree when it is answered."""
-
-    ids: Int32Array  # the whole prompt
-    parent: Turn | None
-    start: int
-    base: Turn | None
-    said: tuple[Message, ...]
-    fingerprint: bytes
-    drift: Drift | None = None
-    replaces: Turn | None = None
 
 
 class Rollout:
@@ -100,6 +58,8 @@ class Rollout:
         on_drift: what to do where the conversation cannot continue token by token.
         strict_routing: look for signs of a broken capture in each turn's new rows, as of the client's option of this
             name; here also where a turn disagrees with rows already held.
+        strict_logprobs: look for log-probabilities that no engine computed in each turn, as of the client's option of
+            this name.
         final_row: ``"present"`` where the engine sends a row for the last token, too: as of the client's option of this
             name, which must be the same.
     """
@@ -111,26 +71,25 @@ class Rollout:
         tools: list[Any] | None = None,
         on_drift: OnDrift = "raise",
         strict_routing: bool | RoutingChecks = False,
+        strict_logprobs: bool | LogprobsChecks = False,
         final_row: FinalRow = "omitted",
     ) -> None:
         if on_drift not in get_args(OnDrift):
             raise ValueError(f"on_drift must be one of {', '.join(get_args(OnDrift))}, not {on_drift!r}")
         if final_row not in get_args(FinalRow):
             raise ValueError(f"final_row must be one of {', '.join(get_args(FinalRow))}, not {final_row!r}")
-        self.on_drift: OnDrift = on_drift
-        self.drifts: list[Drift] = []
-        """Every drift so far, in order."""
+        handover = Handover(renderer, tools)
         self._renderer = renderer
-        self._handover = Handover(renderer, tools)
         self._blocking = bool(getattr(renderer, "blocking", False))
-        self._tools = tools
-        self._checks = routing_checks(strict_routing)
-        self._omitted = 1 if final_row == "omitted" else 0
-        self._ids = GrowingIds()
-        self._head: Turn | None = None
-        self._leaves: dict[Turn, None] = {}
-        self._recorded: dict[bytes, list[Turn]] = {}
-        self._plan: _Plan | None = None
+        self._held = Held()
+        self._planner = Planner(self._held, renderer, handover, tools, on_drift)
+        self._answers = Answers(
+            handover,
+            routing_checks(strict_routing),
+            logprobs_checks(strict_logprobs),
+            omitted=1 if final_row == "omitted" else 0,
+        )
+        self._plan: Plan | None = None
         self._stepping = False
 
     # --- what it holds ---
@@ -138,27 +97,37 @@ class Rollout:
     @property
     def head(self) -> Turn | None:
         """The turn that the next one continues; None before the first."""
-        return self._head
+        return self._held.head
 
     @property
     def turns(self) -> list[Turn]:
         """The turns of the current sequence, first to last."""
-        return [part.turn for part in tree.parts(self._head)]
+        return [part.turn for part in tree.parts(self._held.head)]
 
     @property
     def leaves(self) -> list[Turn]:
         """The last turn of every branch, in the order in which the branches got it."""
-        return list(self._leaves)
+        return list(self._held.leaves)
 
     @property
     def token_ids(self) -> Int32Array:
         """int32: the current sequence, read-only."""
-        return self._ids.view(0 if self._head is None else self._head.end)
+        return self._held.ids.view(0 if self._held.head is None else self._held.head.end)
 
     @property
     def messages(self) -> list[Message]:
         """The current conversation."""
-        return tree.conversation(self._head)
+        return tree.conversation(self._held.head)
+
+    @property
+    def on_drift(self) -> OnDrift:
+        """What is done where the conversation cannot continue token by token."""
+        return self._planner.on_drift
+
+    @property
+    def drifts(self) -> list[Drift]:
+        """Every drift so far, in order."""
+        return self._planner.drifts
 
     @property
     def drift_counts(self) -> Counter[str]:
@@ -166,8 +135,8 @@ class Rollout:
         return Counter(drift.kind for drift in self.drifts)
 
     def __repr__(self) -> str:
-        tokens = 0 if self._head is None else self._head.end
-        return f"Rollout({len(self.turns)} turns, {tokens} tokens, {len(self._leaves)} branches)"
+        tokens = 0 if self._held.head is None else self._held.head.end
+        return f"Rollout({len(self.turns)} turns, {tokens} tokens, {len(self._held.leaves)} branches)"
 
     # --- one turn ---
 
@@ -187,25 +156,51 @@ class Rollout:
             DriftError: with ``on_drift="raise"``, if it cannot continue.
             ValueError: nothing new was said.
         """
-        if (next_messages is None) == (conversation is None):
-            raise TypeError("give either next_messages or conversation")
-        if next_messages is not None:
-            self._plan = self._continue(self._head, plain(next_messages))
-        elif conversation is not None:
-            self._plan = self._match(plain(conversation))
-        assert self._plan is not None  # noqa: S101 - one of the two was given
-        return self._plan.ids
+        return self._planned_for(next_messages, conversation, {}).ids
 
+    @overload
     def request(
         self, next_messages: Iterable[Any] | None = None, *, conversation: Iterable[Any] | None = None
-    ) -> Request:
-        """The next prompt with all that a client needs to ask for its completion; arguments and errors as above."""
-        ids = self.prompt_ids(next_messages, conversation=conversation)
-        return {
-            "prompt_ids": ids,
-            "stop_token_ids": self._renderer.get_stop_token_ids(),
-            "routed_experts_prompt_start": self.routed_experts_prompt_start,
-        }
+    ) -> Request: ...
+
+    @overload
+    def request(
+        self,
+        next_messages: Iterable[Any] | None = None,
+        *,
+        conversation: Iterable[Any] | None = None,
+        resume: bool = False,
+        sampling_params: Mapping[str, Any] | None = None,
+    ) -> FullRequest: ...
+
+    def request(
+        self,
+        next_messages: Iterable[Any] | None = None,
+        *,
+        conversation: Iterable[Any] | None = None,
+        resume: bool = False,
+        sampling_params: Mapping[str, Any] | None = None,
+    ) -> FullRequest:
+        """The next prompt with all that a client needs to ask for its completion.
+
+        Args:
+            next_messages: as of :meth:`prompt_ids`.
+            conversation: likewise.
+            resume: ask for the rest of the current turn instead; arguments and errors as of :meth:`resume`.
+            sampling_params: of the whole turn, returned among the arguments and kept for ``resume``. Without them a
+                resumed turn has those that it was asked for with, if the rollout was told them.
+
+        Raises:
+            DriftError, ValueError: as of :meth:`prompt_ids`.
+        """
+        if resume:
+            if next_messages is not None or conversation is not None:
+                raise TypeError("resume=True continues the current turn: give no messages with it")
+            plan, keywords = self._planned_rest(asked_for(sampling_params, {}))
+        else:
+            keywords = asked_for(sampling_params, {})
+            plan = self._planned_for(next_messages, conversation, keywords)
+        return cast("FullRequest", self._request(plan, keywords))
 
     @property
     def routed_experts_prompt_start(self) -> int:
@@ -213,7 +208,7 @@ class Rollout:
 
         That is the last token held, whose row the engine omitted when it sampled it; earlier, where rows are missing.
         """
-        parent, start = (self._head, None) if self._plan is None else (self._plan.parent, self._plan.start)
+        parent, start = (self._held.head, None) if self._plan is None else (self._plan.parent, self._plan.start)
         if parent is None:
             return 0
         end = parent.end if start is None else start
@@ -228,12 +223,13 @@ class Rollout:
                 renderer makes of the completion.
 
         Raises:
-            AlignmentError: the completion answers another prompt.
+            AlignmentError: the completion answers another prompt, or its weight versions or sampling mask do not fit.
+            EngineError: it ended with an error.
             RoutedExpertsError: rows that do not continue those held; the rollout stays as it was.
             RuntimeError: no prompt was planned.
         """
         plan = self._planned()
-        return self._commit(self._turn(plan, completion, message), plan)
+        return self._commit(self._answers.turn(plan, completion, message), plan)
 
     async def step(
         self,
@@ -254,32 +250,51 @@ class Rollout:
             **arguments: its other keywords. The renderer's stop tokens are sent along.
 
         Raises:
+            TypeError: the client is the blocking one.
             Exception: as of :meth:`prompt_ids`, ``generate`` and :meth:`append`; the rollout stays as it was.
         """
-        if self._stepping:
-            raise RuntimeError("a step of this rollout is under way; one follows the other")
-        self._stepping = True
-        try:
-            request = await self._aside(lambda: self.request(next_messages, conversation=conversation))
-            plan = self._planned()
-            stops = [*arguments.pop("stop_token_ids", ()), *request["stop_token_ids"]]
-            completion = await client.generate(
-                request["prompt_ids"],
-                sampling_params=sampling_params,
-                stop_token_ids=stops,
-                routed_experts_prompt_start=request["routed_experts_prompt_start"],
-                **arguments,
-            )
-            turn = await self._aside(lambda: self._turn(plan, completion, None))
-            return self._commit(turn, plan)
-        finally:
-            self._stepping = False
+        with self._one_step(client):
+            asked = asked_for(sampling_params, arguments)
+            plan = await self._aside(lambda: self._planned_for(next_messages, conversation, asked))
+            return await self._answered(client, plan, arguments | asked)
+
+    async def resume(
+        self,
+        client: AsyncTitoClient,
+        *,
+        sampling_params: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Turn:
+        """Continue the current turn token by token after it was aborted; call it again while ``turn.aborted``.
+
+        The tokens that the turn holds become the prompt, and routing is asked for from the first position on whose row
+        is missing. What comes back and what is held become one turn with one message, which takes the place of the
+        turn that was cut. A turn that ended by ``"length"`` is continued alike.
+
+        Args:
+            client: of the server.
+            sampling_params: of the whole turn, ``max_tokens`` and ``min_tokens`` too: what the turn has sampled is
+                subtracted. None for those with which the turn was asked for.
+            **arguments: other keywords of :meth:`dynamo_tito.AsyncTitoClient.generate`. Those with which the turn was
+                asked for are repeated, but for ``request_id`` and ``deadline``; those given here win.
+
+        Returns:
+            The turn with all its tokens.
+
+        Raises:
+            TypeError: the client is the blocking one.
+            ValueError: there is nothing to resume: no turn, a whole one, one that was continued, or no tokens left.
+            Exception: as of ``generate`` and :meth:`append`; the rollout stays as it was.
+        """
+        with self._one_step(client):
+            plan, keywords = self._planned_rest(asked_for(sampling_params, arguments))
+            return await self._answered(client, plan, arguments | keywords)
 
     def rewind(self, turn: Turn | None) -> None:
         """Continue from an earlier turn, or another branch's; None starts anew. Nothing is lost: later turns stay."""
-        if turn is not None and not any(turn is known for known in self._recorded.get(turn.fingerprint, ())):
-            raise ValueError("this turn is not one of the rollout's")
-        self._move(turn)
+        if turn is not None and not self._held.knows(turn):
+            raise ValueError("this turn is not one of the rollout's, or was resumed since: take it from rollout.turns")
+        self._held.move(turn)
         self._plan = None
 
     # --- samples ---
@@ -296,7 +311,7 @@ class Rollout:
             ValueError: there is no turn yet.
             RoutedExpertsError: more rows are missing than the last.
         """
-        turn = self._head if turn is None else turn
+        turn = self._held.head if turn is None else turn
         if turn is None:
             raise ValueError("the rollout has no turn yet")
         return make_sample(turn, final_row=final_row)
@@ -305,180 +320,84 @@ class Rollout:
         """One sample per branch; ``shared`` says how much of it is in an earlier one."""
         seen: list[Turn] = []
         found = []
-        for leaf in self._leaves:
+        for leaf in self._held.leaves:
             shared = max((_shared(leaf, other) for other in seen), default=0)
             found.append(make_sample(leaf, final_row=final_row, shared=shared))
             seen.append(leaf)
         return found
 
-    # --- planning ---
+    # --- plans and answers ---
 
-    def _match(self, messages: list[Message]) -> _Plan:
-        """Continue the turn that recorded the longest part of a whole conversation."""
-        marks = fingerprints(messages)
-        length, candidates = next(
-            ((n, found) for n in range(len(marks), 0, -1) if (found := self._recorded.get(marks[n - 1]))), (0, [])
-        )
-        new = messages[length:]
-        if not candidates:
-            if self._head is None:
-                return self._continue(None, messages)
-            return self._again(self._head, messages, kind="messages")
-        if len(candidates) > 1:
-            return self._again(candidates[-1], messages, kind="ambiguous", among=candidates)
-        (turn,) = candidates
-        if turn is self._head or turn in self._leaves:
-            return self._continue(turn, new)
-        # Recorded, but the sequence has gone on from there.
-        drift = self._drifted("messages", token=turn.end, message=length, why="it went on differently before")
-        return self._continue(turn, new, drift=drift)
-
-    def _continue(self, turn: Turn | None, new: list[Message], *, drift: Drift | None = None) -> _Plan:
-        """The new messages behind a turn's sequence, verbatim if the renderer can."""
-        if not new:
-            raise ValueError("there is no new message to continue with")
-        mark = fingerprints(new, NO_MESSAGES if turn is None else turn.fingerprint)[-1]
-        if turn is None:
-            first = self._renderer.render(new, tools=self._tools, add_generation_prompt=True)
-            prompt = self._grown(None, 0, int32(first.token_ids))
-            return _Plan(prompt, None, 0, None, tuple(new), mark)
-        ids = self._handover.added(turn, new)
-        if ids is None:
-            kind: DriftKind = "unclosed" if turn.finish_reason == "length" else "prefix"
-            return self._again(turn, [*tree.conversation(turn), *new], kind=kind, drift=drift, new=new)
-        replaces = self._replaced(drift, turn)
-        prompt = self._grown(turn, turn.end, ids)
-        return _Plan(prompt, turn, turn.end, turn, tuple(new), mark, drift, replaces)
-
-    def _again(
-        self,
-        turn: Turn,
-        messages: list[Message],
-        *,
-        kind: DriftKind,
-        among: list[Turn] | None = None,
-        drift: Drift | None = None,
-        new: list[Message] | None = None,
-    ) -> _Plan:
-        """Render the whole conversation, and keep what it shares with the sequence of ``turn``, or one of ``among``."""
-        rendered = self._renderer.render(messages, tools=self._tools, add_generation_prompt=True)
-        ids = int32(rendered.token_ids)
-        held = {candidate: _common(ids, tree.token_ids(candidate)) for candidate in among or [turn]}
-        turn = max(held, key=held.__getitem__)
-        common = held[turn]
-        continues = common == turn.end
-        if not continues or among or kind == "messages":
-            number = _message_at(rendered, common, turn, len(messages))
-            why = f"position {common} holds {_id(tree.token_ids(turn), common)}, rendered it is {_id(ids, common)}"
-            drift = self._drifted(kind, token=common, message=number, why=why)
-        base, said = (turn, tuple(new)) if new is not None else (None, tuple(messages))
-        mark = fingerprints(said, NO_MESSAGES if base is None else base.fingerprint)[-1]
-        parent = turn if continues else tree.owner(turn, common)
-        replaces = self._replaced(drift, turn)
-        prompt = self._grown(parent, common, ids[common:])
-        return _Plan(prompt, parent, common, base, said, mark, drift, replaces)
-
-    def _drifted(self, kind: DriftKind, *, token: int, message: int, why: str) -> Drift:
-        """The drift as a fact, which counts when the prompt is answered; or as the error."""
-        drift = Drift(kind, token, message, self.on_drift)
-        if self.on_drift == "raise":
-            self.drifts.append(drift)
-            raise DriftError(
-                f"the conversation drifts ({kind}) at token {token}, in message {message}: {why}",
-                kind=kind,
-                token=token,
-                message=message,
-            )
-        return drift
-
-    def _replaced(self, drift: Drift | None, turn: Turn) -> Turn | None:
-        """The branch that makes way."""
-        if drift is None or drift.action != "rerender":
-            return None
-        return turn if turn in self._leaves else self._head
-
-    def _grown(self, turn: Turn | None, end: int, added: Int32Array) -> Int32Array:
-        """The first ``end`` tokens of a sequence, and what is added to them."""
-        if turn is self._head and (turn is None or end == turn.end):
-            return self._ids.extended(end, added)
-        prompt = np.concatenate([tree.token_ids(turn, end), added])
-        prompt.flags.writeable = False
-        return prompt
-
-    # --- answers ---
-
-    def _planned(self) -> _Plan:
+    def _planned(self) -> Plan:
         if self._plan is None:
             raise RuntimeError("no prompt was planned: call prompt_ids first, once for every completion")
         return self._plan
 
-    def _turn(self, plan: _Plan, completion: Completion, message: Any) -> Turn:
-        """The completion as a turn of the tree. Nothing changes yet."""
-        echo = completion.prompt_token_ids
-        if echo is not None and not np.array_equal(echo, plan.ids):
-            raise AlignmentError(
-                f"the completion answers a prompt of {len(echo)} tokens, not the one of {len(plan.ids)} planned",
-                kind="prompt_mismatch",
+    def _planned_for(
+        self, next_messages: Iterable[Any] | None, conversation: Iterable[Any] | None, asked: Mapping[str, Any]
+    ) -> Plan:
+        """Plan the prompt of a new turn, which is asked for with these keywords."""
+        if next_messages is not None and conversation is None:
+            plan = self._planner.added(self.head, plain(next_messages))
+        elif conversation is not None and next_messages is None:
+            plan = self._planner.whole(plain(conversation))
+        else:
+            raise TypeError("give either next_messages or conversation")
+        self._plan = dataclasses.replace(plan, asked=asked)
+        return self._plan
+
+    def _planned_rest(self, asked: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+        """Plan the rest of the current turn; and the keywords to ask for it with, limits counted over the turn."""
+        plan = self._planner.resume()
+        turn = plan.resumes
+        assert turn is not None  # noqa: S101 - what is resumed
+        whole = {**turn.asked, **asked}
+        keywords, left = rest(whole, len(turn.token_ids))
+        if left == 0:
+            raise ValueError(
+                f"turn {turn.number} has {len(turn.token_ids)} tokens, the limit of the whole turn: nothing is left to "
+                "sample; give a larger max_tokens, or continue with the next messages"
             )
-        held = tree.rows_held(plan.parent, plan.start)
-        rows = self._rows(plan, completion, held)
-        parsed = self._handover.parsed(completion.token_ids, plan.ids, plan.parent, plan.start)
-        number = 0 if plan.parent is None else plan.parent.number + 1
-        said = assistant_message(parsed, number) if message is None else plain([message])[0]
-        return tree.Turn(
-            parent=plan.parent,
-            number=number,
-            start=plan.start,
-            prompt_ids=plan.ids[plan.start :].copy(),
-            token_ids=completion.token_ids,
-            logprobs=completion.logprobs,
-            message=said,
-            tool_calls=tuple(parsed.tool_calls),
-            finish_reason=finish_reason(completion.finish_reason, parsed),
-            stop_reason=completion.stop_reason,
-            aborted=completion.aborted,
-            weight_versions=tuple(completion.weight_versions or ()),
-            request_id=completion.request_id,
-            rows=rows,
-            rows_start=held,
-            base=plan.base,
-            said=plan.said,
-            fingerprint=fingerprints([said], plan.fingerprint)[0],
-        )
+        self._plan = dataclasses.replace(plan, asked=whole)
+        return self._plan, keywords
 
-    def _rows(self, plan: _Plan, completion: Completion, held: int) -> Chunk | None:
-        experts = completion.routed_experts
-        like = tree.some_rows(plan.parent)
-        if experts is None:
-            if like is not None:
-                raise RoutedExpertsError("earlier turns brought routed experts, this one brings none", kind="gap")
-            return None
-        end = len(plan.ids) + len(completion.token_ids)
-        again, rows = new_rows(experts, held=held, end=end, omitted=self._omitted, like=like)
-        if self._checks is not None:
-            refuse_findings(rows, self._checks)
-            if len(again):
-                before = np.concatenate(tree.rows(plan.parent, plan.start))[held - len(again) :]
-                refuse_findings(np.ascontiguousarray(again), self._checks, earlier=before)
-        return rows
+    def _request(self, plan: Plan, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        stops = [*keywords.get("stop_token_ids", ()), *self._renderer.get_stop_token_ids()]
+        return {
+            **keywords,
+            "prompt_ids": plan.ids,
+            "stop_token_ids": stops,
+            "routed_experts_prompt_start": self.routed_experts_prompt_start,
+        }
 
-    def _commit(self, turn: Turn, plan: _Plan) -> Turn:
+    async def _answered(self, client: AsyncTitoClient, plan: Plan, keywords: Mapping[str, Any]) -> Turn:
+        request = await self._aside(lambda: self._request(plan, keywords))
+        completion = await client.generate(**request)
+        turn = await self._aside(lambda: self._answers.turn(plan, completion, None))
+        return self._commit(turn, plan)
+
+    def _commit(self, turn: Turn, plan: Plan) -> Turn:
         if plan.drift is not None:
             self.drifts.append(plan.drift)
-        if plan.parent is not None and plan.start == plan.parent.end:
-            self._leaves.pop(plan.parent, None)
-        if plan.replaces is not None:
-            self._leaves.pop(plan.replaces, None)
-        self._leaves[turn] = None
-        self._recorded.setdefault(turn.fingerprint, []).append(turn)
-        self._ids.adopt(plan.ids, turn.token_ids)
-        self._head = turn
+        self._held.commit(turn, plan)
         self._plan = None
         return turn
 
-    def _move(self, turn: Turn | None) -> None:
-        self._ids.adopt(tree.token_ids(turn), np.empty(0, np.int32))
-        self._head = turn
+    @contextlib.contextmanager
+    def _one_step(self, client: object) -> Iterator[None]:
+        """One step at a time, and with a client that can be awaited."""
+        if isinstance(client, TitoClient):
+            raise TypeError(
+                "step and resume take an AsyncTitoClient, this is a TitoClient; with it call "
+                "rollout.append(client.generate(**rollout.request(messages)))"
+            )
+        if self._stepping:
+            raise RuntimeError("a step of this rollout is under way; one follows the other")
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
 
     async def _aside(self, call: Callable[[], T]) -> T:
         """In a thread, if the renderer waits for a server."""
@@ -489,30 +408,3 @@ def _shared(leaf: Turn, other: Turn) -> int:
     """Tokens that two branches have in common because they are the same ones."""
     ends = {id(part.turn): part.end for part in tree.parts(other)}
     return max((min(part.end, ends[id(part.turn)]) for part in tree.parts(leaf) if id(part.turn) in ends), default=0)
-
-
-def _common(one: Int32Array, other: Int32Array) -> int:
-    """Tokens that two sequences begin with alike."""
-    length = min(len(one), len(other))
-    differing = np.flatnonzero(one[:length] != other[:length])
-    return int(differing[0]) if len(differing) else length
-
-
-def _id(ids: Int32Array, position: int) -> str:
-    return f"token {ids[position]}" if position < len(ids) else "no token"
-
-
-def _message_at(rendered: Any, token: int, turn: Turn, count: int) -> int:
-    """The message that a token belongs to: as the renderer says, else the first one of the turn that has it."""
-    indices = getattr(rendered, "message_indices", None)
-    if indices is not None and token < len(indices) and indices[token] >= 0:
-        return int(indices[token])
-    number = 0
-    for part in tree.parts(turn):
-        if token < part.turn.completion_start:
-            return min(number, count - 1)
-        number += len(part.turn.said)
-        if token < part.turn.end:
-            return min(number, count - 1)
-        number += 1
-    return min(number, count - 1)

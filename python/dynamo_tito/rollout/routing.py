@@ -72,6 +72,13 @@ def new_rows(experts: RoutedExperts, *, held: int, end: int, omitted: int, like:
     return rows[:surplus], _narrow(rows[surplus:], experts.wire_dtype, alone=surplus <= 1)
 
 
+def joined_rows(before: Chunk | None, after: Chunk | None) -> Chunk | None:
+    """The rows of two segments of a turn, the second behind the first; None where neither has any."""
+    if before is None or after is None or not len(after):
+        return after if before is None else before
+    return np.concatenate([before, after]) if len(before) else after
+
+
 def _narrow(rows: Chunk, wire: str, *, alone: bool) -> Chunk:
     """At wire width, and without the memory of rows that are not kept."""
     if rows.dtype == wire:
@@ -152,8 +159,8 @@ def complete(chunks: list[Chunk], *, tokens: int, policy: FinalRowPolicy) -> Row
     if missing and policy != "drop":
         if missing > 1:
             raise RoutedExpertsError(
-                f"{missing} of {tokens} rows are missing, as an aborted completion leaves them; final_row='drop' drops "
-                "their tokens",
+                f"{missing} of {tokens} rows are missing, as a turn that was aborted or came without routing leaves "
+                "them; the next turn or Rollout.resume brings them, final_row='drop' drops their tokens",
                 kind="rows",
             )
         chunks = [*chunks, _final_row(chunks, policy)]

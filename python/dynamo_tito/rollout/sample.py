@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .routing import Rows
+from .segments import WeightSpan
 
 if TYPE_CHECKING:
     import os
@@ -25,15 +26,6 @@ _FORMAT = "dynamo-tito training sample 1"
 
 
 @dataclass(frozen=True, slots=True)
-class WeightSpan:
-    """Sampled tokens [start, end) of the sample, and the version of the weights that sampled them."""
-
-    version: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class TurnSpan:
     """A turn's place in a sample: [start, completion_start) is prompt, [completion_start, end) was sampled.
 
@@ -43,7 +35,7 @@ class TurnSpan:
         stop_reason: the stop string or token id that ended it.
         aborted: whether it was cut off; None where the wire could not tell.
         request_id: the server's id.
-        weight_versions: which weights sampled which tokens; empty where the server gave a label without positions.
+        weight_versions: which weights sampled which tokens; see ``WeightSpan.measured`` for a label without positions.
     """
 
     start: int
@@ -96,6 +88,14 @@ class TrainingSample:
         self.turns = turns
         self.shared = shared
         self._rows = rows
+
+    @property
+    def weight_versions(self) -> tuple[WeightSpan, ...]:
+        """Which weights sampled which tokens, first to last; spans do not overlap.
+
+        A sampled token in no span is one of which the server said no version. See ``WeightSpan.measured``.
+        """
+        return tuple(span for turn in self.turns for span in turn.weight_versions)
 
     @property
     def routed_experts(self) -> Chunk | None:
@@ -208,7 +208,7 @@ def cut(turn: TurnSpan, first: int, last: int) -> TurnSpan:
         return min(max(position, first), last) - first
 
     versions = (
-        WeightSpan(span.version, moved(span.start), moved(span.end))
+        dataclasses.replace(span, start=moved(span.start), end=moved(span.end))
         for span in turn.weight_versions
         if max(span.start, first) < min(span.end, last)
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from dynamo_tito._errors import AlignmentError
-
 from . import tree
 from .routing import FinalRowPolicy, complete
-from .sample import TrainingSample, TurnSpan, WeightSpan, cut
+from .sample import TrainingSample, TurnSpan, cut
 
 if TYPE_CHECKING:
     from .tree import Part, Turn
@@ -49,25 +48,8 @@ def _span(part: Part) -> TurnSpan:
         turn.aborted,
         turn.request_id,
         tuple(
-            WeightSpan(span.version, span.start, min(span.end, part.end))
-            for span in (_weights(fields, turn) for fields in turn.weight_versions if set(fields) != {"version"})
-            if span.start < part.end
+            replace(span, start=first, end=min(first + span.end - span.start, part.end))
+            for span in turn.weight_versions
+            if (first := turn.completion_start + span.start) < part.end
         ),
     )
-
-
-def _weights(fields: dict[str, Any], turn: Turn) -> WeightSpan:
-    """A span of the completion, as the wire has it, in positions of the sequence."""
-    try:
-        version, start, end = str(fields["version"]), int(fields["start"]), int(fields["end"])
-    except (KeyError, TypeError, ValueError):
-        raise AlignmentError(
-            f"weight_versions hold {fields!r}, not a version with start and end", kind="type", path="weight_versions"
-        ) from None
-    if not 0 <= start <= end <= len(turn.token_ids):
-        raise AlignmentError(
-            f"weights {version!r} are of tokens {start} to {end}, the completion has {len(turn.token_ids)}",
-            kind="range",
-            path="weight_versions",
-        )
-    return WeightSpan(version, turn.completion_start + start, turn.completion_start + end)

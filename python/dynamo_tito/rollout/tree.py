@@ -6,19 +6,22 @@ belongs to a sequence is found by walking up; branches share all that lies befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .segments import merged
+
 if TYPE_CHECKING:
-    from dynamo_tito._types import Float64Array, Int32Array
+    from dynamo_tito._types import Float64Array, Int32Array, SamplingMask
 
     from .bridge import ParsedCall
     from .messages import Message
     from .routing import Chunk
+    from .segments import Segment, WeightSpan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,10 +35,12 @@ class Turn:
         prompt_ids: int32, what this turn added to the prompt; never sampled.
         token_ids: int32 [C], what the engine sampled.
         logprobs: float64 [C], NaN where the engine gave none.
+        sampling_mask: the vocabulary that survived at each sampled token, where the engine sends it.
         message: the assistant's message.
         tool_calls: every attempt at a tool call, malformed ones too, as the renderer parsed it.
         finish_reason: as of the engine; ``"tool_calls"`` where it stopped after a well-formed call.
-        stop_reason, aborted, weight_versions, request_id: as of the completion.
+        stop_reason: as of the completion.
+        segments: the answers that the turn is made of, first to last: one, and one more for each time it was resumed.
     """
 
     parent: Turn | None = field(repr=False)
@@ -44,13 +49,14 @@ class Turn:
     prompt_ids: Int32Array = field(repr=False)
     token_ids: Int32Array = field(repr=False)
     logprobs: Float64Array | None = field(repr=False)
+    sampling_mask: SamplingMask | None = field(repr=False)
     message: Message
     tool_calls: Sequence[ParsedCall] = field(repr=False)
     finish_reason: str | None
     stop_reason: int | str | None
-    aborted: bool | None
-    weight_versions: tuple[dict[str, Any], ...]
-    request_id: str | None
+    segments: tuple[Segment, ...]
+    #: The keywords with which it was asked for; its rest is asked for alike.
+    asked: Mapping[str, Any] = field(repr=False)
     #: New routing rows, which begin where those of the sequence before end; None if the server sends none.
     rows: Chunk | None = field(repr=False)
     rows_start: int = field(repr=False)
@@ -58,6 +64,21 @@ class Turn:
     base: Turn | None = field(repr=False)
     said: tuple[Message, ...] = field(repr=False)
     fingerprint: bytes = field(repr=False)
+
+    @property
+    def aborted(self) -> bool | None:
+        """Whether the last answer was cut off, so that the turn can be resumed; None where the wire cannot tell."""
+        return self.segments[-1].aborted
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the last answer."""
+        return self.segments[-1].request_id
+
+    @property
+    def weight_versions(self) -> tuple[WeightSpan, ...]:
+        """Which weights sampled which of ``token_ids``."""
+        return merged(span for segment in self.segments for span in segment.weight_versions)
 
     @property
     def completion_start(self) -> int:

@@ -16,7 +16,7 @@ It does not stream.
 from __future__ import annotations
 
 from .calls import Record
-from .config import Backend, EngineConfig, PromptStart
+from .config import Backend, EngineConfig, PromptStart, VllmVersion
 from .engine import Engine, running, serve
 from .faults import Fault, FaultKind, Phase
 from .model import Sample
@@ -31,6 +31,7 @@ __all__ = [
     "PromptStart",
     "Record",
     "Sample",
+    "VllmVersion",
     "running",
     "serve",
 ]

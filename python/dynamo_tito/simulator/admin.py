@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections import Counter
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Admin", "PauseMode"]
+from .calls import EngineError
+
+__all__ = ["UNFLUSHED", "Admin", "PauseMode", "Spoiled"]
 
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
+
+Spoiled: TypeAlias = Literal["half", "wrong", "destroy", "unflushed"]
+"""What becomes of the next load of weights.
+
+``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
+layers are emptied and the load fails (vLLM), and no request is served any more. ``unflushed``: they are loaded, and the
+answer says that the caches were not emptied (SGLang).
+"""
+
+UNFLUSHED = (
+    "Weights were updated, but the cache was not flushed because requests are still running or queued. "
+    "Retract or finish them, then call /flush_cache."
+)
+_TENSORS = ("model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight", "model.norm.weight")
 
 
 class Admin:
@@ -21,6 +39,14 @@ class Admin:
         #: Whether anybody ever named a version.
         self.version_declared = False
         self.cache_flushes = 0
+        #: How often each other cache was emptied: "external", "mm", "encoder".
+        self.emptied: Counter[str] = Counter()
+        #: Spoils the next load.
+        self.spoil: Spoiled | None = None
+        #: The layers are empty.
+        self.destroyed = False
+        #: The weights that every second tensor still has after a half load.
+        self.kept = ""
         self.weight_group = False
         #: Between the start and the end of a transfer of weights.
         self.updating = False
@@ -31,6 +57,14 @@ class Admin:
         self._idle.set()
         self._resumed = asyncio.Event()
         self._resumed.set()
+
+    def state(self) -> dict[str, Any]:
+        """What an update or an adapter changes, as it is now."""
+        names = (
+            "weights", "kept", "destroyed", "version", "version_declared", "cache_flushes", "weight_group", "updating",
+        )  # fmt: skip
+        copies = {"adapters": dict(self.adapters), "emptied": Counter(self.emptied)}
+        return {name: getattr(self, name) for name in names} | copies
 
     async def admitted(self) -> None:
         """Wait until generation is not paused."""
@@ -60,10 +94,30 @@ class Admin:
 
     def load(self, version: Any, *, source: str = "", flush: bool = True) -> None:
         """Take new weights; a version of None leaves the one that is reported as it was."""
+        spoil, self.spoil = self.spoil, None
+        if spoil == "destroy":
+            self.destroyed, self.weights = True, "emptied"
+            raise EngineError(500, f"Call to collective_rpc method failed: {source} is not a directory")
+        old, self.kept, self.destroyed = self.weights, "", False
         self.weights = f"{source}#{version}" if version is None else str(version)
-        if version is not None:
+        if spoil == "half":
+            self.weights, self.kept = f"half {self.weights}, half {old}", old
+        elif spoil == "wrong":
+            self.weights = f"wrong {self.weights}"
+        if version is not None and spoil != "unflushed":
             self.name_version(version)
-        self.cache_flushes += flush
+        self.cache_flushes += flush and spoil != "unflushed"
+        if spoil == "unflushed":
+            raise EngineError(400, UNFLUSHED, kind="unflushed")
+
+    def checksums(self) -> dict[str, str]:
+        """Name of each tensor to a digest that depends on the weights."""
+        return {
+            name: hashlib.sha256(
+                f"{self.kept if self.kept and number % 2 else self.weights} {name}".encode()
+            ).hexdigest()
+            for number, name in enumerate(_TENSORS)
+        }
 
     def name_version(self, version: Any) -> None:
         """Report this version from now on."""

@@ -1,23 +1,18 @@
-"""One request on its way through the embedded engine, and what every wire's server has in common."""
+"""One request on its way through the embedded engine, and the record of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
-from uuid import UUID
+from typing import Any
 
-from .encode import dumps
 from .faults import Fault
-from .http import Framing, Request, Response
+from .http import Request
 from .model import Sample
 
-if TYPE_CHECKING:
-    from .engine import Engine
-
-__all__ = ["SAMPLING_PATHS", "App", "Ask", "Call", "EngineError", "Record", "Route"]
+__all__ = ["SAMPLING_PATHS", "Ask", "Call", "EngineError", "Record"]
 
 #: Where a POST makes the engine sample.
 SAMPLING_PATHS = frozenset(
@@ -29,10 +24,18 @@ class EngineError(Exception):
     """The engine refuses or fails a request. Each wire puts it into its own envelope."""
 
     def __init__(
-        self, status: int, message: str, *, kind: str = "engine", headers: dict[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "engine",
+        headers: dict[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
+        #: The field of the request that is at fault, where the server names it.
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,12 @@ class Ask:
     n: int = 1
     seed: int | None = None
     stop_token_ids: Sequence[int] = ()
+    #: Texts that end the answer.
+    stop: Sequence[str] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    #: A token that is sampled at every position.
+    forced: int | None = None
 
 
 @dataclass(slots=True)
@@ -99,67 +106,3 @@ class Call:
     def fault_of(self, kind: str) -> Fault | None:
         """This call's fault, if it is of that kind."""
         return self.fault if self.fault is not None and self.fault.kind == kind else None
-
-
-Route: TypeAlias = Callable[[Call], Awaitable[Response]]
-
-
-class App:
-    """The routes of one listener, and the envelope of its errors."""
-
-    framing: ClassVar[Framing] = "length"
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._routes: dict[str, dict[str, Route]] = {}
-        self.add_routes()
-
-    def add_routes(self) -> None:
-        """Called once: `self.route("POST", path, handler)` for each."""
-        raise NotImplementedError
-
-    def failure(self, call: Call, error: EngineError) -> Response:
-        """The engine's refusal in this server's envelope."""
-        raise NotImplementedError
-
-    def no_route(self, call: Call) -> Response:
-        """The answer for a path that this server does not have."""
-        return self.failure(call, EngineError(404, "Not Found"))
-
-    def wrong_method(self, allowed: Sequence[str]) -> Response:
-        """The answer for a method that the path does not take."""
-        return Response(405, b"", None, {"allow": ",".join(allowed)}, self.framing)
-
-    def finish(self, call: Call, response: Response) -> None:
-        """Add what every answer of this server carries, errors too."""
-
-    @property
-    def not_ready(self) -> str:
-        """What the server says when it has not sampled and the request may come again."""
-        return "Service is not ready"
-
-    def route(self, methods: str, path: str, handler: Route) -> None:
-        """Answer `methods` (one, or several with spaces between) on `path`."""
-        for method in methods.split():
-            self._routes.setdefault(path, {})[method] = handler
-
-    def find(self, path: str) -> dict[str, Route] | None:
-        """The handlers of a path, by method."""
-        return self._routes.get(path)
-
-    async def handle(self, call: Call) -> Response:
-        """Answer a request."""
-        found = self.find(call.request.path)
-        if found is None:
-            return self.no_route(call)
-        handler = found.get(call.request.method)
-        return await handler(call) if handler is not None else self.wrong_method(sorted(found))
-
-    def reply(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        """A JSON answer."""
-        return Response(status, dumps(value), headers=dict(headers or {}), framing=self.framing)
-
-    def uuid(self, call: Call) -> str:
-        """An id for an answer: the same in every run."""
-        digest = hashlib.blake2b(f"{self.engine.config.seed}:{call.record.number}".encode(), digest_size=16).digest()
-        return str(UUID(bytes=digest, version=4))

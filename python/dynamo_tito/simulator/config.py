@@ -7,10 +7,11 @@ from typing import Literal, TypeAlias, get_args
 
 from .faults import Fault
 
-__all__ = ["Backend", "EngineConfig", "PromptStart"]
+__all__ = ["Backend", "EngineConfig", "PromptStart", "VllmVersion"]
 
 Backend: TypeAlias = Literal["dynamo", "vllm", "prime", "sglang"]
 PromptStart: TypeAlias = Literal["refuse", "ignore", "trim"]
+VllmVersion: TypeAlias = Literal["0.31", "0.32", "0.33"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +20,9 @@ class EngineConfig:
 
     #: Whose server to be: NVIDIA Dynamo 1.6.1, vLLM, prime-rl's server, SGLang 0.5.23.
     backend: Backend = "dynamo"
-    #: The dialect of vLLM: "0.31" (tokens as text), "0.32" (integer token ids; stands for everything newer).
-    vllm_version: Literal["0.31", "0.32"] = "0.32"
+    #: Which vLLM to be: 0.31 names tokens as text, 0.32 cuts the alternatives of a token to those that were asked for
+    #: and holds requests while it is paused, 0.33 does neither.
+    vllm_version: VllmVersion = "0.33"
     #: Name under which the model is served.
     model: str = "tito-model"
     #: The loopback interface; anything else is the caller's decision.
@@ -37,6 +39,11 @@ class EngineConfig:
     vocab_size: int = 32_000
     #: Context length, as `/v1/models` reports it: prompts that are longer are refused.
     max_model_len: int = 262_144
+    #: The most alternatives of a token that vLLM gives (`--max-logprobs`); -1: the whole vocabulary.
+    max_logprobs: int = 20
+    #: Whether vLLM was started with `--enable-lora`, and with a weight transfer.
+    lora: bool = True
+    weight_transfer: bool = True
     #: Completion length of requests that name none.
     default_max_tokens: int = 16
     #: Probability per token that the engine ends the message.
@@ -67,6 +74,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}")
+        if self.vllm_version not in get_args(VllmVersion):
+            raise ValueError(
+                f"vllm_version must be one of {', '.join(get_args(VllmVersion))}, got {self.vllm_version!r}"
+            )
         if self.prompt_start not in get_args(PromptStart):
             raise ValueError(
                 f"prompt_start must be one of {', '.join(get_args(PromptStart))}, got {self.prompt_start!r}"

@@ -1,36 +1,31 @@
-"""The embedded engine: what it is told, what it remembers, and the sampling that every wire shares."""
+"""The embedded engine: its life, its listeners, and the faults of a request."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from .admin import Admin, PauseMode
-from .calls import SAMPLING_PATHS, App, Ask, Call, EngineError, Record
+from .admin import Admin
+from .admin_faults import ADMIN_FAULTS
+from .app import App
+from .calls import SAMPLING_PATHS, Call, EngineError, Record
 from .config import EngineConfig
-from .faults import Fault, FaultKind, FaultPlan
+from .contents import EDITS, edited
+from .core import Core
+from .faults import Fault, FaultKind
 from .http import Listener, Request, Response
-from .model import Model, Sample
-from .tokenizer import Tokenizer
 from .wires import apps_of
 
 __all__ = ["Engine", "running", "serve"]
 
-# From this many routed-expert entries on, sampling leaves the event loop.
-LARGE = 1 << 20
 
-
-class Engine:
+class Engine(Core):
     """An inference server without a model: `async with Engine(EngineConfig(...)) as engine`.
 
     Raises:
@@ -38,34 +33,9 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig | None = None, /, **settings: Any) -> None:
-        self.config = replace(config or EngineConfig(), **settings)
-        c = self.config
-        self.model = Model(
-            seed=c.seed,
-            vocab_size=c.vocab_size,
-            num_layers=c.num_layers,
-            top_k=c.top_k,
-            num_experts=c.num_experts,
-            eos_rate=c.eos_rate,
-        )
-        self.tokenizer = Tokenizer(c.vocab_size)
-        self.admin = Admin()
-        self.faults = FaultPlan(seed=c.seed, rate=c.fault_rate, random_faults=c.random_faults)
-        #: Base URL of the routes that a client talks to, without `/v1`.
-        self.url = ""
-        #: Dynamo's discovery listener and this worker's system server; the main listener on other backends.
-        self.rl_url = self.system_url = ""
-        #: The workers that discovery lists.
-        self.members: list[Engine] = [self]
-        self.stopped = False
-        self.total_requests = self.total_sampled = 0
-        self._records: deque[Record] = deque(maxlen=c.keep_records)
-        self._numbers = 0
+        super().__init__(config, **settings)
         self._listeners: list[Listener] = []
-        self._flights: dict[int, tuple[Record, asyncio.Event]] = {}
-        self._lives = 0
         self._ending: asyncio.Task[None] | None = None
-        self.instance_id = self._identity()
 
     # --- life ---
 
@@ -96,11 +66,6 @@ class Engine:
         for listener in self._listeners:
             listener.drop()
 
-    def _identity(self) -> int:
-        digest = hashlib.blake2b(f"{self.config.seed}:{id(self)}:{self._lives}".encode(), digest_size=8).digest()
-        # Above 2**53: a client that reads it as a float gets another number.
-        return int.from_bytes(digest, "little") | 1 << 63
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -109,43 +74,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-    # --- what it remembers ---
-
-    @property
-    def calls(self) -> list[Record]:
-        """Every request, oldest first."""
-        return list(self._records)
-
-    @property
-    def requests(self) -> list[Record]:
-        """The requests on routes that sample, oldest first."""
-        return [record for record in self._records if record.path in SAMPLING_PATHS]
-
-    @property
-    def last(self) -> Record:
-        """The newest request on a route that samples."""
-        return self.requests[-1]
-
-    def hits(self) -> Counter[str]:
-        """How often each call (`Record.key`) arrived on a route that samples."""
-        return Counter(record.key for record in self.requests)
-
-    def sampled(self) -> Counter[str]:
-        """How often the engine sampled for each call (`Record.key`)."""
-        return Counter(record.key for record in self.requests if record.samples)
-
-    def forget(self) -> None:
-        """Start a new record; totals go on."""
-        self._records.clear()
-
-    def inject(self, *faults: Fault) -> None:
-        """Script faults: each happens once, in this order, to the first request that it fits. Safe from any thread."""
-        self.faults.script(*faults)
-
-    def join(self, *others: Engine) -> None:
-        """Let discovery list other engines too."""
-        self.members.extend(others)
 
     # --- requests ---
 
@@ -193,13 +121,23 @@ class Engine:
                 if fault.kind == "error_body":
                     return self._error_body(Response(200), app, call, fault)
                 await self._fail_early(fault, app)
+            before = self.admin.state()
             response = await app.handle(call)
             if fault is not None and fault.when == "sampled":
                 await self._fail_late(fault)
+                response = self._untrue(call, response, before, fault)
         except EngineError as error:
             return app.failure(call, error)
         if fault is not None and fault.kind == "error_body":
             return self._error_body(response, app, call, fault)
+        return response
+
+    def _untrue(self, call: Call, response: Response, before: dict[str, Any], fault: Fault) -> Response:
+        """The answer, if the fault makes it say something else than what happened."""
+        if fault.kind in EDITS or fault.kind == "events":
+            return edited(response, call, fault)
+        if fault.kind in ADMIN_FAULTS:
+            return ADMIN_FAULTS[fault.kind].play(self, before, response, fault)
         return response
 
     @staticmethod
@@ -238,107 +176,6 @@ class Engine:
         if fault.kind in ("die", "restart"):
             await self._vanish(fault.kind)
 
-    # --- sampling ---
-
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
-        """One sample per choice, recorded.
-
-        Raises:
-            EngineError: the prompt is longer than the context.
-        """
-        room = self.config.max_model_len - len(ask.prompt_ids)
-        if room < 1:
-            raise EngineError(
-                400,
-                f"Input length ({len(ask.prompt_ids)}) exceeds model's maximum context length "
-                f"({self.config.max_model_len}).",
-                kind="overlong",
-            )
-        await self.admin.admitted()
-        aborted = asyncio.Event()
-        self._flights[call.record.number] = call.record, aborted
-        self.admin.in_flight += 1
-        try:
-            count = min(room, self.config.default_max_tokens if ask.max_tokens is None else ask.max_tokens)
-            started = time.monotonic()
-            version, call.version = self.admin.weights, str(self.admin.version)
-            entries = (len(ask.prompt_ids) + count) * ask.n * self.config.num_layers * self.config.top_k
-            if entries > LARGE:
-                samples = await asyncio.to_thread(self._sample, ask, count, version)
-            else:
-                samples = self._sample(ask, count, version)
-            busy = self.config.latency + self.config.token_latency * max(len(sample.token_ids) for sample in samples)
-            if busy:
-                await _within(aborted.wait(), busy - (time.monotonic() - started))
-            samples = [self._spoil(call, sample) for sample in samples]
-            if aborted.is_set():
-                share = min(1.0, (time.monotonic() - started) / busy) if busy else 1.0
-                samples = [_cut(sample, int(share * len(sample.token_ids))) for sample in samples]
-        finally:
-            self.admin.landed()
-            del self._flights[call.record.number]
-        call.record.samples = samples
-        self.total_sampled += 1
-        return samples
-
-    def _sample(self, ask: Ask, count: int, version: str) -> list[Sample]:
-        prompt = np.asarray(ask.prompt_ids, dtype=np.int64)
-        return [
-            self.model.sample(
-                prompt, count, version=version, index=index, request_seed=ask.seed, stop_token_ids=ask.stop_token_ids,
-                ignore_eos=ask.ignore_eos, min_tokens=ask.min_tokens,
-            )
-            for index in range(ask.n)
-        ]  # fmt: skip
-
-    def _spoil(self, call: Call, sample: Sample) -> Sample:
-        if (fault := call.fault_of("abort")) is not None:
-            return _cut(sample, fault.position(len(sample.token_ids)))
-        if (fault := call.fault_of("finish")) is not None:
-            return replace(sample, finish_reason=fault.message or sample.finish_reason, stop_reason=fault.stop_reason)
-        return sample
-
-    async def rows(self, call: Call, sample: Sample, start: int) -> np.ndarray[Any, Any]:
-        """Routed experts from position `start` on, as the engine hands them out (`wrong_rows` included)."""
-        fault = call.fault_of("wrong_rows")
-        extra = fault.by if fault is not None else 0
-        entries = (len(sample.prompt_ids) + len(sample.token_ids) - start) * self.config.num_layers * self.config.top_k
-        if entries > LARGE:
-            return await asyncio.to_thread(sample.routing, start, extra_rows=extra)
-        return sample.routing(start, extra_rows=extra)
-
-    async def pause(self, mode: PauseMode) -> None:
-        """Hold new requests; those being sampled go on (keep), are waited for (wait), or end where they are (abort)."""
-        self.admin.pause(mode)
-        if mode == "abort":
-            self.abort()
-        if mode != "keep":
-            await self.admin.idle()
-
-    def abort(self, key: str | None = None, *, prefix: bool = False) -> int:
-        """Abort what is being sampled: all, or the calls with this key (or one that begins with it); how many."""
-        count = 0
-        for record, aborted in self._flights.values():
-            if key is None or record.key == key or (prefix and record.key.startswith(key)):
-                aborted.set()
-                count += 1
-        return count
-
-
-async def _within(awaitable: Any, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await awaitable
-    except TimeoutError:
-        pass
-
-
-def _cut(sample: Sample, count: int) -> Sample:
-    """The sample as it stood after `count` tokens, aborted."""
-    return sample.model.given(
-        sample.prompt_ids, sample.token_ids[:count], version=sample.version, index=sample.index, finish_reason="abort"
-    )
-
 
 def serve(config: EngineConfig | None = None, /, **settings: Any) -> Engine:
     """An engine for `async with`: `async with simulator.serve(backend="vllm") as engine: engine.url`."""
@@ -347,7 +184,10 @@ def serve(config: EngineConfig | None = None, /, **settings: Any) -> Engine:
 
 @contextmanager
 def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[Engine]:
-    """An engine on a loop of its own in a thread: `with simulator.running(backend="vllm") as engine: engine.url`."""
+    """An engine on a loop of its own in a thread: `with simulator.running(backend="vllm") as engine: engine.url`.
+
+    In a coroutine it blocks the caller's loop for some milliseconds at both ends; :func:`serve` does not.
+    """
     engine = Engine(config, **settings)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="tito-engine", daemon=True)
@@ -359,7 +199,8 @@ def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[
         finally:
             asyncio.run_coroutine_threadsafe(engine.stop(), loop).result()
     finally:
+        # On its own loop: one that is closed from a coroutine cannot be run in this thread.
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

@@ -8,9 +8,35 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["Fault", "FaultKind", "FaultPlan", "Phase"]
+__all__ = ["ADMIN_PATHS", "AdminKind", "ContentKind", "Fault", "FaultKind", "FaultPlan", "Phase"]
 
+#: What an answer can say that is not true; `contents` has the edits.
+ContentKind: TypeAlias = Literal[
+    "positive_logprobs",
+    "zero_logprobs",
+    "short_entries",
+    "unrouted_row",
+    "unrouted_slot",
+    "rows_behind_prompt",
+    "no_rows",
+    "early_abort",
+    "spans_overlap",
+    "spans_gap",
+    "spans_bare",
+    "mask_empty_row",
+    "mask_without_token",
+    "prompt_count",
+    "completion_count",
+    "long_echo",
+    "events",
+]
+#: What administration can answer that is not what happened; `admin_faults` has the answers.
+AdminKind: TypeAlias = Literal[
+    "did_nothing", "refused_reload", "updated_not_flushed", "flush_refused", "session_left_open"
+]
 FaultKind: TypeAlias = Literal[
+    ContentKind,
+    AdminKind,
     "status",
     "not_ready",
     "error_body",
@@ -28,7 +54,19 @@ FaultKind: TypeAlias = Literal[
 ]
 Phase: TypeAlias = Literal["accept", "request", "sampled", "headers", "body"]
 
+_LOADS = ("/load_lora", "/load_lora_adapter")
+_UPDATES = ("/update_weights_from_disk", "/update_weights_from_distributed")
+#: The routes that a fault of administration fits, by the end of their path, if it names none.
+ADMIN_PATHS: Mapping[FaultKind, tuple[str, ...]] = {
+    "did_nothing": (*_LOADS, *_UPDATES, "/update_weights", "/finish_weight_update", "/collective_rpc"),
+    "refused_reload": _LOADS,
+    "updated_not_flushed": _UPDATES,
+    "flush_refused": ("/flush_cache", "/reset_prefix_cache"),
+    "session_left_open": ("/update_weights",),
+}
+
 _DEFAULT_PHASE: Mapping[FaultKind, Phase] = {
+    **dict.fromkeys((*get_args(ContentKind), *get_args(AdminKind)), "sampled"),
     "status": "request",
     "not_ready": "request",
     "error_body": "sampled",
@@ -77,6 +115,33 @@ class Fault:
     | `die` | the engine stops: nothing listens any more | request, sampled |
     | `restart` | as if replaced: same address, another identity, not paused, first weights | request, sampled |
 
+    Answers of which a part is not true or not there (phase sampled); 500 where the answer has no such part:
+
+    | kind | what the answer says |
+    |---|---|
+    | `positive_logprobs` | log-probabilities above zero, as of a server in raw-logits mode |
+    | `zero_logprobs` | every sampled token has the log-probability 0 |
+    | `short_entries` | the first `by` entries of the choice's log-probabilities are missing |
+    | `unrouted_row`, `unrouted_slot` | expert -1 in `by` rows from row `at` on; in one slot of row `at` |
+    | `rows_behind_prompt` | routed experts of the sampled tokens alone, as of a decode-only worker |
+    | `no_rows` | no routed experts |
+    | `early_abort` | aborted before the first token: no tokens, no routed experts |
+    | `spans_overlap`, `spans_gap`, `spans_bare` | two weight versions of a token; none; a version without positions |
+    | `mask_empty_row`, `mask_without_token` | no token survives the mask of row `at`; the sampled one does not |
+    | `prompt_count`, `completion_count` | a count of tokens that is off by `by` |
+    | `long_echo` | the echoed prompt is `by` tokens longer than the one that was sent |
+    | `events` | server-sent events for a request that did not ask to stream |
+
+    Administration whose answer is not what happened (phase sampled), on the routes of `ADMIN_PATHS`:
+
+    | kind | what happens |
+    |---|---|
+    | `did_nothing` | a success that changes nothing |
+    | `refused_reload` | an adapter is refused (404, or as the backend says it); nothing changes |
+    | `updated_not_flushed` | SGLang's 400 for weights that it has taken without emptying the cache |
+    | `flush_refused` | the cache is not emptied, as while requests drain |
+    | `session_left_open` | vLLM's update fails between start and finish; its session stays open |
+
     Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
     `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a
     number of bytes (negative: from the end), or a share of them when it is a float.
@@ -84,7 +149,7 @@ class Fault:
 
     kind: FaultKind
     phase: Phase | None = None
-    #: Only requests whose path ends with this. None: requests that sample.
+    #: Only requests whose path ends with this. None: requests that sample, or the routes of `ADMIN_PATHS`.
     path: str | None = None
     #: How many requests that fit are let through before.
     skip: int = 0
@@ -157,16 +222,22 @@ class FaultPlan:
         return self._take(lambda fault: fault.when == "accept")
 
     def on_request(self, path: str, *, samples: bool) -> Fault | None:
-        """The fault of a request; random ones hit only requests that sample."""
+        """The fault of a request."""
 
         def fits(fault: Fault) -> bool:
-            return fault.when != "accept" and (samples if fault.path is None else path.endswith(fault.path))
+            if fault.when == "accept":
+                return False
+            if fault.path is not None:
+                return path.endswith(fault.path)
+            routes = ADMIN_PATHS.get(fault.kind)
+            return samples if routes is None else path.endswith(routes)
 
         scripted = self._take(fits)
-        if scripted is not None or not samples:
+        if scripted is not None:
             return scripted
+        fitting = [fault for fault in self._faults if (samples and fault.when == "accept") or fits(fault)]
         with self._lock:
-            return self._random.choice(self._faults) if self._random.random() < self._rate else None
+            return self._random.choice(fitting) if fitting and self._random.random() < self._rate else None
 
     def _take(self, fits: Callable[[Fault], bool]) -> Fault | None:
         with self._lock:

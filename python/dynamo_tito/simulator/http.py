@@ -62,6 +62,8 @@ class Response:
     content_type: str | None = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     framing: Framing = "length"
+    #: The connection ends after this answer, which does not say so (uvicorn, after an exception that nothing handles).
+    hangs_up: bool = False
     fault: Fault | None = None
     #: Called with the number of body bytes that left, when the answer is over, however it ended.
     on_sent: Callable[[int], None] | None = None
@@ -284,7 +286,7 @@ class _Connection(asyncio.Protocol):
             if response.on_sent is not None:
                 response.on_sent(sent)
         # A length that lies leaves the connection in no state to go on with.
-        return keep_alive and not by
+        return keep_alive and not by and not response.hangs_up
 
     async def _flow(self) -> None:
         """Wait until the client has taken what was written, but for what the kernel holds."""

@@ -168,8 +168,12 @@ class Model:
         stop_token_ids: Collection[int] = (),
         ignore_eos: bool = False,
         min_tokens: int = 0,
+        forced: int | None = None,
     ) -> Sample:
-        """Up to `max_tokens` tokens, each a function of those before it, the choice's index and the request's seed."""
+        """Up to `max_tokens` tokens, each a function of those before it, the choice's index and the request's seed.
+
+        `forced` is sampled at every position.
+        """
         prompt = np.asarray(prompt_ids, dtype=np.int64)
         key = self._key(version)
         prefix = int(self._prefixes(prompt, key)[-1]) if len(prompt) else key
@@ -184,6 +188,9 @@ class Model:
             drawn = _mix(prefix ^ salt)
             ended = count > min_tokens and _mix(drawn) < eos_below
             token = self.eos_token_id if ended else first + drawn % span
+            if forced is not None:
+                token = forced
+                ended = forced == self.eos_token_id and not ignore_eos and count > min_tokens
             sampled.append(token)
             if ended:
                 reason = "eos"

@@ -64,6 +64,10 @@ class Tokenizer:
             list(data), separators=(",", ":")
         )
 
+    def whole_piece(self, token: int) -> tuple[str, str]:
+        """`piece`, with nothing for a byte that is no text by itself: vLLM waits for the rest of the character."""
+        return ('""', "[]") if 128 <= token < NUM_BYTES else self.piece(token)
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],

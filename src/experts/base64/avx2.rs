@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::kernel::Table;
+use super::kernel::{Done, Table};
 use super::portable::{self, value};
 use super::run::Stores;
 
@@ -22,9 +22,9 @@ pub(super) fn table() -> Option<Table> {
         },
         u8_to_i32: |text, out, stores| match stores {
             // SAFETY: as above.
-            Stores::Cached => unsafe { u8_to_i32::<false>(text, out) },
+            Stores::Cached => unsafe { Done::unsigned(u8_to_i32::<false>(text, out)) },
             // SAFETY: as above.
-            Stores::Streaming => unsafe { u8_to_i32::<true>(text, out) },
+            Stores::Streaming => unsafe { Done::unsigned(u8_to_i32::<true>(text, out)) },
         },
         u16_to_i32: |text, out, stores| match stores {
             // SAFETY: as above.
@@ -209,13 +209,20 @@ fn store<const STREAM: bool, T, const N: usize>(line: &mut Line<T, N>, value: __
     }
 }
 
+/// Whether a word of four bytes has its sign bit set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn negative(signs: __m256i) -> bool {
+    _mm256_movemask_ps(_mm256_castsi256_ps(signs)) != 0
+}
+
 /// Runs `block` over whole blocks for as long as every letter is one, and says how many items that made.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
     text: &[u8],
     out: &mut [MaybeUninit<T>],
-    block: impl Fn(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m256i),
+    mut block: impl FnMut(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m256i),
 ) -> usize {
     const { assert!((ITEMS * size_of::<T>()).is_multiple_of(32) && CHECKED.is_multiple_of(LETTERS)) };
     assert!(!STREAM || out.as_ptr().addr().is_multiple_of(32));
@@ -299,13 +306,14 @@ fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> u
 fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
     text: &[u8],
     out: &mut [MaybeUninit<i32>],
-) -> usize {
+) -> Done {
     // A signed item goes to the upper half and is shifted down.
     const ROUTES: [Route; 2] = [Route::new(2, 0), Route::new(2, 2)];
     let letters = Letters::new();
     let route = &ROUTES[SIGNED as usize];
     let (pick, spread) = (load3(&route.pick), load3(&route.spread));
-    blocks::<i32, STREAM, 64, 24>(text, out, |text, out, bad| {
+    let mut signs = _mm256_setzero_si256();
+    let items = blocks::<i32, STREAM, 64, 24>(text, out, |text, out, bad| {
         let text = text.as_chunks::<32>().0;
         let (first, second) = (letters.groups(&text[0], bad), letters.groups(&text[1], bad));
         // The second vector's items are the first's last four and the second's first four.
@@ -317,20 +325,23 @@ fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
         for (vector, line) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let picked = _mm256_permutevar8x32_epi32(groups[vector], pick[vector]);
             let items = _mm256_shuffle_epi8(picked, spread[vector]);
-            store::<STREAM, _, _>(
-                line,
-                if SIGNED {
-                    _mm256_srai_epi32::<16>(items)
-                } else {
-                    items
-                },
-            );
+            let items = if SIGNED {
+                signs = _mm256_or_si256(signs, items);
+                _mm256_srai_epi32::<16>(items)
+            } else {
+                items
+            };
+            store::<STREAM, _, _>(line, items);
         }
-    })
+    });
+    Done {
+        items,
+        negative: negative(signs),
+    }
 }
 
 #[target_feature(enable = "avx2")]
-fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize {
+fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> Done {
     // Each half's twelve bytes, in order, and then four that do not matter.
     const PACK: [u8; 16] = [2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, 0, 0, 0, 0];
     // Four vectors of six times four bytes make three of eight: each is turned to where it begins in these three.
@@ -352,7 +363,8 @@ fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize 
         load(&TURN[2]),
         load(&TURN[3]),
     ];
-    blocks::<u8, STREAM, 128, 96>(text, out, |text, out, bad| {
+    let mut signs = _mm256_setzero_si256();
+    let items = blocks::<u8, STREAM, 128, 96>(text, out, |text, out, bad| {
         let text = text.as_chunks::<32>().0;
         let mut turned = [_mm256_setzero_si256(); 4];
         for (vector, turned) in turned.iter_mut().enumerate() {
@@ -366,15 +378,24 @@ fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize 
             _mm256_blend_epi32::<0b1111_1100>(c, d),
         ];
         for (line, bytes) in out.as_chunks_mut::<32>().0.iter_mut().zip(joined) {
+            signs = _mm256_or_si256(signs, bytes);
             store::<STREAM, _, _>(line, bytes);
         }
-    })
+    });
+    Done {
+        items,
+        negative: negative(signs),
+    }
 }
 
 /// An item is its four bytes, little-endian as this machine is.
 #[target_feature(enable = "avx2")]
-fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
     // SAFETY: the same memory as bytes.
     let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
-    bytes::<STREAM>(text, out) / 4
+    let done = bytes::<STREAM>(text, out);
+    Done {
+        items: done.items / 4,
+        ..done
+    }
 }

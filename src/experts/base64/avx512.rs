@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::kernel::Table;
+use super::kernel::{Done, Table};
 use super::portable::{self, VALUES};
 use super::run::Stores;
 
@@ -25,9 +25,9 @@ pub(super) fn table() -> Option<Table> {
         },
         u8_to_i32: |text, out, stores| match stores {
             // SAFETY: as above.
-            Stores::Cached => unsafe { u8_to_i32::<false>(text, out) },
+            Stores::Cached => unsafe { Done::unsigned(u8_to_i32::<false>(text, out)) },
             // SAFETY: as above.
-            Stores::Streaming => unsafe { u8_to_i32::<true>(text, out) },
+            Stores::Streaming => unsafe { Done::unsigned(u8_to_i32::<true>(text, out)) },
         },
         u16_to_i32: |text, out, stores| match stores {
             // SAFETY: as above.
@@ -161,13 +161,20 @@ fn store<const STREAM: bool, T, const N: usize>(line: &mut Line<T, N>, value: __
     }
 }
 
+/// Whether a word of four bytes has its sign bit set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn negative(signs: __m512i) -> bool {
+    _mm512_cmplt_epi32_mask(signs, _mm512_setzero_si512()) != 0
+}
+
 /// Runs `block` over whole blocks for as long as every letter is one, and says how many items that made.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
     text: &[u8],
     out: &mut [MaybeUninit<T>],
-    block: impl Fn(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m512i),
+    mut block: impl FnMut(&[u8; LETTERS], &mut Line<T, ITEMS>, &mut __m512i),
 ) -> usize {
     const { assert!((ITEMS * size_of::<T>()).is_multiple_of(64) && CHECKED.is_multiple_of(LETTERS)) };
     assert!(!STREAM || out.as_ptr().addr().is_multiple_of(64));
@@ -195,7 +202,7 @@ fn blocks<T, const STREAM: bool, const LETTERS: usize, const ITEMS: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize {
+fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> Done {
     // Four vectors of 48 bytes make three of 64: indices below 64 take from the first of two neighbours.
     const JOIN: [[u8; 64]; 3] = {
         let mut join = [[0; 64]; 3];
@@ -209,18 +216,22 @@ fn bytes<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize 
     };
     let letters = Letters::new();
     let join = load3(&JOIN);
-    blocks::<u8, STREAM, 256, 192>(text, out, |text, out, bad| {
+    let mut signs = _mm512_setzero_si512();
+    let items = blocks::<u8, STREAM, 256, 192>(text, out, |text, out, bad| {
         let (text, out) = (text.as_chunks::<64>().0, out.as_chunks_mut::<64>().0);
         let mut groups = letters.groups(&text[0], bad);
         for line in 0..3 {
             let next = letters.groups(&text[line + 1], bad);
-            store::<STREAM, _, _>(
-                &mut out[line],
-                _mm512_permutex2var_epi8(groups, join[line], next),
-            );
+            let bytes = _mm512_permutex2var_epi8(groups, join[line], next);
+            signs = _mm512_or_si512(signs, bytes);
+            store::<STREAM, _, _>(&mut out[line], bytes);
             groups = next;
         }
-    })
+    });
+    Done {
+        items,
+        negative: negative(signs),
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -251,7 +262,7 @@ fn u8_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> u
 fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
     text: &[u8],
     out: &mut [MaybeUninit<i32>],
-) -> usize {
+) -> Done {
     // Two vectors of 24 items make three of 16: the first line lies in the first vector, the second in both, the third in
     // the second. Indices below 64 take from the first. A signed item goes to the upper half and is shifted down.
     const SPREAD: [[[u8; 64]; 3]; 2] = {
@@ -273,7 +284,8 @@ fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
     } else {
         0x3333_3333_3333_3333
     };
-    blocks::<i32, STREAM, 128, 48>(text, out, |text, out, bad| {
+    let mut signs = _mm512_setzero_si512();
+    let items = blocks::<i32, STREAM, 128, 48>(text, out, |text, out, bad| {
         let text = text.as_chunks::<64>().0;
         let (first, second) = (letters.groups(&text[0], bad), letters.groups(&text[1], bad));
         let items = [
@@ -282,22 +294,29 @@ fn i16_to_i32<const SIGNED: bool, const STREAM: bool>(
             _mm512_maskz_permutexvar_epi8(keep, spread[2], second),
         ];
         for (line, items) in out.as_chunks_mut::<16>().0.iter_mut().zip(items) {
-            store::<STREAM, _, _>(
-                line,
-                if SIGNED {
-                    _mm512_srai_epi32::<16>(items)
-                } else {
-                    items
-                },
-            );
+            let items = if SIGNED {
+                signs = _mm512_or_si512(signs, items);
+                _mm512_srai_epi32::<16>(items)
+            } else {
+                items
+            };
+            store::<STREAM, _, _>(line, items);
         }
-    })
+    });
+    Done {
+        items,
+        negative: negative(signs),
+    }
 }
 
 /// An item is its four bytes, little-endian as this machine is.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> usize {
+fn i32_to_i32<const STREAM: bool>(text: &[u8], out: &mut [MaybeUninit<i32>]) -> Done {
     // SAFETY: the same memory as bytes.
     let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
-    bytes::<STREAM>(text, out) / 4
+    let done = bytes::<STREAM>(text, out);
+    Done {
+        items: done.items / 4,
+        ..done
+    }
 }

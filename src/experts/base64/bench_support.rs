@@ -58,7 +58,8 @@ impl NamedKernel {
         Ok(())
     }
 
-    /// Replaces `out` by `len` elements, named as on the wire, from byte `skip` of the decoded stream on.
+    /// Replaces `out` by `len` elements, named as on the wire, from byte `skip` of the decoded stream on; whether any is
+    /// negative.
     pub fn widen(
         &self,
         text: &[u8],
@@ -66,15 +67,15 @@ impl NamedKernel {
         skip: usize,
         len: usize,
         out: &mut Vec<i32>,
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         let element = Element::from_name(dtype).expect("a dtype of the wire");
         out.clear();
         out.reserve(len);
-        self.0
-            .widen_into(text, element, skip, &mut out.spare_capacity_mut()[..len])?;
+        let out_of_text = &mut out.spare_capacity_mut()[..len];
+        let negative = self.0.widen_into(text, element, skip, out_of_text)?;
         // SAFETY: `widen_into` initialised `len` elements.
         unsafe { out.set_len(len) };
-        Ok(())
+        Ok(negative)
     }
 
     /// Writes bytes of the decoded stream over `out`.
@@ -82,14 +83,14 @@ impl NamedKernel {
         self.0.decode_into(text, skip, lent(out))
     }
 
-    /// Writes elements, named as on the wire, over `out`.
+    /// Writes elements, named as on the wire, over `out`; whether any is negative.
     pub fn widen_over(
         &self,
         text: &[u8],
         dtype: &str,
         skip: usize,
         out: &mut [i32],
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         let element = Element::from_name(dtype).expect("a dtype of the wire");
         self.0.widen_into(text, element, skip, lent(out))
     }

@@ -22,7 +22,25 @@ const NAMES: [&str; 4] = ["avx512vbmi", "avx2", "neon", "portable"];
 /// Decodes blocks of whole groups without padding from the front of the text into the front of the output, as long as
 /// both last, and returns how many items it wrote, each initialised. It stops short of a block that holds a byte
 /// which is no letter; what it did write was checked. What is left over is for [`run`] to do or to refuse.
-pub(super) type Bulk<T> = fn(text: &[u8], out: &mut [MaybeUninit<T>], stores: Stores) -> usize;
+pub(super) type Bulk<T> = fn(text: &[u8], out: &mut [MaybeUninit<T>], stores: Stores) -> Done;
+
+/// What a [`Bulk`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) items: usize,
+    /// An item is negative, or a text that is refused could have made one so. Nothing is said of bytes.
+    pub(super) negative: bool,
+}
+
+impl Done {
+    /// Items that cannot be negative.
+    pub(super) fn unsigned(items: usize) -> Self {
+        Self {
+            items,
+            negative: false,
+        }
+    }
+}
 
 /// What one instruction set contributes.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +116,7 @@ impl Kernel {
         out: &mut [MaybeUninit<u8>],
     ) -> Result<(), usize> {
         self.run(text, skip, out, &Item::BYTES, self.table.bytes)
+            .map(|_| ())
     }
 
     pub(crate) fn widen_into(
@@ -106,7 +125,7 @@ impl Kernel {
         element: Element,
         skip: usize,
         out: &mut [MaybeUninit<i32>],
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         match element {
             Element::U8 => self.run(text, skip, out, &Item::U8, self.table.u8_to_i32),
             Element::U16 => self.run(text, skip, out, &Item::U16, self.table.u16_to_i32),
@@ -122,7 +141,7 @@ impl Kernel {
         out: &mut [MaybeUninit<T>],
         item: &Item<T>,
         bulk: Bulk<T>,
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         let stores = if size_of_val(out) >= self.streaming_from {
             Stores::Streaming
         } else {
@@ -237,7 +256,7 @@ mod tests {
         {
             assert_eq!(alphabet_len(&text), 6400, "{name}");
             assert_eq!(
-                bytes(&text, &mut [MaybeUninit::uninit(); 4800], Stores::Cached),
+                bytes(&text, &mut [MaybeUninit::uninit(); 4800], Stores::Cached).items,
                 4800,
                 "{name}"
             );
@@ -249,7 +268,7 @@ mod tests {
                 (i32_to_i32, 1200),
             ] {
                 assert_eq!(
-                    bulk(&text, &mut out[..items], Stores::Cached),
+                    bulk(&text, &mut out[..items], Stores::Cached).items,
                     items,
                     "{name}"
                 );

@@ -131,12 +131,12 @@ pub(crate) fn decode_into(
 }
 
 /// Decodes elements, the first of which begins at byte `skip` of the decoded stream, and widens them: unsigned ones with
-/// zeros, signed ones with their sign. Otherwise as [`decode_into`].
+/// zeros, signed ones with their sign. On `Ok`, whether any of them is negative. Otherwise as [`decode_into`].
 pub(crate) fn widen_into(
     text: &[u8],
     element: Element,
     skip: usize,
     out: &mut [MaybeUninit<i32>],
-) -> Result<(), usize> {
+) -> Result<bool, usize> {
     Kernel::active().widen_into(text, element, skip, out)
 }

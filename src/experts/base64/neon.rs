@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
 use std::mem::MaybeUninit;
 
-use super::kernel::Table;
+use super::kernel::{Done, Table};
 use super::portable::{self, VALUES};
 
 /// The kernel, if this machine has the instructions. None of them writes around the cache.
@@ -15,7 +15,7 @@ pub(super) fn table() -> Option<Table> {
         // SAFETY: the instructions were found above, here and below; nobody else makes this table.
         alphabet_len: |text| unsafe { alphabet_len(text) },
         // SAFETY: as above.
-        bytes: |text, out, _| unsafe { bytes(text, out) },
+        bytes: |text, out, _| unsafe { Done::unsigned(bytes(text, out)) },
         // SAFETY: as above.
         u8_to_i32: |text, out, _| unsafe { to_i32::<1, 48, false>(text, out) },
         // SAFETY: as above.
@@ -114,7 +114,7 @@ fn load(line: &[u8; 16]) -> uint8x16_t {
 fn blocks<T, const ITEMS: usize>(
     text: &[u8],
     out: &mut [MaybeUninit<T>],
-    block: impl Fn(uint8x16x3_t, &mut [MaybeUninit<T>; ITEMS]),
+    mut block: impl FnMut(uint8x16x3_t, &mut [MaybeUninit<T>; ITEMS]),
 ) -> usize {
     let letters = Letters::new();
     let mut done = 0;
@@ -148,10 +148,11 @@ fn bytes(text: &[u8], out: &mut [MaybeUninit<u8>]) -> usize {
 fn to_i32<const SIZE: usize, const ITEMS: usize, const SIGNED: bool>(
     text: &[u8],
     out: &mut [MaybeUninit<i32>],
-) -> usize {
+) -> Done {
     const { assert!(SIZE * ITEMS == 48) };
     let spread = const { spread(SIZE, SIGNED) };
-    blocks::<i32, ITEMS>(text, out, |groups, out| {
+    let mut signs = vdupq_n_s32(0);
+    let items = blocks::<i32, ITEMS>(text, out, |groups, out| {
         for (line, spread) in out.as_chunks_mut::<4>().0.iter_mut().zip(&spread) {
             let items = vreinterpretq_s32_u8(vqtbl3q_u8(groups, load(spread)));
             let items = if SIGNED {
@@ -159,10 +160,17 @@ fn to_i32<const SIZE: usize, const ITEMS: usize, const SIGNED: bool>(
             } else {
                 items
             };
+            if SIGNED || SIZE == 4 {
+                signs = vorrq_s32(signs, items);
+            }
             // SAFETY: 16 writable bytes, and the store asks for no alignment.
             unsafe { vst1q_s32(line.as_mut_ptr().cast(), items) }
         }
-    })
+    });
+    Done {
+        items,
+        negative: vminvq_s32(signs) < 0,
+    }
 }
 
 /// Where [`Letters::groups`] has the bytes of four items at a time, of `size` bytes each. A signed item goes to the upper

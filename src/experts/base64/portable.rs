@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::kernel::{Bulk, Table};
+use super::kernel::{Bulk, Done, Table};
 use super::run::{Bytes, Stores};
 
 pub(super) const TABLE: Table = Table {
@@ -23,13 +23,15 @@ pub(super) struct Item<T> {
     pub(super) one: fn(&mut Bytes<'_>) -> Result<T, usize>,
     /// Many.
     pub(super) bulk: Bulk<T>,
+    pub(super) negative: fn(&T) -> bool,
 }
 
 impl Item<u8> {
     pub(super) const BYTES: Self = Self {
         size: 1,
         one: |bytes| bytes.next(),
-        bulk: |text, out, _: Stores| decode(text, out, |[byte]| byte),
+        bulk: |text, out, _: Stores| Done::unsigned(decode(text, out, |[byte]| byte)),
+        negative: |_| false,
     };
 }
 
@@ -39,8 +41,16 @@ macro_rules! item {
             size: size_of::<$t>(),
             one: |bytes| Ok(<$t>::from_le_bytes(bytes.array()?).into()),
             bulk: |text, out, _: Stores| {
-                decode(text, out, |bytes| <$t>::from_le_bytes(bytes).into())
+                let mut signs = 0;
+                let items = decode(text, out, |bytes| {
+                    let item = <$t>::from_le_bytes(bytes).into();
+                    signs |= item;
+                    item
+                });
+                let negative = signs < 0;
+                Done { items, negative }
             },
+            negative: |&item| item < 0,
         };
     };
 }
@@ -114,7 +124,7 @@ pub(super) fn alphabet_len(text: &[u8]) -> usize {
 fn decode<T, const SIZE: usize>(
     text: &[u8],
     out: &mut [MaybeUninit<T>],
-    item: impl Fn([u8; SIZE]) -> T,
+    mut item: impl FnMut([u8; SIZE]) -> T,
 ) -> usize {
     let mut done = 0;
     for (letters, items) in text.chunks_exact(4 * SIZE).zip(out.chunks_exact_mut(3)) {

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::kernel::Bulk;
+use super::kernel::{Bulk, Done};
 use super::portable::{self, Item};
 
 /// How a kernel writes.
@@ -20,7 +20,7 @@ const LINE: usize = 64;
 /// Bytes of output that a kernel writes to the end of a cache line and no further pay for aligning it.
 const ALIGNED_FROM: usize = 16 << 10;
 
-/// Fills `out` with items of the decoded stream, the first of which begins at byte `skip`.
+/// Fills `out` with items of the decoded stream, the first of which begins at byte `skip`; says whether any is negative.
 pub(super) fn run<T>(
     text: &[u8],
     skip: usize,
@@ -28,7 +28,7 @@ pub(super) fn run<T>(
     item: &Item<T>,
     bulk: Bulk<T>,
     stores: Stores,
-) -> Result<(), usize> {
+) -> Result<bool, usize> {
     if !text.len().is_multiple_of(4) {
         return Err(text.len());
     }
@@ -52,9 +52,9 @@ pub(super) fn run<T>(
 
     let aligned = stores == Stores::Streaming || size_of_val(out) >= ALIGNED_FROM;
     let (head, rest) = out.split_at_mut(head_len(skip, item.size, out, aligned));
-    fill(text, skip, head, item)?;
+    let negative = fill(text, skip, head, item)?;
     if rest.is_empty() {
-        return Ok(());
+        return Ok(negative);
     }
     let skip = skip + head.len() * item.size;
     let done = bulk(
@@ -62,7 +62,13 @@ pub(super) fn run<T>(
         rest,
         stores,
     );
-    fill(text, skip + done * item.size, &mut rest[done..], item)
+    let left = fill(
+        text,
+        skip + done.items * item.size,
+        &mut rest[done.items..],
+        item,
+    )?;
+    Ok(negative | done.negative | left)
 }
 
 /// Items before the first that begins with a group and, if `aligned`, with a cache line.
@@ -90,16 +96,20 @@ fn fill<T>(
     skip: usize,
     out: &mut [MaybeUninit<T>],
     item: &Item<T>,
-) -> Result<(), usize> {
+) -> Result<bool, usize> {
     let (head, rest) = out.split_at_mut(head_len(skip, item.size, out, false));
-    one_by_one(text, skip, head, item)?;
+    let negative = one_by_one(text, skip, head, item)?;
     let skip = skip + head.len() * item.size;
-    let done = (item.bulk)(
+    let Done {
+        items: done,
+        negative: in_bulk,
+    } = (item.bulk)(
         whole_groups(text, skip, rest.len() * item.size),
         rest,
         Stores::Cached,
     );
-    one_by_one(text, skip + done * item.size, &mut rest[done..], item)
+    let left = one_by_one(text, skip + done * item.size, &mut rest[done..], item)?;
+    Ok(negative | in_bulk | left)
 }
 
 fn one_by_one<T>(
@@ -107,9 +117,9 @@ fn one_by_one<T>(
     skip: usize,
     out: &mut [MaybeUninit<T>],
     item: &Item<T>,
-) -> Result<(), usize> {
+) -> Result<bool, usize> {
     if out.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut bytes = Bytes {
         text,
@@ -120,10 +130,11 @@ fn one_by_one<T>(
     for _ in 0..skip % 3 {
         bytes.next()?;
     }
+    let mut negative = false;
     for slot in out {
-        slot.write((item.one)(&mut bytes)?);
+        negative |= (item.negative)(slot.write((item.one)(&mut bytes)?));
     }
-    Ok(())
+    Ok(negative)
 }
 
 /// The decoded stream, byte by byte.

@@ -95,7 +95,10 @@ fn decode(
             let (result, items) = lend(len, offset, i32::MIN + 7, |out| {
                 kernel.widen_into(text, element, skip, out)
             });
-            result.map(|()| items)
+            result.map(|negative| {
+                assert_eq!(negative, items.iter().any(|&item| item < 0), "{element:?}");
+                items
+            })
         }
     }
 }

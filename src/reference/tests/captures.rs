@@ -414,7 +414,7 @@ fn no_logprob_is_rounded_on_the_way() {
 #[test]
 fn a_trimmed_answer_says_where_it_starts() {
     let options = Options {
-        routed_experts_prompt_start: 3,
+        routed_experts_prompt_start: Some(3),
         ..options_for(Wire::VllmGenerate, 5)
     };
     let completion = decode(&body("generate_prompt_start.json"), &options).expect("decodes");
@@ -423,7 +423,7 @@ fn a_trimmed_answer_says_where_it_starts() {
     let error = decode(
         &body("generate_prompt_start.json"),
         &Options {
-            routed_experts_prompt_start: 2,
+            routed_experts_prompt_start: Some(2),
             ..options
         },
     );
@@ -433,7 +433,7 @@ fn a_trimmed_answer_says_where_it_starts() {
 #[test]
 fn an_answer_that_was_not_trimmed_is() {
     let options = Options {
-        routed_experts_prompt_start: 2,
+        routed_experts_prompt_start: Some(2),
         ..options_for(Wire::DynamoChat, 5)
     };
     let name = "variant_ignore_unsupported_chat.json";

@@ -16,9 +16,11 @@ pub(super) fn generate(experts: &str) -> String {
     ))
 }
 
+/// All of them, from the first token on.
 pub(super) fn wanted() -> Options<'static> {
     Options {
         require_routed_experts: true,
+        routed_experts_prompt_start: Some(0),
         ..lenient(GENERATE)
     }
 }
@@ -27,7 +29,7 @@ pub(super) fn wanted() -> Options<'static> {
 pub(super) fn with_prompt(prompt_len: u64, start: u64) -> Options<'static> {
     Options {
         prompt_len: Some(prompt_len),
-        routed_experts_prompt_start: start,
+        routed_experts_prompt_start: Some(start),
         ..wanted()
     }
 }
@@ -110,7 +112,7 @@ fn an_object_is_rows_with_a_shape() {
         shape: [2, 2, 3],
         start: 5,
         dtype: "uint8",
-        complete: true,
+        complete: false,
     };
     assert_eq!(experts, expected);
 }
@@ -121,11 +123,11 @@ fn each_dtype_is_widened() {
         ("\"uint8\"", &[0, 255], [0, 255]),
         ("null", &[1, 128], [1, 128]),
         ("\"uint16\"", &[1, 2, 255, 255], [513, 65535]),
-        ("\"int16\"", &[1, 2, 255, 255], [513, -1]),
+        ("\"int16\"", &[1, 2, 255, 127], [513, 32767]),
         (
             "\"int32\"",
-            &[1, 2, 3, 4, 255, 255, 255, 255],
-            [67_305_985, -1],
+            &[1, 2, 3, 4, 255, 255, 255, 127],
+            [67_305_985, i32::MAX],
         ),
         (r#""\u0075int8""#, &[7, 8], [7, 8]),
     ];
@@ -174,7 +176,11 @@ fn dynamo_prefers_objects_then_strings() {
         (&*bare_one, "[]", 1, outer),
     ];
     for wire in [CHAT, Wire::DynamoCompletions] {
-        let options = told(2, 3, lenient(wire));
+        let options = Options {
+            wire,
+            require_routed_experts: false,
+            ..told(2, 3, wanted())
+        };
         for (nvext, engine, rows, path) in cases {
             let completion = decoded(&options, &body(nvext, engine));
             assert_eq!(source(&completion, "routed_experts").as_deref(), Some(path));
@@ -203,11 +209,15 @@ fn the_other_wires_have_one_place() {
         assert_eq!(source(&completion, "routed_experts").as_deref(), Some(AT));
     }
     let body = sglang(&format!(r#""routed_experts":{}"#, bare(1)));
-    let completion = decoded(&told(2, 3, lenient(SGLANG)), &body);
+    let options = Options {
+        wire: SGLANG,
+        ..told(2, 3, wanted())
+    };
+    let completion = decoded(&options, &body);
     let path = "meta_info.routed_experts";
     assert_eq!(source(&completion, "routed_experts").as_deref(), Some(path));
     let body = format!("[{body}]");
-    let completion = decoded(&told(2, 3, lenient(SGLANG)), &body);
+    let completion = decoded(&options, &body);
     let path = "[0].meta_info.routed_experts";
     assert_eq!(source(&completion, "routed_experts").as_deref(), Some(path));
 }
@@ -489,13 +499,13 @@ fn an_npy_file_says_what_it_holds() {
         ("<i2", "int16", 2),
         ("<i4", "int32", 4),
     ] {
-        let file = npy_file(&described(descr, 2), &vec![255; 12 * size]);
+        let file = npy_file(&described(descr, 2), &vec![127; 12 * size]);
         let experts = read(&wanted(), &format!("\"{}\"", base64(&file)));
         assert_eq!(experts.dtype, dtype);
         let value = match dtype {
-            "uint8" => 255,
-            "uint16" => 65535,
-            _ => -1,
+            "uint8" => 0x7f,
+            "uint16" | "int16" => 0x7f7f,
+            _ => 0x7f7f_7f7f,
         };
         assert_eq!(experts.values, [value; 12]);
     }

@@ -140,7 +140,7 @@ fn rows_have_a_ceiling() {
         path,
     );
     let trimmed = Options {
-        routed_experts_prompt_start: 2,
+        routed_experts_prompt_start: Some(2),
         ..rows(2)
     };
     refused(

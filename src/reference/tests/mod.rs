@@ -4,6 +4,7 @@
 
 mod blobs;
 mod captures;
+mod counts;
 mod experts;
 mod limits;
 mod logprobs;

@@ -35,7 +35,7 @@ fn an_object_that_was_trimmed_is_left_alone() {
 #[test]
 fn trimming_an_object_does_not_need_the_prompt() {
     let options = Options {
-        routed_experts_prompt_start: 2,
+        routed_experts_prompt_start: Some(2),
         ..wanted()
     };
     let experts = read(&options, &object(9, 0));
@@ -85,7 +85,7 @@ fn trimming_a_string_needs_the_prompt() {
         2,
         3,
         Options {
-            routed_experts_prompt_start: 2,
+            routed_experts_prompt_start: Some(2),
             ..wanted()
         },
     );
@@ -99,10 +99,98 @@ fn trimming_a_string_needs_the_prompt() {
         };
         assert_eq!(read(&options, &string).start, 2);
     }
-    // The echo is not what the caller says.
-    let body =
-        generate(&format!("§{}", npy(5))).replacen('{', r#"{"prompt_token_ids":[1,2,3],"#, 1);
-    refused(&options, &body, Class::Argument, "needs_prompt_len", AT);
+    // The echo tells, too.
+    let body = generate(&npy(5)).replacen('{', r#"{"prompt_token_ids":[1,2,3],"#, 1);
+    let experts = decoded(&options, &body).routed_experts;
+    assert_eq!(experts.map(|experts| experts.start), Some(2));
+}
+
+#[test]
+fn a_string_is_placed_by_the_prompt_or_the_callers_word() {
+    for string in [npy as fn(u8) -> String, bare] {
+        let asked = |start, prompt_len| {
+            let options = Options {
+                prompt_len,
+                routed_experts_prompt_start: start,
+                ..wanted()
+            };
+            told(2, 3, options)
+        };
+        let body = generate(&format!("§{}", string(5)));
+        let unknown = asked(None, None);
+        refused(&unknown, &body, Class::Argument, "needs_prompt_len", AT);
+        assert_eq!(read(&asked(Some(0), None), &string(5)).start, 0);
+        assert_eq!(read(&asked(None, Some(3)), &string(5)).start, 0);
+        for rows in [0, 3, 4, 6] {
+            let marked = format!("§{}", string(rows));
+            no(&asked(None, Some(3)), &marked, "rows", "");
+            no(&asked(Some(0), Some(3)), &marked, "rows", "");
+        }
+        // An abort lacks rows at its end, unless nobody knows what was asked for.
+        let aborted =
+            |experts: &str| generate(experts).replacen("[{", r#"[{"finish_reason":"abort","#, 1);
+        let echoed = aborted(&format!("§{}", string(4)));
+        let echoed = echoed.replacen('{', r#"{"prompt_token_ids":[1,2,3],"#, 1);
+        let unasked = asked(None, None);
+        refused(&unasked, &echoed, Class::RoutedExperts, "rows", AT);
+        for start in [None, Some(0)] {
+            let experts = decoded(&asked(start, Some(3)), &aborted(&string(4))).routed_experts;
+            assert_eq!(experts.map(|it| (it.start, it.complete)), Some((0, false)));
+        }
+        // Without rows there is nothing to misplace.
+        for (start, place) in [(None, 0), (Some(0), 0), (Some(2), 2)] {
+            let experts = decoded(&asked(start, None), &aborted(&string(0))).routed_experts;
+            let experts = experts.map(|it| (it.shape[0], it.start, it.complete));
+            assert_eq!(experts, Some((0, place, false)));
+        }
+    }
+}
+
+#[test]
+fn rows_that_begin_behind_what_was_asked_for_are_not_all() {
+    for start in [None, Some(0)] {
+        let options = Options {
+            routed_experts_prompt_start: start,
+            ..with_prompt(3, 0)
+        };
+        let experts = read(&options, &object(3, 2));
+        assert_eq!((experts.start, experts.complete), (2, false));
+    }
+}
+
+#[test]
+fn the_servers_count_of_the_prompt_is_held_against_rows() {
+    let counted = |count: &str, experts: &str| {
+        let usage = format!(r#"{{"usage":{{"prompt_tokens":{count}}},"#);
+        generate(experts).replacen('{', &usage, 1)
+    };
+    let body = counted("3", &object(5, 0));
+    assert!(decoded(&wanted(), &body).routed_experts.is_some());
+    for count in ["2", "4", "-1", "18446744073709551615"] {
+        let body = counted(count, &format!("§{}", object(5, 0)));
+        refused(&wanted(), &body, Class::RoutedExperts, "rows", AT);
+    }
+    // It places none.
+    let unasked = Options {
+        routed_experts_prompt_start: None,
+        ..wanted()
+    };
+    let body = counted("3", &format!("§{}", npy(5)));
+    refused(&unasked, &body, Class::Argument, "needs_prompt_len", AT);
+    let body = counted("4", &format!("§{}", npy(5)));
+    refused(&wanted(), &body, Class::RoutedExperts, "rows", AT);
+}
+
+#[test]
+fn an_abort_before_the_first_token_brings_no_rows() {
+    let body = |ids: &str| one_choice(&format!(r#""token_ids":{ids},"finish_reason":"abort""#));
+    assert_eq!(decoded(&wanted(), &body("[]")).aborted, Some(true));
+    let late = body("[7]");
+    let error = decode(late.as_bytes(), &wanted()).expect_err("no rows");
+    assert_eq!((error.class, error.kind), (Class::Missing, "missing"));
+    let stopped = body("[]").replace("abort", "stop");
+    let error = decode(stopped.as_bytes(), &wanted()).expect_err("no rows");
+    assert_eq!((error.class, error.kind), (Class::Missing, "missing"));
 }
 
 #[test]
@@ -125,7 +213,7 @@ fn the_last_token_has_no_row() {
         no(&present, &format!("§{}", object(rows, 0)), "rows", "");
     }
     // start counts.
-    assert!(read(&with_prompt(3, 0), &object(3, 2)).complete);
+    assert!(read(&with_prompt(3, 2), &object(3, 2)).complete);
     no(
         &with_prompt(3, 0),
         &format!("§{}", object(3, 1)),
@@ -159,7 +247,7 @@ fn the_last_token_has_no_row() {
 fn without_a_prompt_nothing_is_counted() {
     for rows in [0, 1, 9] {
         let experts = read(&wanted(), &object(rows, 3));
-        assert_eq!((experts.start, experts.complete), (3, true));
+        assert_eq!((experts.start, experts.complete), (3, false));
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, Unpack
 
 from dynamo_tito._config import Backend
@@ -40,22 +41,14 @@ async def detect_backend(url: str, **options: Unpack[HttpOptions]) -> Backend:
 
 async def backend_of(server: Server) -> Backend:
     """See :func:`detect_backend`."""
-    if await _member(server, "GET", "/model_info", "model_path"):
-        return "sglang"
-    if await _member(server, "POST", "/engine/liveness_probe", "status"):
-        return "dynamo"
-    cards: list[dict[str, Any]] = []
-    with contextlib.suppress(ServerError):  # without a list they are told apart by routes
-        cards = await cards_of(server)
-    owners = {card.get("owned_by") for card in cards}
-    if "nvidia" in owners or isinstance(await _member(server, "GET", "/health", "endpoints"), list):
-        return "dynamo"
-    if await has_route(server, "/init_broadcaster"):
-        return "prime"
-    if "vllm" in owners or await has_route(server, "/reset_prefix_cache"):
-        return "vllm"
-    if "sglang" in owners:
-        return "sglang"
+    return (await recognised(server))[0]
+
+
+async def recognised(server: Server) -> tuple[Backend, str]:
+    """Whose server it is, and what shows it. Errors as of :func:`detect_backend`."""
+    for backend, sign, shows in _SIGNS:
+        if await shows(server):
+            return backend, sign
     raise server.refusal("", "neither Dynamo, vLLM, prime-rl's server nor SGLang; name the backend")
 
 
@@ -97,3 +90,31 @@ async def _member(server: Server, method: str, path: str, key: str) -> Any:
     except (NotFoundError, ServerError):
         return None
     return answer.get(key) if isinstance(answer, dict) else None
+
+
+async def _lists_endpoints(server: Server) -> bool:
+    return isinstance(await _member(server, "GET", "/health", "endpoints"), list)
+
+
+async def _owned(server: Server, owner: str) -> bool:
+    """Whether a model is listed as this owner's; without a list servers are told apart by routes."""
+    with contextlib.suppress(ServerError):
+        return any(card.get("owned_by") == owner for card in await cards_of(server))
+    return False
+
+
+_SIGNS: tuple[tuple[Backend, str, Callable[[Server], Awaitable[Any]]], ...] = (
+    ("sglang", "/model_info names a model_path", lambda server: _member(server, "GET", "/model_info", "model_path")),
+    (
+        "dynamo",
+        "/engine/liveness_probe answers",
+        lambda server: _member(server, "POST", "/engine/liveness_probe", "status"),
+    ),
+    ("dynamo", "its models are owned by nvidia", lambda server: _owned(server, "nvidia")),
+    ("dynamo", "/health lists endpoints", _lists_endpoints),
+    ("prime", "it has /init_broadcaster", lambda server: has_route(server, "/init_broadcaster")),
+    ("vllm", "its models are owned by vllm", lambda server: _owned(server, "vllm")),
+    ("vllm", "it has /reset_prefix_cache", lambda server: has_route(server, "/reset_prefix_cache")),
+    ("sglang", "its models are owned by sglang", lambda server: _owned(server, "sglang")),
+)
+"""Whose server a question shows it to be, in the order in which they are asked."""

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from dynamo_tito._errors import ServerError
 from dynamo_tito.control._http import HttpOptions, Server, models_of
-from dynamo_tito.control._types import check_path
 
-from .base import CEILING, HttpAdmin, version_text
+from .adapters import AdapterAdmin, name_in_use
+from .base import CEILING, refused, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
     from dynamo_tito.control._types import PauseMode, WeightGroup, WeightUpdate
 
 
-class DynamoAdmin(HttpAdmin):
+_REFUSALS = (
+    "must be paused", "Missing '", "must be a boolean", "is not implemented", "cannot reset the prefix cache",
+)  # fmt: skip
+"""What a worker says before it asks the engine (Dynamo 1.6.1)."""
+
+
+class DynamoAdmin(AdapterAdmin):
     """One worker behind Dynamo's frontend.
 
-    A failure of logic is HTTP 200 with ``{"status": "error"}``. ``/health`` says ``notready`` unless
+    A failure of logic is HTTP 200 with ``{"status": "error"}``, whether it was found before the engine was asked or
+    while it loaded. Its caches but the prefix cache have no route. It is not scored: requests go through the frontend,
+    and an answer with prompt log-probabilities does not say which worker gave it. ``/health`` says ``notready`` unless
     ``DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS`` is set, so liveness is asked of the engine.
 
     Args:
@@ -68,7 +78,7 @@ class DynamoAdmin(HttpAdmin):
         return None
 
     async def flush_cache(self) -> None:
-        """``flush_cache``."""
+        """``flush_cache``: the prefix cache."""
         await self._engine("flush_cache")
 
     async def update_weights(self, update: WeightUpdate) -> None:
@@ -76,10 +86,22 @@ class DynamoAdmin(HttpAdmin):
         body: dict[str, Any] = {**update.options, "weight_version": update.version}
         if update.engine_rpc is not None:
             body["engine_rpc"] = update.engine_rpc
-        if update.path is not None:
-            await self._engine("update_weights_from_disk", body | {"model_path": update.path})
-        else:
-            await self._engine("update_weights_from_distributed", body)
+        try:
+            if update.path is not None:
+                await self._engine("update_weights_from_disk", body | {"model_path": update.path})
+            else:
+                await self._engine("update_weights_from_distributed", body)
+        except ServerError as error:
+            if error.status == 200 and any(said in str(error) for said in _REFUSALS):
+                raise refused(error) from None
+            raise
+
+    def _make_sampler(self, url: str, options: HttpOptions) -> None:
+        """None: the system server does not sample."""
+
+    async def model_root(self) -> str | None:
+        """None: the frontend does not say."""
+        return None
 
     async def init_weight_group(self, group: WeightGroup) -> None:
         """``init_weights_update_group``; its ``init_broadcaster`` counts inference ranks only."""
@@ -106,10 +128,25 @@ class DynamoAdmin(HttpAdmin):
         """As discovery listed it."""
         return self._world_size
 
-    async def load_lora(self, name: str, path: str) -> None:
-        """``load_lora`` by file URI; success is spelled "success"."""
-        check_path(path)
-        await self._engine("load_lora", {"lora_name": name, "source": {"uri": Path(path).as_uri()}})
+    async def adapters(self) -> Mapping[str, str | None] | None:
+        """``GET /v1/loras`` of the system server, which lists names and no paths."""
+        try:
+            answer = await self._server.json("GET", "/v1/loras")
+        except ServerError:
+            return None
+        names = answer.get("loras") if isinstance(answer, dict) else None
+        return dict.fromkeys(names) if isinstance(names, dict) else None
+
+    async def _load(self, name: str, path: str) -> None:
+        """``load_lora`` by file URI. Of a name in use it says ``success`` as well, and "already loaded".
+
+        With ``DYN_LORA_HOTSWAP_ENABLED`` the worker replaces the adapter and says ``hot_swap``.
+        """
+        answer = await self._engine("load_lora", {"lora_name": name, "source": {"uri": Path(path).as_uri()}})
+        refusal = self._server.refusal("/engine/load_lora", str(answer.get("message")))
+        in_use = name_in_use(refusal)
+        if in_use is not None and answer.get("hot_swap") is not True:
+            raise in_use
 
     async def unload_lora(self, name: str) -> None:
         """``unload_lora``."""

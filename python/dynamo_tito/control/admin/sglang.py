@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dynamo_tito.control._types import check_path
+from dynamo_tito._errors import EngineError, ServerError
 
-from .base import HttpAdmin, version_text
+from .adapters import AdapterAdmin, name_in_use
+from .base import StaleCacheError, version_text
 
 if TYPE_CHECKING:
     from dynamo_tito._config import Backend
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
 _MODES: dict[PauseMode, str] = {"keep": "retract", "abort": "abort"}
 
 
-class SglangAdmin(HttpAdmin):
+_UPDATED = "Weights were updated, but the cache was not flushed"
+"""SGLang 0.5.23, with 400, where requests were still running or queued (sglang#14062)."""
+
+
+class SglangAdmin(AdapterAdmin):
     """One SGLang server.
 
     ``keep`` is SGLang's ``retract``: requests go back to the queue and are computed anew. ``in_place`` would leave them
@@ -42,16 +48,49 @@ class SglangAdmin(HttpAdmin):
         return None
 
     async def flush_cache(self) -> None:
-        """``POST /flush_cache``: 400 if it could not."""
-        await self._post("/flush_cache")
+        """``POST /flush_cache``, which answers 400 while requests drain, then the storage of a hierarchical cache."""
+        try:
+            await self._post("/flush_cache")
+        except ServerError as error:
+            error.retryable = error.retryable or error.status == 400
+            raise
+        if await self._ask("/server_info", "hicache_storage_backend"):
+            await self._post_if_there("/hicache/storage-backend/clear")
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """``update_weights_from_disk`` or ``update_weights_from_distributed``."""
         body: dict[str, Any] = {**update.options, "weight_version": update.version}
-        if update.path is not None:
-            await self._post("/update_weights_from_disk", body | {"model_path": update.path})
-        else:
-            await self._post("/update_weights_from_distributed", body)
+        try:
+            if update.path is not None:
+                await self._post("/update_weights_from_disk", body | {"model_path": update.path})
+            else:
+                await self._post("/update_weights_from_distributed", body)
+        except ServerError as error:
+            if _UPDATED in error.body:
+                # The label is moved by a flush that succeeds.
+                await self._post_if_there(
+                    "/update_weight_version", {"new_version": update.version, "abort_all_requests": False}
+                )
+                raise StaleCacheError(str(error), status=error.status) from None
+            if '"success"' in error.body:
+                # The engine's own word, which it also gives when it failed half-way and put the old weights back.
+                raise EngineError(str(error), status=error.status, body=error.body.encode()) from None
+            raise
+
+    async def weight_checksums(self) -> Mapping[str, str] | None:
+        """``POST /weights_checker {"action": "checksum"}``: per rank. None from servers without it."""
+        try:
+            answer = await self._post("/weights_checker", {"action": "checksum"})
+        except ServerError:
+            return None
+        ranks = answer.get("ranks") if isinstance(answer, dict) else None
+        if not isinstance(ranks, list):
+            return None
+        return {
+            f"rank{number}:{name}": str(digest)
+            for number, rank in enumerate(ranks) if isinstance(rank, dict)
+            for name, digest in (rank.get("checksums") or {}).items()
+        } or None  # fmt: skip
 
     async def init_weight_group(self, group: WeightGroup) -> None:
         """``init_weights_update_group``."""
@@ -78,10 +117,16 @@ class SglangAdmin(HttpAdmin):
         """SGLang does not say in one number."""
         return None
 
-    async def load_lora(self, name: str, path: str) -> None:
-        """``POST /load_lora_adapter``."""
-        check_path(path)
-        await self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+    async def _load(self, name: str, path: str) -> None:
+        """``POST /load_lora_adapter``, which answers with the adapters that it holds then."""
+        route = "/load_lora_adapter"
+        try:
+            answer = await self._post(route, {"lora_name": name, "lora_path": path})
+        except ServerError as error:
+            raise name_in_use(error) or error from None
+        held = answer.get("loaded_adapters") if isinstance(answer, dict) else None
+        if isinstance(held, dict) and held.get(name) != path:
+            raise self._server.refusal(route, f"it said success, but holds {held.get(name)} as {name}, not {path}")
 
     async def unload_lora(self, name: str) -> None:
         """``POST /unload_lora_adapter``."""

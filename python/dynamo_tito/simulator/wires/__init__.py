@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dynamo_tito.simulator.app import App
+from dynamo_tito.simulator.core import Core
 
 from .dynamo import DynamoApp
 from .dynamo_admin import DiscoveryApp, SystemApp
@@ -10,14 +11,10 @@ from .prime import PrimeApp
 from .sglang import SglangApp
 from .vllm import VllmApp
 
-if TYPE_CHECKING:
-    from dynamo_tito.simulator.calls import App
-    from dynamo_tito.simulator.engine import Engine
-
 __all__ = ["apps_of"]
 
 
-def apps_of(engine: Engine) -> dict[str, App]:
+def apps_of(engine: Core) -> dict[str, App]:
     """The listeners of the engine's backend, by name; `main` is where clients talk to."""
     match engine.config.backend:
         case "dynamo":

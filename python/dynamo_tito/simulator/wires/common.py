@@ -1,24 +1,53 @@
-"""What several wires write: alternatives of a token, and the log-probabilities of a prompt."""
+"""What several wires read and write: integers, alternatives of a token, the log-probabilities of a prompt."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamo_tito.simulator.calls import EngineError
 from dynamo_tito.simulator.encode import Raw, array_of
 from dynamo_tito.simulator.model import Model, Scores
 
-__all__ = ["Entry", "Numbers", "entries", "prompt_entries", "prompt_maps"]
+__all__ = ["Entry", "Numbers", "entries", "integer", "integers", "prompt_entries", "prompt_maps"]
 
 Numbers: TypeAlias = Callable[[NDArray[np.float64]], list[str]]
 """How a server writes log-probabilities."""
 
 Entry: TypeAlias = tuple[int, str, int]
 """(token, log-probability as text, rank)."""
+
+
+def integer(values: dict[str, Any], name: str, default: Any = None, *, low: int = 0) -> Any:
+    """An optional integer of a request.
+
+    Raises:
+        EngineError: it is something else, or below `low`.
+    """
+    value = values.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or value < low:
+        raise EngineError(400, f"{name} must be an integer of at least {low}, got {value!r}")
+    return value
+
+
+def integers(values: dict[str, Any], name: str) -> list[int]:
+    """A list of token ids; absent: empty.
+
+    Raises:
+        EngineError: it is something else.
+    """
+    value = values.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or any(type(item) is not int or item < 0 for item in value):
+        raise EngineError(400, f"{name} must be a list of token ids")
+    return value
 
 
 def entries(model: Model, scores: Scores, k: int, numbers: Numbers) -> list[list[Entry]]:

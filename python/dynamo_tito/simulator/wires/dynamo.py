@@ -9,7 +9,8 @@ import random
 import time
 from typing import Any, ClassVar
 
-from dynamo_tito.simulator.calls import App, Call, EngineError
+from dynamo_tito.simulator.app import App
+from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.encode import (
     Raw,
     array_of,
@@ -67,6 +68,7 @@ class DynamoApp(App):
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.live)
+        self.route("GET", "/dynamo_tito/engine", self.addresses)
 
     def finish(self, call: Call, response: Response) -> None:
         if "x-request-id" in call.request.headers:
@@ -144,6 +146,10 @@ class DynamoApp(App):
                 "instances": [],
             }
         )
+
+    async def addresses(self, call: Call) -> Response:
+        """Where the embedded engine listens; no route of Dynamo's."""
+        return self.reply({"rl_url": self.engine.rl_url, "system_url": self.engine.system_url})
 
     async def live(self, call: Call) -> Response:
         return self.reply({"status": "live", "message": "Service is live"})

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from dynamo_tito.simulator.calls import App, Call, EngineError, Route
+from dynamo_tito.simulator.app import App, Route
+from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.core import Core
 from dynamo_tito.simulator.encode import dumps
 from dynamo_tito.simulator.http import Response
-
-if TYPE_CHECKING:
-    from dynamo_tito.simulator.engine import Engine
 
 __all__ = ["DiscoveryApp", "SystemApp"]
 
@@ -49,7 +49,7 @@ class DiscoveryApp(App):
         return self.reply({"protocol_version": 1, "namespace": "dynamo", "workers": members})
 
 
-def _member(engine: Engine) -> dict[str, Any]:
+def _member(engine: Core) -> dict[str, Any]:
     """What discovery says about a worker; one that has stopped is listed with an error."""
     address = engine.url.removeprefix("http://")
     member: dict[str, Any] = {
@@ -80,6 +80,7 @@ class SystemApp(App):
     def add_routes(self) -> None:
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.health)
+        self.route("GET", "/v1/loras", self.list_loras)
         verbs: dict[str, Verb] = {name: getattr(self, name) for name in ROUTES}
         verbs["load_lora"], verbs["unload_lora"] = self.load_lora, self.unload_lora
         for name, verb in verbs.items():
@@ -187,19 +188,40 @@ class SystemApp(App):
         name, source = body.get("lora_name"), body.get("source") or {}
         if not name or not source.get("uri"):
             return _error("'lora_name' and 'source.uri' are required in request")
-        self.engine.admin.adapters[name] = source["uri"]
-        return {"status": "success", "message": f"LoRA adapter '{name}' loaded successfully", "lora_name": name}
+        adapters = self.engine.admin.adapters
+        # A loaded name keeps its adapter (DYN_LORA_HOTSWAP_ENABLED is not set).
+        said = "already loaded" if name in adapters else "loaded successfully"
+        adapters.setdefault(name, source["uri"])
+        return {
+            "status": "success", "message": f"LoRA adapter '{name}' {said}", "lora_name": name, "lora_id":
+            _lora_id(name), "hot_swap": False,
+        }  # fmt: skip
 
     async def unload_lora(self, body: dict[str, Any]) -> dict[str, Any]:
         name = body.get("lora_name")
         if self.engine.admin.adapters.pop(str(name), None) is None:
-            return _error(f"LoRA adapter '{name}' not found")
-        return {"status": "success", "message": f"LoRA adapter '{name}' unloaded successfully", "lora_name": name}
+            return _error(f"LoRA adapter '{name}' not found. Available LoRAs: {[*self.engine.admin.adapters]}")
+        return {
+            "status": "success", "message": f"LoRA adapter '{name}' unloaded successfully", "lora_name": name,
+            "lora_id": _lora_id(str(name)),
+        }  # fmt: skip
+
+    async def list_loras(self, call: Call) -> Response:
+        loras = {name: _lora_id(name) for name in self.engine.admin.adapters}
+        return Response(200, dumps({"status": "success", "loras": loras, "count": len(loras)}))
 
     def _load(self, body: dict[str, Any], *, source: str, flush: bool) -> dict[str, Any]:
         declared = "weight_version" in body
-        self.engine.admin.load(body["weight_version"] if declared else None, source=source, flush=flush)
+        try:
+            self.engine.admin.load(body["weight_version"] if declared else None, source=source, flush=flush)
+        except EngineError as error:
+            return _error(error.message)
         return {"status": "ok", "version": body.get("weight_version", "unknown"), "version_declared": declared}
+
+
+def _lora_id(name: str) -> int:
+    """Of the name, as the worker's is; the same after every load."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF or 1
 
 
 def _error(message: str) -> dict[str, Any]:

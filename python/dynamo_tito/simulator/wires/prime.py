@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.config import VllmVersion
 from dynamo_tito.simulator.encode import Raw, routing_object
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
 
-from .vllm import VllmApp, integers, usage
+from .vllm import VllmApp
+from .vllm_request import missing, read_ids
 
 __all__ = ["PrimeApp"]
 
@@ -21,8 +23,8 @@ class PrimeApp(VllmApp):
     """The dialect of vLLM 0.31 with a `usage`; `collective_rpc` behind three routes."""
 
     @property
-    def newer(self) -> bool:
-        return False
+    def version_name(self) -> VllmVersion:
+        return "0.31"
 
     def add_routes(self) -> None:
         super().add_routes()
@@ -45,7 +47,7 @@ class PrimeApp(VllmApp):
         choices: list[dict[str, Any]],
         scored: Raw | None,
     ) -> dict[str, Any]:
-        return super().generate_answer(answer, document, samples, choices, scored) | {"usage": usage(samples)}
+        return super().generate_answer(answer, document, samples, choices, scored) | {"usage": self.usage(samples)}
 
     async def routing(self, call: Call, sample: Sample, start: int) -> Any:
         if not self.engine.config.routed_experts:
@@ -54,11 +56,9 @@ class PrimeApp(VllmApp):
 
     async def chat_tokens(self, call: Call) -> Response:
         document = self.document(call)
-        if not isinstance(document.get("messages"), list):
-            raise EngineError(400, "1 validation error:\n  messages: Field required")
-        if "tokens" not in document:
-            raise EngineError(400, "1 validation error:\n  tokens: Field required")
-        return await self.answer_chat(call, document, integers(document, "tokens"))
+        if "messages" not in document:
+            raise missing("messages", document)
+        return await self.answer_chat(call, document, read_ids(document, "tokens"))
 
     async def update_weights(self, call: Call) -> Response:
         body = self.admin_body(call)

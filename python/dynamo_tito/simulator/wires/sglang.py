@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_tito.simulator.calls import App, Ask, Call, EngineError, Route
+from dynamo_tito.simulator.app import App, Route
+from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_bare
 from dynamo_tito.simulator.http import Response
 from dynamo_tito.simulator.model import Sample
 
-from .common import Entry, entries, prompt_entries
-from .vllm import integer, integers
+from .common import Entry, entries, integer, integers, prompt_entries
 
 __all__ = ["SglangApp"]
 
@@ -35,6 +35,7 @@ class SglangApp(App):
         self.route("POST", "/continue_generation", self.continue_generation)
         self.route("GET POST", "/flush_cache", self.flush_cache)
         self.route("POST", "/update_weight_version", self.update_weight_version)
+        self.route("POST", "/weights_checker", self.weights_checker)
         self.route("POST", "/load_lora_adapter", self.load_adapter)
         self.route("POST", "/unload_lora_adapter", self.unload_adapter)
         self.route(
@@ -253,10 +254,19 @@ class SglangApp(App):
             }
         )
 
+    async def weights_checker(self, call: Call) -> Response:
+        if self.document(call).get("action") != "checksum":
+            return self.reply({"success": False, "message": "Unsupported action"}, 400)
+        ranks = [{"checksums": self.engine.admin.checksums()} for _ in range(self.engine.config.world_size)]
+        return self.reply({"success": True, "message": "", "ranks": ranks})
+
     async def load_adapter(self, call: Call) -> Response:
         body = self.document(call)
         if not body.get("lora_name") or not body.get("lora_path"):
             raise EngineError(400, "lora_name and lora_path are required")
+        if body["lora_name"] in self.engine.admin.adapters:
+            said = f"Failed to load LoRA adapter {body['lora_name']} because it is already loaded"
+            return self.reply({"success": False, "error_message": said}, 400)
         self.engine.admin.adapters[body["lora_name"]] = body["lora_path"]
         return self.reply({"success": True, "error_message": None, "loaded_adapters": self.engine.admin.adapters})
 
@@ -272,9 +282,12 @@ class SglangApp(App):
             body = self.document(call)
             if required not in body:
                 return self.reply({"success": False, "message": f"{required} is required"}, 400)
-            self.engine.admin.load(
-                body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True)
-            )
+            try:
+                self.engine.admin.load(
+                    body.get("weight_version"), source=str(body[required]), flush=body.get("flush_cache", True)
+                )
+            except EngineError as error:
+                return self.reply({"success": False, "message": error.message}, 400)
             return self.reply({"success": True, "message": message})
 
         return handle

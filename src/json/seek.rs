@@ -1,11 +1,11 @@
-//! Finding an element of a list that has been validated, faster than reading what is before it.
+//! Finds an element of a validated list without reading the elements before it.
 
-use super::vector::Structure;
+use super::simd::Structure;
 
 const BLOCK: usize = 64;
 
 /// The offset of element `index` of the validated array whose bracket is at `at`. None where it has fewer.
-pub(crate) fn nth(body: &[u8], at: usize, index: usize) -> Option<usize> {
+pub(crate) fn element_offset(body: &[u8], at: usize, index: usize) -> Option<usize> {
     let first = at + 1;
     let mut search = Search {
         left: index,
@@ -54,7 +54,7 @@ pub(crate) fn element_around(body: &[u8], at: usize, end: usize) -> Option<usize
         }
     }
     let Some((number, block, mut before)) = last else {
-        return nth(body, at, 0);
+        return element_offset(body, at, 0);
     };
     before.left -= search.left;
     let place = before.step(block)??;
@@ -193,14 +193,14 @@ mod tests {
         assert_eq!(element_around(body.as_bytes(), 0, 0), None, "{body}");
         for (index, &offset) in expected.iter().enumerate() {
             assert_eq!(
-                nth(body.as_bytes(), 0, index),
+                element_offset(body.as_bytes(), 0, index),
                 Some(offset),
                 "{body} {index}"
             );
         }
         for beyond in [0, 1, 70] {
             assert_eq!(
-                nth(body.as_bytes(), 0, expected.len() + beyond),
+                element_offset(body.as_bytes(), 0, expected.len() + beyond),
                 None,
                 "{body}"
             );

@@ -47,8 +47,8 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
         ) as fleet:  # fmt: skip
             assert set((await fleet.versions()).values()) == {None}
             result = await fleet.update_weights("/weights/step_1")
-            assert [(each.version, each.verified, each.state) for each in result.workers] == [
-                ("step_1", True, "running")
+            assert [(each.version, each.verified, each.verified_by, each.state) for each in result.workers] == [
+                ("step_1", None, "label", "running")
             ] * 2
             async with fleet.paused():
                 await fleet.update_weights("/weights/step_2", mode="wait")
@@ -61,7 +61,7 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
             with pytest.raises(tito.AdminError, match=r"1 of 2 workers.*no such checkpoint") as refused:
                 await fleet.update_weights("/weights/step_4")
             assert sorted((each.version, each.state) for each in refused.value.results) == [
-                ("3", "paused"), ("step_4", "running")
+                ("3", "unknown"), ("step_4", "running")
             ]  # fmt: skip
             first.control()
             await fleet.update_weights("/weights/step_5")
@@ -74,7 +74,7 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
                 await fleet.update_weights("/weights/step_6", before_update=kill)
             states = {each.worker.rpartition(" at ")[2]: each for each in killed.value.results}
             left, dead = states[first.system_url], states[second.system_url]
-            assert (left.version, left.verified, left.state, left.error) == ("step_6", True, "running", None)
+            assert (left.version, left.verified_by, left.state, left.error) == ("step_6", "label", "running", None)
             assert (dead.version, dead.verified, dead.state) == (None, None, "unknown")
             assert isinstance(dead.error, tito.TransportError)
 
@@ -93,10 +93,13 @@ def test_the_verbs_and_a_worker_that_is_killed(two_workers: DynamoStack) -> None
 
 def test_the_doctor_on_the_real_dynamo(dynamo_stack: DynamoStack) -> None:
     found = asyncio.run(examine(dynamo_stack.url, rl_base_url=dynamo_stack.rl_url, trust_env=False))
-    assert (found.name, found.model) == ("Dynamo 1.6.1", dynamo_stack.model)
+    assert (found.name, found.version, found.model) == ("Dynamo", None, dynamo_stack.model)
     assert [each for each in found.findings if each.verdict == "change"] == []
     said = [f"{each.topic}: {each.found}" for each in found.findings]
     assert "dynamo_chat: refuses routed_experts_prompt_start: the clients ask without, and trim" in said
     assert "vllm_generate: honours routed_experts_prompt_start" in said
+    assert any(line.startswith("dynamo_chat: streams on request") for line in said)
+    assert any(line.startswith("dynamo_completions: streams on request") for line in said)
+    assert "vllm_generate: refuses streams (HTTP 501)" in said
     assert "context length: 262,144 tokens" in said
     assert any(line.startswith("discovery: 1 workers") for line in said)

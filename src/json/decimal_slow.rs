@@ -226,5 +226,5 @@ impl Natural {
 }
 
 #[cfg(test)]
-#[path = "exact_tests.rs"]
+#[path = "decimal_slow_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Small values (usage, finish reasons, versions), read by simd-json from a copy.
+//! Small values (usage, finish reasons, versions), parsed by simd-json from a copy.
 //!
 //! simd-json parses in place, so it gets a scratch buffer: never the caller's bytes, never megabytes. It resolves escapes one
 //! by one, so strings that are full of them are read here.
@@ -32,7 +32,7 @@ const MANY: usize = 16;
 
 /// Spans of one body, gathered for one parse.
 #[derive(Debug, Default)]
-pub(crate) struct Metadata {
+pub(crate) struct SmallValues {
     scratch: Vec<u8>,
     strings: Strings,
 }
@@ -61,10 +61,10 @@ impl Strings {
     }
 }
 
-impl Metadata {
+impl SmallValues {
     /// Parses validated JSON texts. `Err(i)`: simd-json will not take text `i` (a number out of range, a lone surrogate).
     pub(crate) fn parse(texts: &[&[u8]]) -> Result<Vec<Value>, usize> {
-        let mut metadata = Metadata::default();
+        let mut metadata = SmallValues::default();
         match metadata.parse_list(texts, MANY) {
             Some(values) => Ok(values),
             None => Err(texts
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn values_keep_their_kind_and_order() {
-        let values = Metadata::parse(&[
+        let values = SmallValues::parse(&[
             br#"{"b":1,"a":-2,"b":3}"#,
             b"18446744073709551615",
             b"-0",
@@ -256,7 +256,7 @@ mod tests {
             }
         }
         text.push_str("\"end\":null}");
-        let values = Metadata::parse(&[text.as_bytes()]).unwrap();
+        let values = SmallValues::parse(&[text.as_bytes()]).unwrap();
         let Value::Map(map) = &values[0] else {
             panic!("{values:?}")
         };
@@ -296,8 +296,8 @@ mod tests {
                     format!(r#"{{{many}{string}:"last"}}"#),
                 ] {
                     let texts = [b"\"first\"", text.as_bytes(), b"[\"last\"]"];
-                    let theirs = Metadata::default().parse_list(&texts, usize::MAX);
-                    let ours = Metadata::default().parse_list(&texts, 0);
+                    let theirs = SmallValues::default().parse_list(&texts, usize::MAX);
+                    let ours = SmallValues::default().parse_list(&texts, 0);
                     assert_eq!(ours, theirs, "{text}");
                     refused += usize::from(ours.is_none());
                 }
@@ -306,10 +306,10 @@ mod tests {
         assert!(refused > 100, "{refused}");
         let full = format!(r#"["","{}\n"]"#, r"\\".repeat(MANY));
         let said = ["", &format!("{}\n", "\\".repeat(MANY))].map(|text| Value::Text(text.into()));
-        let values = Metadata::parse(&[b"[]", full.as_bytes()]).unwrap();
+        let values = SmallValues::parse(&[b"[]", full.as_bytes()]).unwrap();
         assert_eq!(values, [Value::List(vec![]), Value::List(said.into())]);
         let lone = format!(r#""\ud800{}""#, r"\n".repeat(MANY));
-        assert_eq!(Metadata::parse(&[b"1", lone.as_bytes()]), Err(1));
+        assert_eq!(SmallValues::parse(&[b"1", lone.as_bytes()]), Err(1));
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
             br#""\ud800""#,
             br#"{"\udc00":1}"#,
         ] {
-            assert_eq!(Metadata::parse(&[b"1", bad, b"2"]), Err(1), "{bad:?}");
+            assert_eq!(SmallValues::parse(&[b"1", bad, b"2"]), Err(1), "{bad:?}");
         }
     }
 }

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 import dynamo_tito as tito
 from dynamo_tito._client import AsyncTitoClient, TitoClient
-from dynamo_tito._config import RendererTransport
+from dynamo_tito._config import RendererTransport, SamplingDefaults
 from dynamo_tito.simulator.model import Model
 from support.dynamo_stack import DynamoStack, Worker
 
@@ -87,6 +88,11 @@ UNSET_SAMPLING = dict.fromkeys(
 UNSET_OUTPUT = dict.fromkeys(
     ("logprobs", "prompt_logprobs", "skip_special_tokens", "formatted_prompt", "return_tokens_as_token_ids")
 )
+#: What a call that names nothing is sampled with, as the worker receives it.
+NEUTRAL = {
+    "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}  # fmt: skip
 EOS = [31_997, 31_998]
 #: Half a float32 is exact, so nothing is rounded on the way.
 PARAMS: dict[str, Any] = {
@@ -117,7 +123,7 @@ def test_a_plain_request_on_the_openai_routes(client: TitoClient, worker: Worker
         "model": "tito-model",
         "token_ids": PROMPT,
         "stop_conditions": UNSET_STOP | {"stop_token_ids_hidden": EOS},
-        "sampling_options": UNSET_SAMPLING,
+        "sampling_options": UNSET_SAMPLING | NEUTRAL,
         "output_options": UNSET_OUTPUT | {"logprobs": 1},
         "eos_token_ids": EOS,
         "annotations": [],
@@ -168,7 +174,7 @@ def test_a_plain_request_on_the_token_route(client: TitoClient, worker: Worker) 
     sent = request["extra_args"]["vllm_tito"]
     sent.pop("request_id")
     assert sent == {
-        "sampling_params": {"logprobs": 1, "skip_special_tokens": False},
+        "sampling_params": NEUTRAL | {"top_k": 0, "logprobs": 1, "skip_special_tokens": False},
         "model": "tito-model",
         "stream": False,
         "priority": 0,
@@ -207,6 +213,51 @@ def test_every_field_on_the_token_route(client: TitoClient, worker: Worker) -> N
     assert request["routing"]["priority"] == -3
     assert request["routing"]["cache_salt"] == "step-7"
     assert worker.events()[0]["context_id"] == "request-1"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_worker_receives_neutral_values_for_what_is_open(
+    dynamo_stack: DynamoStack, worker: Worker, transport: Any
+) -> None:
+    """The worker starts from the model's generation_config, and sets what it receives."""
+    off = 0 if transport == GENERATE else -1
+
+    def received(defaults: SamplingDefaults, **params: Any) -> dict[str, Any]:
+        worker.forget()
+        with TitoClient(
+            dynamo_stack.url, model=dynamo_stack.model, transport=transport, sampling_defaults=defaults, trust_env=False
+        ) as client:
+            client.generate(PROMPT, sampling_params={"max_tokens": 2, **params})
+        options = reached(worker)["sampling_options"]
+        return {name: options[name] for name in NEUTRAL if options[name] is not None}
+
+    assert received("neutral") == NEUTRAL | {"top_k": off}
+    assert received("neutral", temperature=0.0) == NEUTRAL | {"top_k": off, "temperature": 0.0}
+    assert received("neutral", top_k=7, top_p=0.5) == NEUTRAL | {"top_k": 7, "top_p": 0.5}
+    assert received("model") == {}
+    assert received("model", temperature=0.0) == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_score_is_asked_with_neutral_values(client: TitoClient, worker: Worker, transport: Any) -> None:
+    client.score(PROMPT, transport=transport)
+    options = reached(worker)["sampling_options"]
+    assert {name: options[name] for name in NEUTRAL} == NEUTRAL | {"top_k": 0 if transport == GENERATE else -1}
+
+
+@pytest.mark.parametrize("transport", [CHAT, COMPLETIONS])
+def test_greed_sampling_of_the_frontend_is_not_greedy(frontend: httpx.Client, worker: Worker, transport: str) -> None:
+    """Why it is refused: neither it nor a temperature reaches the worker."""
+    path, prompt = (
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}]})
+        if transport == CHAT
+        else ("completions", {"prompt": PROMPT})
+    )
+    answer = frontend.post(
+        f"/v1/{path}", json={"model": "tito-model", "temperature": 0.5, "nvext": {"greed_sampling": True}, **prompt}
+    )
+    assert answer.status_code == 200
+    assert reached(worker)["sampling_options"] == UNSET_SAMPLING
 
 
 def test_no_logprobs_are_asked_for_when_none_are_wanted(client: TitoClient, worker: Worker) -> None:
@@ -378,7 +429,7 @@ def test_a_sentinel_is_refused_or_nan(
 def test_an_overlong_prompt_is_not_sent(client: TitoClient, worker: Worker) -> None:
     with pytest.raises(tito.OverlongPromptError) as caught:
         client.generate([1] * 262_145, transport=CHAT)
-    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (262_145, 262_144)
+    assert (caught.value.prompt_len, caught.value.max_prompt_len) == (262_145, 262_143)
     assert worker.requests() == []
 
 

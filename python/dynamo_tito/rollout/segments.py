@@ -1,0 +1,142 @@
+"""The answers that a turn is made of. A turn that was cut and resumed has several; its arrays hold all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamo_tito._errors import AlignmentError
+from dynamo_tito._types import SamplingMask
+
+if TYPE_CHECKING:
+    from dynamo_tito._types import Completion, Float64Array, Int32Array
+
+_PATH = "weight_versions"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpan:
+    """Sampled tokens [start, end), and the version of the weights that sampled them.
+
+    Attributes:
+        version: as the server names it.
+        start, end: in a :class:`Segment` and a turn positions in ``Turn.token_ids``, in a sample those of the sample.
+        measured: True where the engine recorded which tokens the version sampled. False where the answer carries a bare
+            label (SGLang's ``meta_info.weight_version`` without spans): the version in force when the answer was
+            written. Tokens that were sampled before an update in flight are then of an older one.
+    """
+
+    version: str
+    start: int
+    end: int
+    measured: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One answer of the server to a turn.
+
+    Attributes:
+        start, stop: its tokens are ``Turn.token_ids[start:stop]``.
+        finish_reason: why it ended, normalised as in :class:`dynamo_tito.Completion`.
+        aborted: whether it was cut off; None where the wire cannot tell.
+        weight_versions: which weights sampled which of its tokens.
+        request_id: the server's id.
+    """
+
+    start: int
+    stop: int
+    finish_reason: str | None
+    aborted: bool | None
+    weight_versions: tuple[WeightSpan, ...]
+    request_id: str | None
+
+
+def segment_of(completion: Completion, start: int) -> Segment:
+    """The answer that continues a turn of ``start`` sampled tokens.
+
+    Raises:
+        AlignmentError: kind ``"type"`` or ``"range"``: weight versions that are no spans of its tokens.
+    """
+    count = len(completion.token_ids)
+    spans = tuple(_span(fields, count, start) for fields in completion.weight_versions or ())
+    for before, span in pairwise(spans):
+        if span.start < before.end:
+            raise AlignmentError(
+                f"weights {span.version!r} begin at token {span.start - start}, before those of {before.version!r} end "
+                f"at {before.end - start}",
+                kind="range",
+                path=_PATH,
+            )
+    return Segment(start, start + count, completion.finish_reason, completion.aborted, spans, completion.request_id)
+
+
+def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:
+    """Spans without the empty ones; those that adjoin and say the same are one."""
+    found: list[WeightSpan] = []
+    for span in spans:
+        if span.start == span.end:
+            continue
+        last = found[-1] if found else None
+        if last is not None and (last.version, last.measured, last.end) == (span.version, span.measured, span.start):
+            found[-1] = replace(last, end=span.end)
+        else:
+            found.append(span)
+    return tuple(found)
+
+
+def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:
+    """int32: the tokens of two segments."""
+    return np.concatenate([before, after]) if len(after) else before
+
+
+def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]]) -> Float64Array | None:
+    """float64: the log-probabilities of all segments, NaN for one without; None where none has any."""
+    if all(logprobs is None for _, logprobs in segments):
+        return None
+    return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given in segments])
+
+
+def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]]) -> SamplingMask | None:
+    """The sampling masks of all segments.
+
+    Raises:
+        AlignmentError: kind ``"count"``: a segment with tokens has no mask, another has one.
+    """
+    masks = [mask for ids, mask in segments if len(ids)]
+    found = [mask for mask in masks if mask is not None]
+    if not found:
+        return None
+    if len(found) < len(masks):
+        raise AlignmentError(
+            f"{len(found)} of {len(masks)} answers of this turn hold a sampling mask; ask for it in all or in none",
+            kind="count",
+            path="sampling_mask",
+        )
+    ends = np.cumsum([0, *(len(mask.token_ids) for mask in found)])
+    offsets = [found[0].offsets[:1], *(mask.offsets[1:] + end for mask, end in zip(found, ends, strict=False))]
+    return SamplingMask(np.concatenate([mask.token_ids for mask in found]), np.concatenate(offsets))
+
+
+def _span(fields: Any, count: int, first: int) -> WeightSpan:
+    """One entry of ``Completion.weight_versions``; positions on the wire are those of the answer's tokens."""
+    try:
+        version = str(fields["version"])
+        if "start" not in fields and "end" not in fields:
+            return WeightSpan(version, first, first + count, measured=False)
+        start, end = int(fields["start"]), int(fields["end"])
+    except (KeyError, TypeError, ValueError):
+        raise AlignmentError(
+            f"weight_versions hold {fields!r}, neither a version with start and end nor a version alone",
+            kind="type",
+            path=_PATH,
+        ) from None
+    if not 0 <= start <= end <= count:
+        raise AlignmentError(
+            f"weights {version!r} are of tokens {start} to {end}, the completion has {count}", kind="range", path=_PATH
+        )
+    return WeightSpan(version, first + start, first + end)

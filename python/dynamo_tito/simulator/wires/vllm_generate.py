@@ -1,0 +1,198 @@
+"""vLLM's /inference/v1/generate in its dialects, and what all of its routes that sample share."""
+
+# Handlers are named for their routes, and all have one signature.
+# ruff: noqa: ARG001, D102
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, get_args
+
+from dynamo_tito.simulator.calls import Ask, Call, EngineError
+from dynamo_tito.simulator.config import VllmVersion
+from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
+from dynamo_tito.simulator.http import Response
+from dynamo_tito.simulator.model import Sample
+
+from .common import Entry, entries, prompt_entries, prompt_maps
+from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
+
+if TYPE_CHECKING:
+    from dynamo_tito.simulator.app import App
+
+    Base = App
+else:
+    Base = object
+
+__all__ = ["VllmGenerateRoutes"]
+
+_VERSIONS: tuple[VllmVersion, ...] = get_args(VllmVersion)
+
+
+class VllmGenerateRoutes(Base):
+    """Mixed into a server."""
+
+    @property
+    def version_name(self) -> VllmVersion:
+        """Whose dialect it is."""
+        return self.engine.config.vllm_version
+
+    def since(self, version: VllmVersion) -> bool:
+        """Whether the dialect is that of this version or of a newer one."""
+        return _VERSIONS.index(self.version_name) >= _VERSIONS.index(version)
+
+    @property
+    def full_version(self) -> str:
+        """What /version says."""
+        return f"{self.version_name}.0"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What chat and completions say of the server that answers."""
+        return f"vllm-{self.full_version}-{self.engine.instance_id:016x}"[:20] if self.since("0.32") else None
+
+    def document(self, call: Call) -> dict[str, Any]:
+        """The request's JSON object."""
+        raise NotImplementedError
+
+    async def generate(self, call: Call) -> Response:
+        document = self.document(call)
+        prompt = read_ids(document, "token_ids")
+        params = document.get("sampling_params")
+        if not isinstance(params, dict):
+            raise missing("sampling_params", document)
+        wanted = read_sampling(params, prompt, self.engine.config)
+        check_prompt(prompt, self.engine.config)
+        samples = await self.sample(call, wanted.ask)
+        text = document.get("output_mode") == "text" and self.since("0.32")
+        choices = [await self.choice(call, sample, wanted, text=text) for sample in samples]
+        answer = {"request_id": f"generate-tokens-{self.name_of(call, document)}"}
+        scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
+        return self.reply(self.generate_answer(answer, document, samples, choices, scored))
+
+    def name_of(self, call: Call, document: dict[str, Any]) -> str:
+        """The request's id as the client gave it, else one that the server makes."""
+        return call.request.headers.get("x-request-id") or document.get("request_id") or self.uuid(call)
+
+    def generate_answer(
+        self,
+        answer: dict[str, Any],
+        document: dict[str, Any],
+        samples: list[Sample],
+        choices: list[dict[str, Any]],
+        scored: Raw | None,
+    ) -> dict[str, Any]:
+        """The whole answer, in the dialect's order."""
+        if not self.since("0.32"):
+            return answer | {"choices": choices, "prompt_logprobs": scored, "kv_transfer_params": None}
+        return answer | {
+            "model": self.engine.config.model,
+            "created": int(time.time()),
+            "usage": self.usage(samples),
+            "prompt_logprobs": scored,
+            "prompt_token_id_logprobs": None,
+            "prompt_token_ids": ids(samples[0].prompt_ids) if document.get("return_token_ids") else None,
+            "mm_placeholders": None,
+            "metrics": None,
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "output_mode": document.get("output_mode") or "tokens",
+            "choices": choices,
+        }
+
+    async def choice(self, call: Call, sample: Sample, wanted: Sampling, *, text: bool) -> dict[str, Any]:
+        """One choice of /inference/v1/generate, in the dialect's order."""
+        k = wanted.logprobs
+        if k is None:
+            logprobs = None
+        elif text:
+            logprobs = {"content": self.text_content(sample, k, cut=not self.since("0.33"))}
+        else:
+            logprobs = {"content": self.content(sample, k)}
+        routing = await self.routing(call, sample, wanted.start)
+        if not self.since("0.32"):
+            return {
+                "index": sample.index, "logprobs": logprobs, "finish_reason": self.finish_reason(sample), "token_ids":
+                ids(sample.token_ids), "routed_experts": routing, "sampling_mask": None,
+            }  # fmt: skip
+        choice = {
+            "index": sample.index,
+            "finish_reason": self.finish_reason(sample),
+            "stop_reason": sample.stop_reason,
+            "token_ids": ids(sample.token_ids),
+            "routed_experts": routing,
+            "sampling_mask": None,
+            "weight_versions": self.spans(call, sample),
+        }
+        if text:
+            choice["text"] = self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True)
+        return choice | {"logprobs": logprobs}
+
+    def text_content(self, sample: Sample, k: int, *, placeholders: bool = False, cut: bool = True) -> Raw:
+        """Entries with text."""
+        raise NotImplementedError
+
+    def content(self, sample: Sample, k: int) -> Raw:
+        """The entries of the sampled tokens: the token first, then rank order."""
+        rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
+        if not self.since("0.33"):
+            # Cut to k, the sampled token among them; from 0.33 on there are k entries, or k + 1.
+            rows = [row[: max(k, 1)] for row in rows]
+        if self.since("0.32"):
+
+            def entry(item: Entry) -> str:
+                return f'"token_id":{item[0]},"logprob":{item[1]},"rank":{item[2]}'
+        else:
+
+            def entry(item: Entry) -> str:
+                return f'"token":"token_id:{item[0]}","logprob":{item[1]},"bytes":null'
+
+        return array_of(
+            f'{{{entry(row[0])},"top_logprobs":[{",".join(f"{{{entry(item)}}}" for item in row)}]}}' for row in rows
+        )
+
+    # --- shared with chat and completions ---
+
+    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
+        """Sample; while generation is paused, wait, or from 0.33 on refuse what the mode does not keep."""
+        if self.since("0.33") and self.engine.admin.paused in ("abort", "wait"):
+            raise EngineError(503, self.not_ready, kind="not_ready")
+        return await self.engine.sample(call, ask)
+
+    async def routing(self, call: Call, sample: Sample, start: int) -> Any:
+        """Routed experts in this server's container."""
+        if not self.engine.config.routed_experts:
+            return None
+        return routing_npy(await self.engine.rows(call, sample, start))
+
+    def prompt_logprobs(self, sample: Sample, wanted: Sampling) -> Raw:
+        """The map form: the actual token first, then the best k."""
+        piece = self.engine.tokenizer.whole_piece
+
+        def write(place: int, entry: Entry) -> str:
+            text = piece(entry[0])[0] if wanted.detokenize else "null"
+            return f'{{"logprob":{entry[1]},"rank":{entry[2]},"decoded_token":{text}}}'
+
+        k = wanted.prompt_logprobs or 0
+        rows = prompt_entries(self.engine.model, sample.prompt_ids, sample.version, k, f32_wide_text)
+        return prompt_maps(rows, write, shuffle=None)
+
+    @staticmethod
+    def spans(call: Call, sample: Sample) -> list[dict[str, Any]]:
+        """Which weights sampled which tokens."""
+        return [{"version": call.version, "start": 0, "end": len(sample.token_ids)}]
+
+    @staticmethod
+    def finish_reason(sample: Sample) -> str:
+        """VLLM calls the end-of-sequence token a stop."""
+        return "stop" if sample.finish_reason == "eos" else sample.finish_reason
+
+    @staticmethod
+    def usage(samples: list[Sample]) -> dict[str, Any]:
+        """Token counts of the prompts, each counted once, and of the choices."""
+        prompts = {sample.prompt_ids.tobytes(): len(sample.prompt_ids) for sample in samples}
+        prompt, completion = sum(prompts.values()), sum(len(sample.token_ids) for sample in samples)
+        return {
+            "prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion,
+            "prompt_tokens_details": None, "completion_tokens_details": None,
+        }  # fmt: skip
