@@ -139,7 +139,12 @@ def test_no_circle_leaves_its_folder() -> None:
 
 
 def test_use_trees_are_read() -> None:
-    assert [*tree("crate::{a::B, c::{d, e::F},\n g};", 0)] == ["crate::a::B", "crate::c::d", "crate::c::e::F", "crate::g"]
+    assert [*tree("crate::{a::B, c::{d, e::F},\n g};", 0)] == [
+        "crate::a::B",
+        "crate::c::d",
+        "crate::c::e::F",
+        "crate::g",
+    ]
     assert resolve(("wire", "read", "ids"), ["super", "super", "judge", "mask"]) == ("wire", "judge", "mask")
     assert ("json",) in {used[:1] for used in imports()[("experts", "container")]}
 
