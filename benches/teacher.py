@@ -9,12 +9,10 @@ Every answer is proven right before its figure counts.
 
 from __future__ import annotations
 
-import http.server
 import json
 import statistics
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import dynamo_tito as tito
 from benches import cases, measure
 from benches.figures import Figure, main
 from dynamo_tito._types import Float64Array, Int32Array, Wire
+from dynamo_tito.simulator.http import Answer, Listener, Request, head, in_thread
 
 LONG = 131_072
 _MIB = 1 << 20
@@ -118,30 +117,17 @@ def _served(given: Teacher) -> Iterator[str]:
     """A server that answers every long request with the body, every other with one of two tokens."""
     short = _short(given)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Scorer(Listener):
+        async def answer(self, request: Request) -> Answer:
+            body = given.body if len(request.body) > LONG else short
+            return Answer([head(200, {"content-type": "application/json", "content-length": str(len(body))}) + body])
 
-        def do_POST(self) -> None:
-            sent = self.rfile.read(int(self.headers["content-length"]))
-            body = given.body if len(sent) > LONG else short
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server = Scorer()
+    with in_thread("teacher") as run:
+        try:
+            yield run(server.start("127.0.0.1", 0))
+        finally:
+            run(server.stop())
 
 
 def _short(given: Teacher) -> bytes:

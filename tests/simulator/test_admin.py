@@ -215,7 +215,8 @@ def test_the_connection_ends_after_an_exception_that_nothing_handles(version: An
         assert "connection" not in answer.headers
         with socket.create_connection((answer.request.url.host, answer.request.url.port or 0)) as connection:
             body = b'{"method":"no_such_method"}'
-            connection.sendall(b"POST /collective_rpc HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            head = b"POST /collective_rpc HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+            connection.sendall(head % len(body) + body)
             received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
         assert received.startswith(b"HTTP/1.1 500")
         assert b"connection: close" not in received

@@ -9,21 +9,19 @@ import json
 import time
 from typing import Any
 
-from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
 from .common import integers
 from .vllm_admin import VllmAdminRoutes
 from .vllm_errors import bad_field, bad_request, envelope, invalid
-from .vllm_generate import VllmGenerateRoutes
 from .vllm_request import check_salt
 from .vllm_text import VllmTextRoutes
 
 __all__ = ["VllmApp"]
 
 
-class VllmApp(VllmTextRoutes, VllmGenerateRoutes, VllmAdminRoutes, App):
+class VllmApp(VllmTextRoutes, VllmAdminRoutes):
     """The routes of `vllm serve --enable-scale-out` with `VLLM_SERVER_DEV_MODE=1`."""
 
     def add_routes(self) -> None:

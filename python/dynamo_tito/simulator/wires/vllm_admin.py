@@ -6,20 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from dynamo_tito.simulator.admin import PauseMode
+from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
 from .vllm_errors import bad_field, http_error, invalid, worker_failed
-
-if TYPE_CHECKING:
-    from dynamo_tito.simulator.app import App
-
-    Base = App
-else:
-    Base = object
 
 __all__ = ["VllmAdminRoutes"]
 
@@ -30,7 +24,7 @@ _NO_TRANSFER = "Weight transfer not configured. Please set weight_transfer_confi
 _NO_LORA = "LoRA is not enabled. Use --enable-lora to enable LoRA."
 
 
-class VllmAdminRoutes(Base):
+class VllmAdminRoutes(App):
     """Mixed into a server: the routes that need `VLLM_SERVER_DEV_MODE=1`."""
 
     def add_admin_routes(self) -> None:

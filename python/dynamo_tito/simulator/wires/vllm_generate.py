@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
@@ -17,19 +18,12 @@ from dynamo_tito.simulator.response import Response
 from .common import Entry, entries, prompt_entries, prompt_maps
 from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
 
-if TYPE_CHECKING:
-    from dynamo_tito.simulator.app import App
-
-    Base = App
-else:
-    Base = object
-
 __all__ = ["VllmGenerateRoutes"]
 
 _VERSIONS: tuple[VllmVersion, ...] = get_args(VllmVersion)
 
 
-class VllmGenerateRoutes(Base):
+class VllmGenerateRoutes(App):
     """Mixed into a server."""
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo_tito.simulator.calls import Call
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids
@@ -16,19 +16,13 @@ from dynamo_tito.simulator.response import Response
 
 from .common import Entry, entries
 from .vllm_errors import bad_field, bad_request, invalid
+from .vllm_generate import VllmGenerateRoutes
 from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
-
-if TYPE_CHECKING:
-    from .vllm_generate import VllmGenerateRoutes
-
-    Base = VllmGenerateRoutes
-else:
-    Base = object
 
 __all__ = ["VllmTextRoutes"]
 
 
-class VllmTextRoutes(Base):
+class VllmTextRoutes(VllmGenerateRoutes):
     """Mixed into a server. Key by key as recorded; 0.31, of which nothing is recorded, as its source has it."""
 
     def add_text_routes(self) -> None:
