@@ -16,6 +16,12 @@ pub(super) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
+/// The value, or NaN for a sentinel.
+#[inline(always)]
+pub(super) fn or_nan(value: f64) -> f64 {
+    if is_sentinel(value) { f64::NAN } else { value }
+}
+
 /// Whether a value may be a sentinel, is NaN or too high. Without branches, so that the compiler vectorises it.
 #[inline]
 pub(super) fn any_doubt(values: &[f64]) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::error::{Class, Error, Result};
 use crate::experts::Container;
-use crate::json::{Cursor, Kind};
+use crate::json::Cursor;
 use crate::limits::MAX_CHOICES;
 use crate::memory::Buffer;
 
@@ -14,7 +14,7 @@ use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{IdLists, Ids};
 use super::read::triples::{TopRows, Triples};
-use super::read::walk::{Fields, Part, Path, Walk, fields, wrong_kind};
+use super::read::walk::{Fields, Part, Path, Walk, fields};
 use crate::options::Options;
 
 fields! {
@@ -88,17 +88,12 @@ impl Document for Body {
             }
             let path = &Path::Index(&Path::Top, i);
             walk.refused = i >= walk.answerable;
-            let element = walk.part(cursor, path, Element::NAMES)?;
+            let at = cursor.pos;
+            let element: Part<Element> = walk.part(cursor, path, Element::NAMES)?;
             let refused = std::mem::take(&mut walk.refused);
-            match element {
-                Part::Here(element) => list.extend((!refused).then_some(element)),
-                Part::Wrong(error) => {
-                    wrong.get_or_insert(error);
-                }
-                Part::Absent => {
-                    let null = || wrong_kind(path, cursor.pos - 4, Kind::Null, Kind::Object);
-                    wrong.get_or_insert_with(null);
-                }
+            match element.object(path, at) {
+                Ok(element) => list.extend((!refused).then_some(element)),
+                Err(error) => wrong = wrong.take().or(Some(error)),
             }
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use crate::wire::decoded::{PromptLogprobs, TopLogprobs};
 use crate::wire::read::maps::PromptEntries;
 use crate::wire::read::triples::{TopRows, Triples};
 use crate::wire::sentinel::{
-    first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,
+    first_too_high, is_sentinel, is_too_high, no_logprob, or_nan, positive_logprob,
 };
 
 use super::locate::{Step, locate};
@@ -286,15 +286,6 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// NaN for a sentinel.
-fn or_nan(written: f64) -> f64 {
-    if is_sentinel(written) {
-        f64::NAN
-    } else {
-        written
-    }
-}
-
 /// Alternatives beside the triples, and where they stand.
 pub(crate) struct Beside {
     rows: TopRows,
@@ -372,15 +363,7 @@ fn order(ids: &mut [i32], logprobs: &mut [f64]) {
         return;
     }
     let mut pairs: Vec<(f64, i32)> = logprobs.iter().copied().zip(ids.iter().copied()).collect();
-    pairs.sort_by(|&a, &b| {
-        if before(a, b) {
-            std::cmp::Ordering::Less
-        } else if before(b, a) {
-            std::cmp::Ordering::Greater
-        } else {
-            std::cmp::Ordering::Equal
-        }
-    });
+    pairs.sort_by(|&a, &b| before(b, a).cmp(&before(a, b)));
     for (i, (logprob, id)) in pairs.into_iter().enumerate() {
         logprobs[i] = logprob;
         ids[i] = id;

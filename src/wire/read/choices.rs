@@ -8,7 +8,7 @@ use crate::limits::MAX_CHOICES;
 
 use super::field::Span;
 use super::ids;
-use super::walk::{Fields, Part, Path, Walk, wrong_kind};
+use super::walk::{Fields, Part, Path, Walk};
 
 /// One of `choices`. Both methods also apply to the choices that are refused.
 pub(crate) trait Choice: Fields {
@@ -19,7 +19,7 @@ pub(crate) trait Choice: Fields {
 }
 
 /// The list of choices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Choices<C> {
     /// Every choice.
     heads: Vec<Head>,
@@ -55,13 +55,7 @@ pub(crate) fn choices<'a, C: Choice>(
     path: &Path<'_>,
 ) -> Result<Part<Choices<C>>> {
     walk.of_kind(cursor, path, Kind::Array, |walk, cursor| {
-        let mut choices = Choices {
-            heads: Vec::new(),
-            list: Vec::new(),
-            wrong: None,
-            wrong_logprobs: None,
-            too_many: None,
-        };
+        let mut choices = Choices::<C>::default();
         let at = cursor.pos;
         cursor.array(|cursor, i| {
             if i >= MAX_CHOICES {
@@ -89,18 +83,10 @@ impl<C: Choice> Choices<C> {
         walk.refused = i >= walk.answerable;
         let choice = walk.part::<C>(cursor, path, C::NAMES)?;
         let refused = std::mem::take(&mut walk.refused);
-        let mut choice = match choice {
-            Part::Here(choice) => choice,
-            Part::Wrong(error) => {
-                self.wrong.get_or_insert(error);
-                C::default()
-            }
-            Part::Absent => {
-                let null = || wrong_kind(path, at, Kind::Null, Kind::Object);
-                self.wrong.get_or_insert_with(null);
-                C::default()
-            }
-        };
+        let mut choice = choice.object(path, at).unwrap_or_else(|error| {
+            self.wrong.get_or_insert(error);
+            C::default()
+        });
         self.wrong_logprobs = self.wrong_logprobs.take().or(choice.wrong_logprobs());
         if i < MAX_CHOICES {
             let index = choice.index();

@@ -9,7 +9,7 @@ use crate::json::{Cursor, KeyLiteral, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
 use super::ids::{Read, elements, id, number, one_more};
-use crate::wire::sentinel::is_sentinel;
+use crate::wire::sentinel::or_nan;
 
 /// In [`Content::names`]: the entry names no token.
 pub(crate) const UNNAMED: i32 = -1;
@@ -212,7 +212,7 @@ impl Usual {
         Entry {
             name: self.name,
             logprob: if TOP {
-                known(self.logprob)
+                or_nan(self.logprob)
             } else {
                 self.logprob
             },
@@ -316,18 +316,8 @@ fn any<const TOP: bool>(
     };
     Ok(Entry {
         name,
-        logprob: if TOP { known(logprob) } else { logprob },
+        logprob: if TOP { or_nan(logprob) } else { logprob },
     })
-}
-
-/// An alternative's value: NaN for a sentinel.
-#[inline(always)]
-fn known(logprob: f64) -> f64 {
-    if is_sentinel(logprob) {
-        f64::NAN
-    } else {
-        logprob
-    }
 }
 
 /// The members of an entry so far.

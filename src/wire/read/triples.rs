@@ -5,7 +5,7 @@ use crate::json::{Cursor, Reader};
 use crate::memory::Buffer;
 
 use super::ids::{Read, elements, id, number, one_more};
-use crate::wire::sentinel::is_sentinel;
+use crate::wire::sentinel::or_nan;
 
 /// Reads SGLang's `[logprob, id, text, …]`; null as a logprob is NaN.
 #[inline(always)]
@@ -95,11 +95,7 @@ impl Reader for TopRows {
                     let index = top.ids.len() - first;
                     let (logprob, id) = triple(cursor, || format!("[{row}][{index}]"))?;
                     top.ids.push(id)?;
-                    top.logprobs.push(if is_sentinel(logprob) {
-                        f64::NAN
-                    } else {
-                        logprob
-                    })?;
+                    top.logprobs.push(or_nan(logprob))?;
                 });
             }
             top.offsets.push(top.ids.len() as i64)?;

@@ -27,6 +27,12 @@ impl<T> Part<T> {
         }
     }
 
+    /// The part, which must be an object. `at` is the offset of the value.
+    pub(crate) fn object(self, path: &Path<'_>, at: usize) -> Result<T> {
+        self.get()?
+            .ok_or_else(|| wrong_kind(path, at, Kind::Null, Kind::Object))
+    }
+
     /// The error of a part of a wrong type; the part is absent afterwards.
     pub(crate) fn take_wrong(&mut self) -> Option<Error> {
         match std::mem::take(self) {
