@@ -184,10 +184,10 @@ def test_a_call_that_was_cancelled(server: RawServer, library: HttpLibrary, faul
 
 
 def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoding, over = threading.Event(), threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def decode(*_args: Any, **_options: Any) -> None:
-        decoding.set()
+        begun.set()
         over.wait(LONG)
 
     monkeypatch.setattr(decoding, "decode", decode)
@@ -196,7 +196,7 @@ def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, m
     async def cancelled() -> None:
         async with AsyncTitoClient(server.url, model="m", preflight=False) as client:
             call = asyncio.create_task(client.generate(PROMPT, deadline=LONG))
-            assert await asyncio.to_thread(decoding.wait, LONG)
+            assert await asyncio.to_thread(begun.wait, LONG)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
