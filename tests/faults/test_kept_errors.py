@@ -26,6 +26,7 @@ from dynamo_tito import (
     memory_stats,
     trim_memory,
 )
+from dynamo_tito._client import decoding
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
