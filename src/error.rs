@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::memory::OutOfMemory;
-
 /// The exception that Python users will see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -89,9 +87,3 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl From<OutOfMemory> for Error {
-    fn from(out: OutOfMemory) -> Self {
-        Self::new(Class::Memory, "memory", "", None, out.to_string())
-    }
-}

@@ -88,7 +88,8 @@ impl Text<'_> {
     /// How many bytes the text stands for, judged by its length and padding alone.
     pub(super) fn decoded_len(&self) -> Result<usize> {
         if !self.text.len().is_multiple_of(4) {
-            return Err(base64(
+            return Err(refused(
+                "base64",
                 self.blob.end,
                 format!(
                     "base64 of {} characters, which is not a multiple of four",
@@ -106,7 +107,8 @@ impl Text<'_> {
             return Ok(());
         }
         let found = std::ascii::escape_default(self.text[self.letters]);
-        Err(base64(
+        Err(refused(
+            "base64",
             self.place(self.letters),
             format!("found '{found}', which is not of the standard base64 alphabet"),
         ))
@@ -116,7 +118,8 @@ impl Text<'_> {
     pub(super) fn check(&self) -> Result<()> {
         self.check_letters(usize::MAX)?;
         decoded_len(&self.text).map(|_| ()).map_err(|bad| {
-            base64(
+            refused(
+                "base64",
                 self.place(bad.at),
                 "the last base64 letter has bits that belong to no byte",
             )
@@ -126,7 +129,7 @@ impl Text<'_> {
     /// The first `len` decoded bytes.
     pub(super) fn head(&self, len: usize) -> Result<Vec<u8>> {
         self.check_letters(len.div_ceil(3) * 4)?;
-        let failed = |at| base64(self.place(at), "not base64");
+        let failed = |at| refused("base64", self.place(at), "not base64");
         Ok(raw::<u8>(&self.text, 0, len, failed)?.as_slice().to_vec())
     }
 
@@ -140,8 +143,12 @@ impl Text<'_> {
     }
 }
 
-/// The error of a text that is not canonical base64.
+/// An error of routed experts. The path is relative to the field.
 #[cold]
-fn base64(at: usize, message: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(Class::RoutedExperts, "base64", "", at, message)
+pub(super) fn refused(
+    kind: &'static str,
+    at: usize,
+    message: impl Into<Cow<'static, str>>,
+) -> Error {
+    Error::new(Class::RoutedExperts, kind, "", at, message)
 }

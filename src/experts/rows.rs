@@ -1,6 +1,6 @@
 //! Which rows there are, which are wanted, and their values.
 
-use super::blob::Text;
+use super::blob::{Text, refused};
 use super::container::Container;
 use super::fill::{raw, widened};
 use super::npy;
@@ -326,13 +326,4 @@ fn wrong_type(at: usize, found: &str) -> Error {
         at,
         format!("found {found} where routed experts were expected"),
     )
-}
-
-#[cold]
-pub(super) fn refused(
-    kind: &'static str,
-    at: usize,
-    message: impl Into<std::borrow::Cow<'static, str>>,
-) -> Error {
-    Error::new(Class::RoutedExperts, kind, "", at, message)
 }

@@ -3,7 +3,7 @@
 use crate::error::{Class, Error, Result};
 use crate::options::{FinalRow, Options};
 
-use super::rows::refused;
+use super::blob::refused;
 
 /// The sequence that rows are held against.
 #[derive(Debug, Clone, Copy)]

@@ -22,6 +22,8 @@ pub use pool::{Stats, configure, environment_error, stats, trim};
 
 use std::fmt;
 
+use crate::error::{Class, Error};
+
 /// Memory that could not be had; becomes a `MemoryError`, never an abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory {
@@ -39,3 +41,9 @@ impl fmt::Display for OutOfMemory {
 }
 
 impl std::error::Error for OutOfMemory {}
+
+impl From<OutOfMemory> for Error {
+    fn from(out: OutOfMemory) -> Self {
+        Self::new(Class::Memory, "memory", "", None, out.to_string())
+    }
+}

@@ -4,46 +4,9 @@ use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUnt
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView, PyString, PyType};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
 
-use super::body::Body;
 use crate::{ExpertsMode, FinalRow, Limits, MissingLogprob, Wire};
-
-/// The bytes of a body, borrowed for as long as this lives.
-pub(super) enum Bytes<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    Body(crate::python::body::Frozen),
-}
-
-impl<'py> Bytes<'py> {
-    /// `bytes` and `Body` as they are, any other bytes-like object as a copy.
-    pub(super) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Ok(bytes) = object.cast::<PyBytes>() {
-            return Ok(Bytes::Bytes(bytes.clone()));
-        }
-        if let Ok(body) = object.cast::<Body>() {
-            return Ok(Bytes::Body(body.get().freeze()?));
-        }
-        let expected = || {
-            PyTypeError::new_err(format!(
-                "body must be bytes, Body or bytes-like, not {}",
-                kind(object)
-            ))
-        };
-        let view = PyMemoryView::from(object).map_err(|_| expected())?;
-        let copy = view.call_method0("tobytes")?;
-        Ok(Bytes::Bytes(
-            copy.cast_into::<PyBytes>().map_err(|_| expected())?,
-        ))
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        match self {
-            Bytes::Bytes(bytes) => bytes.as_bytes(),
-            Bytes::Body(frozen) => frozen.as_slice(),
-        }
-    }
-}
 
 /// The name of an object's type.
 pub(super) fn kind(object: &Bound<'_, PyAny>) -> String {
@@ -186,7 +149,7 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
                 array.dtype()
             )));
         }
-        // Beyond int64 is beyond an id, too; numpy would wrap it around.
+        // numpy wraps what is beyond int64 around, so such items are read one by one.
         if array.dtype().kind() == b'u' && array.dtype().itemsize() == 8 {
             return array
                 .try_iter()?
@@ -212,7 +175,7 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
     items
         .map(|item| {
             let item = item?;
-            // Nearly every item of a list is exactly an int; the rest is asked what it is.
+            // The fast path: nearly every item is exactly an int.
             if item.is_exact_instance_of::<PyInt>() {
                 return item
                     .extract::<i64>()

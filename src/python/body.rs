@@ -1,19 +1,18 @@
-//! The growable buffer that transports fill.
-#![allow(unsafe_code)] // the buffer protocol, and a slice that freezing keeps in place
+//! The bytes of a response: the growable body that transports fill, and the room at its end that they write to.
+#![allow(unsafe_code)] // the buffer protocol, and the length of what others have written
 
 use std::ffi::c_int;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyBufferError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
-use super::arguments::count;
-use super::room::Room;
-use super::view::{READ_ONLY, fill};
+use super::arguments::{count, kind};
+use super::view::{READ_ONLY, WRITABLE, fill};
 use crate::error::Error;
 use crate::memory::Buffer;
 
@@ -48,13 +47,7 @@ const FROZEN: &str = "the body is frozen: it has been decoded or exported";
 const LENT: &str = "the body is being written to: a room of it is out";
 
 /// The bytes of a frozen body.
-pub(crate) struct Frozen(Arc<Buffer<u8>>);
-
-impl Frozen {
-    pub(super) fn as_slice(&self) -> &[u8] {
-        self.0.as_slice()
-    }
-}
+pub(super) struct Frozen(Arc<Buffer<u8>>);
 
 fn no_memory(py: Python<'_>, out: crate::memory::OutOfMemory) -> PyErr {
     super::errors::exception(py, &Error::from(out), b"")
@@ -66,13 +59,8 @@ impl Body {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends growth.
-    pub(super) fn freeze(&self) -> PyResult<Frozen> {
-        self.freeze_for(false)
-    }
-
-    /// The same; once the content was exported it stays where it is for as long as the body lives.
-    fn freeze_for(&self, export: bool) -> PyResult<Frozen> {
+    /// Ends growth. With `export` the content stays in place for as long as the body lives.
+    fn freeze(&self, export: bool) -> PyResult<Frozen> {
         let mut state = self.lock();
         if let State::Growing(buffer) = &mut *state {
             let content = Arc::new(std::mem::take(buffer));
@@ -89,8 +77,8 @@ impl Body {
         }
     }
 
-    /// Takes back what a room held; of a body that was closed meanwhile nobody wants it.
-    pub(super) fn restore(&self, buffer: Buffer<u8>) {
+    /// Takes the buffer of a room back, and drops it if the body is closed.
+    fn restore(&self, buffer: Buffer<u8>) {
         let mut state = self.lock();
         if matches!(*state, State::Lent(_)) {
             *state = State::Growing(buffer);
@@ -100,8 +88,8 @@ impl Body {
 
 #[pymethods]
 impl Body {
-    /// Room for ``capacity`` bytes at first; it grows as needed. ``expected`` is how many it will probably hold, 0 if nobody
-    /// knows: a body that has grown to a megabyte gets room for that many at once, and takes pages of that size from the pool.
+    /// Room for ``capacity`` bytes at first; it grows as needed. ``expected`` is how many it will probably hold, 0 if
+    /// unknown: a body that has grown to a megabyte gets room for that many at once, and takes pages of that size from the pool.
     #[new]
     #[pyo3(signature = (capacity=None, /, *, expected=None), text_signature = "(capacity=0, /, *, expected=0)")]
     fn new(
@@ -153,12 +141,17 @@ impl Body {
         reserved.map_err(|out| no_memory(slf.py(), out))?;
         let buffer = std::mem::take(buffer);
         *state = State::Lent(buffer.len());
-        Ok(Room::new(slf.clone().unbind(), buffer, count))
+        let buffer = Some(buffer);
+        Ok(Room {
+            body: slf.clone().unbind(),
+            size: count,
+            loan: Mutex::new(Loan { buffer, views: 0 }),
+        })
     }
 
     /// A copy of the content as bytes. Freezes the body.
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, self.freeze()?.as_slice()))
+        Ok(PyBytes::new(py, self.freeze(false)?.0.as_slice()))
     }
 
     /// Gives the content up. Its memory goes back to the pool: at once; or with a ``Room`` that is out, or at the end of a
@@ -167,7 +160,7 @@ impl Body {
         let mut state = self.lock();
         let kept = match &*state {
             State::Closed { .. } => return,
-            // Some take the address from a view, drop the view, and keep the object: torch.frombuffer does.
+            // torch.frombuffer takes the address from a view, drops the view, and keeps the object.
             State::Frozen { content, exported } if *exported => Some(Arc::clone(content)),
             _ => None,
         };
@@ -216,10 +209,139 @@ impl Body {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let frozen = slf.get().freeze_for(true)?;
-        let bytes = frozen.as_slice();
+        let frozen = slf.get().freeze(true)?;
+        let bytes = frozen.0.as_slice();
         let (start, len) = (bytes.as_ptr().cast_mut(), bytes.len());
-        // SAFETY: the content stays in place for as long as the body lives, because it is exported; nobody may write.
+        // SAFETY: the content stays in place for as long as the body lives, because it is exported, and is read-only.
         unsafe { fill(view, slf.as_any(), start, len, READ_ONLY, flags) }
+    }
+}
+
+/// Room at the end of a ``Body``: a writable buffer of ``len(room)`` bytes, for ``recv_into`` and the like.
+///
+/// Bytes received here are copied nowhere. ``filled`` gives the room back to its body; a room that is dropped without it
+/// takes the content of the body along, which then stays unusable. Safe to share between threads.
+#[pyclass(frozen, module = "dynamo_tito")]
+pub(crate) struct Room {
+    body: Py<Body>,
+    /// Bytes that may be written.
+    size: usize,
+    loan: Mutex<Loan>,
+}
+
+struct Loan {
+    /// None once it is given back.
+    buffer: Option<Buffer<u8>>,
+    /// Exports of the buffer protocol that are not released yet.
+    views: usize,
+}
+
+const GIVEN_BACK: &str = "the room was given back to its body";
+
+impl Room {
+    fn lock(&self) -> MutexGuard<'_, Loan> {
+        // A panic while holding it leaves the state whole.
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Room {
+    /// Ends the loan: the first ``count`` bytes are content of the body from now on.
+    ///
+    /// Raises ValueError for a second time or for more than ``len(room)``, BufferError while a view of the room is alive.
+    fn filled(&self, count: &Bound<'_, PyAny>) -> PyResult<()> {
+        let count = self::count("count", count)? as usize;
+        if count > self.size {
+            return Err(PyValueError::new_err(format!(
+                "count must be at most {}, the size of the room, not {count}",
+                self.size
+            )));
+        }
+        let mut loan = self.lock();
+        if loan.views > 0 {
+            let said = format!("{} views of the room are alive: release them", loan.views);
+            return Err(PyBufferError::new_err(said));
+        }
+        let taken = loan.buffer.take();
+        let mut buffer = taken.ok_or_else(|| PyValueError::new_err(GIVEN_BACK))?;
+        // SAFETY: there is room for `size >= count` more bytes, initialised by the system or by an earlier use of the block.
+        // No view is left to write to them from now on.
+        unsafe { buffer.set_len(buffer.len() + count) };
+        self.body.get().restore(buffer);
+        Ok(())
+    }
+
+    fn __len__(&self) -> usize {
+        self.size
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Room: {} bytes>", self.size)
+    }
+
+    /// A writable view of the room.
+    ///
+    /// # Safety
+    /// The interpreter passes a valid `view`.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let room = slf.get();
+        let mut loan = room.lock();
+        let buffer = loan.buffer.as_mut();
+        let buffer = buffer.ok_or_else(|| PyBufferError::new_err(GIVEN_BACK))?;
+        let start = buffer.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the bytes stay in place, and only the view's owner writes them, until the last view is released: `filled`
+        // checks that.
+        unsafe { fill(view, slf.as_any(), start, room.size, WRITABLE, flags)? };
+        loan.views += 1;
+        Ok(())
+    }
+
+    /// The end of a view.
+    ///
+    /// # Safety
+    /// The interpreter calls it once for each view.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        self.lock().views -= 1;
+    }
+}
+
+/// The bytes of a body, borrowed for as long as this lives.
+pub(super) enum Content<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Body(Frozen),
+}
+
+impl<'py> Content<'py> {
+    /// `bytes` and `Body` as they are, any other bytes-like object as a copy.
+    pub(super) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = object.cast::<PyBytes>() {
+            return Ok(Self::Bytes(bytes.clone()));
+        }
+        if let Ok(body) = object.cast::<Body>() {
+            return Ok(Self::Body(body.get().freeze(false)?));
+        }
+        let expected = || {
+            PyTypeError::new_err(format!(
+                "body must be bytes, Body or bytes-like, not {}",
+                kind(object)
+            ))
+        };
+        let view = PyMemoryView::from(object).map_err(|_| expected())?;
+        let copy = view.call_method0("tobytes")?;
+        Ok(Self::Bytes(
+            copy.cast_into::<PyBytes>().map_err(|_| expected())?,
+        ))
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Body(frozen) => frozen.0.as_slice(),
+        }
     }
 }

@@ -7,8 +7,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
 
-use super::arguments::{self, Bytes};
+use super::arguments;
 use super::arrays::{ExpertsOut, flat, shaped};
+use super::body::Content;
 use super::call_unwind::call;
 use super::errors::exception;
 use crate::experts::{Routed, Target, Values};
@@ -105,7 +106,7 @@ fn run<'py>(
             "experts_out takes int32: it needs experts=\"int32\"",
         ));
     }
-    let bytes = Bytes::new(body)?;
+    let bytes = Content::new(body)?;
     let content = bytes.as_slice();
     let target = match &mut out {
         Some(out) => Target::Into(out.memory()?),

@@ -1,4 +1,4 @@
-//! The Python face: arguments in, arrays and exceptions out.
+//! The Python binding: arguments in, arrays and exceptions out.
 
 mod arguments;
 mod arrays;
@@ -8,7 +8,6 @@ mod completion;
 mod encode;
 mod errors;
 mod memory;
-mod room;
 mod routing;
 mod scoring;
 mod view;
@@ -19,24 +18,22 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::body::Body;
+    use super::body::{Body, Room};
     #[pymodule_export]
     use super::completion::{decode, decode_choices};
     #[pymodule_export]
-    use super::encode::{encode_routed_experts, encode_token_ids};
+    use super::encode::encode_token_ids;
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
     #[pymodule_export]
-    use super::room::Room;
-    #[pymodule_export]
-    use super::routing::scan_routing;
+    use super::routing::{encode_routed_experts, scan_routing};
     #[pymodule_export]
     use super::scoring::{decode_prompt_logprobs, divergence};
 
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;
 
-    /// A wish in the environment that cannot be granted is said at once, not ignored.
+    /// Refuses to load with a kernel or a bound that the environment names and this machine cannot follow.
     #[pymodule_init]
     fn check_environment(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         let problem = crate::base64::kernel_error()

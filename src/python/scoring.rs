@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use super::arguments::{self, Bytes, kind};
+use super::arguments::{self, kind};
+use super::body::Content;
 use super::completion::{make, prompt_logprobs, record};
 use super::errors::exception;
 use crate::divergence::{self as compare, Missing};
@@ -56,7 +57,7 @@ pub(super) fn decode_prompt_logprobs(
         limits: arguments::limits(limits)?,
         ..Options::new(arguments::wire(wire)?)
     };
-    let bytes = Bytes::new(body)?;
+    let bytes = Content::new(body)?;
     let content = bytes.as_slice();
     let mut decoded = py
         .detach(|| wire::decode(content, &options, false, Target::Own))

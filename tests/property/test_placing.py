@@ -15,7 +15,7 @@ from support.strategies import containers, dialects, samples
 from support.writing import compact
 
 WAYS = ("nothing", "prompt_len", "prompt_token_ids", "echo", "named echo")
-SHAPE = {"require_logprobs": False, "num_layers": 1, "top_k": 2}
+SHAPE: dict[str, Any] = {"require_logprobs": False, "num_layers": 1, "top_k": 2}
 
 
 def stripped(document: Any, *, echo: bool, counts: bool) -> Any:

@@ -124,7 +124,7 @@ def test_an_answer_is_refused_for_its_reason(name: str) -> None:
     body, chosen, reason = (FOLDER / name).read_bytes(), wire(name), REFUSED[Path(name).name]
     assert chosen is not None
     with pytest.raises(reason.error) as raised:
-        tito.decode_choices(body, wire=chosen, prompt_len=5)
+        tito.decode_choices(body, wire=chosen)
     assert type(raised.value) is reason.error
     assert isinstance(raised.value, tito.DecodeError)
     assert (raised.value.kind, raised.value.path) == (reason.kind, reason.path)

@@ -276,11 +276,27 @@ fn a_stop_reason_is_a_string_or_an_integer() {
 fn spans_of_weight_versions_are_passed_on_as_they_stand() {
     let body = generate(
         "",
-        r#""weight_versions":[{"version":"a","start":0,"end":2}],"#,
+        r#""weight_versions":[{"version":"a","start":0,"end":0}],"#,
     );
     for wire in [GENERATE, VLLM_CHAT, CHAT, COMPLETIONS] {
         let read = decoded(&options(wire), &body).weight_versions;
-        assert_eq!(read, Some(Value::List(vec![span("a", 2)])));
+        assert_eq!(read, Some(Value::List(vec![span("a", 0)])));
+        let versions = |list: &str| generate("", &format!(r#""weight_versions":{list},"#));
+        let path = "choices[0].weight_versions[0]";
+        let beyond = versions(r#"[§{"version":"a","start":0,"end":1}]"#);
+        refused(
+            &options(wire),
+            &beyond,
+            Class::Alignment,
+            "weight_span",
+            path,
+        );
+        malformed(
+            &options(wire),
+            &versions(r#"[§{"version":"a"}]"#),
+            "type",
+            path,
+        );
     }
     for value in ["§{}", "§\"a\"", "§1"] {
         let body = generate("", &format!(r#""weight_versions":{value},"#));
