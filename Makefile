@@ -49,12 +49,12 @@ test: lint test-rust test-python ## everything that must pass
 # Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
 lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings are errors
-	$(CARGO) fmt --check
-	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets --features reference -- -D warnings
-	$(CARGO) clippy --locked --quiet --all-targets --no-default-features --features reference -- -D warnings
+	$(CARGO) fmt --all --check
+	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --locked --quiet --workspace --all-targets --no-default-features -- -D warnings
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml -- -D warnings
-	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --features reference
+	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --workspace
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -62,9 +62,9 @@ lint: build ## formatters, clippy, rustdoc, ruff, mypy and stubtest; warnings ar
 
 .PHONY: test-rust
 test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
-	$(CARGO) test --locked --quiet --no-default-features --features reference
+	$(CARGO) test --locked --quiet --workspace --no-default-features
 	@if [ -e "$(call CONFIG,LIBDIR)/$(call CONFIG,LDLIBRARY)" ]; then \
-		set -x; $(EMBED) $(CARGO) test --locked --quiet --features reference; \
+		set -x; $(EMBED) $(CARGO) test --locked --quiet; \
 	else \
 		echo 'This Python has no shared library to embed: clippy compiled the python feature, pytest tests it.'; \
 	fi
@@ -153,12 +153,12 @@ $(VENV)/.rivals: $(VENV)/.ready
 
 .PHONY: bench
 bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes docs/benchmarks.md
-	$(CARGO) bench --locked --quiet --no-default-features --features reference --bench kernels --bench decode
+	$(CARGO) bench --locked --quiet --no-default-features --bench kernels --bench decode
 	$(PY) benches/peers.py report
 
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format --quiet
 

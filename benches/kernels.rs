@@ -1,7 +1,7 @@
 //! Throughput of every base64 kernel that this machine runs, by what it makes of the text: nothing (it only looks for the
 //! end), bytes, or int32 from each dtype of the wire. Bytes per second are bytes of text.
 //!
-//! `cargo bench --no-default-features --features reference --bench kernels`
+//! `cargo bench --no-default-features --bench kernels`
 #![allow(missing_docs)] // criterion's macros write public functions without any
 
 use std::hint::black_box;
@@ -10,12 +10,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dynamo_tito::bench_support::{NamedKernel, kernels};
+use dynamo_tito::base64::{Element, Kernel};
 
 /// Bytes of text: one that stays in a core's own cache with what is made of it, and one that goes through memory.
 const SIZES: [(&str, usize); 2] = [("256KiB", 256 << 10), ("32MiB", 32 << 20)];
-
-const DTYPES: [(&str, usize); 4] = [("uint8", 1), ("uint16", 2), ("int16", 2), ("int32", 4)];
 
 /// Bytes without a pattern.
 fn noise(len: usize) -> Vec<u8> {
@@ -29,22 +27,22 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len).map(step).collect()
 }
 
-fn widened(bytes: &[u8], dtype: &str) -> Vec<i32> {
-    match dtype {
-        "uint8" => bytes.iter().map(|&byte| byte.into()).collect(),
-        "uint16" => bytes
+fn widened(bytes: &[u8], element: Element) -> Vec<i32> {
+    match element {
+        Element::U8 => bytes.iter().map(|&byte| byte.into()).collect(),
+        Element::U16 => bytes
             .as_chunks()
             .0
             .iter()
             .map(|&item| u16::from_le_bytes(item).into())
             .collect(),
-        "int16" => bytes
+        Element::I16 => bytes
             .as_chunks()
             .0
             .iter()
             .map(|&item| i16::from_le_bytes(item).into())
             .collect(),
-        _ => bytes
+        Element::I32 => bytes
             .as_chunks()
             .0
             .iter()
@@ -53,7 +51,7 @@ fn widened(bytes: &[u8], dtype: &str) -> Vec<i32> {
     }
 }
 
-fn alphabet_len(criterion: &mut Criterion, kernel: NamedKernel) {
+fn alphabet_len(criterion: &mut Criterion, kernel: Kernel) {
     let mut group = criterion.benchmark_group(format!("{}/letters", kernel.name()));
     for (name, size) in SIZES {
         let mut text = STANDARD.encode(noise(size / 4 * 3)).into_bytes();
@@ -66,45 +64,42 @@ fn alphabet_len(criterion: &mut Criterion, kernel: NamedKernel) {
     }
 }
 
-fn decode(criterion: &mut Criterion, kernel: NamedKernel) {
+fn decode(criterion: &mut Criterion, kernel: Kernel) {
     let mut group = criterion.benchmark_group(format!("{}/bytes", kernel.name()));
     for (name, size) in SIZES {
         let bytes = noise(size / 4 * 3);
         let text = STANDARD.encode(&bytes).into_bytes();
-        let mut out = Vec::new();
-        kernel
-            .decode(&text, 0, bytes.len(), &mut out)
-            .expect("a good text");
+        let mut out = vec![0; bytes.len()];
+        kernel.decode(&text, 0, &mut out).expect("a good text");
         assert!(out == bytes);
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_with_input(BenchmarkId::from_parameter(name), &text, |bencher, text| {
-            bencher.iter(|| kernel.decode(black_box(text), 0, bytes.len(), &mut out));
+            bencher.iter(|| kernel.decode(black_box(text), 0, &mut out));
         });
     }
 }
 
-fn widen(criterion: &mut Criterion, kernel: NamedKernel) {
-    for (dtype, width) in DTYPES {
-        let mut group = criterion.benchmark_group(format!("{}/{dtype}", kernel.name()));
+fn widen(criterion: &mut Criterion, kernel: Kernel) {
+    for element in Element::ALL {
+        let mut group = criterion.benchmark_group(format!("{}/{}", kernel.name(), element.name()));
         for (name, size) in SIZES {
             let bytes = noise(size / 4 * 3);
             let text = STANDARD.encode(&bytes).into_bytes();
-            let len = bytes.len() / width;
-            let mut out = Vec::new();
+            let mut out = vec![0; bytes.len() / element.size()];
             kernel
-                .widen(&text, dtype, 0, len, &mut out)
+                .widen(&text, element, 0, &mut out)
                 .expect("a good text");
-            assert!(out == widened(&bytes, dtype));
+            assert!(out == widened(&bytes, element));
             group.throughput(Throughput::Bytes(size as u64));
             group.bench_with_input(BenchmarkId::from_parameter(name), &text, |bencher, text| {
-                bencher.iter(|| kernel.widen(black_box(text), dtype, 0, len, &mut out));
+                bencher.iter(|| kernel.widen(black_box(text), element, 0, &mut out));
             });
         }
     }
 }
 
 fn every_kernel(criterion: &mut Criterion) {
-    for kernel in kernels() {
+    for kernel in Kernel::available() {
         alphabet_len(criterion, kernel);
         decode(criterion, kernel);
         widen(criterion, kernel);

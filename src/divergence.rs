@@ -4,7 +4,7 @@ use crate::error::{Class, Error, Result};
 
 /// What to do with a sampled token that one side has no log-probability for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
+pub enum Missing {
     /// Refuse.
     Raise,
     /// Leave it out, and count it.
@@ -13,19 +13,19 @@ pub(crate) enum Missing {
 
 /// The difference of two scorings over the sampled tokens: d = sample - scored.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Divergence {
+pub struct Divergence {
     /// Tokens that were compared.
-    pub(crate) count: usize,
+    pub count: usize,
     /// Sampled tokens that were left out, because one side is NaN.
-    pub(crate) skipped: usize,
+    pub skipped: usize,
     /// Mean of d.
-    pub(crate) mean: f64,
+    pub mean: f64,
     /// Mean of |d|.
-    pub(crate) mean_abs: f64,
+    pub mean_abs: f64,
     /// Largest |d|.
-    pub(crate) max_abs: f64,
+    pub max_abs: f64,
     /// Mean of e^-d - 1 + d.
-    pub(crate) k3: f64,
+    pub k3: f64,
 }
 
 /// Below this e^x - 1 - x loses digits, and its series does not.
@@ -43,7 +43,7 @@ fn k3(x: f64) -> f64 {
 }
 
 /// Compares where the mask is not zero; what lies elsewhere is not looked at. The three have one length.
-pub(crate) fn divergence<A, B>(
+pub fn divergence<A, B>(
     sample: &[A],
     scored: &[B],
     mask: &[u8],

@@ -1,32 +1,41 @@
 //! Decodes the token-in/token-out responses of NVIDIA Dynamo, vLLM and SGLang into flat arrays.
 //!
-//! `docs/design.md` says how a body is judged; `wire` does it.
+//! `docs/design.md` says how a body is judged.
+//!
+//! ```
+//! use dynamo_tito::{Options, Wire, decode};
+//!
+//! let body = br#"{"choices":[{"token_ids":[7,8],"logprobs":{"content":[
+//!     {"token":"token_id:7","logprob":-0.5},{"token":"token_id:8","logprob":-1.25}]}}]}"#;
+//! let completion = decode(body, &Options::new(Wire::VllmGenerate))?;
+//! assert_eq!(completion.token_ids.as_slice(), [7, 8]);
+//! # Ok::<(), dynamo_tito::Error>(())
+//! ```
 
-// The Python face uses all of the core; without it, tests and benchmarks use most.
-#![cfg_attr(not(feature = "python"), allow(dead_code, unused_imports))]
-
-#[cfg(any(test, feature = "reference"))]
-pub mod agreement;
-#[cfg(feature = "reference")]
-#[doc(hidden)]
-pub mod bench_support;
+pub mod base64;
+mod decode;
 mod divergence;
 mod error;
 mod experts;
-#[cfg(feature = "reference")]
-#[doc(hidden)]
-pub mod fuzz_support;
 mod json;
-mod limits;
-mod memory;
+pub mod limits;
+pub mod memory;
+mod options;
 #[cfg(feature = "python")]
 mod python;
-#[cfg(any(test, feature = "reference"))]
-pub mod reference;
 mod request;
 mod routing;
 mod wire;
 
+pub use decode::{decode, decode_choices, decode_into};
+pub use divergence::{Divergence, Missing, divergence};
 pub use error::{Class, Error, Result};
+pub use experts::{Routed as RoutedExperts, Values as ExpertIds};
+pub use json::Value;
 pub use limits::Limits;
-pub use wire::options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};
+pub use options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};
+pub use request::write_ids;
+pub use routing::{Expected, ExpertId, Facts, scan as scan_routing};
+pub use wire::{
+    Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+};

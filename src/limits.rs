@@ -41,25 +41,25 @@ pub(crate) fn passed(found: impl Display, ceiling: impl Display, keyword: &str) 
 /// log-softmax in float32 as x - logsumexp(x) is off by some 2^-24 of the logits' size: 1e-5 for logits around 100, 6e-4 for
 /// the 10^4 that a temperature of 0.01 makes of them. Rejection sampling of speculative tokens rounds in the same place.
 /// Recorded bodies hold no value above 0. Logits in place of log-probabilities are above 1 nearly everywhere.
-pub(crate) const MAX_LOGPROB: f64 = 1e-3;
+pub const MAX_LOGPROB: f64 = 1e-3;
 
 /// Choices in one response.
-pub(crate) const MAX_CHOICES: usize = 4096;
+pub const MAX_CHOICES: usize = 4096;
 
 /// Bytes of metadata (usage, finish reasons, versions) of one choice that are copied for simd-json.
-pub(crate) const MAX_METADATA: usize = 1 << 20;
+pub const MAX_METADATA: usize = 1 << 20;
 
 /// Values and keys in that metadata: what is passed on whole costs a Python object each.
-pub(crate) const MAX_METADATA_VALUES: usize = 1024;
+pub const MAX_METADATA_VALUES: usize = 1024;
 
 /// Bytes of an npy header. numpy writes 128 for a three-dimensional array.
-pub(crate) const MAX_NPY_HEADER: usize = 1 << 16;
+pub const MAX_NPY_HEADER: usize = 1 << 16;
 
 /// The largest token id.
-pub(crate) const MAX_TOKEN_ID: u32 = i32::MAX as u32;
+pub const MAX_TOKEN_ID: u32 = i32::MAX as u32;
 
 /// Bytes of a server's error message that are read, as they stand in the body. An exception keeps far less.
-pub(crate) const MAX_MESSAGE: usize = 1 << 14;
+pub const MAX_MESSAGE: usize = 1 << 14;
 
 /// Bytes of a server's error body that an exception keeps.
-pub(crate) const MAX_ERROR_BODY: usize = 4096;
+pub const MAX_ERROR_BODY: usize = 4096;

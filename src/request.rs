@@ -29,7 +29,7 @@ const fn triples() -> [[u8; 4]; 1000] {
 const BATCH: usize = 256;
 
 /// Appends `1,2,3`. Ids are not negative.
-pub(crate) fn write_ids(ids: &[i32], out: &mut Vec<u8>) {
+pub fn write_ids(ids: &[i32], out: &mut Vec<u8>) {
     // Ten digits and a comma at most, and the four bytes that a store of three digits touches.
     let mut text = [0u8; 11 * BATCH + 4];
     out.reserve(7 * ids.len());

@@ -12,7 +12,7 @@ export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
 build=(--locked --quiet --profile checked --target "$host")
 
 echo 'cargo test, leaks included'
-ASAN_OPTIONS=detect_leaks=1 "$cargo" test "${build[@]}" --no-default-features --features reference --lib
+ASAN_OPTIONS=detect_leaks=1 "$cargo" test "${build[@]}" --workspace --no-default-features --lib
 
 echo 'pytest: the extension, its input allocated where the sanitizer sees the end of it'
 PYO3_PYTHON=$python "$cargo" build "${build[@]}"

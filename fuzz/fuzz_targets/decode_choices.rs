@@ -1,7 +1,7 @@
 //! Decodes every choice of a body: the decoder and its slow twin say the same, value or error.
 #![no_main]
 
-use dynamo_tito::agreement;
+use dynamo_tito_oracle::agreement;
 use dynamo_tito_fuzz::cases;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 

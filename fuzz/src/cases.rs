@@ -1,10 +1,10 @@
-//! Bodies under options (see `dynamo_tito::agreement::case`), changed in their structure.
+//! Bodies under options (see `dynamo_tito_oracle::agreement::case`), changed in their structure.
 
 use std::cell::RefCell;
 use std::path::Path;
 
 use dynamo_tito::Options;
-use dynamo_tito::agreement::{self, Mutator};
+use dynamo_tito_oracle::agreement::{self, Mutator};
 use libfuzzer_sys::fuzzer_mutate;
 
 /// Larger bodies of the recorded ones are left out: many small ones find more in the same time.

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dynamo_tito::agreement::{self, HEADER};
+use dynamo_tito_oracle::agreement::{self, HEADER};
 use dynamo_tito::{Options, Wire};
 use libfuzzer_sys::fuzzer_mutate;
 

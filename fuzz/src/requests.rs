@@ -1,6 +1,6 @@
 //! Ids of a request as text.
 
-use dynamo_tito::fuzz_support::write_ids;
+use dynamo_tito::write_ids;
 
 /// Bytes of the input that make one id.
 const BYTES: usize = 5;

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::base64::alphabet_len;
 use super::fill::raw;
+use crate::base64::{alphabet_len, decoded_len};
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
 
@@ -115,14 +115,12 @@ impl Text<'_> {
     /// The whole text is canonical.
     pub(super) fn check(&self) -> Result<()> {
         self.check_letters(usize::MAX)?;
-        super::base64::decoded_len(&self.text)
-            .map(|_| ())
-            .map_err(|bad| {
-                base64(
-                    self.place(bad.at),
-                    "the last base64 letter has bits that belong to no byte",
-                )
-            })
+        decoded_len(&self.text).map(|_| ()).map_err(|bad| {
+            base64(
+                self.place(bad.at),
+                "the last base64 letter has bits that belong to no byte",
+            )
+        })
     }
 
     /// The first `len` decoded bytes.

@@ -1,7 +1,7 @@
 //! The containers that routed experts come in, told apart by form.
 
-use super::base64::Element;
 use super::blob::Blob;
+use crate::base64::Element;
 use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind, Reader, Stop, Text};
 

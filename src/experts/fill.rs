@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::base64::{Element, decode_into, widen_into};
+use crate::base64::{Element, decode_into, widen_into};
 use crate::error::{Error, Result};
 use crate::memory::{Buffer, Plain};
 
@@ -20,20 +20,6 @@ pub(super) fn widened(
     let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
     // SAFETY: `count` items fit, and on success `widen_into` has written all of `out`.
     unsafe { values.set_len(count) };
-    Ok((values, negative))
-}
-
-/// Fills `out` with widened elements from byte `skip` on; says whether any is negative.
-pub(super) fn widened_into<'o>(
-    text: &[u8],
-    dtype: Element,
-    skip: usize,
-    out: &'o mut [MaybeUninit<i32>],
-    failed: impl FnOnce(usize) -> Error,
-) -> Result<(&'o [i32], bool)> {
-    let negative = widen_into(text, dtype, skip, out).map_err(failed)?;
-    // SAFETY: the same memory and layout, lent on; on success `widen_into` has written all of it.
-    let values = unsafe { std::slice::from_raw_parts(out.as_ptr().cast::<i32>(), out.len()) };
     Ok((values, negative))
 }
 

@@ -3,7 +3,6 @@
 //! Three containers are in use (an object with its shape beside it, an npy file, bare int32 rows); [`Container`] finds out which one
 //! is there, [`resolve`] holds it against the contract's rules 9 to 12 and decodes the wanted rows, straight to their final width.
 
-mod base64;
 mod blob;
 mod container;
 mod fill;
@@ -11,10 +10,7 @@ mod npy;
 mod rows;
 mod trim;
 
-#[cfg(feature = "reference")]
-pub(crate) use base64::bench_support;
-#[cfg(feature = "python")]
-pub(crate) use base64::{kernel_error, kernel_name};
 pub(crate) use container::Container;
-pub(crate) use rows::{Routed, Target, Values, resolve};
+pub use rows::{Routed, Values};
+pub(crate) use rows::{Target, resolve};
 pub(crate) use trim::Sequence;

@@ -1,7 +1,7 @@
 //! The header of an npy file (numpy's format versions 1 and 2).
 
-use super::base64::Element;
 use super::blob::Text;
+use crate::base64::Element;
 use crate::error::Result;
 use crate::limits::MAX_NPY_HEADER;
 

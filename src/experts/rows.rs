@@ -1,17 +1,15 @@
 //! Which rows there are, which are wanted, and their values.
 
-use std::mem::MaybeUninit;
-
-use super::base64::Element;
 use super::blob::Text;
 use super::container::Container;
-use super::fill::{raw, widened, widened_into};
+use super::fill::{raw, widened};
 use super::npy;
 use super::trim::{Sequence, Trimmed, trim};
+use crate::base64::{self, Element};
 use crate::error::{Class, Error, Result};
 use crate::limits;
 use crate::memory::Buffer;
-use crate::wire::options::{ExpertsMode, Options};
+use crate::options::{ExpertsMode, Options};
 
 /// Where int32 rows go.
 #[derive(Debug)]
@@ -19,29 +17,34 @@ pub(crate) enum Target<'o> {
     /// Memory of our own.
     Own,
     /// The caller's array.
-    Into(&'o mut [MaybeUninit<i32>]),
+    Into(&'o mut [i32]),
 }
 
 /// Decoded rows.
 #[derive(Debug)]
-pub(crate) struct Routed {
-    pub(crate) values: Values,
+pub struct Routed {
+    /// Expert ids in C order.
+    pub values: Values,
     /// Rows, layers, top_k.
-    pub(crate) shape: [usize; 3],
+    pub shape: [usize; 3],
     /// Sequence position of row 0.
-    pub(crate) start: u64,
+    pub start: u64,
     /// Integer type on the wire.
-    pub(crate) dtype: Element,
+    pub dtype: Element,
     /// No row is missing.
-    pub(crate) complete: bool,
+    pub complete: bool,
 }
 
 /// Expert ids in C order.
 #[derive(Debug)]
-pub(crate) enum Values {
+pub enum Values {
+    /// As on the wire.
     U8(Buffer<u8>),
+    /// As on the wire.
     U16(Buffer<u16>),
+    /// As on the wire.
     I16(Buffer<i16>),
+    /// As on the wire, or widened.
     I32(Buffer<i32>),
     /// At the start of the caller's array.
     Written,
@@ -263,9 +266,8 @@ impl<'a> Rows<'a> {
                         format!("experts_out holds {} values, {count} are needed", out.len()),
                     ));
                 };
-                let (values, negative) = widened_into(text, dtype, skip, out, failed)?;
-                if negative {
-                    kept = routes.captured(values)?;
+                if base64::widen(text, dtype, skip, out).map_err(failed)? {
+                    kept = routes.captured(out)?;
                 }
                 Values::Written
             }

@@ -1,7 +1,7 @@
 //! Which rows of a container are wanted, where they begin, and whether all of them are there: rules 11 and 12.
 
 use crate::error::{Class, Error, Result};
-use crate::wire::options::{FinalRow, Options};
+use crate::options::{FinalRow, Options};
 
 use super::rows::refused;
 

@@ -19,4 +19,5 @@ pub(crate) use field::{Reader, Stop, misfit};
 pub(crate) use number::canonical_id;
 pub(crate) use seek::element_offset;
 pub(crate) use string::Text;
-pub(crate) use value::{SmallValues, Value, values_and_keys, values_and_keys_at_most};
+pub use value::Value;
+pub(crate) use value::{SmallValues, values_and_keys, values_and_keys_at_most};

@@ -15,15 +15,22 @@ const FEW: usize = 16;
 
 /// A small JSON value. Maps keep the order of the wire; of a repeated key the last value stands at the first one's place.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// An integer.
     Int(i64),
     /// Above `i64::MAX`.
     Uint(u64),
+    /// A number with a fraction or an exponent.
     Float(f64),
+    /// A string.
     Text(String),
+    /// An array.
     List(Vec<Value>),
+    /// An object.
     Map(Vec<(String, Value)>),
 }
 

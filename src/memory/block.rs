@@ -39,7 +39,7 @@ pub(crate) enum Lifetime {
 
 /// Owned, uninitialised bytes. Dropping it gives them back: to the pool if they came by the page, else to the allocator.
 #[derive(Debug)]
-pub(crate) struct Block {
+pub struct Block {
     start: NonNull<u8>,
     size: usize,
     home: Home,
@@ -136,12 +136,12 @@ impl Block {
     }
 
     /// The first byte; aligned to a cache line, dangling if the size is zero.
-    pub(crate) const fn start(&self) -> NonNull<u8> {
+    pub const fn start(&self) -> NonNull<u8> {
         self.start
     }
 
     /// Bytes that may be used, which can be more than were asked for.
-    pub(crate) const fn size(&self) -> usize {
+    pub const fn size(&self) -> usize {
         self.size
     }
 

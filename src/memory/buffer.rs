@@ -11,10 +11,10 @@ use super::block::ALIGNMENT;
 use super::{Block, Lifetime, OutOfMemory};
 
 /// Integers and floats: every bit pattern is a value, and nothing happens on drop.
-pub(crate) trait Plain: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {}
+pub trait Plain: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {}
 
 mod sealed {
-    pub(crate) trait Sealed {}
+    pub trait Sealed {}
 }
 
 macro_rules! plain {
@@ -30,7 +30,7 @@ plain!(u8 u16 i16 i32 i64 f64);
 const FIRST_BYTES: usize = 1 << 10;
 
 /// A growable array whose memory numpy can own. Like `Vec`, but every growth can fail, and none copies page by page.
-pub(crate) struct Buffer<T> {
+pub struct Buffer<T> {
     start: NonNull<T>,
     len: usize,
     capacity: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Buffer<T> {
 
 impl<T: Plain> Buffer<T> {
     /// Empty, and nothing allocated.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         let block = Block::empty();
         Self {
             start: block.start().cast(),
@@ -54,7 +54,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Room for `capacity` items.
-    pub(crate) fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
+    pub fn with_capacity(capacity: usize) -> Result<Self, OutOfMemory> {
         let mut buffer = Self::new();
         buffer.reserve(capacity)?;
         Ok(buffer)
@@ -62,7 +62,7 @@ impl<T: Plain> Buffer<T> {
 
     /// Room for `capacity` items of something that is wanted only until it has been decoded; `expected` items are probably
     /// all, 0 is unknown.
-    pub(crate) fn transient(capacity: usize, expected: usize) -> Result<Self, OutOfMemory> {
+    pub fn transient(capacity: usize, expected: usize) -> Result<Self, OutOfMemory> {
         let mut buffer = Self::new();
         let expected = expected.saturating_mul(size_of::<T>());
         buffer.lifetime = Lifetime::Transient { expected };
@@ -72,7 +72,7 @@ impl<T: Plain> Buffer<T> {
 
     /// Appends one item.
     #[inline(always)]
-    pub(crate) fn push(&mut self, item: T) -> Result<(), OutOfMemory> {
+    pub fn push(&mut self, item: T) -> Result<(), OutOfMemory> {
         if self.len == self.capacity {
             self.grow(1)?;
         }
@@ -83,7 +83,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Appends a copy of every item.
-    pub(crate) fn extend_from_slice(&mut self, items: &[T]) -> Result<(), OutOfMemory> {
+    pub fn extend_from_slice(&mut self, items: &[T]) -> Result<(), OutOfMemory> {
         self.reserve(items.len())?;
         // SAFETY: there is room for the items, and a slice from elsewhere cannot overlap memory that `&mut self` owns.
         unsafe {
@@ -96,7 +96,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Makes room for `additional` more items, exactly where nothing was allocated before.
-    pub(crate) fn reserve(&mut self, additional: usize) -> Result<(), OutOfMemory> {
+    pub fn reserve(&mut self, additional: usize) -> Result<(), OutOfMemory> {
         if additional > self.capacity - self.len {
             self.grow(additional)?;
         }
@@ -105,33 +105,33 @@ impl<T: Plain> Buffer<T> {
 
     /// Items that are there.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether no item is there.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The items.
     #[inline]
-    pub(crate) fn as_slice(&self) -> &[T] {
+    pub fn as_slice(&self) -> &[T] {
         // SAFETY: the first `len` items are initialised, and `&self` keeps them where they are.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// The items, to change.
     #[inline]
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as in `as_slice`, and `&mut self` is the only way to them.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
     /// The room past the items.
     #[inline]
-    pub(crate) fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<T>] {
+    pub fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<T>] {
         // SAFETY: `len <= capacity`, and uninitialised items may be lent as such.
         unsafe {
             slice::from_raw_parts_mut(
@@ -146,24 +146,24 @@ impl<T: Plain> Buffer<T> {
     /// # Safety
     /// `len` is at most the capacity, and the first `len` items have been written.
     #[inline]
-    pub(crate) unsafe fn set_len(&mut self, len: usize) {
+    pub unsafe fn set_len(&mut self, len: usize) {
         debug_assert!(len <= self.capacity);
         self.len = len;
     }
 
     /// Drops the first `count` items; the others move to the beginning.
-    pub(crate) fn drop_front(&mut self, count: usize) {
+    pub fn drop_front(&mut self, count: usize) {
         self.as_mut_slice().copy_within(count.., 0);
         self.len -= count;
     }
 
     /// Keeps the first `count` items, if there are more.
-    pub(crate) fn truncate(&mut self, count: usize) {
+    pub fn truncate(&mut self, count: usize) {
         self.len = self.len.min(count);
     }
 
     /// The memory and how many items it holds, for numpy to own.
-    pub(crate) fn into_block(self) -> (Block, usize) {
+    pub fn into_block(self) -> (Block, usize) {
         (self.block, self.len)
     }
 

@@ -15,18 +15,18 @@ mod mapping;
 #[path = "mapping_alloc.rs"]
 mod mapping;
 
-pub(crate) use block::{Block, Lifetime};
-pub(crate) use buffer::{Buffer, Plain};
-pub(crate) use pool::environment_error;
-pub(crate) use pool::{configure, stats, trim};
+pub use block::Block;
+pub(crate) use block::Lifetime;
+pub use buffer::{Buffer, Plain};
+pub use pool::{Stats, configure, environment_error, stats, trim};
 
 use std::fmt;
 
 /// Memory that could not be had; becomes a `MemoryError`, never an abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutOfMemory {
+pub struct OutOfMemory {
     /// Bytes that were asked for; `usize::MAX` where the size itself overflowed.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
 }
 
 impl fmt::Display for OutOfMemory {

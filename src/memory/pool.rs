@@ -39,38 +39,38 @@ const UNWANTED: u64 = 128;
 
 /// What the pool holds and what it has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stats {
+pub struct Stats {
     /// Bytes in the pool now.
-    pub(crate) held_bytes: usize,
+    pub held_bytes: usize,
     /// Blocks in the pool now.
-    pub(crate) held_blocks: usize,
+    pub held_blocks: usize,
     /// The bound on `held_bytes`; 0 is off.
-    pub(crate) max_bytes: usize,
+    pub max_bytes: usize,
     /// Requests that the pool served.
-    pub(crate) reused: u64,
+    pub reused: u64,
     /// Requests that new pages served.
-    pub(crate) allocated: u64,
+    pub allocated: u64,
 }
 
 static POOL: SharedPool = SharedPool::new();
 
 /// Gives back to the system what the pool holds; returns how many bytes that was.
-pub(crate) fn trim() -> usize {
+pub fn trim() -> usize {
     POOL.trim()
 }
 
 /// Sets how many bytes the pool may hold; 0 turns it off. What is too much goes at once.
-pub(crate) fn configure(max_bytes: usize) {
+pub fn configure(max_bytes: usize) {
     POOL.configure(max_bytes);
 }
 
 /// What the pool holds and what it has done.
-pub(crate) fn stats() -> Stats {
+pub fn stats() -> Stats {
     POOL.stats()
 }
 
 /// What is wrong with the environment's bound, in words, if anything is; the default is used then.
-pub(crate) fn environment_error() -> Option<String> {
+pub fn environment_error() -> Option<String> {
     max_bytes_from(env::var_os(MAX_BYTES_VARIABLE)).err()
 }
 

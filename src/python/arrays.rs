@@ -1,7 +1,5 @@
 //! Numpy arrays over our memory.
-#![allow(unsafe_code)] // arrays that own a block, and a caller's array lent for writing
-
-use std::mem::MaybeUninit;
+#![allow(unsafe_code)] // arrays that own a block
 
 use numpy::ndarray::{ArrayView, Dim, IntoDimension, ShapeBuilder};
 use numpy::{
@@ -86,10 +84,8 @@ impl<'py> ExpertsOut<'py> {
     }
 
     /// The array's memory, to write into.
-    pub(super) fn memory(&mut self) -> PyResult<&mut [MaybeUninit<i32>]> {
-        let items = self.lent.as_slice_mut()?;
-        // SAFETY: the same items; whoever gets them only ever writes initialised values.
-        Ok(unsafe { &mut *(std::ptr::from_mut(items) as *mut [MaybeUninit<i32>]) })
+    pub(super) fn memory(&mut self) -> PyResult<&mut [i32]> {
+        Ok(self.lent.as_slice_mut()?)
     }
 
     /// A view of the first `shape.product()` items.

@@ -11,7 +11,7 @@ use crate::memory;
 pub(super) fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let info = PyDict::new(py);
     info.set_item("version", env!("CARGO_PKG_VERSION"))?;
-    info.set_item("kernel", crate::experts::kernel_name())?;
+    info.set_item("kernel", crate::base64::kernel_name())?;
     info.set_item(
         "target",
         format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),

@@ -39,7 +39,7 @@ mod _core {
     /// A wish in the environment that cannot be granted is said at once, not ignored.
     #[pymodule_init]
     fn check_environment(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-        let problem = crate::experts::kernel_error()
+        let problem = crate::base64::kernel_error()
             .map(str::to_owned)
             .or_else(crate::memory::environment_error);
         problem.map_or(Ok(()), |problem| Err(PyImportError::new_err(problem)))

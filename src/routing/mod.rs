@@ -3,57 +3,81 @@
 //!
 //! A row is first asked as a whole whether there is anything to find in it, in loops that the compiler turns into vectors;
 //! only where there is, its entries are looked at one by one.
+#![allow(unsafe_code)] // calls what is compiled for a processor that has been asked
 
 use std::ops::BitOr;
 
 mod pairs;
 #[cfg(test)]
 mod tests;
-mod tuned;
 
 use pairs::Pairs;
-pub(crate) use tuned::scan;
 
 /// An expert id at wire width.
-pub(crate) trait ExpertId:
-    Copy + Ord + Into<i64> + From<bool> + BitOr<Output = Self>
-{
-}
+pub trait ExpertId: Copy + Ord + Into<i64> + From<bool> + BitOr<Output = Self> {}
 
 impl<T: Copy + Ord + Into<i64> + From<bool> + BitOr<Output = Self>> ExpertId for T {}
 
 /// What to hold the rows against.
 #[derive(Clone, Copy)]
-pub(crate) struct Expected<'a, T> {
+pub struct Expected<'a, T> {
     /// Experts of the model; ids run from 0 to one below. None: any id of 0 or more will do.
-    pub(crate) num_experts: Option<i64>,
+    pub num_experts: Option<i64>,
     /// Rows of an earlier turn over the same tokens, of the same size.
-    pub(crate) earlier: Option<&'a [T]>,
+    pub earlier: Option<&'a [T]>,
 }
 
 /// What was found. An *entry* is the `top_k` ids of one token in one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// Per layer, entries whose ids are all zero.
-    pub(crate) zero_entries: Vec<u64>,
-    /// Ids below 0, or not below the number of experts; the first one's row, layer and slot.
-    pub(crate) out_of_range: u64,
-    pub(crate) first_out_of_range: Option<(usize, usize, usize)>,
-    /// Entries that name an expert twice, all-zero ones apart; the first one's row and layer.
-    pub(crate) duplicates: u64,
-    pub(crate) first_duplicate: Option<(usize, usize)>,
+    pub zero_entries: Vec<u64>,
+    /// Ids below 0, or not below the number of experts.
+    pub out_of_range: u64,
+    /// The first one's row, layer and slot.
+    pub first_out_of_range: Option<(usize, usize, usize)>,
+    /// Entries that name an expert twice, all-zero ones apart.
+    pub duplicates: u64,
+    /// The first one's row and layer.
+    pub first_duplicate: Option<(usize, usize)>,
     /// The longest run of equal rows: its first row and its length.
-    pub(crate) longest_run: (usize, usize),
-    /// Rows that differ from the earlier turn's; the first one.
-    pub(crate) disagreements: u64,
-    pub(crate) first_disagreement: Option<usize>,
+    pub longest_run: (usize, usize),
+    /// Rows that differ from the earlier turn's.
+    pub disagreements: u64,
+    /// The first one.
+    pub first_disagreement: Option<usize>,
 }
 
-/// Looks at rows [rows, layers, top_k] once.
+/// Looks at rows [rows, layers, top_k] once, compiled for vectors of 32 bytes where an x86-64 processor has them.
 ///
 /// # Panics
 ///
 /// If the rows are not a whole number of `layers * top_k`, or the earlier ones are not as many.
+pub fn scan<T: ExpertId>(
+    ids: &[T],
+    layers: usize,
+    top_k: usize,
+    expected: Expected<'_, T>,
+) -> Facts {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has been asked for it.
+        return unsafe { scan_rows_avx2(ids, layers, top_k, expected) };
+    }
+    scan_rows(ids, layers, top_k, expected)
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+fn scan_rows_avx2<T: ExpertId>(
+    ids: &[T],
+    layers: usize,
+    top_k: usize,
+    expected: Expected<'_, T>,
+) -> Facts {
+    scan_rows(ids, layers, top_k, expected)
+}
+
 #[inline(always)]
 fn scan_rows<T: ExpertId>(
     ids: &[T],

@@ -11,9 +11,9 @@ use super::document::{Choice, Document, Element, EngineData, Head, MetaInfo, Nve
 use super::entries::Content;
 use super::field::{Field, Span};
 use super::list::{self, IdLists, Triples};
-use super::options::Wire;
 use super::prompt::PromptEntries;
 use super::top::TopRows;
+use crate::options::Wire;
 
 /// Where a channel stands: a path under the choice or element that `prefix` names, or from the top.
 #[derive(Debug, Clone, Copy)]

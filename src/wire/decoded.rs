@@ -1,4 +1,4 @@
-//! What a decode returns: plain columns, for the binding to wrap.
+//! What a decode returns: flat columns.
 
 use std::sync::Arc;
 
@@ -6,69 +6,93 @@ use crate::experts::Routed;
 use crate::json::Value;
 use crate::memory::Buffer;
 
-/// One completion.
+/// One completion of C tokens.
 #[derive(Debug)]
-pub(crate) struct Decoded {
-    pub(crate) token_ids: Buffer<i32>,
-    pub(crate) logprobs: Option<Buffer<f64>>,
-    pub(crate) top_logprobs: Option<TopLogprobs>,
-    /// Shared by the choices of one response.
-    pub(crate) prompt: Arc<Prompt>,
-    pub(crate) routed_experts: Option<Routed>,
-    pub(crate) sampling_mask: Option<SamplingMask>,
-    pub(crate) finish: Finish,
-    pub(crate) request_id: Option<String>,
-    pub(crate) index: u32,
-    pub(crate) usage: Option<Value>,
-    pub(crate) weight_versions: Option<Value>,
-    /// Name of the array and the channel it came from.
-    pub(crate) sources: Vec<(&'static str, String)>,
+pub struct Decoded {
+    /// The sampled ids, C of them.
+    pub token_ids: Buffer<i32>,
+    /// Their log-probabilities; NaN where one is missing and [`MissingLogprob::Nan`](crate::MissingLogprob) allows it.
+    pub logprobs: Option<Buffer<f64>>,
+    /// The alternatives at each of the C positions.
+    pub top_logprobs: Option<TopLogprobs>,
+    /// The prompt as the response tells it. The choices of one response share it.
+    pub prompt: Arc<Prompt>,
+    /// The experts that each token was routed to.
+    pub routed_experts: Option<Routed>,
+    /// The vocabulary that could have been sampled at each of the C positions.
+    pub sampling_mask: Option<SamplingMask>,
+    /// How the completion ended.
+    pub finish: Finish,
+    /// The server's name for the request.
+    pub request_id: Option<String>,
+    /// The position among the choices.
+    pub index: u32,
+    /// Token counts, as on the wire.
+    pub usage: Option<Value>,
+    /// The versions of the weights that sampled the tokens, as on the wire.
+    pub weight_versions: Option<Value>,
+    /// Name of each array and the channel that it was read from, or why it was left out.
+    pub sources: Vec<(&'static str, String)>,
 }
 
-/// The prompt as the response tells it.
+/// The prompt of P tokens as the response tells it.
 #[derive(Debug, Default)]
-pub(crate) struct Prompt {
-    pub(crate) token_ids: Option<Buffer<i32>>,
-    pub(crate) logprobs: Option<PromptLogprobs>,
-    pub(crate) sources: Vec<(&'static str, String)>,
+pub struct Prompt {
+    /// The ids, P of them.
+    pub token_ids: Option<Buffer<i32>>,
+    /// Their log-probabilities.
+    pub logprobs: Option<PromptLogprobs>,
+    /// As in [`Completion`](crate::Completion), for what is read here.
+    pub sources: Vec<(&'static str, String)>,
 }
 
-/// Log-probabilities of the prompt's own tokens, and every entry.
+/// Log-probabilities of a prompt.
 #[derive(Debug)]
-pub(crate) struct PromptLogprobs {
-    pub(crate) logprobs: Buffer<f64>,
-    pub(crate) top: TopLogprobs,
+pub struct PromptLogprobs {
+    /// Those of the prompt's own tokens, P of them; the first is NaN.
+    pub logprobs: Buffer<f64>,
+    /// Every entry of each position.
+    pub top: TopLogprobs,
 }
 
-/// Alternatives, end to end.
+/// Alternatives of every position, end to end.
 #[derive(Debug)]
-pub(crate) struct TopLogprobs {
-    pub(crate) token_ids: Buffer<i32>,
-    pub(crate) logprobs: Buffer<f64>,
+pub struct TopLogprobs {
+    /// Their ids.
+    pub token_ids: Buffer<i32>,
+    /// Their log-probabilities.
+    pub logprobs: Buffer<f64>,
     /// Where each position begins; one more than there are positions.
-    pub(crate) offsets: Buffer<i64>,
+    pub offsets: Buffer<i64>,
 }
 
-/// Surviving vocabulary of every position, end to end.
+/// The vocabulary that could have been sampled at every position, end to end.
 #[derive(Debug)]
-pub(crate) struct SamplingMask {
-    pub(crate) token_ids: Buffer<i32>,
+pub struct SamplingMask {
+    /// The ids.
+    pub token_ids: Buffer<i32>,
     /// Where each position begins; one more than there are positions.
-    pub(crate) offsets: Buffer<i64>,
+    pub offsets: Buffer<i64>,
 }
 
-/// How the completion ended.
+/// How a completion ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Finish {
-    pub(crate) reason: Option<String>,
-    pub(crate) raw: Option<String>,
-    pub(crate) stop_reason: Option<StopReason>,
-    pub(crate) aborted: Option<bool>,
+pub struct Finish {
+    /// The reason, in one spelling for every wire.
+    pub reason: Option<String>,
+    /// The reason in the wire's spelling.
+    pub raw: Option<String>,
+    /// The stop string or stop token.
+    pub stop_reason: Option<StopReason>,
+    /// Whether the completion was cut off; None where the wire cannot tell.
+    pub aborted: Option<bool>,
 }
 
-/// What stopped it.
+/// The stop string or stop token that ended a completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StopReason {
+pub enum StopReason {
+    /// A stop string.
     Text(String),
+    /// A stop token's id.
     Token(i64),
 }

@@ -14,8 +14,8 @@ use super::evidence::{
 use super::field::Field;
 use super::list;
 use super::locate::{Step, locate};
-use super::options::{MissingLogprob, Options};
 use super::resolve::Paths;
+use crate::options::{MissingLogprob, Options};
 
 /// What steps (b) and (c) find.
 #[derive(Debug, Default)]

@@ -14,7 +14,6 @@ mod list;
 mod locate;
 mod logprobs;
 mod mask;
-pub(crate) mod options;
 mod prompt;
 mod prompt_logprobs;
 mod resolve;
@@ -23,5 +22,5 @@ mod spans;
 mod top;
 mod walk;
 
-pub(crate) use decoded::{Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
+pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
 pub(crate) use resolve::decode;

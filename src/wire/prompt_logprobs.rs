@@ -8,10 +8,10 @@ use super::decoded::{Prompt, PromptLogprobs, TopLogprobs};
 use super::evidence::{first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob};
 use super::list;
 use super::locate::{Step, locate};
-use super::options::{MissingLogprob, Options};
 use super::prompt::{self, PromptEntries};
 use super::resolve::Paths;
 use super::top::TopRows;
+use crate::options::{MissingLogprob, Options};
 
 /// What `sources` says of prompt logprobs that cannot be looked up.
 const LEFT_OUT: &str = "left out: needs prompt_token_ids";

@@ -18,10 +18,10 @@ use super::finish;
 use super::list;
 use super::logprobs;
 use super::mask;
-use super::options::{ExpertsMode, Options, Wire};
 use super::prompt_logprobs;
 use super::scan::scan;
 use super::walk::Part;
+use crate::options::{ExpertsMode, Options, Wire};
 
 /// Writes the paths of one answer.
 #[derive(Debug, Clone, Copy)]

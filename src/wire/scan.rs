@@ -13,9 +13,9 @@ use super::document::{
 use super::entries;
 use super::field::{Field, Span};
 use super::list;
-use super::options::Wire;
 use super::prompt;
 use super::walk::{Part, Walk, wrong_kind};
+use crate::options::Wire;
 
 /// Reads the whole body: syntax first, then repeated keys; everything else is left to the resolver. Unless `several`
 /// choices can be answered, those behind the first are read for what is judged before they are refused.

@@ -1,0 +1,244 @@
+//! What cannot be, and what is not read, in every place of every wire: values above 0, echoes, masks, spans of weight versions,
+//! stray routed experts, finish reasons.
+
+use super::{agree, every_option};
+use dynamo_tito::{Options, Wire};
+
+const PROMPT: [i32; 5] = [1, 2, 3, 4, 5];
+
+/// Holds each body with each of `fragments` in the place of `@` against the twin; counts those that decode and those that do not.
+fn check(wires: &[Wire], body: &str, fragments: &[&str]) {
+    let mut counts = [0, 0];
+    for fragment in fragments {
+        let body = body.replace('@', fragment);
+        for &wire in wires {
+            for options in every_option(Options::new(wire), &PROMPT) {
+                assert_eq!(
+                    agree(body.as_bytes(), &options),
+                    Ok(()),
+                    "{body} {options:?}"
+                );
+                let decoded = crate::reference::decode_choices(body.as_bytes(), &options);
+                counts[usize::from(decoded.is_ok())] += 1;
+            }
+        }
+    }
+    assert!(counts[0] > 0 && counts[1] > 0, "{counts:?} of {body}");
+}
+
+const CHOICES: [Wire; 4] = [
+    Wire::VllmGenerate,
+    Wire::VllmChat,
+    Wire::DynamoChat,
+    Wire::DynamoCompletions,
+];
+const DYNAMO: [Wire; 2] = [Wire::DynamoChat, Wire::DynamoCompletions];
+const LOGPROBS: &[&str] = &[
+    "-1",
+    "0",
+    "0.001",
+    "0.0010000000000000002",
+    "1",
+    "18.25",
+    "1e308",
+    "-9999.0",
+    "-1e30",
+];
+
+#[test]
+fn of_log_probabilities() {
+    check(
+        &CHOICES,
+        r#"{"choices":[{"token_ids":[7,8],"logprobs":{"content":[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":@}],"token_logprobs":[-1,@]}}]}"#,
+        LOGPROBS,
+    );
+    check(
+        &CHOICES,
+        r#"{"choices":[{"token_ids":[7,8],"logprobs":{"content":[{"token_id":7,"logprob":-1,"top_logprobs":[{"token_id":9,"logprob":-1}]},{"token_id":8,"logprob":-1,"top_logprobs":[{"token":"token_id:8","token_id":8,"logprob":-1,"bytes":null},{"token_id":3,"logprob":@}]}]}}]}"#,
+        LOGPROBS,
+    );
+    check(
+        &CHOICES,
+        r#"{"choices":[{"token_ids":[7],"logprobs":{"content":[{"token":"token_id:7","logprob":@,"bytes":null,"top_logprobs":[{"token":"token_id:7","logprob":@,"bytes":null}]}]}}]}"#,
+        LOGPROBS,
+    );
+    check(
+        &DYNAMO,
+        r#"{"choices":[{"logprobs":{"content":[{"logprob":9,"top_logprobs":[{"token_id":7,"logprob":@}]}],"tokens":7}}],"nvext":{"engine_data":{"completion_token_ids":[7],"completion_logprobs":[@]}}}"#,
+        LOGPROBS,
+    );
+    check(
+        &[Wire::SglangGenerate],
+        r#"{"output_ids":[7,8],"meta_info":{"finish_reason":null,"output_token_logprobs":[[-1,7],[@,8]],"output_top_logprobs":[null,[[-1,8],[@,9]]]}}"#,
+        LOGPROBS,
+    );
+}
+
+#[test]
+fn of_prompts() {
+    for body in [
+        r#"{"choices":[{"token_ids":[]}],"prompt_logprobs":[null,{"2":{"logprob":@},"9":{"logprob":-1}},{"3":{"logprob":-1}},{"8":{"logprob":@},"4":{"logprob":-1},"9":{"logprob":@}},{"5":{"logprob":@}}]}"#,
+        r#"{"choices":[{"token_ids":[]}],"prompt_logprobs":[{"1":{"logprob":@}},{"2":{"logprob":-1}},{"3":{"logprob":-1}},{"4":{"logprob":-1}},{"5":{"logprob":-1},"6":{"logprob":@}}]}"#,
+    ] {
+        check(&CHOICES, body, LOGPROBS);
+    }
+    for body in [
+        r#"{"output_ids":[],"meta_info":{"finish_reason":null,"input_token_logprobs":[[null,1],[-1,2],[@,3],[-1,4],[@,5]],"input_top_logprobs":[[[@,1]],null,[[-1,8],[-1,9]],[[@,4],[@,9]],[]]}}"#,
+        r#"{"output_ids":[],"meta_info":{"finish_reason":null,"input_token_logprobs":[[null,3],[-1,4],[-1,5]],"input_top_logprobs":[[[@,1]],null,[[-1,8],[@,9]]]}}"#,
+    ] {
+        check(&[Wire::SglangGenerate], body, LOGPROBS);
+    }
+}
+
+#[test]
+fn of_echoes() {
+    let lists = [
+        "[]",
+        "7",
+        "{}",
+        r#""x""#,
+        "[7]",
+        "[null,null]",
+        r#"["token_id:7"]"#,
+        r#"["token_id:7","token_id:8"]"#,
+        r#"["token_id:8","token_id:7"]"#,
+        r#"["token_id:8",7,"token_id:9"]"#,
+        r#"[{"token_id":8,"logprob":-1}]"#,
+        r#"[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":7,"top_logprobs":[{"token":"token_id:8","token_id":9,"logprob":2}]}]"#,
+        r#"[{"token_id":7,"logprob":-1},{"token_id":9,"logprob":-1}]"#,
+        r#"[{"token":"token_id:7","logprob":-1},{"token":"b","logprob":-1},{"logprob":-1}]"#,
+        r#"[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":-1,"logprob":-1}]"#,
+        r#"[{"token_id":9}]"#,
+    ];
+    for engine in [
+        r#"{"completion_token_ids":[7,8],"completion_logprobs":[-1,-2]}"#,
+        r#"{"completion_token_ids":[],"completion_logprobs":[]}"#,
+        r#"{"completion_token_ids":[]}"#,
+        r#"{"completion_token_ids":[7,8]}"#,
+        r#"{"completion_token_ids":[7,8],"completion_logprobs":[-1]}"#,
+    ] {
+        for flat in ["", r#""token_logprobs":[-1,-2],"#] {
+            let mut decoded = 0;
+            for list in lists {
+                let body = format!(
+                    r#"{{"choices":[{{"logprobs":{{{flat}"content":{list},"tokens":{list}}}}}],"nvext":{{"engine_data":{engine}}}}}"#
+                );
+                for wire in DYNAMO {
+                    for options in every_option(Options::new(wire), &PROMPT) {
+                        assert_eq!(agree(body.as_bytes(), &options), Ok(()), "{body}");
+                        let result = crate::reference::decode(body.as_bytes(), &options);
+                        decoded += u32::from(result.is_ok());
+                    }
+                }
+            }
+            println!("{decoded} decoded beside {engine}");
+        }
+    }
+}
+
+#[test]
+fn of_masks_and_versions() {
+    let masks = [
+        "[]",
+        "[[],[]]",
+        "[[7],[8]]",
+        "[[1,7,2],[8,8]]",
+        "[[7],[]]",
+        "[[7],[7]]",
+        "[[8],[8]]",
+        "[[7],null]",
+        "[[7]]",
+        " [ [7] , [ ] ] ",
+    ];
+    let versions = [
+        "[]",
+        "{}",
+        "[7]",
+        "[[]]",
+        "[null]",
+        "[{}]",
+        r#"[{"version":"a"}]"#,
+        r#"[{"version":"a","start":0,"end":2}]"#,
+        r#"[{"version":"a","start":0,"end":1},{"version":"b","start":1,"end":2}]"#,
+        r#"[{"version":"a","start":0,"end":2},{"version":"b","start":1,"end":2}]"#,
+        r#"[{"version":"a","start":0,"end":0},{"version":"b","start":1,"end":2}]"#,
+        r#"[{"version":"a","start":0,"end":1}]"#,
+        r#"[{"version":"a","start":0,"end":3}]"#,
+        r#"[{"version":"a","start":-1,"end":2}]"#,
+        r#"[{"version":"a","start":2,"end":0}]"#,
+        r#"[{"version":"a","start":0,"end":18446744073709551615}]"#,
+        r#"[{"version":"a","start":0,"end":2.0}]"#,
+        r#"[{"version":7,"start":0,"end":2}]"#,
+        r#"[{"version":"a","start":5,"start":0,"end":2}]"#,
+        r#" [ {"version":"a","start":0,"end":1} , {"start":0,"version":"\u0062","end":2} ] "#,
+        r#"[{"version":"a","start":0,"end":2},7]"#,
+        "7",
+    ];
+    let choice = r#"{"choices":[{"token_ids":[7,8],"#;
+    check(
+        &CHOICES[..2],
+        &format!(r#"{choice}"sampling_mask":@}}]}}"#),
+        &masks,
+    );
+    check(
+        &CHOICES,
+        &format!(r#"{choice}"weight_versions":@}}]}}"#),
+        &versions,
+    );
+    check(
+        &DYNAMO,
+        r#"{"choices":[{}],"nvext":{"engine_data":{"completion_token_ids":[7,8],"sampling_mask":@}}}"#,
+        &masks,
+    );
+    for (key, list) in [
+        ("output_token_sampling_mask", &masks[..]),
+        ("weight_versions", &versions[..]),
+    ] {
+        let body =
+            format!(r#"[{{"output_ids":[7,8],"meta_info":{{"weight_version":"x","{key}":@}}}}]"#);
+        check(&[Wire::SglangGenerate], &body, list);
+    }
+}
+
+#[test]
+fn of_stray_experts_and_failed_engines() {
+    let experts = ["null", "7", r#""""#, "{}", r#"{"data":"","shape":[0,4,2]}"#];
+    let tokens = r#""nvext":{"completion_token_ids":[]}"#;
+    for body in [
+        format!(r#"{{"choices":[{{"token_ids":[],"routed_experts":@}}],{tokens}}}"#),
+        format!(r#"{{"routed_experts":@,"choices":[{{"token_ids":[]}}],{tokens}}}"#),
+        format!(r#"{{"routed_experts":@,"choices":[{{"token_ids":[],"routed_experts":@}}],{tokens}}}"#),
+        r#"{"choices":[{"routed_experts":@}],"nvext":{"completion_token_ids":[],"routed_experts":@}}"#.into(),
+    ] {
+        check(&CHOICES, &body, &experts);
+    }
+    check(
+        &[Wire::SglangGenerate],
+        r#"{"output_ids":[],"routed_experts":@,"meta_info":{}}"#,
+        &experts,
+    );
+    let reasons = [
+        "null",
+        "7",
+        r#""stop""#,
+        r#""error""#,
+        r#""\u0065rror""#,
+        r#"{"type":"error"}"#,
+        r#"{"type":"stop"}"#,
+        r#"{"type":"stop","type":"error"}"#,
+        r#"{"type":"error","type":"stop"}"#,
+        r#"{"\u0074ype":"error"}"#,
+    ];
+    for body in [
+        format!(r#"{{"choices":[{{"token_ids":[],"finish_reason":@}}],{tokens}}}"#),
+        r#"{"choices":[{"token_ids":[7]}],"nvext":{"detailed_finish_reason":@}}"#.into(),
+        r#"{"choices":[{"index":1,"finish_reason":@},{"index":0,"token_ids":[]}]}"#.into(),
+    ] {
+        check(&CHOICES, &body, &reasons);
+    }
+    check(
+        &[Wire::SglangGenerate],
+        r#"[{"output_ids":[],"meta_info":{"finish_reason":@}}]"#,
+        &reasons,
+    );
+}

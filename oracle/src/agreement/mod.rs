@@ -1,0 +1,299 @@
+//! Holding the decoder against its slow twin: on every body both give the same values, or the same refusal.
+
+mod case;
+#[cfg(test)]
+mod evidence;
+#[cfg(test)]
+mod json;
+mod mutate;
+#[cfg(test)]
+mod placing;
+#[cfg(test)]
+mod regressions;
+#[cfg(test)]
+mod several;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use case::{HEADER, case};
+pub use mutate::Mutator;
+
+use dynamo_tito::memory::{Buffer, Plain};
+use dynamo_tito::{
+    Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs, Value,
+    decode, decode_choices, decode_into,
+};
+
+use crate::reference;
+
+/// Decodes a body both ways, one choice and every choice.
+///
+/// # Errors
+/// What the two say, where it differs.
+pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    agree_on_one(body, options)?;
+    agree_on_choices(body, options)
+}
+
+/// Decodes a body with one choice both ways, once more into an array of the caller's where there is something to write.
+///
+/// # Errors
+/// What the two say, where it differs.
+pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    let twin = reference::decode(body, options);
+    let experts = twin
+        .as_ref()
+        .ok()
+        .and_then(|twin| twin.routed_experts.clone());
+    let ours = decode(body, options).map(|completion| vec![completion]);
+    same(ours, twin.map(|completion| vec![completion]))
+        .and_then(|()| match experts {
+            Some(experts) if options.experts == ExpertsMode::Int32 => {
+                agree_on_array(body, options, &experts)
+            }
+            _ => Ok(()),
+        })
+        .map_err(|difference| format!("{:?}: {difference}", options.wire))
+}
+
+/// Decodes every choice of a body both ways.
+///
+/// # Errors
+/// What the two say, where it differs.
+pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    same(
+        decode_choices(body, options),
+        reference::decode_choices(body, options),
+    )
+    .map_err(|difference| format!("{:?}, every choice: {difference}", options.wire))
+}
+
+/// The experts of a good body come out in the caller's array too, and nothing else does; one value less room is too little.
+/// Behind the rows of an aborted completion may be what was written of those that are missing.
+fn agree_on_array(
+    body: &[u8],
+    options: &Options<'_>,
+    experts: &reference::RoutedExperts,
+) -> std::result::Result<(), String> {
+    const UNTOUCHED: i32 = i32::MIN + 7;
+    let decode_into = |len: usize| {
+        let mut array = vec![UNTOUCHED; len];
+        let result = decode_into(body, options, &mut array);
+        (result, array)
+    };
+    let values = &experts.values;
+    // A text holds fewer values than letters.
+    let missing = if experts.complete { 0 } else { body.len() };
+    let (result, array) = decode_into(values.len() + missing + 1);
+    let (written, rest) = array.split_at(values.len());
+    let untouched = rest
+        .iter()
+        .all(|&item| item == UNTOUCHED || item == -1 && missing > 0);
+    if result.is_err() || written != values || !untouched {
+        return Err(format!(
+            "the array {array:?} after {result:?}, expected {values:?}"
+        ));
+    }
+    if let Some(short) = values.len().checked_sub(1) {
+        match decode_into(short) {
+            (Err(error), _) if error.kind == "experts_out" => {}
+            (result, _) => return Err(format!("{result:?} with an array of {short} values")),
+        }
+    }
+    Ok(())
+}
+
+fn same(
+    ours: Result<Vec<Completion>>,
+    twin: Result<Vec<reference::Completion>>,
+) -> std::result::Result<(), String> {
+    match (ours, twin) {
+        (Err(ours), Err(twin)) => {
+            let key = |e: &Error| (e.class, e.kind, e.path.clone(), e.offset);
+            if key(&ours) == key(&twin) {
+                return Ok(());
+            }
+            Err(format!("{ours:?} and the twin's {twin:?}"))
+        }
+        (Ok(ours), Err(twin)) => Err(format!(
+            "{} completions and the twin's {twin:?}",
+            ours.len()
+        )),
+        (Err(ours), Ok(twin)) => Err(format!(
+            "{ours:?} and the twin's {} completions",
+            twin.len()
+        )),
+        (Ok(ours), Ok(twin)) => {
+            // NaN is written as itself here, so that it equals itself.
+            let ours: Vec<_> = ours.iter().map(plain).collect();
+            let (ours, twin) = (format!("{ours:?}"), format!("{twin:?}"));
+            if ours == twin {
+                return Ok(());
+            }
+            Err(format!("{ours}\nand the twin's\n{twin}"))
+        }
+    }
+}
+
+/// The decoder's result in the twin's words.
+fn plain(decoded: &Completion) -> reference::Completion {
+    let prompt = &decoded.prompt;
+    let list = |buffer: &Buffer<f64>| buffer.as_slice().to_vec();
+    reference::Completion {
+        token_ids: decoded.token_ids.as_slice().to_vec(),
+        logprobs: decoded.logprobs.as_ref().map(list),
+        top_logprobs: decoded.top_logprobs.as_ref().map(top),
+        prompt_token_ids: prompt.token_ids.as_ref().map(|ids| ids.as_slice().to_vec()),
+        prompt_logprobs: prompt
+            .logprobs
+            .as_ref()
+            .map(|logprobs| reference::PromptLogprobs {
+                logprobs: list(&logprobs.logprobs),
+                top: top(&logprobs.top),
+            }),
+        routed_experts: decoded
+            .routed_experts
+            .as_ref()
+            .map(|routed| reference::RoutedExperts {
+                values: values(&routed.values),
+                shape: routed.shape.map(|size| size as u64),
+                start: routed.start,
+                dtype: routed.dtype.name(),
+                complete: routed.complete,
+            }),
+        sampling_mask: decoded.sampling_mask.as_ref().map(|mask| reference::Mask {
+            token_ids: mask.token_ids.as_slice().to_vec(),
+            offsets: mask.offsets.as_slice().to_vec(),
+        }),
+        finish_reason: decoded.finish.reason.clone(),
+        finish_reason_raw: decoded.finish.raw.clone(),
+        stop_reason: decoded
+            .finish
+            .stop_reason
+            .as_ref()
+            .map(|reason| match reason {
+                StopReason::Text(text) => reference::StopReason::Text(text.clone()),
+                StopReason::Token(token) => reference::StopReason::Token(*token),
+            }),
+        aborted: decoded.finish.aborted,
+        request_id: decoded.request_id.clone(),
+        index: decoded.index,
+        usage: decoded.usage.as_ref().map(value),
+        weight_versions: decoded.weight_versions.as_ref().map(value),
+        sources: decoded.sources.clone(),
+    }
+}
+
+fn top(top: &TopLogprobs) -> reference::Top {
+    reference::Top {
+        token_ids: top.token_ids.as_slice().to_vec(),
+        logprobs: top.logprobs.as_slice().to_vec(),
+        offsets: top.offsets.as_slice().to_vec(),
+    }
+}
+
+fn values(values: &ExpertIds) -> Vec<i32> {
+    fn widened<T: Plain + Into<i32>>(buffer: &Buffer<T>) -> Vec<i32> {
+        buffer
+            .as_slice()
+            .iter()
+            .map(|&value| value.into())
+            .collect()
+    }
+    match values {
+        ExpertIds::U8(values) => widened(values),
+        ExpertIds::U16(values) => widened(values),
+        ExpertIds::I16(values) => widened(values),
+        ExpertIds::I32(values) => widened(values),
+        ExpertIds::Written => Vec::new(),
+    }
+}
+
+fn value(json: &Value) -> reference::Value {
+    match json {
+        Value::Null => reference::Value::Null,
+        Value::Bool(b) => reference::Value::Bool(*b),
+        Value::Int(i) => reference::Value::Int(*i),
+        Value::Uint(u) => reference::Value::Uint(*u),
+        Value::Float(f) => reference::Value::Float(*f),
+        Value::Text(text) => reference::Value::Text(text.clone()),
+        Value::List(list) => reference::Value::List(list.iter().map(value).collect()),
+        Value::Map(map) => reference::Value::Map(
+            map.iter()
+                .map(|(key, member)| (key.clone(), value(member)))
+                .collect(),
+        ),
+    }
+}
+
+/// Options that differ in everything that a body can be held against, for tests and fuzzing.
+#[must_use]
+pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>> {
+    use dynamo_tito::{FinalRow, MissingLogprob};
+    let shaped = Options {
+        num_layers: Some(4),
+        top_k: Some(2),
+        ..base
+    };
+    vec![
+        base,
+        shaped,
+        Options {
+            require_logprobs: false,
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            missing_logprob: MissingLogprob::Nan,
+            prompt_len: Some(5),
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            prompt_token_ids: Some(prompt),
+            routed_experts_prompt_start: Some(3),
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            prompt_len: Some(5),
+            routed_experts_prompt_start: Some(3),
+            experts: ExpertsMode::Native,
+            ..base
+        },
+        Options {
+            require_logprobs: false,
+            routed_experts_prompt_start: Some(2),
+            require_routed_experts: true,
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            experts: ExpertsMode::Skip,
+            require_routed_experts: true,
+            ..base
+        },
+        Options {
+            require_logprobs: false,
+            prompt_len: Some(4),
+            final_row: FinalRow::Present,
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            prompt_token_ids: Some(prompt),
+            experts: ExpertsMode::Skip,
+            score_from: Some(0),
+            ..base
+        },
+        Options {
+            require_logprobs: false,
+            missing_logprob: MissingLogprob::Nan,
+            prompt_token_ids: Some(prompt),
+            experts: ExpertsMode::Skip,
+            score_from: Some(3),
+            ..base
+        },
+    ]
+}

@@ -1,0 +1,4 @@
+//! A slow, obvious decoder, and what holds the fast one against it: for tests and fuzzing.
+
+pub mod agreement;
+pub mod reference;
