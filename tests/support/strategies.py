@@ -13,7 +13,7 @@ from .bodies import CONTAINERS, DIALECTS, Container, Dialect, Experts, Sample
 
 token_ids = st.integers(0, 2**31 - 1) | st.integers(0, 200_000)
 SENTINELS = (-9999.0, -1e30, float(np.float32(-1e30)))
-scores = st.floats(allow_nan=False, allow_infinity=False).filter(lambda value: value not in SENTINELS)
+scores = st.floats(max_value=1e-3, allow_nan=False, allow_infinity=False).filter(lambda value: value not in SENTINELS)
 dialects = st.sampled_from(list(DIALECTS.values()))
 containers = st.sampled_from(CONTAINERS)
 dtypes = st.sampled_from(["uint8", "uint16", "int16", "int32"])
@@ -35,10 +35,16 @@ def samples(draw: st.DrawFn, *, prompt: list[int] | None = None) -> Sample:
         logprobs=draw(st.lists(scores, min_size=count, max_size=count)),
         top=draw(st.lists(alternatives, min_size=count, max_size=count)),
         prompt_logprobs=[draw(_position(token)) for token in prompt] if scored else None,
-        mask=draw(st.lists(st.lists(token_ids, max_size=4), min_size=count, max_size=count)) if masked else None,
+        mask=[draw(_survivors(token)) for token in tokens] if masked else None,
         experts=draw(experts(len(prompt) + count - 1)) if draw(st.booleans()) else None,
         finish=draw(st.sampled_from(["stop", "length", "content_filter", "abort"])),
     )
+
+
+@st.composite
+def _survivors(draw: st.DrawFn, token: int) -> list[int]:
+    """A row of a sampling mask, the sampled token among them, in any order."""
+    return draw(st.permutations([token, *draw(st.lists(token_ids, max_size=3))]))
 
 
 @st.composite

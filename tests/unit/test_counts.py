@@ -116,6 +116,7 @@ def recorded() -> Iterator[tuple[str, Wire, bytes, list[int] | None]]:
         "/v1/completions": "dynamo_completions",
         "/generate": "sglang_generate",
     }
+    chat: Any
     for folder, chat in ((DATA / "captures", "dynamo_chat"), (REAL, "vllm_chat")):
         for name, entry in json.loads((folder / "index.json").read_bytes()).items():
             request = entry.get("request", entry)
@@ -202,7 +203,7 @@ class TestNoRoute:
         body = swap(body, b'"stop"', b'"abort"')
         room = np.zeros(8, np.int32)
         for options in ({}, {"experts": "native"}, {"experts_out": room}):
-            routed = tito.decode(body, wire="vllm_generate", prompt_len=3, **options).routed_experts  # type: ignore[call-overload]
+            routed = tito.decode(body, wire="vllm_generate", prompt_len=3, **options).routed_experts
             assert routed is not None
             assert (routed.start, routed.complete) == (0, False)
             assert np.array_equal(routed.array, array[:2])

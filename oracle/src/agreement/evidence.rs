@@ -232,7 +232,8 @@ fn of_stray_experts_and_failed_engines() {
     for body in [
         format!(r#"{{"choices":[{{"token_ids":[],"finish_reason":@}}],{tokens}}}"#),
         r#"{"choices":[{"token_ids":[7]}],"nvext":{"detailed_finish_reason":@}}"#.into(),
-        r#"{"choices":[{"index":1,"finish_reason":@},{"index":0,"token_ids":[]}]}"#.into(),
+        r#"{"choices":[{"index":1,"token_ids":[],"finish_reason":@},{"index":0,"token_ids":[]}]}"#
+            .into(),
     ] {
         check(&CHOICES, &body, &reasons);
     }
