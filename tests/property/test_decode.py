@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import dynamo_tito as tito
 from dynamo_tito import Wire
-from support import reading
 from support.bodies import Container, Dialect, Sample
 from support.small import BODIES
 from support.strategies import containers, dialects, known, randoms, samples
@@ -35,15 +34,6 @@ def test_every_spelling_decodes_alike(sample: Sample, dialect: Dialect, containe
     document = dialect.build([sample], container)
     plain = tito.decode(compact(document), wire=dialect.wire, **known(sample))
     assert plain.equals(tito.decode(scrambled(document, random), wire=dialect.wire, **known(sample)))
-
-
-@given(samples(), dialects, containers)
-def test_decoding_agrees_with_a_plain_reading(sample: Sample, dialect: Dialect, container: Container) -> None:
-    body = compact(dialect.build([sample], container))
-    (expected,) = reading.read(body, wire=dialect.wire, **known(sample))
-    found = tito.decode(body, wire=dialect.wire, **known(sample))
-    assert repr(found) == repr(expected)
-    assert found.equals(expected)
 
 
 @given(st.data(), samples(), dialects.filter(lambda dialect: dialect.several), containers, randoms())
@@ -117,33 +107,33 @@ def test_every_width_and_every_buffer_hold_the_same_ids(sample: Sample, dialect:
 
 
 @given(samples(), dialects, containers, st.data())
-def test_one_changed_byte_is_refused_or_read_as_it_stands(
+def test_one_changed_byte_is_refused_or_decoded_as_it_stands(
     sample: Sample, dialect: Dialect, container: Container, data: st.DataObject
 ) -> None:
     body = bytearray(compact(dialect.build([sample], container)))
     position = data.draw(st.integers(0, len(body) - 1))
     body[position] = data.draw(st.sampled_from(b'0123456789-.eE+,:[]{}"\\/ ntfabAB=\x00\x7f\x80\xff'))
-    refused_or_read(bytes(body), dialect.wire, sample)
+    refused_or_decoded(bytes(body), dialect.wire, sample)
 
 
 @given(st.sampled_from(sorted(BODIES)), st.data())
-def test_several_changed_bytes_are_refused_or_read_as_they_stand(wire: Wire, data: st.DataObject) -> None:
+def test_several_changed_bytes_are_refused_or_decoded_as_they_stand(wire: Wire, data: st.DataObject) -> None:
     body = bytearray(BODIES[wire])
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(body) - 1))
         body[position] = data.draw(st.integers(0, 255))
     sample = Sample(prompt=[1, 2, 3], tokens=[], logprobs=[], top=[])
-    refused_or_read(bytes(body), wire, sample)
+    refused_or_decoded(bytes(body), wire, sample)
 
 
-def refused_or_read(body: bytes, wire: Wire, sample: Sample) -> None:
-    """What decoding accepts, a plain reading of the same bytes must confirm."""
+def refused_or_decoded(body: bytes, wire: Wire, sample: Sample) -> None:
+    """Decoding accepts or refuses; decoding every choice gives the same. The oracle judges the values, in Rust."""
     try:
         found = tito.decode(body, wire=wire, **known(sample))
     except tito.TitoError:
         return
-    (expected,) = reading.read(body, wire=wire, **known(sample))
-    assert found.equals(expected), (found, expected)
+    (same,) = tito.decode_choices(body, wire=wire, **known(sample))
+    assert found.equals(same), (found, same)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode), st.sampled_from(sorted(BODIES)))

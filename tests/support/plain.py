@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from typing import Any
 
 import numpy as np
 
 from dynamo_tito._types import Float64Array, Int32Array, Wire
-
-from .reading import container
 
 
 def decode(
@@ -19,12 +18,17 @@ def decode(
     """Token ids, log-probabilities, and routed experts from row ``first`` on, of an answer with one choice."""
     document = json.loads(body)
     ids, logprobs, blob = _PICK[wire](document)
-    experts = _rows(blob) if isinstance(blob, dict) else container(blob, (num_layers, top_k))[0]
+    experts = _rows(blob, num_layers, top_k)
     return np.array(ids, np.int32), np.array(logprobs, np.float64), experts[first:].astype(np.int32)
 
 
-def _rows(blob: dict[str, Any]) -> Any:
-    return np.frombuffer(base64.b64decode(blob["data"]), blob["dtype"]).reshape(blob["shape"])
+def _rows(blob: Any, num_layers: Any, top_k: Any) -> Any:
+    if isinstance(blob, dict):
+        return np.frombuffer(base64.b64decode(blob["data"]), blob["dtype"]).reshape(blob["shape"])
+    raw = base64.b64decode(blob)
+    if raw.startswith(b"\x93NUMPY"):
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+    return np.frombuffer(raw, "<i4").reshape(-1, num_layers, top_k)
 
 
 def _dynamo_chat(document: Any) -> tuple[Any, Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dynamo_tito as tito
-from support import made, reading
+from support import made
 from support.bodies import CONTAINERS, DIALECTS, Container, Dialect
 from support.made import BODIES, Made
 from support.samples import invent
@@ -22,15 +22,6 @@ def test_a_kept_body_decodes_to_its_sample(body: Made) -> None:
     assert [completion.index for completion in completions] == [*range(len(body.samples))]
     for completion, sample in zip(completions, body.samples, strict=True):
         check(completion, sample, body.dialect, body.container)
-
-
-@pytest.mark.parametrize("body", BODIES, ids=str)
-def test_a_kept_body_decodes_to_what_a_plain_reading_finds(body: Made) -> None:
-    raw = body.path.read_bytes()
-    expected = reading.read(raw, wire=body.dialect.wire, **body.options)
-    found = tito.decode_choices(raw, wire=body.dialect.wire, **body.options)
-    assert [*map(repr, found)] == [*map(repr, expected)]
-    assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
 
 
 def test_the_kept_bodies_are_the_ones_that_the_script_makes() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import dynamo_tito as tito
-from dynamo_tito import Limits
-from support.small import with_experts
+from dynamo_tito import Limits, Wire
+from support.small import BODIES, CHAT, swap, with_experts
 
 IDS = b'{"choices":[{"token_ids":[1,2,3]}]}'
 OPTIONS: dict[str, Any] = {"wire": "vllm_generate", "require_logprobs": False}
@@ -131,3 +131,43 @@ def test_they_are_values() -> None:
     assert limits != Limits()
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits.max_tokens = 6  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["arrays", "objects"])
+@pytest.mark.parametrize("wire", BODIES)
+def test_two_million_brackets_are_refused_at_the_first_too_many(wire: Wire, opening: bytes) -> None:
+    with pytest.raises(tito.MalformedBodyError) as caught:
+        tito.decode(b'{"x":' + opening * 2_000_000, wire=wire)
+    assert (caught.value.kind, caught.value.path) == ("too_deep", "")
+    assert caught.value.offset == 5 + 127 * len(opening)
+
+
+def test_choices() -> None:
+    choice = b'{"token_ids":[]}'
+    with pytest.raises(tito.MalformedBodyError) as caught:
+        tito.decode_choices(b'{"choices":[' + b",".join([choice] * 4097) + b"]}", wire="vllm_generate")
+    assert (caught.value.kind, caught.value.path) == ("too_many", "choices")
+    body = b'{"choices":[' + b",".join([choice] * 4096) + b"]}"
+    assert len(tito.decode_choices(body, wire="vllm_generate")) == 4096
+
+
+def test_metadata() -> None:
+    def usage(text: bytes) -> bytes:
+        return swap(CHAT, b'"usage":{"prompt_tokens":3}', b'"usage":{' + text + b"}")
+
+    def members(count: int) -> bytes:
+        return b",".join(b'"k%d":%d' % (member, member) for member in range(count))
+
+    assert len(tito.decode(usage(members(500)), wire="dynamo_chat").usage or ()) == 500
+    for text, kind in ((members(512), "too_many"), (b'"x":"' + b"y" * (1 << 20) + b'"', "too_large")):
+        with pytest.raises(tito.MalformedBodyError) as caught:
+            tito.decode(usage(text), wire="dynamo_chat")
+        assert (caught.value.kind, caught.value.path) == (kind, "usage")
+
+
+def test_a_quoted_error_body_is_cut() -> None:
+    body = b'{"error":{"message":"' + b"x" * 100_000 + b'"}}'
+    with pytest.raises(tito.ServerError) as caught:
+        tito.decode(body, wire="vllm_generate")
+    assert caught.value.body == body[:4096].decode()
+    assert len(str(caught.value)) < 2000

@@ -137,7 +137,7 @@ fn same(
 }
 
 /// The decoder's result in the twin's words.
-fn plain(decoded: &Completion) -> reference::Completion {
+pub(crate) fn plain(decoded: &Completion) -> reference::Completion {
     let prompt = &decoded.prompt;
     let list = |buffer: &Buffer<f64>| buffer.as_slice().to_vec();
     reference::Completion {

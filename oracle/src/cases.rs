@@ -1,0 +1,307 @@
+//! Each case of `tests/cases`, by the oracle and by the decoder.
+
+use std::path::{Path, PathBuf};
+
+use ::base64::Engine;
+use ::base64::engine::general_purpose::STANDARD;
+use dynamo_tito::{
+    Class, Error, ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Result, Wire,
+};
+use serde_json::{Map, Value, json};
+
+use crate::agreement::{agree, plain};
+use crate::reference::{self, Completion, Mask, StopReason, Top};
+
+struct Case {
+    name: String,
+    every_choice: bool,
+    options: Options<'static>,
+    body: Vec<u8>,
+    written: Value,
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn cases() -> Vec<Case> {
+    let files = std::fs::read_dir(tests().join("cases")).expect("tests/cases");
+    let paths = files.map(|file| file.expect("a file").path());
+    let mut cases = Vec::new();
+    for path in paths.filter(|path| path.extension().is_some_and(|it| it == "jsonl")) {
+        let text = read(&path);
+        for line in text.trim_ascii_end().split(|&byte| byte == b'\n') {
+            let written: Value = serde_json::from_slice(line).expect("a case is JSON");
+            cases.push(Case {
+                name: written["name"].as_str().expect("a name").to_owned(),
+                every_choice: written["choices"] == "all",
+                options: options(&written),
+                body: body(&written),
+                written,
+            });
+        }
+    }
+    assert!(cases.len() > 2000, "{} cases", cases.len());
+    cases
+}
+
+fn body(case: &Value) -> Vec<u8> {
+    if let Some(name) = case["file"].as_str() {
+        return read(&tests().join("data").join(name));
+    }
+    match case["body64"].as_str() {
+        Some(text) => STANDARD.decode(text).expect("base64"),
+        None => case["body"].as_str().expect("a body").into(),
+    }
+}
+
+fn options(case: &Value) -> Options<'static> {
+    let wire = Wire::ALL.iter().find(|(name, _)| case["wire"] == *name);
+    let mut options = Options::new(wire.expect("a wire").1);
+    let Some(written) = case["options"].as_object() else {
+        return options;
+    };
+    for (name, value) in written {
+        match name.as_str() {
+            "prompt_len" => options.prompt_len = value.as_u64(),
+            "prompt_token_ids" => {
+                let ids: Vec<i32> = serde_json::from_value(value.clone()).expect("ids");
+                options.prompt_token_ids = Some(ids.leak());
+            }
+            "routed_experts_prompt_start" => options.routed_experts_prompt_start = value.as_u64(),
+            "num_layers" => options.num_layers = value.as_u64(),
+            "top_k" => options.top_k = value.as_u64(),
+            "experts" if value == "native" => options.experts = ExpertsMode::Native,
+            "experts" if value == "skip" => options.experts = ExpertsMode::Skip,
+            "require_logprobs" => options.require_logprobs = *value == true,
+            "require_routed_experts" => options.require_routed_experts = *value == true,
+            "missing_logprob" if value == "nan" => options.missing_logprob = MissingLogprob::Nan,
+            "final_row" if value == "present" => options.final_row = FinalRow::Present,
+            "score_from" => options.score_from = value.as_u64(),
+            "limits" => options.limits = limits(value),
+            other => panic!("the option {other}: {value}"),
+        }
+    }
+    options
+}
+
+fn limits(written: &Value) -> Limits {
+    let usual = Limits::default();
+    let limit = |name: &str, usual: u64| written[name].as_u64().unwrap_or(usual);
+    Limits {
+        max_depth: limit("max_depth", usual.max_depth as u64) as usize,
+        max_tokens: limit("max_tokens", usual.max_tokens as u64) as usize,
+        max_rows: limit("max_rows", usual.max_rows),
+    }
+}
+
+// What came of a body, as a case writes it.
+
+fn outcome(result: Result<Vec<Completion>>, every_choice: bool) -> Value {
+    match result {
+        Err(error) => json!({ "error": refusal(&error) }),
+        Ok(completions) if every_choice => {
+            json!({ "expect": completions.iter().map(completion).collect::<Vec<_>>() })
+        }
+        Ok(completions) => json!({ "expect": completion(&completions[0]) }),
+    }
+}
+
+fn refusal(error: &Error) -> Value {
+    let class = match error.class {
+        Class::Malformed => "malformed",
+        Class::Missing => "missing",
+        Class::Alignment => "alignment",
+        Class::RoutedExperts => "routed_experts",
+        Class::Server => "server",
+        Class::Engine => "engine",
+        Class::Argument => "argument",
+        Class::Memory => "memory",
+    };
+    json!({ "class": class, "kind": error.kind, "path": error.path, "offset": error.offset })
+}
+
+fn completion(found: &Completion) -> Value {
+    let mut fields = Map::new();
+    let mut field = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    field("token_ids", Some(json!(found.token_ids)));
+    field("logprobs", found.logprobs.as_ref().map(|it| json!(it)));
+    field("top_logprobs", found.top_logprobs.as_ref().map(pairs));
+    let echo = found.prompt_token_ids.as_ref();
+    field("prompt_token_ids", echo.map(|it| json!(it)));
+    let prompt = found.prompt_logprobs.as_ref();
+    let prompt = prompt.map(|it| json!({ "logprobs": it.logprobs, "top": pairs(&it.top) }));
+    field("prompt_logprobs", prompt);
+    let routed = found.routed_experts.as_ref().map(|it| {
+        json!({
+            "shape": it.shape, "start": it.start, "dtype": it.dtype, "complete": it.complete,
+            "values": shortened(&it.values),
+        })
+    });
+    field("routed_experts", routed);
+    field("sampling_mask", found.sampling_mask.as_ref().map(rows));
+    let text = |text: &Option<String>| text.as_ref().map(|it| json!(it));
+    field("finish_reason", text(&found.finish_reason));
+    field("finish_reason_raw", text(&found.finish_reason_raw));
+    let stop = found.stop_reason.as_ref().map(|reason| match reason {
+        StopReason::Text(text) => json!(text),
+        StopReason::Token(token) => json!(token),
+    });
+    field("stop_reason", stop);
+    field("aborted", found.aborted.map(|it| json!(it)));
+    field("request_id", text(&found.request_id));
+    field("index", Some(json!(found.index)).filter(|it| *it != 0));
+    field("usage", found.usage.as_ref().map(value));
+    field("weight_versions", found.weight_versions.as_ref().map(value));
+    let sources = found.sources.iter();
+    let sources = sources.map(|(name, path)| ((*name).to_owned(), json!(path)));
+    field("sources", Some(Value::Object(sources.collect())));
+    Value::Object(fields)
+}
+
+/// The bounds of each position.
+fn spans(offsets: &[i64]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    offsets.windows(2).map(|at| at[0] as usize..at[1] as usize)
+}
+
+fn pairs(top: &Top) -> Value {
+    let position = |span: std::ops::Range<usize>| -> Vec<Value> {
+        span.map(|i| json!([top.token_ids[i], top.logprobs[i]]))
+            .collect()
+    };
+    spans(&top.offsets).map(position).collect()
+}
+
+fn rows(mask: &Mask) -> Value {
+    spans(&mask.offsets)
+        .map(|span| json!(mask.token_ids[span]))
+        .collect()
+}
+
+/// More than 64 values by their count, both ends and their sum.
+fn shortened(values: &[i32]) -> Value {
+    if values.len() <= 64 {
+        return json!(values);
+    }
+    let sum: i64 = values.iter().map(|&value| i64::from(value)).sum();
+    let last = &values[values.len() - 4..];
+    json!({ "count": values.len(), "first": values[..4], "last": last, "sum": sum })
+}
+
+fn value(found: &reference::Value) -> Value {
+    use reference::Value as V;
+    match found {
+        V::Null => Value::Null,
+        V::Bool(it) => json!(it),
+        V::Int(it) => json!(it),
+        V::Uint(it) => json!(it),
+        V::Float(it) => json!(it),
+        V::Text(it) => json!(it),
+        V::List(list) => list.iter().map(value).collect(),
+        V::Map(map) => {
+            let members = map.iter().map(|(key, member)| (key.clone(), value(member)));
+            Value::Object(members.collect())
+        }
+    }
+}
+
+/// Runs every case; a difference names the case and what was found instead. As text, -0.0 is not 0.0 and 1 is not 1.0.
+fn check(found: impl Fn(&Case) -> Value) {
+    let mut differences = Vec::new();
+    for case in cases() {
+        let mut expected = json!({});
+        for key in ["expect", "error"] {
+            if let Some(value) = case.written.get(key) {
+                expected[key] = value.clone();
+            }
+        }
+        if let Some(error) = expected.get_mut("error").and_then(Value::as_object_mut) {
+            error.remove("words");
+        }
+        let expected = expected.to_string();
+        let found = found(&case).to_string();
+        if found != expected {
+            differences.push(format!(
+                "{}\n  found    {found}\n  expected {expected}",
+                case.name
+            ));
+        }
+    }
+    let count = differences.len();
+    differences.truncate(20);
+    assert!(
+        count == 0,
+        "{count} cases differ\n{}",
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn the_oracle_gives_what_each_case_says() {
+    check(|case| {
+        let result = if case.every_choice {
+            reference::decode_choices(&case.body, &case.options)
+        } else {
+            reference::decode(&case.body, &case.options).map(|one| vec![one])
+        };
+        outcome(result, case.every_choice)
+    });
+}
+
+#[test]
+fn the_decoder_gives_what_each_case_says() {
+    check(|case| {
+        let result = if case.every_choice {
+            dynamo_tito::decode_choices(&case.body, &case.options)
+        } else {
+            dynamo_tito::decode(&case.body, &case.options).map(|one| vec![one])
+        };
+        if let Err(error) = &result {
+            let words = case.written["error"]["words"].as_str().unwrap_or_default();
+            assert!(error.message.contains(words), "{}: {error}", case.name);
+            // A server's own words may be none, or have several lines.
+            let one_line = !error.message.is_empty() && !error.message.contains('\n');
+            assert!(one_line || error.class == Class::Server, "{}", case.name);
+        }
+        let plain = result.map(|completions| completions.iter().map(plain).collect());
+        outcome(plain, case.every_choice)
+    });
+}
+
+#[test]
+fn both_agree_on_each_case_in_every_call() {
+    for case in cases() {
+        if let Err(difference) = agree(&case.body, &case.options) {
+            panic!("{}: {difference}", case.name);
+        }
+    }
+}
+
+#[test]
+fn every_proper_prefix_of_a_recorded_answer_is_truncated() {
+    let decodes = |case: &Case| case.written.get("expect").is_some();
+    let recorded = |case: &Case| case.written.get("file").is_some() && case.body.len() < 1000;
+    let mut cases = cases();
+    cases.retain(|case| decodes(case) && recorded(case));
+    assert!(cases.len() > 10);
+    for case in cases {
+        for end in 0..case.body.trim_ascii_end().len() {
+            let error = reference::decode(&case.body[..end], &case.options).expect_err(&case.name);
+            let found = (error.class, error.kind, error.path.as_str(), error.offset);
+            assert_eq!(
+                found,
+                (Class::Malformed, "truncated", "", Some(end)),
+                "{}",
+                case.name
+            );
+        }
+    }
+}
