@@ -16,7 +16,8 @@ import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from typing import IO, Any, Self
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORKER = CHECKOUT / "tools" / "dynamo" / "worker.py"
+ADAPTERS = CHECKOUT / "tools" / "dynamo" / "adapters.py"
 ENGINE_MODEL = CHECKOUT / "python" / "dynamo_tito" / "simulator" / "model.py"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
@@ -87,12 +89,31 @@ class DynamoStack:
     workers: list[Worker] = field(default_factory=list)
     _exit: ExitStack = field(default_factory=ExitStack, repr=False)
 
-    def __enter__(self) -> Self:
+    @classmethod
+    @contextmanager
+    def adapters_only(cls, directory: Path) -> Iterator[str]:
+        """A system server with the adapter handlers of Dynamo's own vLLM worker, without a frontend: its URL."""
+        stack, port = cls(directory), free_port()
+        url = f"http://127.0.0.1:{port}"
+        stack._make_run()
+        with stack._exit:
+            process = stack._spawn(
+                "adapters",
+                [str(ADAPTERS)],
+                stack._environment(DYN_SYSTEM_PORT=str(port), DYN_LORA_ENABLED="true", DYN_ENABLE_RL="true"),
+            )
+            _wait(lambda: bool(_get(f"{url}/v1/loras")), {"adapters": process}, stack._run)
+            yield url
+
+    def _make_run(self) -> None:
         self.directory = self.directory.resolve()
         self._run = self.directory / "run"
         shutil.rmtree(self._run, ignore_errors=True)
         for name in ("home", "kv", "tmp"):
             (self._run / name).mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        self._make_run()
         with ExitStack() as stack:
             self._exit = stack
             self._start_frontend()
@@ -178,24 +199,25 @@ class DynamoStack:
             members = _get(f"{self.rl_url}/v1/rl/workers")["workers"]
             return sum("system_url" in member for member in members) >= self.num_workers
 
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            for name, process in [
-                ("frontend", self._frontend),
-                *((f"worker{n}", w.process) for n, w in enumerate(self.workers)),
-            ]:
-                if process.poll() is not None:
-                    raise RuntimeError(f"{name} exited with {process.returncode}; see {self._run / name}.log")
-            try:
-                if ready():
-                    return
-            except OSError:
-                pass  # not listening yet
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"the Dynamo stack is not ready after {START_TIMEOUT:.0f} s; logs are in {self._run}"
-                )
-            time.sleep(0.1)
+        workers = {f"worker{number}": worker.process for number, worker in enumerate(self.workers)}
+        _wait(ready, {"frontend": self._frontend, **workers}, self._run)
+
+
+def _wait(ready: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]], logs: Path) -> None:
+    """Return when the servers answer; an error where one of them ends, or none answers in time."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} exited with {process.returncode}; see {logs / name}.log")
+        try:
+            if ready():
+                return
+        except OSError:
+            pass  # not listening yet
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the Dynamo stack is not ready after {START_TIMEOUT:.0f} s; logs are in {logs}")
+        time.sleep(0.1)
 
 
 def _get(url: str) -> Any:
