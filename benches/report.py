@@ -23,16 +23,17 @@ _RIVALS = ("renderers", "orjson", "msgspec", "pysimdjson", "jiter", "pybase64", 
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; the command that measures a table stands below it. Every contender reads the same bytes in the
-same process, in an order that is new each round, and its arrays are held against the truth, bit for bit, before it is
-timed. A ratio is the median of the rounds' ratios, so that what slows the machine for a while slows both sides of it;
-milliseconds hold for one machine on one day.
+`make bench` writes this page. The command that measures a table stands below it. Every contender reads the same bytes
+in the same process, in an order that changes each round. Its arrays are compared with the true values, bit for bit,
+before it is timed. A ratio is the median of the ratios of the rounds, so a slow moment of the machine slows both sides
+of it. Milliseconds are those of one machine on one day.
 
 *Today's way* is what trainers run: `renderers`' own functions and verifiers' decoding for vLLM's shape, `json.loads`
 with trimming and re-encoding for Dynamo's, `json` for scored prompts. *The best by hand* is the fastest of what an
-expert would write with orjson, msgspec, jiter or pysimdjson and pybase64: the blob cut out of the document by its
-exact bytes, only the wanted rows decoded. Those pipelines check next to nothing: not the characters of dropped rows,
-not that every entry names its token, not that a key is there once. This library always does.
+expert would write with orjson, msgspec, jiter or pysimdjson and pybase64: it cuts the blob out of the document by its
+exact bytes, and decodes only the rows that are needed. Those pipelines check very little. They do not check the
+characters of dropped rows, whether every entry names its token, or whether a key is there once. This library always
+does.
 """
 
 _CASES = """| case | tokens: all / sampled | routed experts |
@@ -51,15 +52,16 @@ are trimmed, as a client asks for them, unless it says *all rows*.
 
 _LIMITS = """## Where the limits are
 
-- **Routed experts** run at the speed of memory: one pass over the text validates it and finds its end, another decodes
-  and widens the wanted rows. A pipeline by hand that decodes only the tail is bound by the same memory, so the lead
+- **Routed experts** run at the speed of memory. One pass over the text validates it and finds its end. Another decodes
+  and widens the rows that are needed. A pipeline by hand that decodes only the tail has the same bound. So the lead
   over it is smallest where the blob is nearly all of the body and the rest is flat lists (`c_nvext`, `d_nvext`).
-- **A new block of memory costs its pages.** Results of 64 KiB and more come from a pool whose blocks return when an
-  array dies. A caller who keeps every result gets fresh pages each time, and the kernel clears those at a few GB/s.
-- **Small bodies** (`a`) cost a call more than a scan: arguments, metadata, and the objects that come out.
-- **Without routed experts** it is numbers: a log-probability of 17 digits, correctly rounded, costs more than all else
-  of its entry. Spaces after commas and colons, or keys in another order, leave the short cut for the usual layout.
-- **Requests from a list** of ints touch every object in it; an int32 array does not.
+- **A new block of memory costs its pages.** Results of 64 KiB and more come from a pool. A block returns to it when
+  its array is freed. A caller who keeps every result gets fresh pages each time, and the kernel clears those at a few
+  GB/s.
+- **Small bodies** (`a`): the call costs more than the scan, for arguments, metadata and the objects of the result.
+- **Without routed experts** numbers cost most. A log-probability of 17 digits, correctly rounded, costs more than the
+  rest of its entry. Spaces after commas and colons, or keys in another order, are read by a slower path.
+- **Requests from a list** of ints read every object in it. An int32 array does not.
 """
 
 

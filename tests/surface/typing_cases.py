@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dynamo_tito as tito
+from dynamo_tito import control, rollout, simulator
 
 
 def results(body: bytes) -> None:
@@ -91,3 +92,30 @@ def engines(mine: tito.MockTransport) -> None:
     asynchronous: tito.AsyncHttpEngine = mine
     tito.TitoClient("http://h", model=None, http_client=blocking)
     tito.AsyncTitoClient("http://h", model=None, http_client=asynchronous)
+
+
+async def turns(
+    conversation: rollout.Rollout, client: tito.AsyncTitoClient, blocking: tito.TitoClient, answer: tito.Completion
+) -> None:
+    assert_type(await conversation.step(client, []), rollout.Turn)
+    assert_type(await conversation.resume(client), rollout.Turn)
+    assert_type(conversation.append(answer), rollout.Turn)
+    assert_type(blocking.generate(**conversation.request([])), tito.Completion)
+    assert_type(conversation.sample(final_row="drop"), rollout.TrainingSample)
+    conversation.sample(final_row="omitted")  # type: ignore[arg-type]
+
+
+async def workers(client: tito.AsyncTitoClient) -> None:
+    async with await control.Fleet.connect("http://h", backend="dynamo", model="m") as fleet:
+        result = await fleet.update_weights("/weights", canary=None)
+        assert_type(result, control.FleetResult)
+        assert_type([worker.verified for worker in result.workers], list[bool | None])
+        await fleet.update_weights("/weights", policy="later")  # type: ignore[arg-type]
+    assert_type(await client.fleet(), control.Fleet)
+
+
+def engine() -> None:
+    with simulator.running(backend="vllm") as server:
+        assert_type(server.url, str)
+        server.inject(simulator.Fault(kind="reset"))
+        simulator.Fault(kind="tired")  # type: ignore[arg-type]

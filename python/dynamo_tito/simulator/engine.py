@@ -61,7 +61,7 @@ class Engine(Core):
     async def start(self) -> None:
         """Listen. `url`, `rl_url` and `system_url` are known afterwards."""
         apps = apps_of(self)
-        urls = {}
+        urls: dict[str, str] = {}
         for name, app in apps.items():
             listener = _EngineListener(self, name, app)
             urls[name] = await listener.start(self.config.host, self.config.port if name == "main" else 0)
