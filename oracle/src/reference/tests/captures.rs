@@ -12,9 +12,15 @@ use super::*;
 use dynamo_tito::MissingLogprob;
 
 fn folder() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "data", "captures"]
-        .iter()
-        .collect()
+    [
+        env!("CARGO_MANIFEST_DIR"),
+        "..",
+        "tests",
+        "data",
+        "captures",
+    ]
+    .iter()
+    .collect()
 }
 
 fn body(name: &str) -> Vec<u8> {
