@@ -103,7 +103,8 @@ def test_no_start_that_the_counts_contradict(
 def test_nothing_known_places_no_row(
     sample: Sample, dialect: Dialect, container: Container, asked: int | None, counts: bool
 ) -> None:
-    rows = max(len(sample.prompt) + len(sample.tokens) - 1, 1)
+    rows = len(sample.prompt) + len(sample.tokens) - 1
+    assume(rows > 0)
     sample = replace(sample, experts=np.zeros((rows, 1, 2), np.uint8), mask=None, prompt_logprobs=None)
     body = compact(stripped(dialect.build([sample], container), echo=False, counts=counts))
     refusal = outcome(body, wire=dialect.wire, routed_experts_prompt_start=asked, **SHAPE)
