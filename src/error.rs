@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// The exception that Python users will see.
+/// The exception that the error becomes in Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Not the JSON that we can vouch for.
+    /// Not a whole, unambiguous JSON document.
     Malformed,
     /// A field that had to be there is not.
     Missing,
@@ -18,9 +18,9 @@ pub enum Class {
     Server,
     /// The engine failed while it worked on the answer.
     Engine,
-    /// The caller's own argument does not fit (a plain `ValueError`).
+    /// An argument of the caller does not fit (a `ValueError`).
     Argument,
-    /// Memory that could not be had (a `MemoryError`).
+    /// Memory that was not available (a `MemoryError`).
     Memory,
 }
 

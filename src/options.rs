@@ -81,7 +81,7 @@ pub struct Options<'a> {
     pub prompt_len: Option<u64>,
     /// The prompt itself.
     pub prompt_token_ids: Option<&'a [i32]>,
-    /// The position of the first row wanted; 0 says that all of them were asked for, None that the caller does not know.
+    /// The position of the first row that the request asked for: 0 for all rows, None where the caller does not know.
     pub routed_experts_prompt_start: Option<u64>,
     /// Layers of a bare blob.
     pub num_layers: Option<u64>,

@@ -1,8 +1,8 @@
 //! Decodes every choice of a body: the decoder and its slow twin say the same, value or error.
 #![no_main]
 
-use dynamo_tito_oracle::agreement;
 use dynamo_tito_fuzz::cases;
+use dynamo_tito_oracle::agreement;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 fuzz_target!(|input: &[u8]| cases::judge(input, agreement::agree_on_choices));

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dynamo_tito_oracle::agreement::{self, HEADER};
 use dynamo_tito::{Options, Wire};
+use dynamo_tito_oracle::agreement::{self, HEADER};
 use libfuzzer_sys::fuzzer_mutate;
 
 /// Bytes behind the options: the form, what is wrong with it, how much the sizes are off, how long the rows are.

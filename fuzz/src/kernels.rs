@@ -182,7 +182,7 @@ fn within<T: Copy + PartialEq>(memory: &[T], start: usize, len: usize, untouched
     out
 }
 
-/// Panics where a kernel differs from the twin, or the verdict on the whole text from the base64 crate's.
+/// Panics where a kernel differs from the rules above, or the verdict on the whole text from the base64 crate's.
 pub fn judge(input: &[u8]) {
     let Some(question) = Question::new(input) else {
         return;

@@ -1,4 +1,4 @@
-//! From which size on an output is better written around the cache than through it.
+//! The size of an output from which on writing around the cache is faster than through it.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -11,9 +11,9 @@ const USUAL_L3: usize = 32 << 20;
 /// A store through the cache first reads its line from memory, unless the cache has it, and drives another one out.
 /// Measured on Sapphire Rapids: where the cache does not have the output, writing around it takes 0.6 to 0.7 of the time
 /// from 2 MiB on, reading the result back included 0.75; where it does, 1.2 to 2 times as long, up to some 20 MiB. A
-/// recycled block is seldom in the cache: since it was last written, a body of about its size has gone by, and whatever
-/// came of that one. Hence a quarter of the last level, and at most 8 MiB: what is larger than 32 MiB serves many cores,
-/// in a virtual machine those of strangers too.
+/// recycled block is seldom in the cache: since it was last written, a body of about its size and the arrays decoded from it
+/// went through the cache. Hence a quarter of the last level, and at most 8 MiB: a cache of more than 32 MiB serves many
+/// cores, and in a virtual machine those of other guests.
 pub(super) fn streaming_from() -> usize {
     static FROM: OnceLock<usize> = OnceLock::new();
     *FROM.get_or_init(|| {

@@ -162,8 +162,7 @@ pub fn kernel_name() -> &'static str {
     Kernel::active().name()
 }
 
-/// Why the environment's choice of a kernel cannot be followed, in words, if it cannot. Whoever loads the library must
-/// refuse to go on then.
+/// Why this machine cannot run the kernel that the environment names, or None. A binding refuses to load with an error.
 #[must_use]
 pub fn kernel_error() -> Option<&'static str> {
     choice().error.as_deref()
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_without_a_wish() {
+    fn the_fastest_without_a_choice() {
         let choice = choose(None);
         assert_eq!(choice.error, None);
         assert_eq!(

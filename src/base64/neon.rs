@@ -13,7 +13,7 @@ use super::table::{Done, Table};
 pub(super) fn table() -> Option<Table> {
     is_aarch64_feature_detected!("neon").then_some(Table {
         name: "neon",
-        // SAFETY: the instructions were found above, here and below; nobody else makes this table.
+        // SAFETY: the instructions are there; only this function makes the table.
         alphabet_len: |text| unsafe { alphabet_len(text) },
         // SAFETY: as above.
         bytes: |text, out, _| unsafe { Done::unsigned(bytes(text, out)) },

@@ -1,5 +1,5 @@
 //! Buffers filled by a kernel.
-#![allow(unsafe_code)] // the one place that takes a kernel's word for having written every item
+#![allow(unsafe_code)] // lengths of buffers that a kernel has filled
 
 use std::mem::MaybeUninit;
 

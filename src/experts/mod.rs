@@ -11,6 +11,6 @@ mod rows;
 mod trim;
 
 pub(crate) use container::Container;
-pub use rows::{Routed, Values};
+pub use rows::{ExpertIds, Routed};
 pub(crate) use rows::{Target, decode_rows};
 pub(crate) use trim::Sequence;

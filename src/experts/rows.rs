@@ -24,7 +24,7 @@ pub(crate) enum Target<'o> {
 #[derive(Debug)]
 pub struct Routed {
     /// Expert ids in C order.
-    pub values: Values,
+    pub values: ExpertIds,
     /// Rows, layers, top_k.
     pub shape: [usize; 3],
     /// Sequence position of row 0.
@@ -37,7 +37,7 @@ pub struct Routed {
 
 /// Expert ids in C order.
 #[derive(Debug)]
-pub enum Values {
+pub enum ExpertIds {
     /// As on the wire.
     U8(Buffer<u8>),
     /// As on the wire.
@@ -238,15 +238,17 @@ impl<'a> Rows<'a> {
             start: trimmed.start,
         };
         let values = match (mode, self.dtype, target) {
-            (ExpertsMode::Native, Element::U8, _) => Values::U8(raw(text, skip, count, failed)?),
-            (ExpertsMode::Native, Element::U16, _) => Values::U16(raw(text, skip, count, failed)?),
+            (ExpertsMode::Native, Element::U8, _) => ExpertIds::U8(raw(text, skip, count, failed)?),
+            (ExpertsMode::Native, Element::U16, _) => {
+                ExpertIds::U16(raw(text, skip, count, failed)?)
+            }
             (ExpertsMode::Native, Element::I16, _) => {
                 let mut values = raw::<i16>(text, skip, count, failed)?;
                 if values.as_slice().iter().fold(0, |all, id| all | id) < 0 {
                     kept = routes.captured(values.as_slice())?;
                     values.truncate(kept * row);
                 }
-                Values::I16(values)
+                ExpertIds::I16(values)
             }
             (_, dtype, Target::Own) => {
                 let (mut values, negative) = widened(text, dtype, skip, count, failed)?;
@@ -254,7 +256,7 @@ impl<'a> Rows<'a> {
                     kept = routes.captured(values.as_slice())?;
                     values.truncate(kept * row);
                 }
-                Values::I32(values)
+                ExpertIds::I32(values)
             }
             (_, dtype, Target::Into(out)) => {
                 let Some(out) = out.get_mut(..count) else {
@@ -269,7 +271,7 @@ impl<'a> Rows<'a> {
                 if base64::widen(text, dtype, skip, out).map_err(failed)? {
                     kept = routes.captured(out)?;
                 }
-                Values::Written
+                ExpertIds::Written
             }
         };
         Ok(Routed {
@@ -316,7 +318,7 @@ impl Routes {
     }
 }
 
-/// Values of a row that numpy could not address.
+/// ExpertIds of a row that numpy could not address.
 const MAX_ROW: u64 = 1 << 61;
 
 #[cold]

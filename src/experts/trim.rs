@@ -47,7 +47,7 @@ pub(super) fn trim(
             complete: counted == Some(n.into()),
         });
     }
-    // Who knows the request and asked for no start has trimmed nothing: an abort lacks rows at the end.
+    // A caller that knows the prompt and asked for no start got untrimmed rows: an abort lacks rows at the end.
     let told = options.prompt_len_or(None).is_some();
     let fewer = |all: i128| sequence.aborted && told && i128::from(rows) < all;
     let wrong = |message: String| refused("trim", at, message);

@@ -69,7 +69,7 @@ impl Mapping {
             } else if huge {
                 self.move_aligned(size)?;
             } else {
-                // SAFETY: the range is ours, and `&mut self` says that nobody else knows an address inside it.
+                // SAFETY: the range is ours, and `&mut self` excludes other references into it.
                 let moved = unsafe {
                     libc::mremap(self.start.as_ptr().cast(), self.size, size, MREMAP_MAYMOVE)
                 };
@@ -86,7 +86,7 @@ impl Mapping {
     /// Grows at a new address that suits huge pages.
     fn move_aligned(&mut self, size: usize) -> Result<(), OutOfMemory> {
         let target = reserve_aligned(size, PROT_NONE, MAP_NORESERVE)?;
-        // SAFETY: both ranges are ours and do not overlap, and `&mut self` says that nobody else knows an address inside.
+        // SAFETY: both ranges are ours and do not overlap, and `&mut self` excludes other references into them.
         let moved = unsafe {
             libc::mremap(
                 self.start.as_ptr().cast(),

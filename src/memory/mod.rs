@@ -27,7 +27,7 @@ use crate::error::{Class, Error};
 /// Memory that could not be had; becomes a `MemoryError`, never an abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// Bytes that were asked for; `usize::MAX` where the size itself overflowed.
+    /// Bytes that were requested; `usize::MAX` where the size itself overflowed.
     pub bytes: usize,
 }
 

@@ -5,9 +5,9 @@
 //! begins again after a pause finds most of its own. Of equal blocks the one returned last is taken first, so that those
 //! that are not needed can be told.
 //!
-//! One mutex guards it, and nobody waits for it for long. A thread of the parent may hold it at the moment of a fork; in
-//! the child that thread does not exist, and the mutex stays locked for ever. So every wait is bounded, and who does not
-//! get the lock does without the pool: maps afresh, unmaps at once. The lock is held for a search and a move of a few
+//! One mutex guards it, and every wait for it is bounded. A thread of the parent may hold it at the moment of a fork; in the
+//! child that thread does not exist, and the mutex stays locked for ever. A caller that does not get the lock works without
+//! the pool: it maps new pages, and unmaps at once. The lock is held for a search and a move of a few
 //! words; system calls are made after it is released.
 
 use std::collections::VecDeque;

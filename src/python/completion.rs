@@ -12,7 +12,7 @@ use super::arrays::{ExpertsOut, flat, shaped};
 use super::body::Content;
 use super::call_unwind::call;
 use super::errors::exception;
-use crate::experts::{Routed, Target, Values};
+use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
 use crate::wire::{self, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
 use crate::{ExpertsMode, Options};
@@ -82,7 +82,7 @@ decoder! {
     /// that the first row is that of the first token.
     /// ``limits`` is a ``Limits``, of which the depth, tokens and rows are looked at here.
     ///
-    /// Raises ``DecodeError`` for what cannot be vouched for, ``ServerError`` for an error body, and ``TypeError`` or
+    /// Raises ``DecodeError`` for a body that breaks a rule, ``ServerError`` for an error body, and ``TypeError`` or
     /// ``ValueError`` for wrong arguments.
     decode -> Py<PyAny>, several: false, completions => completions.remove(0)
 }
@@ -269,12 +269,12 @@ fn routed_experts(
 ) -> PyResult<Py<PyAny>> {
     let shape = routed.shape;
     let array = match (routed.values, out) {
-        (Values::U8(values), _) => shaped(py, values, shape)?,
-        (Values::U16(values), _) => shaped(py, values, shape)?,
-        (Values::I16(values), _) => shaped(py, values, shape)?,
-        (Values::I32(values), _) => shaped(py, values, shape)?,
-        (Values::Written, Some(out)) => out.view(shape)?,
-        (Values::Written, None) => unreachable!("written into the caller's array"),
+        (ExpertIds::U8(values), _) => shaped(py, values, shape)?,
+        (ExpertIds::U16(values), _) => shaped(py, values, shape)?,
+        (ExpertIds::I16(values), _) => shaped(py, values, shape)?,
+        (ExpertIds::I32(values), _) => shaped(py, values, shape)?,
+        (ExpertIds::Written, Some(out)) => out.view(shape)?,
+        (ExpertIds::Written, None) => unreachable!("written into the caller's array"),
     };
     make(
         record!(py, "RoutedExperts")?,

@@ -26,7 +26,7 @@ use crate::{ExpertsMode, Options, wire};
 /// Position 0 is NaN, and where the engine has no log-probability ``missing_logprob`` decides: ``"raise"`` or ``"nan"``.
 /// ``body``, ``wire`` and ``limits`` are as for ``decode``; routed experts are not read.
 ///
-/// Raises ``DecodeError`` for what cannot be vouched for, its absence included, ``ServerError`` for an error body, and
+/// Raises ``DecodeError`` for a body that breaks a rule or has no prompt log-probabilities, ``ServerError`` for an error body, and
 /// ``TypeError`` or ``ValueError`` for wrong arguments.
 #[pyfunction]
 #[pyo3(signature = (body, /, *, wire, prompt_token_ids, start=None, missing_logprob="raise", limits=None),

@@ -27,7 +27,7 @@ pub(super) unsafe fn fill(
         return Err(PyBufferError::new_err("no view to fill"));
     }
     let len = len as ffi::Py_ssize_t;
-    // SAFETY: `view` is valid, and the caller vouches for the bytes.
+    // SAFETY: `view` is valid, and the caller guarantees the bytes.
     let status =
         unsafe { ffi::PyBuffer_FillInfo(view, owner.as_ptr(), start.cast(), len, readonly, flags) };
     if status == -1 {

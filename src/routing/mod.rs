@@ -1,9 +1,7 @@
-//! What routed experts look like, in one pass over the rows: the facts from which a user tells a broken capture from a
-//! sound one.
+//! Facts about routed experts, in one pass over the rows, that tell a broken capture from a sound one.
 //!
-//! A row is first asked as a whole whether there is anything to find in it, in loops that the compiler turns into vectors;
-//! only where there is, its entries are looked at one by one.
-#![allow(unsafe_code)] // calls what is compiled for a processor that has been asked
+//! Loops that the compiler vectorises check each row as a whole; only the entries of rows with a finding are read one by one.
+#![allow(unsafe_code)] // a call of what is compiled for AVX2, where the processor has it
 
 use std::ops::BitOr;
 
@@ -61,7 +59,7 @@ pub fn scan<T: ExpertId>(
 ) -> Facts {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has been asked for it.
+        // SAFETY: the processor has AVX2.
         return unsafe { scan_rows_avx2(ids, layers, top_k, expected) };
     }
     scan_rows(ids, layers, top_k, expected)
