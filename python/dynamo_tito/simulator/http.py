@@ -297,11 +297,18 @@ def in_thread(name: str) -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
     def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
+    async def finish() -> None:
+        rest = asyncio.all_tasks() - {asyncio.current_task()}  # such as handshakes that never ended
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        # On its own loop: one that is closed from a coroutine cannot be run in this thread.
+        await loop.shutdown_default_executor()
+
     try:
         yield run
     finally:
-        # On its own loop: one that is closed from a coroutine cannot be run in this thread.
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
+        asyncio.run_coroutine_threadsafe(finish(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
