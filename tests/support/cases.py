@@ -29,9 +29,11 @@ CASES = list(cases())
 
 def body_of(case: dict[str, Any]) -> bytes:
     if "file" in case:
-        return (DATA / case["file"]).read_bytes()
-    body: str = case.get("body", "")
-    return base64.b64decode(case["body64"]) if "body64" in case else body.encode()
+        return Path(DATA, case["file"]).read_bytes()
+    if "body64" in case:
+        return base64.b64decode(case["body64"])
+    body: str = case["body"]
+    return body.encode()
 
 
 def listed(array: np.ndarray[Any, Any], dtype: Any) -> list[Any]:
