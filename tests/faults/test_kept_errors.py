@@ -26,6 +26,7 @@ from dynamo_tito import (
     memory_stats,
     trim_memory,
 )
+from dynamo_tito._client import decoding
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import PROMPT
@@ -184,10 +185,10 @@ def test_a_call_that_was_cancelled(server: RawServer, library: HttpLibrary, faul
 
 
 def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoding, over = threading.Event(), threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def decode(*_args: Any, **_options: Any) -> None:
-        decoding.set()
+        begun.set()
         over.wait(LONG)
 
     monkeypatch.setattr(decoding, "decode", decode)
@@ -196,7 +197,7 @@ def test_a_call_that_is_cancelled_while_its_body_is_decoded(server: RawServer, m
     async def cancelled() -> None:
         async with AsyncTitoClient(server.url, model="m", preflight=False) as client:
             call = asyncio.create_task(client.generate(PROMPT, deadline=LONG))
-            assert await asyncio.to_thread(decoding.wait, LONG)
+            assert await asyncio.to_thread(begun.wait, LONG)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
@@ -12,7 +11,7 @@ from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, rais
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
 from dynamo_tito._http.endpoint import Endpoint, checked_headers
 from dynamo_tito._http.secrets import hidden, secrets_of
-from dynamo_tito._requests import Call, Dialect, Draft, dialect, encode
+from dynamo_tito._requests import Call, Dialect, Request, dialect, encode
 from dynamo_tito._requests.call import check_sampling_defaults
 from dynamo_tito._requests.dynamo import names_prompt_start
 
@@ -35,27 +34,6 @@ _REMEMBERED = 64
 
 # Statuses of a server that has no such route.
 _NO_ROUTE = (404, 405, 501)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request.
-
-    Attributes:
-        spec: the route.
-        call: what was asked.
-        draft: the body without the ids.
-        headers: sent with it.
-    """
-
-    spec: Dialect
-    call: Call = field(repr=False)
-    draft: Draft = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-
-    def encode(self) -> bytes:
-        """The body; a ValueError if an id is none."""
-        return encode(self.draft, self.call)
 
 
 class Caller:
@@ -89,7 +67,7 @@ class Caller:
         """The headers of a request: the client's, the route's, the call's own; later ones win."""
         return {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra)}
 
-    def sample(self, request: Request, reading: Callable[[Body | bytes], T], *, deadline: float | None) -> Steps[T]:
+    def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
         """Ask how long a prompt may be, send, decode."""
         body = request.encode()
         waits = RetryWaits(self._retries, deadline=deadline)
@@ -99,7 +77,7 @@ class Caller:
         del body  # a megabyte for a long sequence
         return (yield from self._read(response, reading, request))
 
-    def exchange(self, path: str, members: Mapping[str, Any], *, deadline: float | None) -> Steps[Any]:
+    def exchange(self, path: str, members: Mapping[str, Any], deadline: float | None) -> Steps[Any]:
         """Send JSON to a route that samples nothing. The result is the answer's JSON."""
         request = HttpRequest("POST", self.endpoint.root + path, self.endpoint.headers, json.dumps(members).encode())
         response = yield from self._send(request, None, RetryWaits(self._retries, deadline=deadline), into_body=False)

@@ -10,11 +10,12 @@ from dynamo_tito._config import Limits
 from dynamo_tito._errors import RoutedExpertsError, TitoError, raise_without_cycle
 from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
 from dynamo_tito._native import Body, decode
-from dynamo_tito._requests.call import Call, Draft, wire_start
+from dynamo_tito._requests import Request
+from dynamo_tito._requests.call import wire_start
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob, Wire
+    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +40,19 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one answer is decoded.
+    """How the answer of one request is decoded."""
 
-    Attributes:
-        wire: the format of the answer.
-        call: what was asked.
-        draft: the request's body.
-        decoding: the client's choices.
-    """
-
-    wire: Wire
-    call: Call = field(repr=False)
-    draft: Draft = field(repr=False)
+    request: Request = field(repr=False)
     decoding: Decoding
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode, check, and drop rows of routed experts that were not asked for."""
-        choices, call, draft = self.decoding, self.call, self.draft
+        choices, call, draft = self.decoding, self.request.call, self.request.draft
         start = wire_start(call, draft.prompt_start)
         try:
             completion = decode(
                 content,
-                wire=self.wire,
+                wire=self.request.spec.wire,
                 prompt_len=call.prompt_len,
                 prompt_token_ids=call.prompt,
                 routed_experts_prompt_start=start,

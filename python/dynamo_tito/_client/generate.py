@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynamo_tito._requests import CALL_KEYWORDS, PromptIds, dialect, make_call
+from dynamo_tito._requests import CALL_KEYWORDS, PromptIds, Request, dialect, make_call
 
-from .caller import Caller, Request
+from .caller import Caller
 from .decoding import Reading
 
 if TYPE_CHECKING:
@@ -37,5 +37,5 @@ def generate(
         raise ValueError(
             "SGLang sends routed experts without their shape: give the client num_layers and top_k to read them"
         )
-    reading = Reading(spec.wire, call, draft, decoding)
-    return (yield from caller.sample(Request(spec, call, draft, headers), reading, deadline=deadline))
+    request = Request(spec, call, draft, headers)
+    return (yield from caller.sample(request, Reading(request, decoding), deadline))

@@ -60,7 +60,7 @@ class SendOptions(TypedDict, total=False):
 
 
 class GenerateOptions(CallOptions, SendOptions, total=False):
-    r"""The keywords of ``generate``.
+    r"""The keywords of ``generate``. ``stop_token_ids`` defaults to ``()``, the others to None.
 
     Attributes:
         sampling_params: as for vLLM or OpenAI; names are translated for the server. Without ``logprobs`` one per token
@@ -92,7 +92,7 @@ class ScoreManyOptions(SharedOptions, SendOptions, total=False):
 
 
 class ScoreOptions(ScoreManyOptions, total=False):
-    """The keywords of ``score``.
+    """The keywords of ``score``. ``start`` and ``top_k`` default to 0, ``temperature`` to 1.0, the others to None.
 
     Attributes:
         start: the first position whose log-probability is wanted, 0 to N; for a prompt and its completion usually where

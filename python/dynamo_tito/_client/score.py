@@ -13,6 +13,7 @@ from dynamo_tito._native import Body, decode_prompt_logprobs
 from dynamo_tito._requests import (
     CALL_KEYWORDS,
     PromptIds,
+    Request,
     check_scored_at,
     checked_score,
     checked_temperature,
@@ -24,33 +25,24 @@ from dynamo_tito._requests import (
 )
 from dynamo_tito._requests.call import checked_integer
 
-from .caller import Caller, Request
+from .caller import Caller
+from .decoding import Decoding
 
 if TYPE_CHECKING:
-    from dynamo_tito._config import Limits
     from dynamo_tito._errors import TitoError
-    from dynamo_tito._types import MissingLogprob, PromptLogprobs
+    from dynamo_tito._types import PromptLogprobs
 
     from .steps import Steps
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """One sequence to be scored, checked but for its ids.
-
-    Attributes:
-        request: what is sent.
-        start: the first position that is wanted.
-        temperature: what the logits are divided by.
-        missing_logprob: what to do where the engine has no log-probability.
-        limits: of the answer.
-    """
+    """One sequence to be scored from ``start`` on, its logits divided by ``temperature``; checked but for its ids."""
 
     request: Request
+    decoding: Decoding
     start: int
     temperature: float
-    missing_logprob: MissingLogprob
-    limits: Limits
 
     def __call__(self, content: Body | bytes) -> PromptLogprobs:
         """Decode the answer."""
@@ -59,8 +51,8 @@ class Scoring:
             wire=self.request.spec.wire,
             prompt_token_ids=self.request.call.prompt,
             start=self.start,
-            missing_logprob=self.missing_logprob,
-            limits=self.limits,
+            missing_logprob=self.decoding.missing_logprob,
+            limits=self.decoding.limits,
         )
         if self.temperature != 1:
             check_scored_at(self.temperature, bytes(content))  # decoded above, so that it is a document
@@ -69,7 +61,7 @@ class Scoring:
 
 def score(caller: Caller, scoring: Scoring, deadline: float | None) -> Steps[PromptLogprobs]:
     """The steps of one call."""
-    return caller.sample(scoring.request, scoring, deadline=deadline)
+    return caller.sample(scoring.request, scoring, deadline)
 
 
 def make_scoring(caller: Caller, token_ids: PromptIds, start: int, options: Mapping[str, Any]) -> Scoring:
@@ -89,8 +81,7 @@ def make_scoring(caller: Caller, token_ids: PromptIds, start: int, options: Mapp
     call = dataclasses.replace(call, routed_experts_prompt_start=score_rows_from(route, call.prompt_len))
     headers = caller.headers(spec, call, options["extra_headers"])
     draft = score_draft(route, spec.draft(call), start=start, top_k=top_k, temperature=temperature)
-    decoding = caller.decoding
-    return Scoring(Request(spec, call, draft, headers), start, temperature, decoding.missing_logprob, decoding.limits)
+    return Scoring(Request(spec, call, draft, headers), caller.decoding, start, temperature)
 
 
 def make_scorings(

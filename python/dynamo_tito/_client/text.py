@@ -24,7 +24,7 @@ def tokenize(
         members["tools"] = list(options["tools"])
     if options["chat_template_kwargs"]:
         members["chat_template_kwargs"] = dict(options["chat_template_kwargs"])
-    answer = yield from caller.exchange("/tokenize", members, deadline=deadline)
+    answer = yield from caller.exchange("/tokenize", members, deadline)
     return _member(answer, "tokens", list)
 
 
@@ -32,7 +32,7 @@ def detokenize(caller: Caller, token_ids: Sequence[int], deadline: float | None)
     """The text that ``/detokenize`` answers: ``prompt`` of vLLM, ``text`` of SGLang."""
     members: dict[str, Any] = {} if caller.model is None else {"model": caller.model}
     members["tokens"] = [int(token) for token in token_ids]
-    answer = yield from caller.exchange("/detokenize", members, deadline=deadline)
+    answer = yield from caller.exchange("/detokenize", members, deadline)
     return _member(answer, "text" if isinstance(answer, dict) and "text" in answer else "prompt", str)
 
 

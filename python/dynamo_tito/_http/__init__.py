@@ -22,17 +22,12 @@ __all__ = [
 
 
 def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngine:
-    """The engine of an asynchronous client.
-
-    Args:
-        http: which library, unless ``client`` says.
-        client: an ``httpx.AsyncClient``, an ``aiohttp.ClientSession``, an engine, or None.
-        wiring: how connections are opened.
+    """The engine of an asynchronous client: the caller's client or engine, or one over the library ``http``.
 
     Raises:
         ModuleNotFoundError: ``http="aiohttp"`` without the extra ``dynamo-tito[aiohttp]``.
         TypeError: ``client`` is something else.
-        ValueError: ``http`` names no library that is known.
+        ValueError: ``http`` names no known library.
     """
     _check_library(http)
     if (client is None and http == "aiohttp") or _is_a(client, "aiohttp", "ClientSession"):
@@ -55,17 +50,7 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngin
 
 
 def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
-    """The engine of a blocking client.
-
-    Args:
-        http: ``"httpx"``; aiohttp does not block.
-        client: an ``httpx.Client``, an engine, or None.
-        wiring: how connections are opened.
-
-    Raises:
-        TypeError: ``client`` is something else.
-        ValueError: another library than httpx.
-    """
+    """The engine of a blocking client; see :func:`open_async`. aiohttp does not block."""
     _check_library(http)
     if http != "httpx":
         raise ValueError("the blocking client uses httpx only; aiohttp needs AsyncTitoClient")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Unpack
 
 from . import dynamo, prime_chat, sglang, vllm_generate
@@ -25,6 +25,7 @@ __all__ = [
     "Draft",
     "Keywords",
     "PromptIds",
+    "Request",
     "SharedOptions",
     "check_scored_at",
     "checked_score",
@@ -66,6 +67,20 @@ class Dialect:
     headers: Callable[[Call], dict[str, str]]
     may_refuse_start: bool = False
     reserved: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: its route, what was asked, the body without the ids, and the headers."""
+
+    spec: Dialect
+    call: Call = field(repr=False)
+    draft: Draft = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+    def encode(self) -> bytes:
+        """The body; a ValueError if an id is none."""
+        return encode(self.draft, self.call)
 
 
 DIALECTS: Mapping[str, Dialect] = {
