@@ -97,6 +97,8 @@ pub struct Options<'a> {
     pub missing_logprob: MissingLogprob,
     /// How many rows are right.
     pub final_row: FinalRow,
+    /// Of an artifact: the routers whose routes are wanted, by id; None for all.
+    pub routers: Option<&'a [u64]>,
     /// Scoring: prompt logprobs are what is wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
     /// What is too much.
@@ -119,6 +121,7 @@ impl Options<'_> {
             require_routed_experts: false,
             missing_logprob: MissingLogprob::Raise,
             final_row: FinalRow::Omitted,
+            routers: None,
             score_from: None,
             limits: Limits::default(),
         }

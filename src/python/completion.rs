@@ -12,6 +12,7 @@ use super::arrays::{ExpertsOut, flat, shaped};
 use super::body::Content;
 use super::call_unwind::call;
 use super::errors::exception;
+use crate::error::Result;
 use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
 use crate::wire::{self, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
@@ -60,7 +61,9 @@ macro_rules! decoder {
                 limits: arguments::limits(limits)?,
                 ..Options::new(arguments::wire(wire)?)
             };
-            let mut $completions = run(body, &options, $several, experts_out)?;
+            let mut $completions = run(body, &options, experts_out, |content, target| {
+                wire::decode(content, &options, $several, target)
+            })?;
             Ok($result)
         }
     };
@@ -93,11 +96,11 @@ decoder! {
 }
 
 /// Decodes without the GIL, then wraps.
-fn run<'py>(
+pub(super) fn run<'py>(
     body: &Bound<'py, PyAny>,
     options: &Options<'_>,
-    several: bool,
     experts_out: Option<&Bound<'py, PyAny>>,
+    decode: impl Send + FnOnce(&[u8], Target<'_>) -> Result<Vec<Decoded>>,
 ) -> PyResult<Vec<Py<PyAny>>> {
     let py = body.py();
     let mut out = experts_out.map(ExpertsOut::new).transpose()?;
@@ -113,7 +116,7 @@ fn run<'py>(
         None => Target::Own,
     };
     let mut decoded = py
-        .detach(|| wire::decode(content, options, several, target))
+        .detach(|| decode(content, target))
         .map_err(|error| exception(py, &error, content))?;
     // Choices of one response share their prompt: once none but one refers to it, its memory can become arrays.
     let prompts: Vec<Arc<Prompt>> = decoded

@@ -1,5 +1,6 @@
 //! One answer of a body: which channels may fill which role, best first. Each wire fills it from its own fields.
 
+use crate::artifact::Routes;
 use crate::experts::Container;
 use crate::memory::Buffer;
 
@@ -64,7 +65,7 @@ impl<T> Channel<T> {
     }
 
     /// A channel that the wire does not have. `place` is not shown.
-    fn absent(place: Place) -> Self {
+    pub(super) fn absent(place: Place) -> Self {
         let field = Field::Absent;
         Self { place, field }
     }
@@ -101,6 +102,8 @@ pub(super) struct Answer {
     pub(super) metadata: Vec<Detail>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
     pub(super) tells_abort: bool,
+    /// More entries of `sources`.
+    pub(super) notes: Vec<(&'static str, String)>,
 }
 
 /// The channels of log-probabilities.
@@ -164,6 +167,8 @@ impl PromptChannels {
 /// Where routed experts stand.
 #[derive(Debug)]
 pub(super) struct ExpertChannels {
+    /// Those of an artifact, and the offset of errors unless they have their own.
+    pub(super) artifact: Option<(Place, Option<usize>, Routes)>,
     /// The best one that is there.
     pub(super) found: Option<(Place, Container)>,
     /// Where this wire does not carry them, with their offset.

@@ -63,6 +63,18 @@ pub(crate) fn decode(
         .collect()
 }
 
+/// Judges an answer that no document surrounds.
+pub(super) fn alone(
+    answer: Answer,
+    prompt: PromptChannels,
+    options: &Options<'_>,
+    target: Target<'_>,
+) -> Result<Decoded> {
+    let prompt = |paths: &Paths<'_>| choose_prompt(prompt, &[], options, paths).map(Arc::new);
+    let mut tally = Tally::new(1, false);
+    decode_answer(answer, prompt, &mut tally, &[], options, target)
+}
+
 /// The prompts of a body's answers: one that all share (vLLM's choices), or one for each (SGLang's array).
 struct Prompts {
     channels: Vec<Option<PromptChannels>>,
@@ -150,9 +162,8 @@ fn decode_answer(
     (decoded.routed_experts, source) =
         choose_experts(answer.experts, &sequence, body, options, target, &paths)?;
     let source = source.map(|source| ("routed_experts", source));
-    decoded
-        .sources
-        .extend(source.into_iter().chain(mask_source));
+    let more = source.into_iter().chain(mask_source).chain(answer.notes);
+    decoded.sources.extend(more);
     Ok(decoded)
 }
 

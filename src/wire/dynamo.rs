@@ -16,6 +16,7 @@ use super::read::field::{Field, Span, experts, later, now, offset, part, span};
 use super::read::ids::{IdLists, Ids, Numbers};
 use super::read::maps::PromptEntries;
 use super::read::walk::{Fields, Part, Path, Walk, fields};
+use super::upload::Inline;
 use crate::options::{Options, Wire};
 
 fields! {
@@ -67,6 +68,7 @@ fields! {
         routed_experts: Option<Container> = experts,
         stop_reason: Option<Span> = span,
         detailed_finish_reason: Option<Span> = span,
+        metadata_upload: Inline = Inline::read,
     }
 }
 
@@ -146,7 +148,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
             nvext.stop_reason,
         ),
     };
-    let answer = Answer {
+    let mut answer = Answer {
         prefix: "choices[0]".into(),
         index,
         token_ids: vec![
@@ -171,6 +173,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
         },
         mask: Channel::top("nvext.engine_data.sampling_mask", engine.sampling_mask),
         experts: ExpertChannels {
+            artifact: None,
             found: best_experts([
                 (top("nvext.routed_experts"), nvext.routed_experts),
                 (
@@ -207,8 +210,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
             ),
         ]),
         tells_abort: false,
+        notes: Vec::new(),
     };
-    let prompt = PromptChannels {
+    let mut prompt = PromptChannels {
         echo: vec![
             Channel::top(
                 "nvext.engine_data.prompt_token_ids",
@@ -223,6 +227,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
         ],
         ..PromptChannels::none(top("prompt_logprobs"))
     };
+    nvext
+        .metadata_upload
+        .fill(&mut answer, &mut prompt, body, options)?;
     Ok(Answers {
         list: vec![answer],
         prompts: vec![prompt],

@@ -5,6 +5,7 @@
 //! the columns with each other, and [`decode`] calls both in the order of `docs/judgement.md`.
 
 mod answer;
+mod artifact;
 mod decode;
 mod decoded;
 mod dynamo;
@@ -12,7 +13,9 @@ mod judge;
 mod read;
 mod sentinel;
 mod sglang;
+mod upload;
 mod vllm;
 
+pub(crate) use artifact::decode_artifact;
 pub(crate) use decode::decode;
 pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};

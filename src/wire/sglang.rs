@@ -175,6 +175,7 @@ fn ranked(
             meta.output_token_sampling_mask,
         ),
         experts: ExpertChannels {
+            artifact: None,
             found: meta
                 .routed_experts
                 .map(|it| (local("meta_info.routed_experts"), it)),
@@ -213,6 +214,7 @@ fn ranked(
             versions,
         ]),
         tells_abort: true,
+        notes: Vec::new(),
     };
     let prompt = PromptChannels {
         echo: vec![Channel::local("prompt_token_ids", element.prompt_token_ids)],

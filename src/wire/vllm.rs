@@ -93,6 +93,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
             },
             mask: Channel::local("sampling_mask", choice.sampling_mask),
             experts: ExpertChannels {
+                artifact: None,
                 found: choice
                     .routed_experts
                     .map(|it| (local("routed_experts"), it)),
@@ -118,6 +119,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 ),
             ]),
             tells_abort: true,
+            notes: Vec::new(),
         });
     }
     let prompt = PromptChannels {

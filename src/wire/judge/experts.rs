@@ -15,6 +15,17 @@ pub(crate) fn choose_experts(
     paths: &Paths<'_>,
 ) -> Result<(Option<Routed>, Option<String>)> {
     let skip = options.experts == ExpertsMode::Skip;
+    if let Some((place, at, routes)) = channels.artifact
+        && !skip
+    {
+        let path = paths.text(place);
+        let routed = routes.decode(sequence, options, target);
+        let routed = routed.map_err(|mut error| {
+            error.offset = error.offset.map(|own| at.unwrap_or(own));
+            error.under(&path)
+        })?;
+        return Ok((Some(routed), Some(path)));
+    }
     let Some((place, container)) = channels.found else {
         if let (Some((place, at)), false) = (channels.unread, skip) {
             return Err(Error::new(
