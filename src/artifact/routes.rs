@@ -247,7 +247,9 @@ fn pieces<const K: usize, const N: usize, T: Id>(
     let pieces = out.as_chunks_mut::<K>().0;
     for (position, row) in pieces.chunks_exact_mut(layers.len()).enumerate() {
         for (piece, layer) in row.iter_mut().zip(&layers) {
-            for (slot, id) in piece.iter_mut().zip(&layer[position]) {
+            // A copy: so the compiler sees that what is written is not what is read.
+            let ids = layer[position];
+            for (slot, id) in piece.iter_mut().zip(&ids) {
                 slot.write(value(id));
             }
         }
