@@ -3,6 +3,7 @@
 use super::json::{Kind, Node};
 use super::readers::{self, Keys};
 use super::structure::{Channel, Choice, first};
+use super::wires::Role;
 use super::{RoutedExperts, base64, npy};
 use dynamo_tito::limits::MAX_NPY_HEADER;
 use dynamo_tito::{Class, Error, ExpertsMode, FinalRow, Options, Result};
@@ -31,8 +32,9 @@ pub(super) fn read(
     sequence: &Sequence,
     options: &Options<'_>,
 ) -> Result<Outcome> {
-    let Some((path, node)) = source(&choice.routed_experts) else {
-        if let Some((path, node)) = first(&choice.unread_experts)
+    let channels = choice.channels(Role::RoutedExperts);
+    let Some((path, node)) = source(channels) else {
+        if let Some((path, node)) = choice.found(Role::UnreadExperts)
             && options.experts != ExpertsMode::Skip
         {
             let message = "routed experts where this wire has none";
@@ -40,7 +42,7 @@ pub(super) fn read(
         }
         let ended_before_the_first_token = sequence.aborted && sequence.tokens == 0;
         if options.require_routed_experts && !ended_before_the_first_token {
-            let path = choice.routed_experts.first().map(|c| c.path.clone());
+            let path = channels.first().map(|c| c.path.clone());
             return Err(Error::new(
                 Class::Missing,
                 "missing",
