@@ -5,12 +5,14 @@
 //! give the same values, or an error of the same class, kind, path and offset.
 
 mod base64;
+mod containers;
 mod counts;
 mod experts;
 pub(crate) mod json;
 mod logprobs;
 mod metadata;
 mod npy;
+mod placing;
 mod prompt;
 mod readers;
 mod spans;
@@ -242,7 +244,7 @@ fn completion(
         rows_from.push((name, path.to_owned()));
     }
 
-    let sequence = experts::Sequence {
+    let sequence = placing::Sequence {
         prompt: passed,
         counted: counted.map(|count| count.tokens),
         tokens,
