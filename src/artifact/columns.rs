@@ -68,11 +68,7 @@ impl Columns {
     fn read(tensors: &[u8], choice: &Choice, max_tokens: usize) -> Result<Self> {
         let (prompt, sequence) = (choice.prompt, &choice.sequence);
         let (at, len) = (sequence.at, sequence.shape[0]);
-        if len > max_tokens {
-            let found = format!("the sequence has {len} tokens");
-            let message = limits::passed(found, max_tokens, "max_tokens");
-            return Err(refused("too_many", at, message).under("sequence_token_ids"));
-        }
+        check_rows(sequence, max_tokens).map_err(|error| error.under("sequence_token_ids"))?;
         let part = |range| match ids(tensors, sequence, range) {
             Ok(values) => Ok(Column { at, values }),
             Err(error) => Err(error.under("sequence_token_ids")),
@@ -84,7 +80,7 @@ impl Columns {
             top: None,
         };
         if let Some(scores) = &choice.selected {
-            let values = floats(tensors, scores, prompt);
+            let values = floats(tensors, scores, prompt, max_tokens);
             columns.selected = Some(Column {
                 at: scores.logprobs.at,
                 values: values.map_err(|error| error.under("selected_logprobs"))?,
@@ -93,7 +89,7 @@ impl Columns {
         if let Some(scores) = &choice.top
             && let Some(list) = &scores.ids
         {
-            let top = top(tensors, scores, list, prompt);
+            let top = top(tensors, scores, list, prompt, max_tokens);
             columns.top = Some(top.map_err(|error| error.under("topk_logprobs"))?);
         }
         if let (Some(selected), Some(top)) = (&columns.selected, &columns.top)
@@ -103,6 +99,17 @@ impl Columns {
         }
         Ok(columns)
     }
+}
+
+/// Fails if a tensor has a row for more tokens than the caller allows.
+fn check_rows(tensor: &Tensor, max_tokens: usize) -> Result<()> {
+    let rows = tensor.shape[0];
+    if rows > max_tokens {
+        let found = format!("the tensor has {rows} rows");
+        let message = limits::passed(found, max_tokens, "max_tokens");
+        return Err(refused("too_many", tensor.at, message));
+    }
+    Ok(())
 }
 
 /// The ids of the rows `from..to`.
@@ -140,7 +147,12 @@ fn ids(tensors: &[u8], tensor: &Tensor, [from, to]: [usize; 2]) -> Result<Buffer
 }
 
 /// Log-probabilities, which must begin with the completion.
-fn floats(tensors: &[u8], scores: &Scores, prompt: usize) -> Result<Buffer<f64>> {
+fn floats(
+    tensors: &[u8],
+    scores: &Scores,
+    prompt: usize,
+    max_tokens: usize,
+) -> Result<Buffer<f64>> {
     fn read<const N: usize>(
         tensor: &Tensor,
         bytes: &[u8],
@@ -167,6 +179,7 @@ fn floats(tensors: &[u8], scores: &Scores, prompt: usize) -> Result<Buffer<f64>>
         let (class, kind) = (Class::Alignment, "start");
         return Err(Error::new(class, kind, "token_start", tensor.at, message));
     }
+    check_rows(tensor, max_tokens).map_err(|error| error.under("logprobs"))?;
     let bytes = tensor.of(tensors);
     match tensor.dtype {
         Dtype::F16 => read(tensor, bytes, |item| half(u16::from_le_bytes(item))),
@@ -190,8 +203,14 @@ fn half(bits: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
-fn top(tensors: &[u8], scores: &Scores, list: &Tensor, prompt: usize) -> Result<Top> {
-    let logprobs = floats(tensors, scores, prompt)?;
+fn top(
+    tensors: &[u8],
+    scores: &Scores,
+    list: &Tensor,
+    prompt: usize,
+    max_tokens: usize,
+) -> Result<Top> {
+    let logprobs = floats(tensors, scores, prompt, max_tokens)?;
     let ids = ids(tensors, list, [0, list.shape[0]]);
     Ok(Top {
         at: scores.logprobs.at,

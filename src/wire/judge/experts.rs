@@ -5,6 +5,9 @@ use crate::experts::{Routed, Sequence, Target, decode_rows};
 use crate::options::{ExpertsMode, Options};
 use crate::wire::answer::{ExpertChannels, Paths};
 
+/// The entry of `sources` for rows that the caller does not want.
+const SKIPPED: &str = "left out: experts=\"skip\"";
+
 /// The rows that are wanted, and what `sources` says of them.
 pub(crate) fn choose_experts(
     channels: ExpertChannels,
@@ -15,9 +18,10 @@ pub(crate) fn choose_experts(
     paths: &Paths<'_>,
 ) -> Result<(Option<Routed>, Option<String>)> {
     let skip = options.experts == ExpertsMode::Skip;
-    if let Some((place, at, routes)) = channels.artifact
-        && !skip
-    {
+    if let Some((place, at, routes)) = channels.artifact {
+        if skip {
+            return Ok((None, Some(SKIPPED.into())));
+        }
         let path = paths.text(place);
         let routed = routes.decode(sequence, options, target);
         let routed = routed.map_err(|mut error| {
@@ -51,7 +55,7 @@ pub(crate) fn choose_experts(
         return Ok((None, None));
     };
     if skip {
-        return Ok((None, Some("left out: experts=\"skip\"".into())));
+        return Ok((None, Some(SKIPPED.into())));
     }
     let path = paths.text(place);
     let routed = decode_rows(&container, body, options, sequence, target)
