@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TARGETS = ["decode", "decode_choices", "containers", "kernels", "requests"]
+TARGETS = ["decode", "decode_choices", "containers", "artifact", "kernels", "requests"]
 
 COVERAGE = [
     "-Cpasses=sancov-module",

@@ -249,9 +249,13 @@ fn pieces<const K: usize, const N: usize, T: Id>(
         for (piece, layer) in row.iter_mut().zip(&layers) {
             // A copy: so the compiler sees that what is written is not what is read.
             let ids = layer[position];
-            for (slot, id) in piece.iter_mut().zip(&ids) {
-                slot.write(value(id));
+            let mut items = [MaybeUninit::uninit(); K];
+            let mut i = 0;
+            while i < K {
+                items[i].write(value(&ids[i]));
+                i += 1;
             }
+            *piece = items;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Holding the decoder against its slow twin: on every body both give the same values, or the same refusal.
 
+pub mod artifacts;
 mod case;
 #[cfg(test)]
 mod evidence;
@@ -22,7 +23,7 @@ pub use mutate::Mutator;
 use dynamo_tito::memory::{Buffer, Plain};
 use dynamo_tito::{
     Attribute, Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs,
-    Value, decode, decode_choices, decode_into,
+    Value, decode, decode_artifact, decode_choices, decode_into,
 };
 
 use crate::reference;
@@ -55,6 +56,16 @@ pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(
             _ => Ok(()),
         })
         .map_err(|difference| format!("{:?}: {difference}", options.wire))
+}
+
+/// Decodes an artifact both ways.
+///
+/// # Errors
+/// What the two say, where it differs.
+pub fn agree_on_artifact(data: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    let ours = decode_artifact(data, options).map(|completion| vec![completion]);
+    let twin = reference::decode_artifact(data, options).map(|completion| vec![completion]);
+    same(ours, twin).map_err(|difference| format!("an artifact: {difference}"))
 }
 
 /// Decodes every choice of a body both ways.

@@ -22,6 +22,9 @@ pub(super) fn read(
     sequence: &Sequence,
     options: &Options<'_>,
 ) -> Result<Outcome> {
+    if let Some(routes) = choice.routes {
+        return routes.read(sequence, options);
+    }
     let channels = choice.channels(Role::RoutedExperts);
     let Some((path, node)) = source(channels) else {
         if let Some((path, node)) = choice.found(Role::UnreadExperts)
@@ -46,6 +49,17 @@ pub(super) fn read(
     if options.experts == ExpertsMode::Skip {
         return Ok(Outcome::Skipped);
     }
+    let experts = rows_of(path, node, sequence, options)?;
+    Ok(Outcome::Read(experts, path.to_owned()))
+}
+
+/// Steps 1 to 8.
+pub(super) fn rows_of(
+    path: &str,
+    node: &Node,
+    sequence: &Sequence,
+    options: &Options<'_>,
+) -> Result<RoutedExperts> {
     let blob = match &node.kind {
         Kind::Object(_) => from_object(path, node, options)?,
         Kind::String(_) => from_string(path, node, options)?,
@@ -77,14 +91,13 @@ pub(super) fn read(
         let message = format!("expert {negative} is no expert: no route was captured");
         return Err(refuse("no_route", path, node.start, message));
     }
-    let experts = RoutedExperts {
+    Ok(RoutedExperts {
         values,
         shape: [rows, layers, top_k],
         start: wanted.start,
         dtype: blob.dtype.name(),
         complete,
-    };
-    Ok(Outcome::Read(experts, path.to_owned()))
+    })
 }
 
 /// The first object, else the first string, else whatever there is.

@@ -8,7 +8,7 @@ use super::wires::Role;
 use dynamo_tito::limits::MAX_LOGPROB;
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
-/// What engines write for "no logprob": vLLM, Dynamo, Dynamo through a 32-bit float.
+/// What engines write for "no logprob": vLLM, Dynamo, Dynamo through a 32-bit float. An artifact's infinity is as vLLM's.
 const NO_EVIDENCE: [f64; 3] = [-9999.0, -1e30, -1.000_000_015_047_466_2e30];
 
 /// A value with the path of its channel.
@@ -62,10 +62,10 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     }
 
     let top_triples = choice.found(Role::TopTriples);
-    let top = if let Some((entries, path)) = entries {
-        top_of_content(&entries, path, ids)?
-    } else if let Some((path, node)) = top_triples {
+    let top = if let Some((path, node)) = top_triples {
         top_of_triples(node, path, ids, options)?
+    } else if let Some((entries, path)) = entries {
+        top_of_content(&entries, path, ids)?
     } else {
         None
     };

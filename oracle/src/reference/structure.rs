@@ -1,5 +1,8 @@
 //! Steps 2 to 6: what the document is, and the channels of its choices.
 
+use std::cell::OnceCell;
+
+use super::artifact::{Inline, Routes, Unfolded, inline};
 use super::json::{Kind, Node};
 use super::readers;
 use super::wires::{self, Role};
@@ -77,6 +80,10 @@ impl<'a> Part<'a> {
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
     fields: Vec<(Role, Vec<Channel<'a>>)>,
+    /// The routes of an artifact.
+    pub(super) routes: Option<&'a Routes>,
+    /// More entries of `sources`.
+    pub(super) notes: Vec<(&'static str, String)>,
 }
 
 impl<'a> Choice<'a> {
@@ -89,7 +96,46 @@ impl<'a> Choice<'a> {
         let fields = wires::fields(wire)
             .map(|(role, places)| (*role, places.iter().map(channel).collect()))
             .collect();
-        Self { index, fields }
+        Self {
+            index,
+            fields,
+            routes: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// An artifact alone.
+    pub(super) fn of_artifact(unfolded: &'a Unfolded) -> Self {
+        let absent = |role, path: &str| {
+            let path = path.to_owned();
+            (role, vec![Channel { path, node: None }])
+        };
+        let mut choice = Self {
+            index: unfolded.index,
+            fields: vec![
+                absent(Role::FlatLogprobs, "choices[0].selected_logprobs.logprobs"),
+                absent(Role::RoutedExperts, "choices[0].moe_routes"),
+            ],
+            routes: None,
+            notes: Vec::new(),
+        };
+        choice.put_first(unfolded);
+        choice
+    }
+
+    /// Puts what an artifact has in front of all other channels.
+    fn put_first(&mut self, unfolded: &'a Unfolded) {
+        for (role, path, node) in &unfolded.fields {
+            let channel = Channel {
+                path: path.clone(),
+                node: Some(node),
+            };
+            match self.fields.iter_mut().find(|(of, _)| of == role) {
+                Some((_, channels)) => channels.insert(0, channel),
+                None => self.fields.push((*role, vec![channel])),
+            }
+        }
+        self.routes = unfolded.routes.as_ref();
     }
 
     /// The channels of a role, in order of authority; none if the wire has none.
@@ -116,6 +162,7 @@ impl<'a> Choice<'a> {
 /// Steps 2 to 6. The choices, by index.
 pub(super) fn choices<'a>(
     document: &'a Node,
+    artifact: &'a OnceCell<Unfolded>,
     options: &Options<'_>,
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
@@ -126,7 +173,7 @@ pub(super) fn choices<'a>(
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), options.wire, one_only)?
+        with_choices(&Part::root(document), artifact, options, one_only)?
     };
     for choice in &choices {
         engine_error(choice, options.wire)?;
@@ -250,7 +297,13 @@ fn server_error(document: &Node) -> Result<()> {
 }
 
 /// Steps 5 and 6 for Dynamo and vLLM.
-fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Choice<'a>>> {
+fn with_choices<'a>(
+    top: &Part<'a>,
+    artifact: &'a OnceCell<Unfolded>,
+    options: &Options<'_>,
+    one_only: bool,
+) -> Result<Vec<Choice<'a>>> {
+    let wire = options.wire;
     let Some((path, list)) = top.channel("choices").node.map(|node| ("choices", node)) else {
         return Err(missing("choices", "there are no choices"));
     };
@@ -281,14 +334,24 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
     {
         return Err(several_choices(second));
     }
+    let mut upload = None;
     if wire.is_dynamo() {
-        finished(&top.part("nvext")?.part("engine_data")?)?;
+        let nvext = top.part("nvext")?;
+        finished(&nvext.part("engine_data")?)?;
+        upload = nvext.part("metadata_upload")?.node;
     }
     let parts = indices.into_iter().zip(&list);
     let mut choices: Vec<_> = parts
         .map(|(index, choice)| Choice::new(wire, index, top, choice))
         .collect();
     choices.sort_by_key(|choice| choice.index);
+    match inline(upload, &choices[0], options)? {
+        Inline::Nothing => {}
+        Inline::Elsewhere(why) => choices[0].notes.push(("artifact", why)),
+        Inline::Here(unfolded) => {
+            choices[0].put_first(artifact.get_or_init(|| *unfolded));
+        }
+    }
     Ok(choices)
 }
 

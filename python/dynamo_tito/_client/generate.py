@@ -25,7 +25,7 @@ def generate(
     call = make_call(
         prompt_ids,
         model=caller.model,
-        routed_experts=decoding.bare_experts,
+        routed_experts=decoding.bare_experts or (options["artifact"] is not None and decoding.experts != "skip"),
         sampling_defaults=caller.sampling_defaults,
         **CALL_KEYWORDS.among(options),
     )

@@ -10,6 +10,7 @@ from .call import (
     checked_salt,
     checked_start,
     refuse,
+    refuse_artifact,
     refuse_stream,
     stop_ids,
     take,
@@ -26,6 +27,7 @@ PATH = "/inference/v1/generate"
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
     """``sampling_params`` verbatim, with neutral values for what is open and what the answer needs to decode."""
+    refuse_artifact(call, "vllm_generate")
     extra = dict(call.extra_body or {})
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")
