@@ -4,6 +4,7 @@
 //! that a trainer asks of a completion may be in it. SGLang's worker uploads its `meta_info` as MessagePack; [`upload`]
 //! writes it as the JSON that its other answers are. `docs/judgement.md` lists the checks.
 
+mod around;
 mod columns;
 mod manifest;
 mod msgpack;

@@ -3,6 +3,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::around::{ROWS, by_rows};
 use super::manifest::{self, Router};
 use super::open::Contents;
 use crate::base64::Element;
@@ -160,6 +161,24 @@ impl Layer<'_> {
     }
 }
 
+impl Layer<'_> {
+    /// Writes the ids from number `first` on.
+    fn widen<T: Id>(&self, first: usize, out: &mut [MaybeUninit<T>]) {
+        match self.dtype {
+            Element::U8 => {
+                for (slot, &id) in out.iter_mut().zip(&self.bytes[first..]) {
+                    slot.write(id.into());
+                }
+            }
+            _ => {
+                for (slot, &id) in out.iter_mut().zip(&self.bytes.as_chunks().0[first..]) {
+                    slot.write(T::of(u16::from_le_bytes(id)));
+                }
+            }
+        }
+    }
+}
+
 /// A result's type.
 trait Id: Plain + From<u8> {
     /// Of an id that fits.
@@ -194,86 +213,51 @@ fn own<T: Id>(layers: &[Layer<'_>], shape: [usize; 3]) -> Result<Buffer<T>> {
     Ok(values)
 }
 
-/// Writes rows x layers x experts. The rows of all layers are read side by side, so that the result is written in order.
+/// Writes rows x layers x experts. Of each layer some rows are widened at a time, and then put in their places: a position
+/// of every layer in turn would be read from places that fall on the same lines of the cache.
 fn write<T: Id>(layers: &[Layer<'_>], shape: [usize; 3], out: &mut [MaybeUninit<T>]) {
-    let same = |dtype| layers.iter().all(|layer| layer.dtype == dtype);
-    if same(Element::U8) {
-        let value = |&[id]: &[u8; 1]| T::from(id);
-        return side_by_side(layers, shape, out, value);
-    }
-    if same(Element::U16) {
-        return side_by_side(layers, shape, out, |&id| T::of(u16::from_le_bytes(id)));
-    }
-    for (i, layer) in layers.iter().enumerate() {
-        match layer.dtype {
-            Element::U8 => one(layer, i, shape, out, |&[id]: &[u8; 1]| T::from(id)),
-            _ => one(layer, i, shape, out, |&id| T::of(u16::from_le_bytes(id))),
+    let [_, count, top_k] = shape;
+    let place = match top_k {
+        1 => place::<1, T>,
+        2 => place::<2, T>,
+        4 => place::<4, T>,
+        6 => place::<6, T>,
+        8 => place::<8, T>,
+        10 => place::<10, T>,
+        _ => place_any,
+    };
+    let mut ids = vec![MaybeUninit::uninit(); ROWS * top_k];
+    by_rows(out, count * top_k, |first, rows| {
+        let ids = &mut ids[..rows.len() / count];
+        for (i, layer) in layers.iter().enumerate() {
+            layer.widen(first * top_k, ids);
+            place(ids, rows, i, shape);
         }
-    }
+    });
 }
 
-/// Writes layers of one width.
-fn side_by_side<const N: usize, T: Id>(
-    layers: &[Layer<'_>],
-    shape: [usize; 3],
-    out: &mut [MaybeUninit<T>],
-    value: impl Fn(&[u8; N]) -> T + Copy,
+/// Puts the ids of layer `i` into the rows. The compiler knows how many there are at each position.
+fn place<const K: usize, T: Id>(
+    ids: &[MaybeUninit<T>],
+    rows: &mut [MaybeUninit<T>],
+    i: usize,
+    [_, layers, _]: [usize; 3],
 ) {
-    match shape[2] {
-        1 => pieces::<1, N, T>(layers, out, value),
-        2 => pieces::<2, N, T>(layers, out, value),
-        4 => pieces::<4, N, T>(layers, out, value),
-        6 => pieces::<6, N, T>(layers, out, value),
-        8 => pieces::<8, N, T>(layers, out, value),
-        10 => pieces::<10, N, T>(layers, out, value),
-        _ => {
-            for (i, layer) in layers.iter().enumerate() {
-                one(layer, i, shape, out, value);
-            }
-        }
+    let slots = rows.as_chunks_mut::<K>().0.iter_mut();
+    for (slot, ids) in slots.skip(i).step_by(layers).zip(ids.as_chunks::<K>().0) {
+        *slot = *ids;
     }
 }
 
-/// The same for a number of experts that the compiler knows.
-fn pieces<const K: usize, const N: usize, T: Id>(
-    layers: &[Layer<'_>],
-    out: &mut [MaybeUninit<T>],
-    value: impl Fn(&[u8; N]) -> T + Copy,
-) {
-    let layers: Vec<&[[[u8; N]; K]]> = layers
-        .iter()
-        .map(|layer| layer.bytes.as_chunks().0.as_chunks().0)
-        .collect();
-    let pieces = out.as_chunks_mut::<K>().0;
-    for (position, row) in pieces.chunks_exact_mut(layers.len()).enumerate() {
-        for (piece, layer) in row.iter_mut().zip(&layers) {
-            // A copy: so the compiler sees that what is written is not what is read.
-            let ids = layer[position];
-            let mut items = [MaybeUninit::uninit(); K];
-            let mut i = 0;
-            while i < K {
-                items[i].write(value(&ids[i]));
-                i += 1;
-            }
-            *piece = items;
-        }
-    }
-}
-
-/// Writes layer `i`.
-fn one<const N: usize, T: Id>(
-    layer: &Layer<'_>,
+fn place_any<T: Id>(
+    ids: &[MaybeUninit<T>],
+    rows: &mut [MaybeUninit<T>],
     i: usize,
     [_, layers, top_k]: [usize; 3],
-    out: &mut [MaybeUninit<T>],
-    value: impl Fn(&[u8; N]) -> T,
 ) {
-    let rows = layer.bytes.as_chunks().0.chunks_exact(top_k);
-    let slots = out.chunks_exact_mut(top_k).skip(i).step_by(layers);
-    for (slots, ids) in slots.zip(rows) {
-        for (slot, id) in slots.iter_mut().zip(ids) {
-            slot.write(value(id));
-        }
+    let slots = rows.chunks_exact_mut(top_k).skip(i).step_by(layers);
+    for (slot, ids) in slots.zip(ids.chunks_exact(top_k)) {
+        slot.copy_from_slice(ids);
     }
 }
 
