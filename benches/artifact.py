@@ -107,8 +107,11 @@ def artifact(tokens: int) -> bytes:
     }
     manifest = msgspec.msgpack.encode({"choices": [choice]}, order="deterministic")
     body = manifest + bytes(-len(manifest) % 64) + b"".join(tensor.tobytes() for tensor in tensors)
-    prelude = b"DYNEXP1\0" + bytes([1, 0, 0, 0, 1, 0]) + len(manifest).to_bytes(4, "little") + offset.to_bytes(8, "little")
-    return prelude + zstandard.ZstdCompressor(level=1, write_content_size=True).compress(body)
+    prelude = (
+        b"DYNEXP1\0" + bytes([1, 0, 0, 0, 1, 0]) + len(manifest).to_bytes(4, "little") + offset.to_bytes(8, "little")
+    )
+    compressed: bytes = zstandard.ZstdCompressor(level=1, write_content_size=True).compress(body)
+    return prelude + compressed
 
 
 if __name__ == "__main__":

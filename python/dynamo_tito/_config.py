@@ -70,7 +70,8 @@ class Limits:
     """Ceilings of one answer. Each is looked at before memory is spent on what it bounds.
 
     The clients keep all of them; :func:`dynamo_tito.decode` and its siblings, which get a body that is there already,
-    keep the last three, and :func:`dynamo_tito.decode_artifact` ``max_decompressed_bytes`` as well. An error names the ceiling that was passed, what was found, and the keyword that raises it.
+    keep the last three, and :func:`dynamo_tito.decode_artifact` ``max_decompressed_bytes`` as well. An error names the
+    ceiling that was passed, what was found, and the keyword that raises it.
 
     Attributes:
         max_response_bytes: of the body as sent.

@@ -16,6 +16,7 @@ FLOORS = [
     ["memory"],
     ["base64", "divergence", "json", "request", "routing"],
     ["experts"],
+    ["artifact"],
     ["wire"],
     ["decode"],
     ["python"],

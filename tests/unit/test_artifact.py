@@ -42,7 +42,8 @@ def test_dynamos_own_with_everything() -> None:
     np.testing.assert_array_equal(top[2][1], [0.0, np.nan])
     experts = completion.routed_experts
     assert experts is not None
-    assert (experts.array.dtype, experts.wire_dtype, experts.start, experts.complete) == (np.int32, "uint8", 0, True)
+    assert experts.array.dtype == np.int32
+    assert (experts.wire_dtype, experts.start, experts.complete) == ("uint8", 0, True)
     np.testing.assert_array_equal(experts.array, np.load(DATA / "all.npy"))
     assert (completion.finish_reason, completion.aborted, completion.usage) == (None, None, None)
 
@@ -59,7 +60,8 @@ def test_dynamos_own_of_300_experts_from_a_start_on(start: int | None) -> None:
     )
     experts = completion.routed_experts
     assert experts is not None
-    assert (experts.array.dtype, experts.start, experts.complete) == (np.uint16, 3, start == 3)
+    assert experts.array.dtype == np.uint16
+    assert (experts.start, experts.complete) == (3, start == 3)
     np.testing.assert_array_equal(experts.array, np.load(DATA / "uint16_start3.npy"))
 
 
@@ -96,13 +98,13 @@ def test_cut_anywhere_or_with_a_changed_byte(path: Path) -> None:
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize(("dtype", "top_k"), [("u1", 8), ("u1", 1), ("u1", 3), ("u2", 8), ("u2", 5)])
 @pytest.mark.parametrize("rows", [1, 64, 200, 5_000])
-def test_routers_are_layers(rows: int, dtype: str, top_k: int, compressed: bool) -> None:  # noqa: FBT001
+def test_routers_are_layers(rows: int, dtype: str, top_k: int, compressed: bool) -> None:
     """Small results, and those that are written around the cache."""
     given = routes(rows, 70, top_k, dtype)
     data = artifact(range(rows), [7], routes=given, compressed=compressed)
     expected = np.stack(given, axis=1)
     for mode in ("int32", "native"):
-        experts = tito.decode_artifact(data, require_logprobs=False, experts=mode).routed_experts  # type: ignore[arg-type]
+        experts = tito.decode_artifact(data, require_logprobs=False, experts=mode).routed_experts
         assert experts is not None
         assert experts.array.dtype == (np.int32 if mode == "int32" else dtype)
         np.testing.assert_array_equal(experts.array, expected)
@@ -134,7 +136,9 @@ def test_the_routers_that_are_wanted() -> None:
         tito.decode_artifact(data, require_logprobs=False, routers=[30])
 
 
-@pytest.mark.parametrize(("routers", "error"), [([], ValueError), ([1, 1], ValueError), ([-1], ValueError), (7, TypeError)])
+@pytest.mark.parametrize(
+    ("routers", "error"), [([], ValueError), ([1, 1], ValueError), ([-1], ValueError), (7, TypeError)]
+)
 def test_routers_that_are_none(routers: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         tito.decode_artifact(b"", routers=routers)
@@ -216,6 +220,6 @@ def test_sizes_that_the_format_does_not_have(manifest: int, tensors: int) -> Non
 
 
 def test_something_else() -> None:
-    for data in (b'{"choices":[]}', b"\0" * 40, np.zeros(30, np.uint8)):
+    for data in (b'{"choices":[]}', b"\0" * 40, bytearray(30)):
         with pytest.raises(tito.MalformedBodyError, match="no generation artifact begins so"):
             tito.decode_artifact(data)

@@ -67,7 +67,12 @@ def test_without_experts_none_are_asked_for(dynamo_stack: DynamoStack, worker: W
         pytest.skip("1.6 has no artifacts")
     worker.control(routed_experts=None)
     with TitoClient(
-        dynamo_stack.url, model=dynamo_stack.model, transport="dynamo_chat", timeout=60.0, trust_env=False, experts="skip"
+        dynamo_stack.url,
+        model=dynamo_stack.model,
+        transport="dynamo_chat",
+        timeout=60.0,
+        trust_env=False,
+        experts="skip",
     ) as client:
         completion = generate(client)
     np.testing.assert_array_equal(completion.token_ids, sampled(worker)["choices"][0]["token_ids"])
