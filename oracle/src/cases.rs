@@ -45,7 +45,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    assert!(cases.len() > 2000, "{} cases", cases.len());
+    assert!(cases.len() > 4000, "{} cases", cases.len());
     cases
 }
 
