@@ -70,7 +70,7 @@ where
         max_abs = max_abs.max(difference.abs());
         sum_k3 += k3(-difference);
     }
-    // Nothing compared is no evidence of agreement.
+    // With no token compared, agreement is not known.
     let mean = |sum: f64| {
         if count == 0 {
             f64::NAN

@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {"wire": "vllm_generate", "require_logprobs": False}
 
 
 def decodings(body: bytes, **options: Any) -> list[Any]:
-    """Both functions, which must be of one mind."""
+    """The results of both functions."""
     return [tito.decode(body, **OPTIONS, **options), *tito.decode_choices(body, **OPTIONS, **options)]
 
 

@@ -63,7 +63,7 @@ pub(super) fn wanted(
             let message = format!("rows from position {start} on, where {n} was asked for");
             return refuse("trim", message);
         }
-        // The caller vouches for it.
+        // The caller asserts that nothing was trimmed.
         None if asked == Some(0) => (0, 0),
         None => {
             let Some(total) = placing else {

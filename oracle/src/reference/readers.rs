@@ -90,7 +90,7 @@ pub(super) fn number(node: &Node, path: &str) -> Result<f64> {
     }
 }
 
-/// A number, or null for no evidence.
+/// A number, or null for no log-probability.
 fn number_or_null(node: &Node, path: &str) -> Result<Option<f64>> {
     match node.is_null() {
         true => Ok(None),
