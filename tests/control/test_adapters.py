@@ -1,4 +1,4 @@
-"""Adapters on every backend: the names that they get, what counts as loaded, and what a refusal leaves."""
+"""Adapters on every backend: their names, which of them count as loaded, and the state after a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelled at every await: an update is whole or not begun, and nobody stays paused."""
+"""Cancellation at every await: an update is whole or not begun, and no worker stays paused."""
 
 from __future__ import annotations
 

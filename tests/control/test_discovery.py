@@ -1,4 +1,4 @@
-"""Discovery: exact ids, a membership that fails closed, and errors that say what to look at."""
+"""Discovery: instance ids without rounding, a membership that fails closed, and errors that name the switches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor tells the servers apart, and finds what is wrong with them."""
+"""The doctor tells the servers apart and reports wrong settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An update that may have begun and did not end well: not sent again, its worker held until it is known what it has."""
+"""An update that may have begun and did not end well is not repeated. Its worker is held until its weights are known."""
 
 from __future__ import annotations
 

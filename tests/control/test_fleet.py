@@ -1,4 +1,4 @@
-"""The fleet's verbs: what they send, what they refuse, what they say."""
+"""The verbs of the fleet: their requests, their refusals, their results."""
 
 from __future__ import annotations
 

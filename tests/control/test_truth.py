@@ -1,4 +1,4 @@
-"""What a fleet says of weights was seen: by canary, by checksum, never by the label alone."""
+"""A fleet reports weights that a canary or a checksum showed, never a label alone."""
 
 from __future__ import annotations
 

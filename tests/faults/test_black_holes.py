@@ -1,4 +1,4 @@
-"""Networks that swallow packets: in a namespace of its own where the machine allows it, and with sockets alone."""
+"""Networks that drop packets: in a network namespace where the machine allows one, and with sockets alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelling a call at every await: its place comes back, and nothing of it stays."""
+"""Cancelling a call at every await frees its slot and everything else that it holds."""
 
 from __future__ import annotations
 

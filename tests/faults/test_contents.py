@@ -1,4 +1,4 @@
-"""Bodies that are not what their headers say: another type, another encoding, another size."""
+"""Bodies that differ from their headers: another type, another encoding, another size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that are kept, and that the server drops at the worst moment."""
+"""Connections that are kept alive, and that the server closes as a request is sent."""
 
 from __future__ import annotations
 

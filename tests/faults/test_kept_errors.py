@@ -1,4 +1,4 @@
-"""Errors may be kept for long, by whoever reports them at the end of a step, and then dropped: no body stays."""
+"""An error that is kept for long, and then dropped, keeps no body alive."""
 
 from __future__ import annotations
 

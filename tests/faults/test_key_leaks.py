@@ -1,4 +1,4 @@
-"""A server sends back what it was sent, wherever a server can: no error, log line or representation repeats it."""
+"""A server sends the key back, wherever a server can: no error, log line or representation contains it."""
 
 from __future__ import annotations
 

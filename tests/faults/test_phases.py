@@ -1,4 +1,4 @@
-"""A connection that ends, lies, dawdles or never ends, in every phase of an exchange."""
+"""A connection that ends, stalls or sends wrong bytes, in every phase of an exchange."""
 
 from __future__ import annotations
 

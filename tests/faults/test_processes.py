@@ -1,4 +1,4 @@
-"""Too few descriptors, two event loops, a forked child: what one process does must not harm another call."""
+"""Too few descriptors, two event loops, a forked child: other calls are not affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxies that the environment names: used, refused, broken, and never told a key that is not theirs."""
+"""The proxies that the environment names: used, refused, broken. None gets the key of the server."""
 
 from __future__ import annotations
 

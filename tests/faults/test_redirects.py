@@ -1,4 +1,4 @@
-"""Redirects: not followed, wherever they lead, so that no key and no prompt travels there."""
+"""Redirects are not followed, so no key and no prompt is sent to their target."""
 
 from __future__ import annotations
 

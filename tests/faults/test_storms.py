@@ -1,4 +1,4 @@
-"""Servers that have had enough: 429 and 503 without end, and what they say of when to come back."""
+"""Overloaded servers: 429 and 503 without end, and every form of retry-after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that cannot prove who they are, and connections that fail before they are one."""
+"""Servers with wrong certificates, and connections that fail during the handshake."""
 
 from __future__ import annotations
 

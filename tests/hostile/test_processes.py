@@ -1,4 +1,4 @@
-"""How processes end, fork and share: each in a process of its own, which must end well and say nothing else."""
+"""How processes end, fork and share. Each runs in a process of its own, which ends with 0 and prints nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of routed experts are placed by what is known of the prompt, or refused, and never against the body's counts."""
+"""Rows of routed experts are placed by the length of the prompt, or refused. No start contradicts the body's counts."""
 
 from __future__ import annotations
 

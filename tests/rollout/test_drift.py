@@ -1,4 +1,4 @@
-"""What happens where a conversation does not go on from the tokens that are held."""
+"""Conversations that do not continue from the tokens that are held."""
 
 from __future__ import annotations
 

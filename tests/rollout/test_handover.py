@@ -1,4 +1,4 @@
-"""What a renderer is handed, and that it makes no difference what becomes of it."""
+"""The arguments of a renderer. It may change or keep them without any effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of any make are compared by what they say."""
+"""Messages of any type are compared by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of a broken capture: what is found, what is not, and what the client makes of it."""
+"""Findings of a broken capture: which there are, which there are not, and what the client does with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing across turns: what is merged, what is repaired, what is refused."""
+"""Routing across turns: merged, repaired or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training samples: sliced, saved and handed on with everything aligned."""
+"""Training samples: slices, files and conversions keep everything aligned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Administration of the embedded engine: what it says, and that it does what it says."""
+"""Administration of the embedded engine: its answers, and the state after them."""
 
 from __future__ import annotations
 

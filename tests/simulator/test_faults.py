@@ -1,4 +1,4 @@
-"""Faults at exact bytes, seen from a bare socket; and what the engine remembers of them."""
+"""Faults at any byte, seen from a socket, and the records that the engine keeps of them."""
 
 from __future__ import annotations
 

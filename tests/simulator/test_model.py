@@ -1,4 +1,4 @@
-"""The hash model: what makes it good enough to judge by."""
+"""The hash model: the properties that comparisons rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Administration whose answer is not what happened, as the embedded engine plays it: the answer, and the state."""
+"""Administration whose answer differs from the state, as the embedded engine plays it: the answer, and the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that cannot be true, as the embedded engine plays them: each seen in the raw body, on every wire that can."""
+"""Impossible answers, as the embedded engine plays them: each is in the raw body, on every wire that has the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between the versions of vLLM that the embedded engine can be, and what vLLM does that others do not."""
+"""Differences between the versions of vLLM that the embedded engine plays, and between vLLM and other servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages name is there: linked files, headings and paths of this repository."""
+"""The files, headings and paths that the pages name exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public surface: what is exported, how it is described, and that it stays cheap to import."""
+"""The public surface: exported names, their descriptions, and the time of an import."""
 
 from __future__ import annotations
 

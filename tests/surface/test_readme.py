@@ -1,4 +1,4 @@
-"""The README's Python runs, in order, and prints what it says."""
+"""The Python of the README runs, in order, and prints the output that is shown."""
 
 from __future__ import annotations
 

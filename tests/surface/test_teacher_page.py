@@ -1,4 +1,4 @@
-"""The Python of docs/teacher.md runs and prints what it says."""
+"""The Python of docs/teacher.md runs and prints the output that is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making clients: options, clients of one's own, certificates, proxies, processes, and many calls at once."""
+"""Making clients: options, HTTP clients of the caller, certificates, proxies, processes, and many calls at once."""
 
 from __future__ import annotations
 

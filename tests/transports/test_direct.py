@@ -1,4 +1,4 @@
-"""Large bodies of a known length: aiohttp's parser sees their beginning only."""
+"""Large bodies of a known length: aiohttp's parser sees only their first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and encodings of answers: ceilings hold before memory is spent, and what is cut is refused."""
+"""Sizes and encodings of answers: ceilings apply before memory is allocated, and a cut answer is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long may a prompt be? Asked once, and never the reason for a failure."""
+"""The length of a prompt is checked before it is sent. The limit is fetched once, and a failed fetch fails no call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three servers, one result: the start of routed experts is trimmed there, ignored there, or refused there."""
+"""Three servers, one result: one trims routed experts at the start, one ignores the start, one refuses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request is sampled at most once. The server counts."""
+"""A request is sampled at most once, by the count of the server."""
 
 from __future__ import annotations
 

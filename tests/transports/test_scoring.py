@@ -1,4 +1,4 @@
-"""``score`` and ``score_many`` over every client: what is asked, what comes back, what is left when one fails."""
+"""``score`` and ``score_many`` over every client: requests, results, and what is left when one fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys are sent, and shown nowhere."""
+"""Keys are sent to the server and shown nowhere."""
 
 from __future__ import annotations
 

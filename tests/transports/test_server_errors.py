@@ -1,4 +1,4 @@
-"""Every envelope in which servers say no."""
+"""Every form of an error body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients against the embedded engine: the truth, or a typed error, and never two samples for one call."""
+"""The clients against the embedded engine: the right values or a typed error, and never two samples for one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments that choose who answers reach the server, or nothing does."""
+"""The arguments that choose the server reach it, or no request is sent."""
 
 from __future__ import annotations
 

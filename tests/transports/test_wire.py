@@ -1,4 +1,4 @@
-"""What reaches the server, and what comes of what the server sends, over every HTTP library."""
+"""The bytes that reach the server, and the results of its answers, over every HTTP library."""
 
 from __future__ import annotations
 

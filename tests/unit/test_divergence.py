@@ -1,4 +1,4 @@
-"""``divergence``: the formulae, what counts, and what is refused."""
+"""``divergence``: the formulae, the tokens that count, and refused arguments."""
 
 from __future__ import annotations
 

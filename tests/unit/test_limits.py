@@ -1,4 +1,4 @@
-"""Ceilings that the caller moves: what they stop, what the error says, and what they may be."""
+"""Ceilings of the caller: their effect, their errors, and their range."""
 
 from __future__ import annotations
 

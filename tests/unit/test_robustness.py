@@ -1,4 +1,4 @@
-"""Cut bodies, threads, processes, and memory that outlives what it was made from."""
+"""Cut bodies, threads, processes, and arrays that outlive the body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights on a shared file system: whole or unseen, and kept as long as somebody may load them."""
+"""Weights on a shared file system: a version is whole or not visible, and is kept while a process loads it."""
 
 from __future__ import annotations
 

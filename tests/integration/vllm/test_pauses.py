@@ -1,4 +1,4 @@
-"""Aborts, pauses and callers that leave, against a real vLLM: what comes back is whole, and the engine stops."""
+"""Aborts, pauses and cancelled calls against a real vLLM: answers are whole, and the engine stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates that leave wrong weights or none: each is named, and no worker that has them is left running.
+"""Updates that leave wrong weights or none: each error names the worker, which does not go on running.
 
 They wreck the servers that the other files use, so this file is the last by name.
 """
