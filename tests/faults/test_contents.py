@@ -51,7 +51,7 @@ def test_another_charset(connect: Connect, server: RawServer, encoding: str) -> 
 
 @pytest.mark.parametrize("compression", [True, False])
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "gzip;q=1", "aes128gcm", "x"])
-def test_an_encoding_that_nobody_asked_for(
+def test_an_encoding_that_was_not_requested(
     connect: Connect, server: RawServer, encoding: str, *, compression: bool
 ) -> None:
     server.play(reply(200, BODY, headers={"content-encoding": encoding}))

@@ -62,7 +62,7 @@ def test_compression_that_is_none(connect: Connect, server: RawServer, recorded:
         connect().generate()
 
 
-def test_an_encoding_that_nobody_asked_for(connect: Connect, server: RawServer, recorded: Recorded) -> None:
+def test_an_encoding_that_was_not_requested(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic"), headers={"content-encoding": "br"}))
     with pytest.raises(TransportError, match="'br', which was not asked for"):
         connect().generate()

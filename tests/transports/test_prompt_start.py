@@ -76,7 +76,7 @@ def test_the_caller_sees_the_same(
     assert sent == ([wanted, None, None, None] if behaviour == "refuses" and start else [wanted] * 3)
 
 
-def test_what_was_learnt_holds_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded) -> None:
+def test_a_refused_start_is_remembered_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     refusal = recorded("chat_re_prompt_start_nvext")
     client = connect()
     for transport in DYNAMO:

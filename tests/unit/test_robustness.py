@@ -113,7 +113,7 @@ def test_results_outlive_the_body() -> None:
     check(completion, sample, DIALECTS["prime_generate"], "object")
 
 
-def test_recycled_memory_is_never_still_in_use() -> None:
+def test_recycled_memory_is_not_in_use() -> None:
     cases = [large(seed) for seed in (7, 8)]
     kept = []
     for turn in range(12):

@@ -140,7 +140,7 @@ def test_pause_abort_ends_the_request(moe: VllmServer, truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("http", ["httpx", "aiohttp"])
-def test_a_caller_who_leaves_stops_the_engine(moe: VllmServer, http: HttpLibrary) -> None:
+def test_a_cancelled_call_stops_the_engine(moe: VllmServer, http: HttpLibrary) -> None:
     async def main() -> None:
         async with session(moe, http) as (client, _):
             task = await begun(moe, client.generate(PROMPT, sampling_params=LONG))
