@@ -42,7 +42,7 @@ fn k3(x: f64) -> f64 {
     }
 }
 
-/// Compares where the mask is not zero; what lies elsewhere is not looked at. The three have one length.
+/// Compares where the mask is not zero; values elsewhere are not read. The three have one length.
 pub fn divergence<A, B>(
     sample: &[A],
     scored: &[B],

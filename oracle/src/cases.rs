@@ -99,7 +99,7 @@ fn limits(written: &Value) -> Limits {
     }
 }
 
-// What came of a body, as a case writes it.
+// The result of a body in the format of a case.
 
 fn outcome(result: Result<Vec<Completion>>, every_choice: bool) -> Value {
     match result {

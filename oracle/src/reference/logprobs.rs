@@ -18,7 +18,7 @@ pub(super) type Sourced<T> = Option<(T, String)>;
 pub(super) struct Logprobs {
     pub(super) chosen: Sourced<Vec<f64>>,
     pub(super) top: Sourced<Top>,
-    /// Why the echo, what names the tokens beside the chosen channel, was left out.
+    /// Why the echo was left out: a list beside the chosen channel that names the tokens.
     pub(super) echo_left_out: Option<String>,
 }
 
@@ -128,7 +128,8 @@ fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> 
     Ok(values)
 }
 
-/// Content beside a flat list that was chosen: with an entry for every token it must not contradict. Else why it is left out.
+/// Content beside a flat list that was chosen. With an entry for every token, the entries name the same tokens. Otherwise
+/// the reason why it is left out.
 fn held_to_identity(
     node: &Node,
     path: &str,
@@ -147,7 +148,7 @@ fn held_to_identity(
     Ok(Ok(entries))
 }
 
-/// The texts of completions: only those that name a token say anything, and only with one for every token.
+/// The texts of completions. With one for every token, those that name a token name the same one.
 fn texts_held_to_identity(
     node: &Node,
     path: &str,
@@ -177,7 +178,7 @@ fn of_another_length(path: &str, entries: usize, ids: &[i32]) -> String {
     format!("left out: {path} has {entries} entries for {tokens} token ids")
 }
 
-/// Whatever an entry names must be the token at its position.
+/// An entry names the token at its position.
 fn identity(entry: &Entry, id: i32, path: &str) -> Result<()> {
     if let Some((named, offset)) = entry.token {
         same_id(named, id, format!("{path}.token"), offset)?;
@@ -252,7 +253,7 @@ pub(super) fn or_nan(logprob: Logprob) -> f64 {
     }
 }
 
-/// (c) from content: only if every alternative names its token, and there is an entry for every position.
+/// (c) from content, if every alternative names its token and there is an entry for every position.
 fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
     let mut top = Top::start();
     let mut all_named = true;

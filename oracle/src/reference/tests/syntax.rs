@@ -93,7 +93,7 @@ fn same_as_serde(body: &[u8]) {
     );
 }
 
-/// Every word of up to `length` letters.
+/// Every text of up to `length` letters of the alphabet.
 fn words(alphabet: &[&[u8]], length: usize, visit: &mut impl FnMut(&[u8])) {
     fn grow(alphabet: &[&[u8]], left: usize, word: &mut Vec<u8>, visit: &mut impl FnMut(&[u8])) {
         visit(word);
