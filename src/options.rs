@@ -64,7 +64,7 @@ pub enum ExpertsMode {
     Skip,
 }
 
-/// What to do with a token that has no log-probability.
+/// The result for a token that has no log-probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingLogprob {
     /// Refuse the response.
@@ -84,7 +84,7 @@ pub enum FinalRow {
     Present,
 }
 
-/// Everything that a decode can be told. Defaults are the contract's.
+/// The options of a decode.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
     /// The response format.
@@ -105,13 +105,13 @@ pub struct Options<'a> {
     pub require_logprobs: bool,
     /// Refuse a response without routed experts.
     pub require_routed_experts: bool,
-    /// What to do with "no logprob".
+    /// The result for a token that has no log-probability.
     pub missing_logprob: MissingLogprob,
-    /// How many rows are right.
+    /// Whether the last sampled token has a row.
     pub final_row: FinalRow,
-    /// Scoring: prompt logprobs are what is wanted, from this position of the prompt on.
+    /// Scoring: prompt logprobs are wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
-    /// What is too much.
+    /// Ceilings.
     pub limits: Limits,
 }
 
@@ -143,7 +143,7 @@ impl Options<'_> {
         usize::try_from(wanted).unwrap_or(len).min(len)
     }
 
-    /// P of the contract: as the caller gave it, else the length of the prompt that the body echoes.
+    /// P: as the caller gave it, else the length of the prompt that the body echoes.
     #[must_use]
     pub fn prompt_len_or(&self, echo: Option<usize>) -> Option<u64> {
         let passed = self.prompt_token_ids.map(<[i32]>::len);

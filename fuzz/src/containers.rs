@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzzer_mutate;
 /// Bytes behind the options: the form, what is wrong with it, how much the sizes are off, how long the rows are.
 const SHAPING: usize = 5;
 
-/// Rows are no longer than this, whatever a shape promises.
+/// The longest row that is made; a shape may claim more.
 const MOST_BYTES: u64 = 1 << 10;
 
 /// What texts are made of: npy headers, members of objects, and their neighbours.
@@ -66,7 +66,7 @@ const TOKENS: &[&[u8]] = &[
     b"\xff",
 ];
 
-/// The product of the first three integers of a text: how many values its shape speaks of.
+/// The product of the first three integers of a text: the number of values of its shape.
 fn values(text: &[u8]) -> u64 {
     let shape = text
         .windows(5)

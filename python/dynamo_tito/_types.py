@@ -93,7 +93,7 @@ class TopLogprobs(_Ragged, _Record):
 
     Attributes:
         token_ids: int32 [N], N entries over all positions.
-        logprobs: float64 [N], natural logarithms; NaN where the engine reported an entry without evidence.
+        logprobs: float64 [N], natural logarithms; NaN where the engine has no log-probability for an entry.
         offsets: int64 [positions + 1], from 0 to N.
     """
 

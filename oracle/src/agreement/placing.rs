@@ -1,5 +1,5 @@
-//! Where rows of routed experts are placed, over every wire, container and way to know the prompt's length: the two agree,
-//! and no body decodes with a start that its own counts contradict.
+//! Rows of routed experts on every wire, in every container, with the length of the prompt from every source. The decoder
+//! and the reference agree, and no start contradicts the counts of the body.
 
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
@@ -20,7 +20,7 @@ enum Container {
     Bare,
 }
 
-/// How the prompt's length is known.
+/// The source of the length of the prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Nothing,
