@@ -79,7 +79,7 @@ pub(super) fn first<T>(channels: Vec<Channel<T>>) -> Option<Channel<T>> {
 }
 
 /// What a body holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Answers {
     /// In the order of the body.
     pub(super) list: Vec<Answer>,

@@ -15,6 +15,7 @@ mod sentinel;
 mod sglang;
 mod upload;
 mod vllm;
+mod vllm_completions;
 
 use crate::error::Result;
 use crate::options::{Options, Wire};
@@ -31,6 +32,8 @@ fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers>
     match options.wire {
         Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options),
         Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several),
+        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate => sglang::answers(body, options, several),
+        Wire::SglangChat => sglang::chat_answers(body, options, several),
     }
 }
