@@ -2,9 +2,7 @@
 //! the answer around them.
 
 use dynamo_tito::Options;
-use dynamo_tito_oracle::agreement::artifacts::{
-    Plan, SMALL, frame, inline, metadata, object,
-};
+use dynamo_tito_oracle::agreement::artifacts::{Plan, SMALL, frame, inline, metadata, object};
 use dynamo_tito_oracle::agreement::{self, HEADER};
 use libfuzzer_sys::fuzzer_mutate;
 
@@ -19,20 +17,88 @@ const ROUTERS: [Option<&[u64]>; 6] = [None, None, None, Some(&[0]), Some(&[1, 0]
 
 /// What manifests and metadata are made of, and their neighbours.
 const TOKENS: &[&[u8]] = &[
-    b"\x80", b"\x81", b"\x82", b"\x83", b"\x84", b"\x85", b"\x90", b"\x91", b"\x92", b"\x93", b"\x9f",
-    b"\xc0", b"\xc1", b"\xc2", b"\xc3", b"\x00", b"\x01", b"\x02", b"\x7f", b"\xff", b"\xe0", b"\xcc\x01",
-    b"\xcc\xff", b"\xcd\x01\x00", b"\xcd\x00\x01", b"\xce\x00\x01\x00\x00", b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00",
-    b"\xcf\x80\x00\x00\x00\x00\x00\x00\x00", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd0\xff", b"\xd1\xff\x00",
-    b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00", b"\xca\x7f\x80\x00\x00", b"\xcb\xbf\xe0\x00\x00\x00\x00\x00\x00",
-    b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", b"\xc4\x02ab", b"\xc5\x00\x02ab", b"\xd9\x01a", b"\xda\x00\x01a",
-    b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01", b"\xdd\xff\xff\xff\xff", b"\xde\x00\x01", b"\xdf\xff\xff\xff\xff",
-    b"\xd4\x00\x00", b"\xa7choices", b"\xacchoice_index", b"\xaacomponents", b"\xb2prompt_token_count",
-    b"\xb2sequence_token_ids", b"\xa4kind", b"\xaamoe_routes", b"\xb1selected_logprobs", b"\xadtopk_logprobs",
-    b"\xb3candidate_token_ids", b"\xa8logprobs", b"\xabtoken_start", b"\xa7routers", b"\xacexpert_count",
-    b"\xaaexpert_ids", b"\xa9router_id", b"\xaabyte_count", b"\xa5dtype", b"\xa6offset", b"\xa5shape", b"\xa2u8",
-    b"\xa3u16", b"\xa3i32", b"\xa3i64", b"\xa4fp16", b"\xa4bf16", b"\xa4fp32", b"\xaeschema_version",
-    b"\xa8metadata", b"\xb5output_token_logprobs", b"\xb3output_top_logprobs", b"\xaerouted_experts", b"\xa2id",
-    b"\xafoutput_token_id", b"\xa1\xff", b"\xa1\"", b"\xa4type",
+    b"\x80",
+    b"\x81",
+    b"\x82",
+    b"\x83",
+    b"\x84",
+    b"\x85",
+    b"\x90",
+    b"\x91",
+    b"\x92",
+    b"\x93",
+    b"\x9f",
+    b"\xc0",
+    b"\xc1",
+    b"\xc2",
+    b"\xc3",
+    b"\x00",
+    b"\x01",
+    b"\x02",
+    b"\x7f",
+    b"\xff",
+    b"\xe0",
+    b"\xcc\x01",
+    b"\xcc\xff",
+    b"\xcd\x01\x00",
+    b"\xcd\x00\x01",
+    b"\xce\x00\x01\x00\x00",
+    b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00",
+    b"\xcf\x80\x00\x00\x00\x00\x00\x00\x00",
+    b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\xd0\xff",
+    b"\xd1\xff\x00",
+    b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00",
+    b"\xca\x7f\x80\x00\x00",
+    b"\xcb\xbf\xe0\x00\x00\x00\x00\x00\x00",
+    b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",
+    b"\xc4\x02ab",
+    b"\xc5\x00\x02ab",
+    b"\xd9\x01a",
+    b"\xda\x00\x01a",
+    b"\xdc\x00\x01",
+    b"\xdd\x00\x00\x00\x01",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xde\x00\x01",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xd4\x00\x00",
+    b"\xa7choices",
+    b"\xacchoice_index",
+    b"\xaacomponents",
+    b"\xb2prompt_token_count",
+    b"\xb2sequence_token_ids",
+    b"\xa4kind",
+    b"\xaamoe_routes",
+    b"\xb1selected_logprobs",
+    b"\xadtopk_logprobs",
+    b"\xb3candidate_token_ids",
+    b"\xa8logprobs",
+    b"\xabtoken_start",
+    b"\xa7routers",
+    b"\xacexpert_count",
+    b"\xaaexpert_ids",
+    b"\xa9router_id",
+    b"\xaabyte_count",
+    b"\xa5dtype",
+    b"\xa6offset",
+    b"\xa5shape",
+    b"\xa2u8",
+    b"\xa3u16",
+    b"\xa3i32",
+    b"\xa3i64",
+    b"\xa4fp16",
+    b"\xa4bf16",
+    b"\xa4fp32",
+    b"\xaeschema_version",
+    b"\xa8metadata",
+    b"\xb5output_token_logprobs",
+    b"\xb3output_top_logprobs",
+    b"\xaerouted_experts",
+    b"\xa2id",
+    b"\xafoutput_token_id",
+    b"\xa1\xff",
+    b"\xa1\"",
+    b"\xa4type",
 ];
 
 /// The plan, and what is changed of it, that a byte stands for.
@@ -56,7 +122,8 @@ fn plan(byte: u8) -> Plan {
 
 /// The object that an input stands for, and whether it stands in an answer.
 fn built(input: &[u8]) -> Option<(Vec<u8>, bool, Option<&'static [u64]>)> {
-    let (&[form, off, at, change, routers, low, high], rest) = input.split_first_chunk::<SHAPING>()?;
+    let (&[form, off, at, change, routers, low, high], rest) =
+        input.split_first_chunk::<SHAPING>()?;
     let len = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
     let (manifest, tensors) = rest.split_at(len);
     let tensors = match off {
@@ -70,11 +137,19 @@ fn built(input: &[u8]) -> Option<(Vec<u8>, bool, Option<&'static [u64]>)> {
     };
     let mut object = match form & 3 {
         3 => frame(manifest),
-        codec => object(manifest, &tensors[..tensors.len().min(MOST_BYTES)], codec == 1),
+        codec => object(
+            manifest,
+            &tensors[..tensors.len().min(MOST_BYTES)],
+            codec == 1,
+        ),
     };
     if form & 4 != 0 {
         // Often of the prelude or the frame's header.
-        let at = if form & 8 != 0 { usize::from(at) % 40 } else { usize::from(at) * 16 };
+        let at = if form & 8 != 0 {
+            usize::from(at) % 40
+        } else {
+            usize::from(at) * 16
+        };
         if let Some(byte) = object.get_mut(at) {
             *byte ^= change;
         }
