@@ -120,8 +120,15 @@ fn plan(byte: u8) -> Plan {
     }
 }
 
-/// The object that an input stands for, and whether it stands in an answer.
-fn built(input: &[u8]) -> Option<(Vec<u8>, bool, Option<&'static [u64]>)> {
+/// What an input stands for.
+struct Built {
+    object: Vec<u8>,
+    /// The object is part of an answer.
+    inline: bool,
+    routers: Option<&'static [u64]>,
+}
+
+fn built(input: &[u8]) -> Option<Built> {
     let (&[form, off, at, change, routers, low, high], rest) =
         input.split_first_chunk::<SHAPING>()?;
     let len = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
@@ -154,8 +161,11 @@ fn built(input: &[u8]) -> Option<(Vec<u8>, bool, Option<&'static [u64]>)> {
             *byte ^= change;
         }
     }
-    let routers = ROUTERS[usize::from(routers) % ROUTERS.len()];
-    Some((object, form & 48 == 48, routers))
+    Some(Built {
+        object,
+        inline: form & 48 == 48,
+        routers: ROUTERS[usize::from(routers) % ROUTERS.len()],
+    })
 }
 
 /// Panics where the two decoders differ.
@@ -163,17 +173,18 @@ pub fn judge(input: &[u8]) {
     let Some((options, input)) = agreement::case(input) else {
         return;
     };
-    let Some((object, answer, routers)) = built(input) else {
+    let Some(built) = built(input) else {
         return;
     };
+    let object = &built.object;
     let options = Options {
-        routers,
+        routers: built.routers,
         score_from: None,
         ..options
     };
-    let difference = match answer && options.wire.is_dynamo() {
-        true => agreement::agree_on_one(&inline(&object, "[\"moe_routes\"]"), &options),
-        false => agreement::agree_on_artifact(&object, &options),
+    let difference = match built.inline && options.wire.is_dynamo() {
+        true => agreement::agree_on_one(&inline(object, "[\"moe_routes\"]"), &options),
+        false => agreement::agree_on_artifact(object, &options),
     };
     if let Err(difference) = difference {
         panic!("{}\n{options:?}\n{difference}", object.escape_ascii());
