@@ -116,6 +116,7 @@ VLLM: dict[str, Case] = {
     "generate_prompt_logprobs": vllm_generate({"logprobs": 1, "prompt_logprobs": 1}),
     "generate_text": vllm_generate({"logprobs": 1}, output_mode="text", differs="no wire of this package"),
     "generate_long": vllm_generate({"logprobs": 1, "max_tokens": 40}, more=USAGE),
+    "generate_chunks_of_3": vllm_generate({"logprobs": 1, "max_tokens": 8, "stream_interval": 3}),
     "generate_aborted": vllm_generate({"logprobs": 1, "max_tokens": 400}, request_id="leave", abort_after=3),
     "generate_refused": vllm_generate({"logprobs": -2}),
     "chat_plain": vllm_chat(),
@@ -307,11 +308,10 @@ class Recorder:
         self.index[f"{folder}/{name}"] = entry | {key: value for key, value in optional.items() if value}
 
     def save(self) -> None:
-        """Write the index; entries of other servers stay."""
+        """Write the index; entries of other cases stay."""
         path = OUT / "index.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        kept = {key: value for key, value in known.items() if not key.startswith(f"{self.server}-{self.version}/")}
-        entries = sorted((kept | self.index).items())
+        entries = sorted((known | self.index).items())
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries)
         path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
