@@ -9,6 +9,7 @@ import time
 from typing import Any, ClassVar
 
 from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.contents import UNFILLED
 from dynamo_tito.simulator.encode import dumps, f32_text, f32_wide_text, ids
 from dynamo_tito.simulator.response import Framing, Response
 
@@ -246,7 +247,7 @@ class DynamoApp(DynamoStreams, SglangGenerate):
                 "logprobs": None if wanted.logprobs is None else self.token_logprobs(sample, wanted.logprobs),
                 "finish_reason": sample.finish_reason,
                 "routed_experts": await self.routing(call, sample, wanted),
-                "sampling_mask": None,
+                **UNFILLED,
             }
             for sample in samples
         ]

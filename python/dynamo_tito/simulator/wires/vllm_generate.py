@@ -11,6 +11,7 @@ from typing import Any, get_args
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
+from dynamo_tito.simulator.contents import UNFILLED
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
 from dynamo_tito.simulator.flight import Flight
 from dynamo_tito.simulator.model import Sample
@@ -121,7 +122,7 @@ class VllmGenerateRoutes(App):
         if not self.since("0.32"):
             return {
                 "index": sample.index, "logprobs": logprobs, "finish_reason": end.get("finish_reason"), "token_ids":
-                ids(sample.token_ids), "routed_experts": end.get("routed_experts"), "sampling_mask": None,
+                ids(sample.token_ids), "routed_experts": end.get("routed_experts"), **UNFILLED,
             }  # fmt: skip
         choice = {
             "index": sample.index,
@@ -129,7 +130,7 @@ class VllmGenerateRoutes(App):
             "stop_reason": end.get("stop_reason"),
             "token_ids": ids(sample.token_ids),
             "routed_experts": end.get("routed_experts"),
-            "sampling_mask": None,
+            **UNFILLED,
             "weight_versions": end.get("weight_versions"),
         }
         if text:
