@@ -87,6 +87,7 @@ class App:
             framing="chunked",
             stream=stream.pieces(),
             on_over=lambda _count, _left: flight.land(),
+            on_drop=flight.complete,
         )
 
     def stream_error(self, call: Call, error: EngineError) -> dict[str, Any] | bytes:
