@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,13 +46,13 @@ class Recording:
 
 
 #: What the stand-in engine of the recordings was told to do, and how the embedded engine is told so.
-_FAULTS = {
+_FAULTS: dict[str, Callable[[Any], Fault]] = {
     "error_after": lambda at: Fault(kind="error_event", at=at, status=500),
     "extra_rows": lambda by: Fault(kind="wrong_rows", by=by),
     "finish_reason": lambda reason: Fault(kind="finish", message=reason),
     "raise": lambda _: Fault(kind="status", status=503),
 }
-_SETTINGS = {
+_SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "chunk": lambda count: {"chunk_tokens": count},
     "num_experts": lambda count: {"num_experts": count},
     "routed_experts": lambda form: {"routed_experts_container": form} if form else {"routed_experts": False},
@@ -74,8 +74,16 @@ def _of_pairs() -> Iterator[tuple[str, Recording]]:
         faults = [_FAULTS[key](value) for key, value in control.items() if key in _FAULTS]
         for key, value in control.items():
             settings = settings | (_SETTINGS[key](value) if key in _SETTINGS else {})
-        yield name, Recording(
-            entry["path"], entry["request"] | entry["stream"], entry["stream_status"], pair.stream, settings, *faults
+        yield (
+            name,
+            Recording(
+                entry["path"],
+                entry["request"] | entry["stream"],
+                entry["stream_status"],
+                pair.stream,
+                settings,
+                *faults,
+            ),
         )
 
 
@@ -143,7 +151,10 @@ def _found(recording: Recording, *, beginning: bool = False) -> Iterator[str]:
         if answer.content != recording.body:  # the server's own words
             yield f"{answer.text} instead of {recording.body.decode()}"
         return
-    ours, theirs = documents(answer.content), documents(recording.body)
+    yield from _differing(documents(answer.content), documents(recording.body), beginning=beginning)
+
+
+def _differing(ours: list[Any], theirs: list[Any], *, beginning: bool) -> Iterator[str]:
     if beginning:
         theirs = [document for document in theirs if isinstance(document, dict) and _goes_on(document)]
         ours = ours[: len(theirs)]
