@@ -162,9 +162,9 @@ class VllmGenerateRoutes(App):
 
     # --- shared with chat and completions ---
 
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
+    async def sample(self, call: Call, *asks: Ask) -> list[Sample]:
         """Sample; while generation is paused, wait, or from 0.33 on refuse what the mode does not keep."""
-        flight = await self.take_off(call, ask, streams=False)
+        flight = await self.take_off(call, *asks, streams=False)
         try:
             return await flight.whole()
         finally:
