@@ -62,7 +62,7 @@ def _completions(version: str, **more: Any) -> Asked:
     body = {"prompt": PROMPT, "max_tokens": COUNT, "logprobs": 1}
     asked = body | {"return_token_ids": True, "return_weight_versions": True}
     settings = {"backend": "vllm", "vllm_version": version}
-    abort = ("/abort_requests", {"request_ids": ["cmpl-mine"]})
+    abort = ("/abort_requests", {"request_ids": ["cmpl-mine-0"]})
     return Asked(settings, "/v1/completions", asked, routed=False, abort=abort, **more)
 
 
@@ -169,7 +169,7 @@ def same(seen: Seen, sample: Sample, asked: Asked, *, routed: bool | None = None
     """The choice is what was sampled."""
     assert seen.token_ids == sample.token_ids.tolist()
     np.testing.assert_allclose(seen.logprobs, sample.logprobs, rtol=1e-6)
-    if asked.routed if routed is None else routed:
+    if (asked.routed if routed is None else routed) and seen.token_ids:
         (container,) = containers({"choices": [{"routed_experts": seen.routed_experts}]}, sample.model)
         np.testing.assert_array_equal(container.rows, sample.routed_experts)
     else:
@@ -423,6 +423,34 @@ def test_033_refuses_within_the_stream_while_it_is_paused(mode: Any, path: str) 
         # The message dump of pydantic on one route, of json on the other.
         assert body.startswith(b'data: {"error": {"message": "' if path == GENERATE else b'data: {"error":{"message":"')
         assert (engine.last.samples, engine.last.outcome) == ([], "broken")
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm 0.32", "vllm 0.33", "vllm 0.32 chat", "vllm 0.33 chat", "vllm 0.33 completions"]
+)
+def test_what_the_engine_refuses_within_the_stream(name: str) -> None:
+    """As a vLLM 0.32 did: the server refuses with a status, the engine behind it in an event."""
+    asked = WIRES[name]
+    late: list[dict[str, Any]] = [{"top_logprobs": 21, "logprobs": 21}, {"routed_experts_prompt_start": 99}]
+    at_once: list[dict[str, Any]] = [{"min_tokens": 8}, {"n": 0}]
+    with simulator.running(**asked.settings, max_model_len=512) as engine:
+        for more in [*late, *at_once]:
+            params = asked.body.get("sampling_params", {}) | more
+            body = asked.body | ({"sampling_params": params} if "sampling_params" in asked.body else more)
+            answer = post(engine.url + asked.path, json=body | {"stream": True})
+            assert answer.status_code == (200 if more in late else 400)
+            error = documents(answer.content)[0] if more in late else answer.json()
+            assert (error["error"]["type"], error["error"]["code"]) == ("BadRequestError", 400)
+            assert post(engine.url + asked.path, json=body).status_code == 400
+        if "token_ids" in asked.body:
+            for ids in ([40_000], [1] * 512, [1] * 600):
+                error, _ = documents(stream(engine, asked, token_ids=ids))
+                assert "out of vocabulary" in str(error) or "maximum model length of 512" in str(error)
+        if "prompt" in asked.body:
+            (error, _), full = documents(stream(engine, asked, prompt=[40_000])), {"prompt": [1] * 512, "stream": True}
+            assert "out of vocabulary" in str(error)
+            assert post(engine.url + asked.path, json=asked.body | full).status_code == 400
+        assert engine.total_sampled == 0
 
 
 def test_sglang_refuses_within_the_stream() -> None:

@@ -83,7 +83,7 @@ class VllmStreams(VllmTextRoutes):
 
     async def _stream_routing(self, call: Call, delta: Delta, wanted: Sampling) -> Any:
         # prime-rl's server leaves streams to vLLM: its container is vLLM's here.
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(delta.sample):
             return None
         return routing_npy(await self.engine.rows(call, delta.sample, wanted.start))
 

@@ -17,7 +17,7 @@ from dynamo_tito.simulator.response import Response
 from .common import Entry, entries
 from .vllm_errors import bad_field, bad_request, invalid
 from .vllm_generate import VllmGenerateRoutes
-from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
+from .vllm_request import Sampling, check_prompt, check_room, missing, read_ids, read_sampling
 
 __all__ = ["VllmTextRoutes"]
 
@@ -85,16 +85,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
         values = document | {"logprobs": document.get("top_logprobs") or 0 if document.get("logprobs") else None}
         if limit is not None:
             values["max_tokens"] = limit
-        if len(prompt) >= config.max_model_len:
-            # The tokenizer stops one token behind the limit.
-            least = min(len(prompt), config.max_model_len + 1)
-            raise bad_request(
-                f"This model's maximum context length is {config.max_model_len} tokens. However, your prompt contains "
-                f"at least {least} input tokens, which exceeds this limit even without any output tokens. Please "
-                "reduce the length of the input prompt.",
-                "input_tokens",
-                least,
-            )
+        check_room(len(prompt), config, counted=False)
         wanted = read_sampling(values, prompt, config, where="body")
         check_prompt(prompt, config)
         return wanted
@@ -138,6 +129,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
         document = self.document(call)
         wanted: list[Sampling] = []
         for prompt in self._prompts(document):
+            check_room(len(prompt), self.engine.config, counted=not isinstance(document["prompt"], str))
             wanted.append(read_sampling(document, prompt, self.engine.config, where="body"))
             check_prompt(prompt, self.engine.config)
         if call.streams(document):
