@@ -6,12 +6,14 @@ use super::structure::{Choice, Usage};
 use dynamo_tito::Result;
 
 /// A number with its path and the offset that an error speaks of.
+#[derive(Debug, Clone)]
 pub(super) struct Count {
     pub(super) tokens: i128,
     path: String,
     offset: usize,
 }
 
+#[derive(Debug, Clone, Default)]
 pub(super) struct Counts {
     pub(super) prompt: Option<Count>,
     pub(super) completion: Option<Count>,

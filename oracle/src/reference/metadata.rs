@@ -74,7 +74,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
     }
     if let (Some(spans), Some((path, node))) = (&weight_versions, metadata.weight_versions.found())
     {
-        spans::judge(spans, path, node, tokens)?;
+        spans::judge(spans, path, Some(node), tokens)?;
     }
 
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");

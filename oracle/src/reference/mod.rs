@@ -14,6 +14,7 @@ mod npy;
 mod prompt;
 mod readers;
 mod spans;
+pub mod stream;
 mod structure;
 #[cfg(test)]
 mod tests;

@@ -26,9 +26,9 @@ pub(super) fn first<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a
 
 /// An object of the structure, or nothing where it is absent: then all its channels are empty.
 #[derive(Clone)]
-struct Part<'a> {
-    path: String,
-    node: Option<&'a Node>,
+pub(super) struct Part<'a> {
+    pub(super) path: String,
+    pub(super) node: Option<&'a Node>,
 }
 
 impl<'a> Part<'a> {
@@ -39,7 +39,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn channel(&self, key: &str) -> Channel<'a> {
+    pub(super) fn channel(&self, key: &str) -> Channel<'a> {
         Channel {
             path: join(&self.path, key),
             node: self.node.and_then(|node| node.get(key)),
@@ -59,6 +59,8 @@ impl<'a> Part<'a> {
 /// Everything that one completion is made of, wherever the wire keeps it. Candidates are in order of authority.
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
+    /// The object itself: SGLang's element, else one of the list.
+    pub(super) place: Part<'a>,
     pub(super) token_ids: Vec<Channel<'a>>,
     pub(super) flat_logprobs: Vec<Channel<'a>>,
     pub(super) content: Option<Channel<'a>>,
@@ -101,18 +103,95 @@ pub(super) fn choices<'a>(
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
-    repeated_keys(&elements, options.wire)?;
-    // A list has no members to say anything.
-    server_error(document)?;
+    no_error_body(document, &elements, &[], options.wire)?;
     let choices = if options.wire == Wire::SglangGenerate {
         sglang(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), options.wire, one_only)?
+        with_choices(&Part::root(document), options.wire, one_only, false)?
     };
     for choice in &choices {
         engine_error(&choice.metadata, options.wire)?;
     }
     Ok(choices)
+}
+
+/// Steps 2 to 6 for a chunk of a stream, which may have no choices: then what is beside them.
+pub(super) fn chunk<'a>(
+    document: &'a Node,
+    options: &Options<'_>,
+    one_only: bool,
+) -> Result<(Vec<Choice<'a>>, Option<Choice<'a>>)> {
+    let wire = options.wire;
+    object(document, "")?;
+    let top = Part::root(document);
+    let elements = std::slice::from_ref(&top);
+    if wire == Wire::SglangGenerate {
+        no_error_body(document, elements, &["index"], wire)?;
+        let mut choices = sglang(elements, one_only)?;
+        for choice in &mut choices {
+            if let Some((path, node)) = top.channel("index").found() {
+                choice.index = readers::id(node, path)?.unsigned_abs();
+            }
+            engine_error(&choice.metadata, wire)?;
+        }
+        return Ok((choices, None));
+    }
+    no_error_body(document, elements, &[], wire)?;
+    let choices = with_choices(&top, wire, one_only, true)?;
+    for choice in &choices {
+        engine_error(&choice.metadata, wire)?;
+    }
+    if !choices.is_empty() {
+        return Ok((choices, None));
+    }
+    let nothing = |path: &str| Part {
+        path: path.to_owned(),
+        node: None,
+    };
+    let (choice, logprobs) = (nothing("choices[0]"), nothing("choices[0].logprobs"));
+    let beside = match wire.is_dynamo() {
+        false => vllm(wire, 0, &top, &choice, &logprobs),
+        true => {
+            says_nothing_of_a_choice(&top)?;
+            let (nvext, data) = (nothing("nvext"), nothing("nvext.engine_data"));
+            let top = Part::root(document);
+            dynamo(wire, 0, &top, &choice, &logprobs, &nvext, &data)
+        }
+    };
+    Ok((choices, Some(beside)))
+}
+
+/// Dynamo's `nvext` belongs to the choice that is beside it.
+fn says_nothing_of_a_choice(top: &Part<'_>) -> Result<()> {
+    let nvext = child(top, "nvext");
+    let data = child(&nvext, "engine_data");
+    let says = |part: &Part<'_>, keys: &[&str], but: &str| {
+        let mut keys = keys.iter().filter(|key| **key != but);
+        keys.any(|key| part.channel(key).node.is_some())
+    };
+    let path =
+        if says(&nvext, NVEXT_KEYS, "engine_data") || says(&data, ENGINE_DATA_KEYS, "finished") {
+            "nvext"
+        } else if top.channel("prompt_logprobs").node.is_some() {
+            "prompt_logprobs"
+        } else {
+            return Ok(());
+        };
+    let message = "this belongs to a choice, and the chunk has none";
+    Err(Error::new(
+        Class::Malformed,
+        "no_choice",
+        path,
+        None,
+        message,
+    ))
+}
+
+/// Steps 3 and 4.
+fn no_error_body(document: &Node, elements: &[Part<'_>], more: &[&str], wire: Wire) -> Result<()> {
+    repeated_keys(elements, more, wire)?;
+    // A list has no members to say anything.
+    server_error(document)
 }
 
 /// Step 6: a finish reason that says that the engine failed.
@@ -162,9 +241,10 @@ fn top_level(document: &Node, wire: Wire) -> Result<Vec<Part<'_>>> {
 }
 
 /// Step 3: the first key, in document order, that stands for a second time in one object.
-fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
+fn repeated_keys(elements: &[Part<'_>], more: &[&str], wire: Wire) -> Result<()> {
     let mut found = Vec::new();
     for element in elements {
+        repeated(element, more, &mut found);
         if element.path.is_empty() {
             let common = [
                 "error", "object", "status", "message", "type", "code", "choices",
@@ -308,14 +388,19 @@ fn server_error(document: &Node) -> Result<()> {
 }
 
 /// Steps 5 and 6 for Dynamo and vLLM.
-fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Choice<'a>>> {
+fn with_choices<'a>(
+    top: &Part<'a>,
+    wire: Wire,
+    one_only: bool,
+    may_be_empty: bool,
+) -> Result<Vec<Choice<'a>>> {
     let Some((path, list)) = top.channel("choices").node.map(|node| ("choices", node)) else {
         return Err(missing("choices", "there are no choices"));
     };
     let Some(elements) = list.as_array() else {
         return Err(readers::wrong_type(path, list, "an array"));
     };
-    if elements.is_empty() {
+    if elements.is_empty() && !may_be_empty {
         return Err(missing(path, "the list of choices is empty"));
     }
     if elements.len() > MAX_CHOICES {
@@ -416,6 +501,7 @@ fn dynamo<'a>(
     }
     Choice {
         index,
+        place: choice.clone(),
         token_ids: vec![
             engine_data.channel("completion_token_ids"),
             nvext.channel("completion_token_ids"),
@@ -470,6 +556,7 @@ fn vllm<'a>(
     };
     Choice {
         index,
+        place: choice.clone(),
         token_ids: vec![choice.channel("token_ids")],
         flat_logprobs: Vec::new(),
         content: Some(logprobs.channel("content")),
@@ -508,6 +595,7 @@ fn sglang<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> 
         let count = |key| (key, meta.channel(key));
         choices.push(Choice {
             index: i as u32,
+            place: element.clone(),
             token_ids: vec![element.channel("output_ids")],
             flat_logprobs: Vec::new(),
             content: None,
