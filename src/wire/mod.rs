@@ -4,15 +4,15 @@
 //! may fill a role of the [`answer`](answer::Answer). [`read`] turns the bytes of a value into columns, [`judge`] compares
 //! the columns with each other, and [`decode`] calls both in the order of `docs/judgement.md`.
 
-mod answer;
+pub(crate) mod answer;
 mod decode;
 mod decoded;
 mod dynamo;
-mod judge;
-mod read;
-mod sentinel;
+pub(crate) mod judge;
+pub(crate) mod read;
+pub(crate) mod sentinel;
 mod sglang;
 mod vllm;
 
-pub(crate) use decode::decode;
+pub(crate) use decode::{chunk, decode};
 pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
