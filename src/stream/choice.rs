@@ -33,7 +33,7 @@ pub(super) struct Said {
 /// Dynamo's entries, which are the log-probabilities or an echo; only the end knows.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// The ids that they name.
+    /// The ids that they name; of completions, those that `tokens` name.
     pub(super) names: Buffer<i32>,
     /// The values as written.
     pub(super) values: Buffer<f64>,
@@ -41,8 +41,8 @@ pub(super) struct Entries {
     pub(super) place: Option<Place>,
     /// The first error of the reader.
     pub(super) unreadable: Option<Error>,
-    /// `tokens`: where they stood, how many, and whether one was no list.
-    pub(super) tokens: Option<(Place, usize, bool)>,
+    /// `tokens`: where they stood, and whether one was no list.
+    pub(super) tokens: Option<(Place, bool)>,
     /// The whole list of the engine, and where it stood.
     pub(super) engine: Option<(Buffer<f64>, Place)>,
 }

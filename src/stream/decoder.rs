@@ -175,8 +175,7 @@ impl StreamDecoder {
     pub fn abandon(&mut self) -> Result<Decoded> {
         let mut choices = self.abandon_choices_of(false)?;
         if choices.is_empty() {
-            let mut none = Choice::new(0);
-            std::mem::swap(&mut none.said.prompt, &mut self.said.prompt);
+            let none = Choice::new(0);
             let mut whole = self.whole(1, false);
             choices.push(complete(none, 0, &mut whole)?);
         }
@@ -374,9 +373,7 @@ impl StreamDecoder {
             State::Refused(error) if error.class == Class::Server => {}
             _ => self.check_open()?,
         }
-        if let Some(error) = self.plain_error()
-            && error.class != Class::Server
-        {
+        if let Some(error) = self.plain_error() {
             self.state = State::Refused(error.clone());
             return Err(error);
         }

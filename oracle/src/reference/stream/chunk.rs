@@ -197,8 +197,7 @@ impl<'o> Stream<'o> {
         let content = choice.content.as_ref().and_then(Channel::found);
         let entries = content.and_then(|(path, node)| {
             let entries = readers::content(node, path, &self.options).ok()?;
-            let name = |entry: &readers::Entry| entry.token_id.or(entry.token);
-            let names = entries.iter().map(|entry| Some(name(entry)?.0));
+            let names = entries.iter().map(name);
             Some((path, node, names.collect::<Option<Vec<i32>>>()?))
         });
         let Some((path, node, names)) = entries else {
@@ -525,6 +524,14 @@ pub(super) fn sequence(
         counted,
         tokens: joined.ids.len(),
         aborted: joined.aborted == Some(true),
+    }
+}
+
+/// The one token that an entry names.
+fn name(entry: &readers::Entry) -> Option<i32> {
+    match (entry.token, entry.token_id) {
+        (Some((one, _)), Some((other, _))) => (one == other).then_some(one),
+        (named, None) | (None, named) => named.map(|(id, _)| id),
     }
 }
 

@@ -142,6 +142,16 @@ fn without_offset(error: Error) -> Error {
     }
 }
 
+/// An identity is one of the whole entry.
+fn of_an_entry(error: Error) -> Error {
+    let mut error = without_offset(error);
+    if error.kind == "identity" {
+        let end = error.path.rfind(']').map_or(0, |at| at + 1);
+        error.path.truncate(end);
+    }
+    error
+}
+
 fn missing(path: String, message: &'static str) -> Error {
     Error::new(Class::Missing, "missing", path, None, message)
 }
@@ -299,8 +309,9 @@ impl End<'_> {
                 };
                 if left_out.is_none() {
                     for (i, (entry, id)) in entries.iter().zip(ids).enumerate() {
-                        let identity = logprobs::identity(entry, *id, &format!("{path}[{i}]"));
-                        identity.map_err(without_offset)?;
+                        let path = format!("{path}[{i}]");
+                        let identity = logprobs::identity(entry, *id, &path);
+                        identity.map_err(of_an_entry)?;
                     }
                     top = of_entries(entries, &path)?;
                 }
@@ -310,7 +321,7 @@ impl End<'_> {
             let path = self.place.path(path);
             same_count(entries.len(), ids.len(), &path)?;
             let values = logprobs::from_entries(entries, &path, ids, self.options());
-            read = Some((values.map_err(without_offset)?, path.clone()));
+            read = Some((values.map_err(of_an_entry)?, path.clone()));
             top = of_entries(entries, &path)?;
         } else if let Some((values, path)) = &choice.listed {
             self.nothing_kept()?;
