@@ -11,6 +11,7 @@ use crate::wire::read::ids::{IdLists, Ids};
 use crate::wire::{Decoded, Finish, Prompt};
 
 use super::columns::Alternatives;
+use super::usual::Shape;
 
 /// A chunk that is being judged.
 pub(super) struct Context<'a> {
@@ -77,6 +78,8 @@ pub(super) struct Choice {
     /// With their place, and whether they are spans.
     pub(super) weight_versions: Option<(Value, Place, bool)>,
     pub(super) said: Said,
+    /// What its chunks look like.
+    pub(super) shape: Option<Shape>,
     /// Tokens that deltas have told.
     pub(super) told: usize,
     /// A delta has told the end.
@@ -112,6 +115,7 @@ impl Choice {
             finish: Finish::default(),
             weight_versions: None,
             said: Said::default(),
+            shape: None,
             told: 0,
             told_end: false,
         }
