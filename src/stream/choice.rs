@@ -72,8 +72,8 @@ pub(super) struct Choice {
     pub(super) entries: Entries,
     pub(super) mask: Option<(IdLists, Place)>,
     pub(super) routed: Option<Routed>,
-    /// What `sources` says of routed experts.
-    pub(super) routed_source: Option<String>,
+    /// Where routed experts stood, if they came, and what `sources` says where they are left out.
+    pub(super) routed_at: Option<(Place, Option<String>)>,
     pub(super) finish: Finish,
     /// With their place, and whether they are spans.
     pub(super) weight_versions: Option<(Value, Place, bool)>,
@@ -111,7 +111,7 @@ impl Choice {
             entries: Entries::default(),
             mask: None,
             routed: None,
-            routed_source: None,
+            routed_at: None,
             finish: Finish::default(),
             weight_versions: None,
             said: Said::default(),
