@@ -39,5 +39,6 @@ pub use request::write_ids;
 pub use routing::{Expected, ExpertId, Facts, scan as scan_routing};
 pub use stream::{StreamDecoder, StreamDelta, StreamTop};
 pub use wire::{
-    Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+    Attribute, Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason,
+    TopLogprobs,
 };

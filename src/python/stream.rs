@@ -9,7 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyMemoryView, PyType};
 
 use super::arguments::kind;
-use super::completion::{Keywords, completions, lend, make, record, text};
+use super::completion::{Keywords, completions, lend, make, record};
 use super::errors::exception;
 use crate::error::Result;
 use crate::wire::Decoded;
@@ -248,7 +248,7 @@ fn record_of(py: Python<'_>, delta: StreamDelta<'_>) -> PyResult<Py<PyAny>> {
         array(py, delta.token_ids),
         delta.logprobs.map(|values| array(py, &values)),
         delta.top_logprobs.map(|top| top_of(py, &top)).transpose()?,
-        text(py, delta.finish_reason),
+        delta.finish_reason,
     );
     make(record!(py, "StreamDelta")?, fields)
 }

@@ -11,6 +11,7 @@ use crate::wire::read::ids::{IdLists, Ids};
 use crate::wire::{Decoded, Finish, Prompt};
 
 use super::columns::Alternatives;
+use super::usual::Shape;
 
 /// A chunk that is being judged.
 pub(super) struct Context<'a> {
@@ -71,12 +72,14 @@ pub(super) struct Choice {
     pub(super) entries: Entries,
     pub(super) mask: Option<(IdLists, Place)>,
     pub(super) routed: Option<Routed>,
-    /// What `sources` says of routed experts.
-    pub(super) routed_source: Option<String>,
+    /// Where routed experts stood, if they came, and what `sources` says where they are left out.
+    pub(super) routed_at: Option<(Place, Option<String>)>,
     pub(super) finish: Finish,
     /// With their place, and whether they are spans.
     pub(super) weight_versions: Option<(Value, Place, bool)>,
     pub(super) said: Said,
+    /// What its chunks look like.
+    pub(super) shape: Option<Shape>,
     /// Tokens that deltas have told.
     pub(super) told: usize,
     /// A delta has told the end.
@@ -108,10 +111,11 @@ impl Choice {
             entries: Entries::default(),
             mask: None,
             routed: None,
-            routed_source: None,
+            routed_at: None,
             finish: Finish::default(),
             weight_versions: None,
             said: Said::default(),
+            shape: None,
             told: 0,
             told_end: false,
         }

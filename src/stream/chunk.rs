@@ -334,13 +334,12 @@ fn add_experts(
         completion: choice.ids.len(),
         aborted: choice.finish.aborted == Some(true),
     };
+    let place = channels.found.as_ref().map(|(place, _)| *place);
     let (routed, source) =
         choose_experts(channels, &sequence, cx.body, &cx.options, target, paths)?;
-    if routed.is_some() {
+    if let Some(place) = place {
+        choice.routed_at = Some((place, source.filter(|_| routed.is_none())));
         choice.routed = routed;
-    }
-    if source.is_some() {
-        choice.routed_source = source;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use super::choice::{Choice, Context, Said};
 use super::chunk::{add_metadata, add_prompt, index_of, judge};
 use super::end::{Whole, complete};
 use super::framing::{Event, Framing};
+use super::usual::{Scratch, Shape, append};
 
 /// Decodes a streamed answer while it arrives.
 ///
@@ -41,7 +42,9 @@ pub struct StreamDecoder {
     /// What is said of all choices.
     said: Said,
     state: State,
-    scratch: Decoded,
+    scratch: (Decoded, Scratch),
+    /// The choice that the last chunk was of.
+    last: usize,
     /// The beginning of the server's error.
     error_body: Vec<u8>,
 }
@@ -93,7 +96,11 @@ impl StreamDecoder {
             choices: Vec::new(),
             said: Said::default(),
             state: State::Open,
-            scratch: Decoded::new(0, Buffer::new(), Arc::default()),
+            scratch: (
+                Decoded::new(0, Buffer::new(), Arc::default()),
+                Scratch::default(),
+            ),
+            last: 0,
             error_body: Vec::new(),
         }
     }
@@ -142,7 +149,8 @@ impl StreamDecoder {
     }
 
     /// Bytes that wait for the rest of their event.
-    pub(crate) fn held(&self) -> usize {
+    #[must_use]
+    pub fn held(&self) -> usize {
         self.framing.held()
     }
 
@@ -297,6 +305,15 @@ impl StreamDecoder {
     ) -> Result<()> {
         let number = self.chunks;
         self.chunks += 1;
+        // Choices take turns.
+        let turns = [self.last, (self.last + 1) % self.choices.len().max(1)];
+        for turn in &turns[..self.choices.len().min(2)] {
+            let choice = &mut self.choices[*turn];
+            if append(choice, body, &self.options, &mut self.scratch.1)? {
+                self.last = *turn;
+                return Ok(());
+            }
+        }
         let read = {
             let framing = &self.framing;
             let place = |mut error: Error| {
@@ -316,7 +333,12 @@ impl StreamDecoder {
                 },
                 place: &place,
             };
-            let parts = (&mut self.choices, &mut self.said, &mut self.scratch);
+            let parts = (
+                &mut self.choices,
+                &mut self.last,
+                &mut self.said,
+                &mut self.scratch.0,
+            );
             read_chunk(parts, &cx, several, experts).map_err(place)
         };
         if let Err(error) = &read
@@ -431,12 +453,13 @@ fn only(mut completions: Vec<Decoded>) -> Decoded {
 
 /// Reads a chunk and judges its choices.
 fn read_chunk(
-    (choices, said, scratch): (&mut Vec<Choice>, &mut Said, &mut Decoded),
+    (choices, last, said, scratch): (&mut Vec<Choice>, &mut usize, &mut Said, &mut Decoded),
     cx: &Context<'_>,
     several: bool,
     mut experts: Option<&mut [i32]>,
 ) -> Result<()> {
     let read = wire::chunk(cx.body, &cx.options, several)?;
+    let shape = Shape::of(&read, cx.body, cx.options.wire);
     let mut prompts = read.prompts.into_iter();
     if read.list.is_empty() {
         let paths = Paths { prefix: "" };
@@ -468,6 +491,10 @@ fn read_chunk(
             cx,
             target,
         )?;
+        *last = known;
+    }
+    if shape.is_some() {
+        choices[*last].shape = shape;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 use crate::memory::Buffer;
-use crate::options::{ExpertsMode, FinalRow, Options, Wire};
+use crate::options::{FinalRow, Options, Wire};
 use crate::wire::answer::{
     Channel, Detail, LogprobChannels, Paths, Place, Role, local, top as top_level,
 };
@@ -161,17 +161,17 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     }
     // (g)
     decoded.routed_experts = choice.routed;
-    let source = choice
-        .routed_source
-        .map(|source| ("routed_experts", source));
-    decoded.sources.extend(source);
-    if let (None, Some(count)) = (known, counts.prompt) {
-        check_rows(&mut decoded, count.tokens, &options, aborted)?;
+    let came = choice.routed_at.is_some();
+    if let Some((place, left_out)) = choice.routed_at {
+        let path = paths.text(place);
+        if let (None, Some(count)) = (known, counts.prompt) {
+            check_rows(&mut decoded, count.tokens, &options, &path)?;
+        }
+        let source = left_out.unwrap_or(path);
+        decoded.sources.push(("routed_experts", source));
     }
-    let skipped = options.experts == ExpertsMode::Skip
-        && decoded.sources.iter().any(|it| it.0 == "routed_experts");
-    let excused = !ended || skipped || aborted && completion == 0;
-    if options.require_routed_experts && decoded.routed_experts.is_none() && !excused {
+    let excused = came || !ended || aborted && completion == 0;
+    if options.require_routed_experts && !excused {
         return Err(Error::new(
             Class::Missing,
             "missing",
@@ -345,8 +345,9 @@ fn check_rows(
     decoded: &mut Decoded,
     prompt: i128,
     options: &Options<'_>,
-    aborted: bool,
+    path: &str,
 ) -> Result<()> {
+    let aborted = decoded.finish.aborted == Some(true);
     let tokens = decoded.token_ids.len();
     let Some(routed) = &mut decoded.routed_experts else {
         return Ok(());
@@ -360,8 +361,6 @@ fn check_rows(
     } else if reached < all && aborted {
         routed.complete = false;
     } else if reached != all {
-        let source = decoded.sources.iter().find(|it| it.0 == "routed_experts");
-        let path = source.map_or_else(String::new, |(_, path)| path.clone());
         return Err(Error::new(
             Class::RoutedExperts,
             "rows",

@@ -16,7 +16,6 @@ use super::judge::mask::check_mask;
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
 use super::read::ids::Ids;
-use super::{dynamo, sglang, vllm};
 use crate::options::{Options, Wire};
 
 /// Decodes a body: every choice by index with `several`, else the only one.
@@ -28,11 +27,7 @@ pub(crate) fn decode(
 ) -> Result<Vec<Decoded>> {
     let Answers {
         mut list, prompts, ..
-    } = match options.wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options, false)?,
-        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several, false)?,
-        Wire::SglangGenerate => sglang::answers(body, options, several)?,
-    };
+    } = super::answers(body, options, several, false)?;
     if list.len() > 1 && matches!(target, Target::Into(_)) {
         return Err(Error::new(
             Class::Argument,
@@ -67,11 +62,7 @@ pub(crate) fn decode(
 
 /// Reads a chunk of a streamed answer. Its answers are sorted by index, and none of them failed.
 pub(crate) fn chunk(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
-    let mut answers = match options.wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options, true)?,
-        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several, true)?,
-        Wire::SglangGenerate => sglang::chunk(body, options)?,
-    };
+    let mut answers = super::answers(body, options, several, true)?;
     answers.list.sort_by_key(|answer| answer.index);
     for answer in &answers.list {
         let prefix = &answer.prefix;

@@ -3,8 +3,8 @@
 use dynamo_tito::{Class, Error, Options, Result, StreamDecoder};
 
 use super::same;
-use crate::reference::Top;
 use crate::reference::stream::{Ending, Stream};
+use crate::reference::{Attribute, Top, Value};
 
 /// What a feed brought to a choice.
 #[derive(Debug, PartialEq)]
@@ -84,8 +84,12 @@ impl Run<'_> {
         // Where several chunks name a channel, the order in which that is told means nothing.
         let ordered = ours.iter_mut().flatten().map(|it| &mut it.sources);
         ordered.for_each(|sources| sources.sort());
-        let ordered = twin.iter_mut().flatten().map(|it| &mut it.sources);
-        ordered.for_each(|sources| sources.sort());
+        let ordered = twin.iter_mut().flatten();
+        ordered.for_each(|completion| {
+            if let Some(Attribute::Json(Value::Map(map))) = completion.get_mut("sources") {
+                map.sort_by(|(one, _), (other, _)| one.cmp(other));
+            }
+        });
         same(ours, twin).map_err(|difference| format!("{ending:?}: {difference}"))
     }
 

@@ -3,7 +3,9 @@
 use super::{At, Experts, Joined, Prompt, Stream, lowest};
 use crate::reference::json::Node;
 use crate::reference::logprobs::{self, alignment, same_id};
-use crate::reference::structure::{Channel, Choice, Usage, chunk};
+use crate::reference::placing::Sequence;
+use crate::reference::structure::{Channel, Choice, chunk};
+use crate::reference::wires::Role;
 use crate::reference::{
     PromptLogprobs, Top, Value, counts, experts, json, metadata, prompt, readers,
 };
@@ -70,12 +72,10 @@ impl<'o> Stream<'o> {
         at: &At<'_>,
     ) -> Result<()> {
         if joined.chunks == 0 {
-            joined.paths.ids.clone_from(&choice.token_ids[0].path);
+            let first = |role| choice.channels(role)[0].path.clone();
+            joined.paths.ids = first(Role::TokenIds);
+            joined.paths.experts = first(Role::RoutedExperts);
             joined.paths.logprobs = logprobs::last_candidate(choice);
-            joined
-                .paths
-                .experts
-                .clone_from(&choice.routed_experts[0].path);
         }
         joined.chunks += 1;
         let tokens = self.tokens_of(choice, joined)?;
@@ -90,14 +90,14 @@ impl<'o> Stream<'o> {
             self.judge_prompt(choice, joined)?;
         }
         self.metadata(choice, joined)?;
-        self.mask(choice, joined, &tokens)?;
+        self.rows(choice, joined, &tokens)?;
         self.experts(choice, joined)
     }
 
     /// (a), and what is appended.
     fn tokens_of<'c>(&self, choice: &'c Choice<'_>, joined: &mut Joined) -> Result<Tokens<'c>> {
         let before = joined.ids.len();
-        let chosen = choice.token_ids.iter().enumerate();
+        let chosen = choice.channels(Role::TokenIds).iter().enumerate();
         let chosen = chosen
             .filter_map(|(channel, it)| Some((channel, it.found()?)))
             .next();
@@ -164,10 +164,10 @@ impl<'o> Stream<'o> {
         choice: &Choice<'_>,
         listed: usize,
     ) -> Result<Option<(u128, String, usize)>> {
-        let Usage::Counts(counts) = &choice.metadata.usage else {
+        let mut counts = choice.channels(Role::Count).iter();
+        let Some(channel) = counts.find(|it| it.key() == "completion_tokens") else {
             return Ok(None);
         };
-        let (_, channel) = &counts[1];
         let Some((path, node)) = channel.found() else {
             if listed == 0 {
                 return Ok(None);
@@ -194,7 +194,7 @@ impl<'o> Stream<'o> {
         if !self.options.wire.is_dynamo() || joined.unnamed || joined.ids_from.is_some() {
             return Ok(tokens);
         }
-        let content = choice.content.as_ref().and_then(Channel::found);
+        let content = choice.found(Role::Content);
         let entries = content.and_then(|(path, node)| {
             let entries = readers::content(node, path, &self.options).ok()?;
             let names = entries.iter().map(name);
@@ -228,12 +228,12 @@ impl<'o> Stream<'o> {
         joined: &mut Joined,
         tokens: &Tokens<'_>,
     ) -> Result<()> {
-        let Some((path, node)) = choice.content.as_ref().and_then(Channel::found) else {
+        let Some((path, node)) = choice.found(Role::Content) else {
             return Ok(());
         };
         if tokens.list.is_none() {
             let message = "entries of a chunk without token ids";
-            let path = choice.token_ids[0].path.clone();
+            let path = choice.channels(Role::TokenIds)[0].path.clone();
             return Err(Error::new(Class::Missing, "missing", path, None, message));
         }
         let ids = &tokens.named;
@@ -252,12 +252,12 @@ impl<'o> Stream<'o> {
     ) -> Result<()> {
         let ids = &tokens.named;
         let mut values = None;
-        if let Some((path, node)) = choice.triples.as_ref().and_then(Channel::found) {
+        if let Some((path, node)) = choice.found(Role::Triples) {
             let read = logprobs::from_triples(node, path, ids, &self.options)?;
             values = Some((read, path, node));
         }
         let mut rows = None;
-        if let Some((path, node)) = choice.top_triples.as_ref().and_then(Channel::found) {
+        if let Some((path, node)) = choice.found(Role::TopTriples) {
             let read = logprobs::top_of_triples(node, path, ids, &self.options)?;
             rows = Some((read, path, node));
         }
@@ -301,12 +301,12 @@ impl<'o> Stream<'o> {
         tokens: &Tokens<'_>,
         at: &At<'_>,
     ) -> Result<()> {
-        if let Some((path, node)) = choice.flat_logprobs[0].found() {
+        if let Some((path, node)) = choice.channels(Role::FlatLogprobs)[0].found() {
             let values = logprobs::flat(node, path, &joined.ids, &self.options)?;
             joined.flat = Some((values, path.to_owned()));
         }
         let new = &joined.ids[joined.ids.len() - tokens.new..];
-        if let Some((path, node)) = choice.content.as_ref().and_then(Channel::found) {
+        if let Some((path, node)) = choice.found(Role::Content) {
             let entries = match readers::content(node, path, &self.options) {
                 Ok(entries) => entries,
                 Err(error) => {
@@ -321,7 +321,8 @@ impl<'o> Stream<'o> {
             }
             append(&mut joined.entries, entries, path);
         }
-        if let Some((path, node)) = choice.flat_logprobs.get(1).and_then(Channel::found) {
+        let listed = choice.channels(Role::FlatLogprobs).get(1);
+        if let Some((path, node)) = listed.and_then(Channel::found) {
             let values = match readers::flat(node, path, &self.options) {
                 Ok(values) => values,
                 Err(error) => {
@@ -331,7 +332,7 @@ impl<'o> Stream<'o> {
             };
             append(&mut joined.listed, values, path);
         }
-        if let Some((path, node)) = choice.tokens.as_ref().and_then(Channel::found) {
+        if let Some((path, node)) = choice.found(Role::Tokens) {
             let texts = node.as_array();
             joined.unreadable_texts |= texts.is_none();
             let texts = texts.unwrap_or_default();
@@ -396,15 +397,11 @@ impl<'o> Stream<'o> {
             };
             let first = first.get_or_insert_with(|| id.clone());
             if first != id {
-                let Channel { path, node } = &choice.metadata.request_id;
                 let message = format!("a chunk of {id:?} in the stream of {first:?}");
-                return Err(Error::new(
-                    Class::Malformed,
-                    "mixed_streams",
-                    path.clone(),
-                    node.map(|node| node.start),
-                    message,
-                ));
+                let (class, kind) = (Class::Malformed, "mixed_streams");
+                let found = choice.found(Role::RequestId);
+                let (path, node) = found.expect("an id was read");
+                return Err(Error::new(class, kind, path, node.start, message));
             }
         }
         if read.finish_reason.is_some() {
@@ -423,10 +420,9 @@ impl<'o> Stream<'o> {
         joined.stop_reason = read.stop_reason.or(joined.stop_reason.take());
         if read.weight_versions.is_some() {
             joined.versions = read.weight_versions;
-            joined.only_a_label = choice.metadata.weight_versions.node.is_none();
-            joined
-                .versions_path
-                .clone_from(&choice.metadata.weight_versions.path);
+            let versions = choice.channels(Role::WeightVersions);
+            joined.only_a_label = versions.iter().all(|it| it.node.is_none());
+            joined.versions_path.clone_from(&versions[0].path);
         }
         let Some(usage) = read.usage else {
             return Ok(());
@@ -435,11 +431,6 @@ impl<'o> Stream<'o> {
         match usage {
             Value::Map(usage) if sglang => {
                 for (name, count) in usage {
-                    let Usage::Counts(known) = &choice.metadata.usage else {
-                        continue;
-                    };
-                    let name = known.iter().find(|(known, _)| *known == name);
-                    let name = name.map_or("", |(name, _)| *name);
                     joined.usage.retain(|(other, _)| *other != name);
                     joined.usage.push((name, count));
                 }
@@ -456,18 +447,16 @@ impl<'o> Stream<'o> {
     }
 
     /// The rows of (f).
-    fn mask(&self, choice: &Choice<'_>, joined: &mut Joined, tokens: &Tokens<'_>) -> Result<()> {
-        let Some((path, node)) = choice.sampling_mask.found() else {
-            return Ok(());
-        };
-        let mut rows = readers::per_token(node, path, &self.options, readers::row_of_ids)?;
-        let earlier = joined
-            .mask
-            .get_or_insert_with(|| (Vec::new(), path.to_owned()));
-        if tokens.cumulative {
-            extends(&mut rows, &earlier.0, path, node, |a, b| a == b)?;
+    fn rows(&self, choice: &Choice<'_>, joined: &mut Joined, tokens: &Tokens<'_>) -> Result<()> {
+        for (name, path, node) in choice.rows() {
+            let mut rows = readers::per_token(node, path, &self.options, readers::row_of_ids)?;
+            let nothing = || (Vec::new(), path.to_owned());
+            let (earlier, _) = joined.rows_of_ids.entry(name).or_insert_with(nothing);
+            if tokens.cumulative {
+                extends(&mut rows, earlier, path, node, |a, b| a == b)?;
+            }
+            earlier.extend(rows);
         }
-        earlier.0.extend(rows);
         Ok(())
     }
 
@@ -482,9 +471,10 @@ impl<'o> Stream<'o> {
             false => &joined.prompt,
         };
         let sequence = sequence(joined, prompt, None, &options);
-        let present = choice.routed_experts.iter().find_map(Channel::found);
-        if present.is_some() && options.experts != ExpertsMode::Skip {
-            let (path, node) = experts::source(&choice.routed_experts).expect("one is present");
+        let found = experts::source(choice.channels(Role::RoutedExperts));
+        if let Some((path, node)) = found
+            && options.experts != ExpertsMode::Skip
+        {
             let refuse = |kind, message: &'static str| {
                 let class = Class::RoutedExperts;
                 Err(Error::new(class, kind, path, node.start, message))
@@ -501,7 +491,7 @@ impl<'o> Stream<'o> {
             experts::Outcome::Skipped => (None, String::new()),
             experts::Outcome::Read(read, path) => (Some(read), path),
         };
-        let (_, node) = experts::source(&choice.routed_experts).expect("one was read");
+        let (_, node) = found.expect("one was read");
         joined.experts = Some(Experts {
             read,
             path,
@@ -517,9 +507,9 @@ pub(super) fn sequence(
     prompt: &Prompt,
     counted: Option<i128>,
     options: &Options<'_>,
-) -> experts::Sequence {
+) -> Sequence {
     let ids = options.prompt_token_ids.or(prompt.ids());
-    experts::Sequence {
+    Sequence {
         prompt: options.prompt_len.or(ids.map(|ids| ids.len() as u64)),
         counted,
         tokens: joined.ids.len(),

@@ -5,7 +5,7 @@ use super::{Joined, Prompt, SoFar, Stream, not_a_stream};
 use crate::reference::logprobs::{self, Sourced, alignment, or_nan, same_id};
 use crate::reference::readers::{Entry, Logprob};
 use crate::reference::{
-    Completion, Mask, RoutedExperts, Top, Value, counts, experts, json, spans, structure,
+    Attribute, Completion, Mask, RoutedExperts, Top, Value, counts, experts, json, spans, structure,
 };
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result, Wire};
 
@@ -179,6 +179,7 @@ impl End<'_> {
 
     fn completion(&self, index: u32) -> Result<Completion> {
         let choice = self.choice;
+        let mut found = Completion::new();
         let mut sources = Vec::new();
         if let Some(path) = self.ids_from()? {
             sources.push(("token_ids", path));
@@ -192,27 +193,37 @@ impl End<'_> {
             None if choice.ids.is_empty() => Some(Vec::new()),
             None => None,
         };
-        let top_logprobs = top.map(|(top, path)| {
+        found.extend(logprobs.map(|it| ("logprobs", Attribute::Logprobs(it))));
+        if let Some((top, path)) = top {
             sources.push(("top_logprobs", path));
-            top
-        });
+            found.insert("top_logprobs", Attribute::Top(top));
+        }
         if let Some(why) = echo_left_out {
             sources.push(("logprobs_echo", why));
         }
         let prompt = self.prompt();
-        if let Some((_, path)) = &prompt.ids {
+        if let Some((ids, path)) = &prompt.ids {
             sources.push(("prompt_token_ids", self.place.path(path)));
+            found.insert("prompt_token_ids", Attribute::Ids(ids.clone()));
         }
-        if let Some((_, path)) = &prompt.logprobs {
+        if let Some((read, path)) = &prompt.logprobs {
             sources.push(("prompt_logprobs", self.place.path(path)));
+            let read = Attribute::PromptLogprobs(read.clone());
+            found.insert("prompt_logprobs", read);
         } else if prompt.left_out {
             let why = "left out: needs prompt_token_ids";
             sources.push(("prompt_logprobs", why.to_owned()));
         }
         let weight_versions = self.versions()?;
         self.counts()?;
-        let sampling_mask = self.mask()?;
-        let routed_experts = self.experts()?;
+        for (name, (rows, path)) in &choice.rows_of_ids {
+            let path = self.place.path(path);
+            let rows = self.rows(name, rows, &path)?;
+            sources.push((name, path));
+            found.insert(name, Attribute::Rows(rows));
+        }
+        let routed = self.experts()?;
+        found.extend(routed.map(|it| ("routed_experts", Attribute::Experts(it))));
         if let Some(experts) = &choice.experts {
             let why = match self.options().experts {
                 ExpertsMode::Skip => "left out: experts=\"skip\"".to_owned(),
@@ -220,38 +231,39 @@ impl End<'_> {
             };
             sources.push(("routed_experts", why));
         }
-        if let Some((_, path)) = &choice.mask {
-            sources.push(("sampling_mask", self.place.path(path)));
-        }
+        found.insert("token_ids", Attribute::Ids(choice.ids.clone()));
         let (request_id, usage) = match self.stream.is_sglang() {
-            true => (choice.request_id.clone(), self.sglang_usage()),
-            false => (self.stream.request_id.clone(), self.stream.usage.clone()),
+            true => (&choice.request_id, self.sglang_usage()),
+            false => (&self.stream.request_id, self.stream.usage.clone()),
         };
-        let mut completion = Completion {
-            token_ids: choice.ids.clone(),
-            logprobs,
-            top_logprobs,
-            prompt_token_ids: prompt.ids().map(<[i32]>::to_vec),
-            prompt_logprobs: prompt.logprobs.as_ref().map(|(read, _)| read.clone()),
-            routed_experts,
-            sampling_mask,
-            finish_reason: choice.finish_reason.clone(),
-            finish_reason_raw: choice.finish_reason_raw.clone(),
-            stop_reason: choice.stop_reason.clone(),
-            aborted: choice.aborted,
-            request_id,
-            index,
-            usage,
-            weight_versions,
-            sources,
+        let text = |text: &Option<String>| text.clone().map(Value::Text);
+        let finish = match self.cut_off {
+            true => [
+                ("finish_reason", Some(Value::Text("abort".to_owned()))),
+                ("finish_reason_raw", None),
+                ("stop_reason", None),
+                ("aborted", Some(Value::Bool(true))),
+            ],
+            false => [
+                ("finish_reason", text(&choice.finish_reason)),
+                ("finish_reason_raw", text(&choice.finish_reason_raw)),
+                ("stop_reason", choice.stop_reason.clone()),
+                ("aborted", choice.aborted.map(Value::Bool)),
+            ],
         };
-        if self.cut_off {
-            completion.finish_reason = Some("abort".to_owned());
-            completion.finish_reason_raw = None;
-            completion.stop_reason = None;
-            completion.aborted = Some(true);
-        }
-        Ok(completion)
+        let sources = sources
+            .into_iter()
+            .map(|(name, path)| (name.to_owned(), Value::Text(path)));
+        let small = [
+            ("request_id", text(request_id)),
+            ("index", Some(Value::Int(index.into()))),
+            ("usage", usage),
+            ("weight_versions", weight_versions),
+            ("sources", Some(Value::Map(sources.collect()))),
+        ];
+        let small = finish.into_iter().chain(small);
+        found.extend(small.filter_map(|(name, value)| Some((name, Attribute::Json(value?)))));
+        Ok(found)
     }
 
     /// (a): where the ids came from, if any came.
@@ -435,26 +447,23 @@ impl End<'_> {
     }
 
     /// (f).
-    fn mask(&self) -> Result<Option<Mask>> {
-        let Some((rows, path)) = &self.choice.mask else {
-            return Ok(None);
-        };
-        let (path, ids) = (self.place.path(path), &self.choice.ids);
-        same_count(rows.len(), ids.len(), &path)?;
+    fn rows(&self, name: &'static str, rows: &[Vec<i32>], path: &str) -> Result<Mask> {
+        let ids = &self.choice.ids;
+        same_count(rows.len(), ids.len(), path)?;
         let mut mask = Mask {
             token_ids: Vec::new(),
             offsets: vec![0],
         };
         for (i, (row, id)) in rows.iter().zip(ids).enumerate() {
             if !row.contains(id) {
-                let message = format!("token {id} was sampled, and did not survive");
-                let error = alignment("sampling_mask", format!("{path}[{i}]"), 0, message);
+                let message = format!("the list does not hold token {id}, which was sampled");
+                let error = alignment(name, format!("{path}[{i}]"), 0, message);
                 return Err(without_offset(error));
             }
             mask.token_ids.extend(row);
             mask.offsets.push(mask.token_ids.len() as i64);
         }
-        Ok(Some(mask))
+        Ok(mask)
     }
 
     /// (g): held against the server's count of the prompt, where nobody else knows its length.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::json::Node;
 use super::readers::{Entry, Logprob};
-use super::{PromptLogprobs, RoutedExperts, StopReason, Top, Value, counts};
+use super::{PromptLogprobs, RoutedExperts, Top, Value, counts};
 use dynamo_tito::{Class, Error, Options, Result, Wire};
 pub use end::Ending;
 use framing::Event;
@@ -82,18 +82,19 @@ struct Joined {
     prompt: Prompt,
     request_id: Option<String>,
     /// SGLang's counts.
-    usage: Vec<(&'static str, Value)>,
+    usage: Vec<(String, Value)>,
     counts: counts::Counts,
     ended: bool,
     finish_reason: Option<String>,
     finish_reason_raw: Option<String>,
     aborted: Option<bool>,
-    stop_reason: Option<StopReason>,
+    stop_reason: Option<Value>,
     versions: Option<Value>,
     versions_path: String,
     /// The versions are of no tokens.
     only_a_label: bool,
-    mask: Option<(Vec<Vec<i32>>, String)>,
+    /// Lists of ids for each token, by their name.
+    rows_of_ids: BTreeMap<&'static str, (Vec<Vec<i32>>, String)>,
     experts: Option<Experts>,
 }
 
