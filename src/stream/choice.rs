@@ -177,6 +177,7 @@ impl Choice {
                         "the choice has another finish reason than an earlier chunk said",
                     ));
                 }
+                self.finish.aborted = finish.aborted.or(self.finish.aborted);
             } else {
                 let stop_reason = self.finish.stop_reason.take();
                 self.finish = finish;

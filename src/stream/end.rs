@@ -354,11 +354,12 @@ fn check_rows(
     };
     let last = i128::from(options.final_row == FinalRow::Omitted);
     let all = prompt + tokens as i128 - last;
-    let rows = routed.shape[0];
-    let reached = i128::from(routed.start) + rows as i128;
-    if rows == 0 && aborted {
+    let Some(reach) = routed.reach else {
         routed.complete = all == i128::from(routed.start);
-    } else if reached < all && aborted {
+        return Ok(());
+    };
+    let reached = i128::from(reach);
+    if reached < all && aborted {
         routed.complete = false;
     } else if reached != all {
         return Err(Error::new(

@@ -90,7 +90,7 @@ impl<'o> Stream<'o> {
             self.judge_prompt(choice, joined)?;
         }
         self.metadata(choice, joined)?;
-        self.rows(choice, joined, &tokens)?;
+        self.rows(choice, joined)?;
         self.experts(choice, joined)
     }
 
@@ -447,12 +447,12 @@ impl<'o> Stream<'o> {
     }
 
     /// The rows of (f).
-    fn rows(&self, choice: &Choice<'_>, joined: &mut Joined, tokens: &Tokens<'_>) -> Result<()> {
+    fn rows(&self, choice: &Choice<'_>, joined: &mut Joined) -> Result<()> {
         for (name, path, node) in choice.rows() {
             let mut rows = readers::per_token(node, path, &self.options, readers::row_of_ids)?;
             let nothing = || (Vec::new(), path.to_owned());
             let (earlier, _) = joined.rows_of_ids.entry(name).or_insert_with(nothing);
-            if tokens.cumulative {
+            if joined.cumulative == Some(true) {
                 extends(&mut rows, earlier, path, node, |a, b| a == b)?;
             }
             earlier.extend(rows);
