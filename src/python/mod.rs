@@ -7,6 +7,7 @@ mod call_unwind;
 mod completion;
 mod encode;
 mod errors;
+mod fill;
 mod memory;
 mod routing;
 mod scoring;

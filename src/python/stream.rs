@@ -4,13 +4,15 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use numpy::{Element, PyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyMemoryView, PyType};
+use pyo3::types::{PyBytes, PyInt, PyMemoryView, PyString, PyType};
 
 use super::arguments::kind;
-use super::completion::{Keywords, completions, lend, make, record};
+use super::completion::{Keywords, completions, lend, record};
 use super::errors::exception;
+use super::fill::filled;
 use crate::error::Result;
 use crate::wire::Decoded;
 use crate::{Options, StreamDelta, StreamTop};
@@ -242,28 +244,34 @@ impl StreamDecoder {
 
 /// The record of a delta.
 fn record_of(py: Python<'_>, delta: StreamDelta<'_>) -> PyResult<Py<PyAny>> {
-    let fields = (
-        delta.index,
-        delta.start,
-        array(py, delta.token_ids),
-        delta.logprobs.map(|values| array(py, &values)),
-        delta.top_logprobs.map(|top| top_of(py, &top)).transpose()?,
-        delta.finish_reason,
-    );
-    make(record!(py, "StreamDelta")?, fields)
+    let none = || py.None().into_bound(py);
+    let logprobs = delta.logprobs.map(|values| array(py, &values));
+    let top = delta.top_logprobs.map(|top| top_of(py, &top)).transpose()?;
+    let reason = delta
+        .finish_reason
+        .map(|reason| PyString::new(py, reason).into_any());
+    let fields = [
+        (intern!(py, "index"), PyInt::new(py, delta.index).into_any()),
+        (intern!(py, "start"), PyInt::new(py, delta.start).into_any()),
+        (intern!(py, "token_ids"), array(py, delta.token_ids)),
+        (intern!(py, "logprobs"), logprobs.unwrap_or_else(none)),
+        (intern!(py, "top_logprobs"), top.unwrap_or_else(none)),
+        (intern!(py, "finish_reason"), reason.unwrap_or_else(none)),
+    ];
+    filled(record!(py, "StreamDelta")?, fields)
 }
 
-fn array<T: Element>(py: Python<'_>, items: &[T]) -> Py<PyAny> {
-    PyArray1::from_slice(py, items).into_any().unbind()
+fn array<'py, T: Element>(py: Python<'py>, items: &[T]) -> Bound<'py, PyAny> {
+    PyArray1::from_slice(py, items).into_any()
 }
 
-fn top_of(py: Python<'_>, top: &StreamTop<'_>) -> PyResult<Py<PyAny>> {
+fn top_of<'py>(py: Python<'py>, top: &StreamTop<'_>) -> PyResult<Bound<'py, PyAny>> {
     let first = top.offsets[0];
     let offsets = PyArray1::from_iter(py, top.offsets.iter().map(|at| at - first));
-    let columns = (
-        array(py, top.token_ids),
-        array(py, top.logprobs),
-        offsets.into_any().unbind(),
-    );
-    make(record!(py, "TopLogprobs")?, columns)
+    let fields = [
+        (intern!(py, "token_ids"), array(py, top.token_ids)),
+        (intern!(py, "logprobs"), array(py, top.logprobs)),
+        (intern!(py, "offsets"), offsets.into_any()),
+    ];
+    Ok(filled(record!(py, "TopLogprobs")?, fields)?.into_bound(py))
 }
