@@ -48,7 +48,6 @@ pub fn agree_on_stream(
         twin: twin(stream.len()),
     };
     run.to_its_end()
-        .and_then(|()| run.abandoned())
         .map_err(|difference| format!("{:?}, cut at {cuts:?}: {difference}", options.wire))
 }
 
@@ -162,36 +161,39 @@ impl Run<'_> {
             self.end(&mut decoder, Ending::Finished, false)?;
         }
         self.end(&mut decoder, Ending::Finished, self.every_choice)?;
-        let refused = self.twin.end(Ending::Finished, !self.every_choice).err();
-        let Some(refused) = refused else {
+        let Some(refused) = self.twin.end(Ending::Finished, !self.every_choice).err() else {
             // What is finished is closed.
-            let closed = decoder.finish_choices().err();
-            return match closed {
-                Some(error) if error.class == Class::Argument => Ok(()),
+            return match decoder.finish_choices().err() {
+                Some(error) if error.class == Class::Argument => self.abandoned(),
                 other => Err(format!("{other:?} of a finished stream")),
             };
         };
-        match refused.kind {
-            "unfinished_stream" => self.end(&mut decoder, Ending::Abandoned, self.every_choice),
-            "several_choices" if !self.every_choice => Ok(()),
-            _ => {
-                let again = [
-                    decoder.finish().err(),
-                    self.feed(&mut decoder, b": more\n").err(),
-                    decoder.finish_choices().err(),
-                ];
-                let same = |again: &Option<Error>| again.as_ref().map(key) == Some(key(&refused));
-                match again.iter().all(same) {
-                    true => Ok(()),
-                    false => Err(format!("{refused:?}, and again {again:?}")),
-                }
-            }
+        if refused.kind == "unfinished_stream" {
+            return self.end(&mut decoder, Ending::Abandoned, self.every_choice);
+        }
+        let again = [
+            decoder.finish_choices().err(),
+            self.feed(&mut decoder, b": more\n").err(),
+            decoder.finish_choices().err(),
+        ];
+        let same = |again: &Option<Error>| again.as_ref().map(key) == Some(key(&refused));
+        if !again.iter().all(same) {
+            return Err(format!("{refused:?}, and again {again:?}"));
+        }
+        match self.twin.error() {
+            // What was fed is right, or came before an error of the server.
+            None => self.abandoned(),
+            Some(_) => self.end(&mut decoder, Ending::Abandoned, self.every_choice),
         }
     }
 
+    /// Fed whole, and not finished.
     fn abandoned(&self) -> Agreed {
         let mut decoder = StreamDecoder::new(&self.options);
-        self.feed_all(&mut decoder)?;
+        let fed = self.feed(&mut decoder, self.stream);
+        if let Err(error) = fed {
+            return Err(format!("{error:?} of what was fed in pieces"));
+        }
         self.end(&mut decoder, Ending::Abandoned, self.every_choice)
     }
 }

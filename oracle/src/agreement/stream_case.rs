@@ -202,8 +202,8 @@ impl StreamMutator {
                 return;
             }
             20 => {
-                let from = self.streams.choose(&self.corpus.clone());
-                let more = self::blocks(&from);
+                let from = self.streams.below(self.corpus.len());
+                let more = self::blocks(&self.corpus[from]);
                 if !more.is_empty() {
                     blocks[one] = self.streams.choose(&more);
                 }
@@ -278,15 +278,14 @@ fn end_lines(block: &mut Vec<u8>, end: &str) {
 /// The stream in pieces that end with an empty line.
 fn blocks(stream: &[u8]) -> Vec<Vec<u8>> {
     let mut blocks = Vec::new();
-    let mut rest = stream;
-    while !rest.is_empty() {
-        let ends = ["\n\n", "\r\r", "\r\n\r\n"];
-        let end = ends
-            .iter()
-            .filter_map(|end| Some(find(rest, end.as_bytes())? + end.len()));
-        let (block, behind) = rest.split_at(end.min().unwrap_or(rest.len()));
-        blocks.push(block.to_vec());
-        rest = behind;
+    let mut start = 0;
+    for end in 1..=stream.len() {
+        let block = &stream[start..end];
+        let ends = [&b"\n\n"[..], b"\r\r", b"\r\n\r\n"];
+        if end == stream.len() || ends.iter().any(|it| block.ends_with(it)) {
+            blocks.push(block.to_vec());
+            start = end;
+        }
     }
     blocks
 }
