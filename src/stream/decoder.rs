@@ -496,9 +496,8 @@ fn read_chunk(
         )?;
         *last = known;
     }
-    if shape.is_some() {
-        choices[*last].shape = shape;
-    }
+    // An older shape may say what this chunk has changed.
+    choices[*last].shape = shape;
     Ok(())
 }
 
