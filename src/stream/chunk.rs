@@ -34,13 +34,13 @@ pub(super) fn judge(
     choice.chunks += 1;
     // (a) to (c).
     match wire {
-        Wire::VllmGenerate | Wire::VllmChat => {
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => {
             tokens(choice, answer.token_ids, answer.logprobs, cx, &paths)?;
         }
         Wire::DynamoChat | Wire::DynamoCompletions => {
             dynamo::tokens(choice, answer.token_ids, answer.logprobs, cx, &paths)?;
         }
-        Wire::SglangGenerate => {
+        Wire::SglangGenerate | Wire::SglangChat => {
             let count = answer
                 .metadata
                 .iter()

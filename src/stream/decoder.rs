@@ -85,7 +85,7 @@ pub struct StreamTop<'a> {
 }
 
 impl StreamDecoder {
-    /// A decoder of one stream. Prompt log-probabilities are not scored (`score_from` is not looked at).
+    /// A decoder of one stream of a wire that [streams](Wire::streams); of another every call is an error. Prompt log-probabilities are not scored (`score_from` is not looked at).
     #[must_use]
     pub fn new(options: &Options<'_>) -> Self {
         Self {
@@ -95,7 +95,10 @@ impl StreamDecoder {
             chunks: 0,
             choices: Vec::new(),
             said: Said::default(),
-            state: State::Open,
+            state: match options.wire.streams() {
+                true => State::Open,
+                false => State::Refused(no_stream()),
+            },
             scratch: (
                 Decoded::new(0, Buffer::new(), Arc::default()),
                 Scratch::default(),
@@ -448,6 +451,12 @@ impl StreamDecoder {
         }
         completions
     }
+}
+
+/// The error of a wire whose streams are not read.
+fn no_stream() -> Error {
+    let message = "streamed answers of this wire are not read";
+    Error::new(Class::Argument, "wire", "", None, message)
 }
 
 fn only(mut completions: Vec<Decoded>) -> Decoded {
