@@ -123,18 +123,18 @@ impl Framing {
             self.begun = first.map(|at| self.before + at);
             if let Some(at) = first.filter(|&at| matches!(fed[at], b'{' | b'[')) {
                 self.plain = Some(transient());
-                self.keep_plain(&fed[at..])?;
+                self.keep_plain(&fed[at..], fed.len())?;
             }
         } else if self.plain.is_some() {
-            self.keep_plain(fed)?;
+            self.keep_plain(fed, fed.len())?;
         }
         Ok(self.plain.is_some())
     }
 
-    fn keep_plain(&mut self, bytes: &[u8]) -> Result<()> {
+    fn keep_plain(&mut self, bytes: &[u8], fed: usize) -> Result<()> {
         if let Some(plain) = &mut self.plain {
             plain.extend_from_slice(bytes)?;
-            if plain.len() > MAX_PLAIN {
+            if self.before + fed > MAX_PLAIN {
                 return Err(self.not_a_stream());
             }
         }

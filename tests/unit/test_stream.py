@@ -71,6 +71,10 @@ def test_a_body_of_plain_json_is_no_stream(wire: Wire) -> None:
     with pytest.raises(tito.ServerError, match="no such model") as error:
         stream.finish()
     assert error.value.body == '{"error":{"message":"no such model"}}'
+    stream = decoder(wire)
+    stream.feed(b'{"error":"no such model"}')
+    with pytest.raises(tito.ServerError):
+        stream.abandon()
 
 
 FRAMINGS: dict[str, bytes] = {
