@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use numpy::{Element, PyArray1};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -161,6 +161,11 @@ impl StreamDecoder {
         let mut ids = None;
         let options = keywords.options(&mut ids)?;
         lend(experts_out, &options)?;
+        if !options.wire.streams() {
+            return Err(PyValueError::new_err(format!(
+                "no streamed answer of the wire {wire:?} is read"
+            )));
+        }
         let decoder = crate::StreamDecoder::new(&options);
         let state = State {
             decoder,

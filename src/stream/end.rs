@@ -63,7 +63,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     let paths = Paths { prefix: &prefix };
     let ended = choice.ended();
     let (prompt, usage, request_id) = match options.wire {
-        Wire::VllmGenerate | Wire::VllmChat => {
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => {
             let shared = (whole.usage.clone(), whole.request_id.clone());
             (Arc::clone(&whole.prompt), shared.0, shared.1)
         }
@@ -71,7 +71,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
             let shared = (whole.usage.clone(), whole.request_id.clone());
             (Arc::new(choice.said.prompt), shared.0, shared.1)
         }
-        Wire::SglangGenerate => {
+        Wire::SglangGenerate | Wire::SglangChat => {
             let id = choice.said.id.map(|(_, id)| id);
             (Arc::new(choice.said.prompt), choice.said.usage, id)
         }
@@ -214,19 +214,19 @@ fn unnamed(wire: Wire, chunks: usize, ids: &Buffer<i32>) -> bool {
 
 fn first_channel(wire: Wire) -> Place {
     match wire {
-        Wire::VllmGenerate | Wire::VllmChat => local("token_ids"),
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => local("token_ids"),
         Wire::DynamoChat | Wire::DynamoCompletions => {
             top_level("nvext.engine_data.completion_token_ids")
         }
-        Wire::SglangGenerate => local("output_ids"),
+        Wire::SglangGenerate | Wire::SglangChat => local("output_ids"),
     }
 }
 
 fn experts_channel(wire: Wire) -> Place {
     match wire {
-        Wire::VllmGenerate | Wire::VllmChat => local("routed_experts"),
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => local("routed_experts"),
         Wire::DynamoChat | Wire::DynamoCompletions => top_level("nvext.routed_experts"),
-        Wire::SglangGenerate => local("meta_info.routed_experts"),
+        Wire::SglangGenerate | Wire::SglangChat => local("meta_info.routed_experts"),
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod read;
 pub(crate) mod sentinel;
 mod sglang;
 mod vllm;
+mod vllm_completions;
 
 use crate::error::Result;
 use crate::options::{Options, Wire};
@@ -30,6 +31,8 @@ fn answers(body: &[u8], options: &Options<'_>, several: bool, chunk: bool) -> Re
         Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options, chunk),
         Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several, chunk),
         Wire::SglangGenerate if chunk => sglang::chunk(body, options),
+        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate => sglang::answers(body, options, several),
+        Wire::SglangChat => sglang::chat_answers(body, options, several),
     }
 }

@@ -3,7 +3,7 @@
 use super::case::{HEADER, case};
 use super::mutate::Mutator;
 use crate::reference::stream::chunks;
-use dynamo_tito::Options;
+use dynamo_tito::{Options, Wire};
 
 /// Bytes behind those of the options; they choose the cuts.
 const CUTS: usize = 4;
@@ -24,7 +24,12 @@ pub struct StreamCase<'a> {
 /// The case that an input is; None of what is too short to choose.
 #[must_use]
 pub fn stream_case(input: &[u8]) -> Option<StreamCase<'_>> {
-    let (options, rest) = case(input)?;
+    let (mut options, rest) = case(input)?;
+    options.wire = match options.wire {
+        Wire::VllmCompletions => Wire::DynamoCompletions,
+        Wire::SglangChat => Wire::SglangGenerate,
+        wire => wire,
+    };
     let (&[how, one, two, three], stream) = rest.split_first_chunk::<CUTS>()?;
     let len = stream.len();
     let at = |byte: u8| usize::from(byte) * len / 255;

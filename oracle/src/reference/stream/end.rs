@@ -341,8 +341,8 @@ impl End<'_> {
             same_count(values.len(), ids.len(), &path)?;
             let missing = self.options().missing_logprob;
             let values = values.iter().enumerate();
-            let values = values
-                .map(|(i, value)| logprobs::evidence(*value, &format!("{path}[{i}]"), missing));
+            let values =
+                values.map(|(i, value)| logprobs::given(*value, &format!("{path}[{i}]"), missing));
             let values: Result<Vec<f64>> = values.collect();
             read = Some((values.map_err(without_offset)?, path));
         }
