@@ -59,7 +59,10 @@ impl StreamDecoder {
     pub fn new(options: &Options<'_>) -> Self {
         Self {
             prompt_token_ids: options.prompt_token_ids.map(<[i32]>::to_vec),
-            options: options.detached(),
+            options: Options {
+                score_from: None,
+                ..options.detached()
+            },
             framing: Framing::new(),
             chunks: 0,
             choices: Vec::new(),
