@@ -267,14 +267,19 @@ pub(super) fn append(
     }
     if shape.has(Hole::Tokens)
         && let Some(span) = scratch.tokens
-        && let Some((_, count, _)) = &mut choice.entries.tokens
+        && choice.entries.tokens.is_some()
     {
-        match texts(span, body, ids)? {
+        let named = &mut choice.entries.names;
+        let before = named.len();
+        match texts(span, body, ids, Some(named))? {
             Texts::Read {
                 elements,
                 wrong: None,
-            } if elements == ids.len() => *count += elements,
-            _ => return Ok(false),
+            } if elements == ids.len() => {}
+            _ => {
+                named.truncate(before);
+                return Ok(false);
+            }
         }
     }
     choice.chunks += 1;
