@@ -32,6 +32,7 @@ from ._errors import (
 )
 from ._native import (
     Body,
+    StreamDecoder,
     build_info,
     configure_memory,
     decode,
@@ -43,7 +44,16 @@ from ._native import (
     memory_stats,
     trim_memory,
 )
-from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+from ._types import (
+    Completion,
+    Divergence,
+    PromptLogprobs,
+    RoutedExperts,
+    SamplingMask,
+    StreamDelta,
+    TopLogprobs,
+    Wire,
+)
 
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
@@ -89,6 +99,8 @@ __all__ = [
     "SamplingMask",
     "ScoreOptions",
     "ServerError",
+    "StreamDecoder",
+    "StreamDelta",
     "TitoClient",
     "TitoError",
     "TopLogprobs",
