@@ -48,7 +48,15 @@ from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, Sampl
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
-    from ._http.base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse
+    from ._http.base import (
+        AsyncHttpEngine,
+        AsyncStreamingHttpEngine,
+        Exchange,
+        HttpEngine,
+        HttpRequest,
+        HttpResponse,
+        StreamingHttpEngine,
+    )
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
@@ -57,6 +65,7 @@ __all__ = [
     "AdminError",
     "AlignmentError",
     "AsyncHttpEngine",
+    "AsyncStreamingHttpEngine",
     "AsyncTitoClient",
     "BadRequestError",
     "Body",
@@ -89,6 +98,7 @@ __all__ = [
     "SamplingMask",
     "ScoreOptions",
     "ServerError",
+    "StreamingHttpEngine",
     "TitoClient",
     "TitoError",
     "TopLogprobs",
@@ -119,6 +129,7 @@ __version__ = build_info()["version"]
 # importing the package stays cheap. A name here also stands in __all__ and, for type checkers, under TYPE_CHECKING.
 _LAZY: dict[str, str] = {
     "AsyncHttpEngine": "_http.base",
+    "AsyncStreamingHttpEngine": "_http.base",
     "AsyncTitoClient": "_client",
     "ClientOptions": "_client",
     "Exchange": "_http.base",
@@ -134,6 +145,7 @@ _LAZY: dict[str, str] = {
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",
     "ScoreOptions": "_client",
+    "StreamingHttpEngine": "_http.base",
     "TitoClient": "_client",
     "connect": "_client",
     "encode_request": "_requests",
