@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Unpack
 
 from . import dynamo, prime_chat, sglang, vllm_generate
+from .abort import Abort, aborts
 from .call import Call, CallOptions, Draft, PromptIds, SharedOptions, make_call
 from .encode import encode
 from .keywords import Keywords
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_KEYWORDS",
+    "Abort",
     "DIALECTS",
     "Call",
     "CallOptions",
@@ -27,6 +29,7 @@ __all__ = [
     "PromptIds",
     "Request",
     "SharedOptions",
+    "aborts",
     "check_scored_at",
     "checked_score",
     "checked_temperature",
@@ -56,6 +59,7 @@ class Dialect:
         draft: the body.
         headers: session, data-parallel rank and request id, where they travel in headers.
         may_refuse_start: whether servers are known that answer ``routed_experts_prompt_start`` with a 400.
+        streams_routing: whether its streams bring routed experts.
         reserved: tokens of the context that a prompt must leave free. vLLM, and Dynamo with it, must sample one.
             SGLang 0.5.23 keeps seven (``tp_worker.py``, ``managers/utils.py``), and cuts longer prompts without a word
             under ``--allow-auto-truncate``.
@@ -66,6 +70,7 @@ class Dialect:
     draft: DraftFunction
     headers: Callable[[Call], dict[str, str]]
     may_refuse_start: bool = False
+    streams_routing: bool = True
     reserved: int = 1
 
 
@@ -89,7 +94,9 @@ DIALECTS: Mapping[str, Dialect] = {
     "dynamo_completions": Dialect(
         dynamo.COMPLETIONS_PATH, "dynamo_completions", dynamo.draft_completions, dynamo.headers, may_refuse_start=True
     ),
-    "prime_chat_tokens": Dialect(prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers),
+    "prime_chat_tokens": Dialect(
+        prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers, streams_routing=False
+    ),
     "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, reserved=7),
 }
 
@@ -114,6 +121,7 @@ def encode_request(
     prompt_ids: PromptIds,
     return_routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
+    stream: bool = False,
     **options: Unpack[CallOptions],
 ) -> bytes:
     """The request body that the clients send: compact JSON in UTF-8.
@@ -129,6 +137,7 @@ def encode_request(
         return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
         sampling_defaults: ``"neutral"`` fills what ``sampling_params`` leave open with temperature 1, top_p 1, top_k
             off, min_p 0 and neutral penalties; ``"model"`` leaves it to the server.
+        stream: ask for a stream of events instead of one document.
         **options: as for :meth:`dynamo_tito.AsyncTitoClient.generate`; see :class:`dynamo_tito.GenerateOptions`.
 
     Raises:
@@ -141,6 +150,7 @@ def encode_request(
         model=model,
         routed_experts=return_routed_experts,
         sampling_defaults=sampling_defaults,
+        stream=stream,
         **CALL_KEYWORDS.complete(encode_request, options),
     )
     draft = dialect(transport).draft(call)
