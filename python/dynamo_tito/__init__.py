@@ -43,10 +43,20 @@ from ._native import (
     memory_stats,
     trim_memory,
 )
-from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, Timing, TopLogprobs, Wire
 
 if TYPE_CHECKING:
-    from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
+    from ._client import (
+        AsyncTitoClient,
+        AsyncTitoStream,
+        ClientOptions,
+        GenerateOptions,
+        ScoreOptions,
+        StreamOptions,
+        TitoClient,
+        TitoStream,
+        connect,
+    )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
     from ._http.base import (
         AsyncHttpEngine,
@@ -67,6 +77,7 @@ __all__ = [
     "AsyncHttpEngine",
     "AsyncStreamingHttpEngine",
     "AsyncTitoClient",
+    "AsyncTitoStream",
     "BadRequestError",
     "Body",
     "ClientOptions",
@@ -98,9 +109,12 @@ __all__ = [
     "SamplingMask",
     "ScoreOptions",
     "ServerError",
+    "StreamOptions",
     "StreamingHttpEngine",
+    "Timing",
     "TitoClient",
     "TitoError",
+    "TitoStream",
     "TopLogprobs",
     "TransportError",
     "UnauthorizedError",
@@ -131,6 +145,7 @@ _LAZY: dict[str, str] = {
     "AsyncHttpEngine": "_http.base",
     "AsyncStreamingHttpEngine": "_http.base",
     "AsyncTitoClient": "_client",
+    "AsyncTitoStream": "_client",
     "ClientOptions": "_client",
     "Exchange": "_http.base",
     "GenerateOptions": "_client",
@@ -145,8 +160,10 @@ _LAZY: dict[str, str] = {
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",
     "ScoreOptions": "_client",
+    "StreamOptions": "_client",
     "StreamingHttpEngine": "_http.base",
     "TitoClient": "_client",
+    "TitoStream": "_client",
     "connect": "_client",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",

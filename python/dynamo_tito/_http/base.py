@@ -65,6 +65,11 @@ class HttpResponse:
     headers: Mapping[str, str] = field(repr=False)
     content: Body | bytes = field(repr=False)
 
+    @property
+    def good(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -268,6 +273,11 @@ class Receiver:
             )
 
     @property
+    def head(self) -> HttpResponse:
+        """The answer without its body."""
+        return HttpResponse(self.status, self.headers, b"")
+
+    @property
     def complete(self) -> bool:
         """Whether as much has come as was announced."""
         return self._announced is not None and self._received >= self._announced
@@ -352,6 +362,13 @@ def transport_error(
     return TransportError(
         f"{type(error).__name__}: {message}" if message else type(error).__name__, phase=exchange.phase
     )
+
+
+def begun(exchange: Exchange, first: bytes | None) -> Receiver:
+    """What takes the body of a stream; ``first`` is what the engine yielded first."""
+    if exchange.incoming is None or first != b"":
+        raise TypeError("the stream of an HTTP engine yields first what Exchange.begin returns")
+    return exchange.incoming
 
 
 class _Inflater:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_KEYWORDS",
-    "Abort",
     "DIALECTS",
+    "Abort",
     "Call",
     "CallOptions",
     "Dialect",
@@ -54,10 +54,12 @@ class Dialect:
     """How one transport asks.
 
     Attributes:
+        transport: its name.
         path: below the server's root.
         wire: what its answers are decoded as.
         draft: the body.
         headers: session, data-parallel rank and request id, where they travel in headers.
+        id_at: the header, or the member of the body, that names the request to the engine.
         may_refuse_start: whether servers are known that answer ``routed_experts_prompt_start`` with a 400.
         streams_routing: whether its streams bring routed experts.
         reserved: tokens of the context that a prompt must leave free. vLLM, and Dynamo with it, must sample one.
@@ -65,10 +67,12 @@ class Dialect:
             under ``--allow-auto-truncate``.
     """
 
+    transport: RendererTransport
     path: str
     wire: Wire
     draft: DraftFunction
     headers: Callable[[Call], dict[str, str]]
+    id_at: str = "x-request-id"
     may_refuse_start: bool = False
     streams_routing: bool = True
     reserved: int = 1
@@ -83,22 +87,44 @@ class Request:
     draft: Draft = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
 
+    @property
+    def engine_id(self) -> str | None:
+        """The id that the engine gives the request, where the request names one."""
+        name, members = self.spec.id_at, self.draft.members
+        found = self.headers.get(name) or members.get(name) or members.get("request_id")
+        return found if isinstance(found, str) else None
+
     def encode(self) -> bytes:
         """The body; a ValueError if an id is none."""
         return encode(self.draft, self.call)
 
 
-DIALECTS: Mapping[str, Dialect] = {
-    "vllm_generate": Dialect(vllm_generate.PATH, "vllm_generate", vllm_generate.draft, vllm_generate.headers),
-    "dynamo_chat": Dialect(dynamo.CHAT_PATH, "dynamo_chat", dynamo.draft_chat, dynamo.headers, may_refuse_start=True),
-    "dynamo_completions": Dialect(
-        dynamo.COMPLETIONS_PATH, "dynamo_completions", dynamo.draft_completions, dynamo.headers, may_refuse_start=True
+_DIALECTS = (
+    Dialect("vllm_generate", vllm_generate.PATH, "vllm_generate", vllm_generate.draft, vllm_generate.headers),
+    Dialect(
+        "dynamo_chat",
+        dynamo.CHAT_PATH,
+        "dynamo_chat",
+        dynamo.draft_chat,
+        dynamo.headers,
+        dynamo.ID,
+        may_refuse_start=True,
     ),
-    "prime_chat_tokens": Dialect(
-        prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers, streams_routing=False
+    Dialect(
+        "dynamo_completions",
+        dynamo.COMPLETIONS_PATH,
+        "dynamo_completions",
+        dynamo.draft_completions,
+        dynamo.headers,
+        dynamo.ID,
+        may_refuse_start=True,
     ),
-    "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, reserved=7),
-}
+    Dialect(
+        "prime_chat_tokens", prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers, streams_routing=False
+    ),
+    Dialect("sglang_generate", sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, "rid", reserved=7),
+)
+DIALECTS: Mapping[str, Dialect] = {dialect.transport: dialect for dialect in _DIALECTS}
 
 
 def dialect(transport: str) -> Dialect:

@@ -33,6 +33,8 @@ COMPLETIONS_PATH = "/v1/completions"
 PLACEHOLDER = {"role": "user", "content": "(token-in mode)"}
 """Chat wants a message although ``token_data`` makes it irrelevant."""
 
+ID = "x-dynamo-request-id"
+
 _OURS = ("engine_data", "detailed_finish_reason")
 _DELTAS = "completion_token_ids"
 """Of a stream, the ids of each chunk; engine data comes with the last one only."""
@@ -78,22 +80,17 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
 
 
 def headers(call: Call) -> dict[str, str]:
-    """Dynamo takes the session from a header only, and the engine's id of the request too, if it is a UUID."""
+    """Dynamo takes the session from a header only, and the engine's id of the request too.
+
+    The id must be a UUID (1.6.1 and 1.7): for another one the frontend makes up its own, so one is made up here.
+    """
     named = {
         "x-dynamo-session-id": call.session_id,
         "x-dynamo-dp-rank": call.data_parallel_rank,
         "x-request-id": call.request_id,
-        "x-dynamo-request-id": call.request_id if is_uuid(call.request_id) else None,
+        ID: None if call.request_id is None else _uuid(call.request_id),
     }
     return {name: str(value) for name, value in named.items() if value is not None}
-
-
-def is_uuid(text: Any) -> bool:
-    """Whether Dynamo 1.6.1 and 1.7 give a request this id; for another one they make up their own."""
-    try:
-        return isinstance(text, str) and bool(uuid.UUID(text))
-    except ValueError:
-        return False
 
 
 def names_prompt_start(message: str) -> bool:
@@ -187,6 +184,14 @@ def _names(asked: Any) -> list[str]:
     if isinstance(asked, str) or not isinstance(asked, Sequence):
         raise TypeError(f"nvext.extra_fields must be a list of names, not {type(asked).__name__}")
     return list(asked)
+
+
+def _uuid(text: str) -> str:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return str(uuid.uuid4())
+    return text
 
 
 def _model(call: Call) -> str:
