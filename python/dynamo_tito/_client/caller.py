@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
 from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
-from dynamo_tito._http.endpoint import Endpoint, checked_headers
+from dynamo_tito._http.endpoint import EVENTS, JSON, Endpoint, checked_headers
 from dynamo_tito._http.secrets import hidden, secrets_of
 from dynamo_tito._requests import Call, Dialect, Request, dialect, encode
 from dynamo_tito._requests.call import check_sampling_defaults
@@ -73,8 +73,10 @@ class Caller:
 
     def headers(self, spec: Dialect, call: Call, extra: Mapping[str, str] | None) -> dict[str, str]:
         """The headers of a request: the client's, the route's, the call's own; later ones win."""
-        accept = {"accept": "text/event-stream, application/json"} if call.stream else {}
-        return {**accept, **self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra)}
+        own = dict(self.endpoint.headers)
+        if call.stream and own["accept"] == JSON:
+            own["accept"] = EVENTS
+        return {**own, **checked_headers(spec.headers(call)), **checked_headers(extra)}
 
     def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
         """Ask how long a prompt may be, send, decode."""
