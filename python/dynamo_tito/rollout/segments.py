@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion, Float64Array, Int32Array
 
 _PATH = "weight_versions"
+_DIGITS = "0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +90,53 @@ def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:
     return tuple(found)
 
 
+def age_by(order: Callable[[str], Any] | Sequence[str] | None, example: str) -> Callable[[str], Any]:
+    """What to compare versions by, older ones first; see :meth:`TrainingSample.mask_off_policy`.
+
+    The function that is returned raises ValueError for a version that has no place.
+    """
+    if callable(order):
+        return order
+    if order is not None:
+        if isinstance(order, str) or not isinstance(order, Sequence):
+            raise TypeError(f"order must be a sequence of versions or a function, not {type(order).__name__}")
+        places = {version: place for place, version in enumerate(order)}
+        if len(places) < len(order):
+            raise ValueError(f"a version stands twice in the order {list(order)}")
+
+        def place(version: str) -> int:
+            if version not in places:
+                raise ValueError(f"version {version!r} is not in the order given, {list(places)}")
+            return places[version]
+
+        return place
+    text = example.rstrip(_DIGITS)
+
+    def number(version: str) -> int:
+        if version.rstrip(_DIGITS) != text or len(version) == len(text):
+            raise ValueError(
+                f"versions {version!r} and {example!r} are not one text with a whole number behind it; say with order "
+                "which is older"
+            )
+        return int(version[len(text) :])
+
+    return number
+
+
 def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:
     """int32: the tokens of two segments."""
     return np.concatenate([before, after]) if len(after) else before
 
 
-def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]]) -> Float64Array | None:
+def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]], _: str) -> Float64Array | None:
     """float64: the log-probabilities of all segments, NaN for one without; None where none has any."""
     if all(logprobs is None for _, logprobs in segments):
         return None
     return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given in segments])
 
 
-def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]]) -> SamplingMask | None:
-    """The sampling masks of all segments.
+def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]], name: str) -> SamplingMask | None:
+    """The sampling masks of all segments, which the attribute ``name`` holds.
 
     Raises:
         AlignmentError: kind ``"count"``: a segment with tokens has no mask, another has one.
@@ -115,7 +149,7 @@ def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]]) -> 
         raise AlignmentError(
             f"{len(found)} of {len(masks)} answers of this turn hold a sampling mask; ask for it in all or in none",
             kind="count",
-            path="sampling_mask",
+            path=name,
         )
     ends = np.cumsum([0, *(len(mask.token_ids) for mask in found)])
     offsets = [found[0].offsets[:1], *(mask.offsets[1:] + end for mask, end in zip(found, ends, strict=False))]
