@@ -321,9 +321,9 @@ def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
             _ = stream.completion
         if isinstance(stream, tito.TitoStream):
             with stream:
-                for _ in stream:
+                for delta in stream:
+                    left.append((stream, delta))
                     break
-            left.append(stream)
         else:
             client.run(leave(stream))
         server.wait_until(lambda: server.open_connections == 0)
