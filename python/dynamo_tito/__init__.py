@@ -32,6 +32,7 @@ from ._errors import (
 )
 from ._native import (
     Body,
+    StreamDecoder,
     build_info,
     configure_memory,
     decode,
@@ -43,7 +44,17 @@ from ._native import (
     memory_stats,
     trim_memory,
 )
-from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, Timing, TopLogprobs, Wire
+from ._types import (
+    Completion,
+    Divergence,
+    PromptLogprobs,
+    RoutedExperts,
+    SamplingMask,
+    StreamDelta,
+    Timing,
+    TopLogprobs,
+    Wire,
+)
 
 if TYPE_CHECKING:
     from ._client import (
@@ -109,6 +120,8 @@ __all__ = [
     "SamplingMask",
     "ScoreOptions",
     "ServerError",
+    "StreamDecoder",
+    "StreamDelta",
     "StreamOptions",
     "StreamingHttpEngine",
     "Timing",

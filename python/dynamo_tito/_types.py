@@ -179,6 +179,28 @@ class SamplingMask(_Ragged, _Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StreamDelta(_Record):
+    """What a part of a stream brought to one choice: n new tokens, its end, or both.
+
+    Attributes:
+        index: which of the request's choices this is.
+        start: the position in the completion of the first new token.
+        token_ids: int32 [n].
+        logprobs: float64 [n], natural logarithms; None where not every token of the choice so far has one. On Dynamo NaN
+            for a value that is no log-probability: the end of the stream says whether it counts.
+        top_logprobs: the alternatives at each of the n positions; None where they carry text only, and before the first.
+        finish_reason: why the choice ended, once it has; as in :class:`Completion`.
+    """
+
+    index: int
+    start: int
+    token_ids: Int32Array
+    logprobs: Float64Array | None
+    top_logprobs: TopLogprobs | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Timing(_Record):
     """When the tokens of a streamed completion were read, by the client's clock.
 
@@ -259,8 +281,13 @@ class Completion(_Record):
 
     @property
     def complete(self) -> bool:
-        """False where rows of the routed experts are missing: at the end after an abort, or in front."""
-        return self.routed_experts is None or self.routed_experts.complete
+        """False where rows of the routed experts are missing: at the end after an abort, or in front.
+
+        False too where a stream was abandoned before the choice ended: then no server said ``"abort"``.
+        """
+        if self.routed_experts is None:
+            return self.finish_reason_raw is not None or self.finish_reason != "abort"
+        return self.routed_experts.complete
 
 
 def _names(record: Any) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from dynamo_tito._http.base import HttpRequest
-    from dynamo_tito._native import StreamDelta
+    from dynamo_tito._types import StreamDelta
 
 T = TypeVar("T")
 Steps = Generator[Any, Any, T]
