@@ -176,7 +176,7 @@ class Fault:
     | `contradiction` | cumulative event `at` says another id (`message="logprob"`: value) of the first token |
     | `wrong_ids` | the last event of a choice names other ids |
     | `huge_event` | event `at` has `by` bytes more, in a field that nobody knows |
-    | `line_ends` | lines end in `message` (CRLF by default, `"\\r"`, or `"mixed"`) |
+    | `line_ends` | lines end in `message` (CRLF by default, CR, or `"mixed"`) |
     | `comments` | comments, `id` and `retry` between the events and in them |
     | `data_lines` | each document is in several `data` lines |
     | `utf8` | letters of 2, 3 and 4 bytes, and the body in pieces of `chunk` bytes |

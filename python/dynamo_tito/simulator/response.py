@@ -72,7 +72,7 @@ def answer_of(response: Response, *, keep_alive: bool) -> Answer:
 def _streamed(response: Response, body: AsyncGenerator[Step], *, keep_alive: bool) -> Answer:
     """A body whose length is not known: in chunks, or until the connection ends."""
     fault = response.fault
-    framing = "close" if fault is not None and fault.framing == "close" else "chunked"
+    framing: Framing = "close" if fault is not None and fault.framing == "close" else "chunked"
     keep_alive = keep_alive and framing == "chunked"
     start = _head(response, framing, keep_alive=keep_alive, length=0)
 

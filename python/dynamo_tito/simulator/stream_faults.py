@@ -4,9 +4,11 @@ Each is a kind of `Fault`. Faults of an answer (`contents`) change every chunk t
 nothing to change ends with an error that says so.
 """
 
+# Edits have one signature.
+# ruff: noqa: ARG001
+
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
@@ -15,7 +17,7 @@ from typing import Any, TypeAlias
 
 from .calls import EngineError
 from .contents import EDITS
-from .faults import STREAM_KINDS, Fault, FaultKind
+from .faults import Fault, FaultKind
 from .stream import DONE, Event, EventStream
 
 __all__ = ["STREAM_FAULTS", "spoiled"]

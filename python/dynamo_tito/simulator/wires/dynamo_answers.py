@@ -34,12 +34,14 @@ class DynamoAnswers(App):
     """Mixed into a server."""
 
     def text(self, sample: Sample) -> str:
+        """The text of some tokens."""
         tokens = sample.token_ids.tolist()
         if sample.stop_reason is not None and tokens and tokens[-1] == sample.stop_reason:
             tokens.pop()  # a stop token is among the ids and not in the text
         return self.engine.tokenizer.decode(tokens, skip_special=True)
 
     def chat_logprobs(self, sample: Sample, wanted: Wanted) -> dict[str, Any] | None:
+        """`logprobs` of chat; null if they were not asked for."""
         if wanted.logprobs is None:
             return None
         piece = self.engine.tokenizer.piece
@@ -59,6 +61,7 @@ class DynamoAnswers(App):
         return {"content": array_of(map(content, rows)), "refusal": None}
 
     def text_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
+        """`logprobs` of completions: lists beside each other."""
         piece = self.engine.tokenizer.piece
         rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
         tops = [
@@ -75,6 +78,7 @@ class DynamoAnswers(App):
         }
 
     def prompt_logprobs(self, call: Call, sample: Sample, k: int, numbers: Numbers, *, shuffled: bool) -> Raw:
+        """The prompt's maps; their keys come in no stable order where the frontend has made hash maps of them."""
         piece = self.engine.tokenizer.piece
 
         def write(place: int, entry: Entry) -> str:
@@ -139,6 +143,7 @@ class DynamoAnswers(App):
         return data
 
     async def routing(self, call: Call, sample: Sample, wanted: Wanted) -> Any:
+        """Routed experts in the container of the worker."""
         if not self.engine.config.routed_experts:
             return None
         rows = await self.engine.rows(call, sample, min(wanted.start, len(sample.prompt_ids)))
@@ -147,6 +152,7 @@ class DynamoAnswers(App):
         return routing_object(rows, min(wanted.start, len(sample.prompt_ids)))
 
     def token_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
+        """`logprobs` of /inference/v1/generate."""
         placeholder = self.engine.tokenizer.placeholder
 
         def entry(item: Entry) -> str:

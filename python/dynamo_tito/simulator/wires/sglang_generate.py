@@ -44,11 +44,12 @@ class SglangGenerate(App):
     async def _chunks(
         self, call: Call, flight: Flight, document: dict[str, Any], *, deltas: bool
     ) -> AsyncIterator[Event]:
-        first = {delta: True for delta in range(len(flight.plan))}
+        begun: set[int] = set()
         async for delta in flight.deltas():
             shown = delta.new if deltas else delta.so_far
             answer = await self._answer(call, document, shown, delta.sample if delta.last else None, made=delta.end)
-            if first.pop(delta.index, False):
+            if delta.index not in begun:
+                begun.add(delta.index)
                 answer["meta_info"]["response_sent_to_client_ts"] = time.time()
             if len(flight.plan) > 1:
                 answer["index"] = delta.index
@@ -90,7 +91,7 @@ class SglangGenerate(App):
     async def _answer(
         self, call: Call, document: dict[str, Any], shown: Sample, ended: Sample | None, *, made: int | None = None
     ) -> dict[str, Any]:
-        """Some tokens of a choice, and all of it if it has ended. `made`: how many there are, where not all are shown."""
+        """Some tokens of a choice, of which there are `made`, and all of it if it has ended."""
         made = len(shown.token_ids) if made is None else made
         spans = shown.spans if ended is None else ended.spans
         info: dict[str, Any] = {

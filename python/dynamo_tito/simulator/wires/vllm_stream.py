@@ -3,6 +3,9 @@
 Facts: recorded streams of 0.32.0 and 0.33.0; the stream generators of 0.31.0, 0.32.0 and 0.33.0.
 """
 
+# Handlers are named for their routes.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 import json
@@ -13,6 +16,7 @@ from typing import Any
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.encode import dumps, ids, routing_npy
 from dynamo_tito.simulator.flight import Delta, Flight
+from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
 from dynamo_tito.simulator.stream import Event
 
@@ -99,11 +103,6 @@ class VllmStreams(VllmTextRoutes):
         self, call: Call, flight: Flight, document: dict[str, Any], wanted: Sampling
     ) -> AsyncIterator[Event]:
         include, continuous = _usage_wanted(document)
-        returned = bool(document.get("return_token_ids"))
-        logprobs = bool(document.get("logprobs"))
-        if not self.since("0.32"):
-            logprobs = logprobs and document.get("top_logprobs") is not None
-        counts = [0] * len(flight.plan)
         head = {
             "id": self.id_of(call),
             "object": "chat.completion.chunk",
@@ -111,43 +110,50 @@ class VllmStreams(VllmTextRoutes):
             "model": self.engine.config.model,
         }
         mark = {} if self.fingerprint is None else {"system_fingerprint": self.fingerprint}
+        tail = {"kv_transfer_params": None} if self.since("0.33") else {}
         prompt, begun = flight.plan[0].prompt_ids, False
+        counts = [0] * len(flight.plan)
+
+        def usage(completion: int) -> dict[str, Any]:
+            return {"usage": _chat_usage(len(prompt), completion)} if continuous else {}
+
         async for delta in flight.deltas():
             if not begun:
                 begun = True
-                echo = {"prompt_token_ids": ids(prompt) if returned else None, "prompt_text": None}
-                usage = {"usage": _chat_usage(len(prompt), 0)} if continuous else {}
+                echo = {"prompt_token_ids": ids(prompt) if document.get("return_token_ids") else None}
                 for sample in flight.plan:
-                    role = {"role": "assistant", "content": ""}
-                    choice = {"index": sample.index, "delta": role, "logprobs": None, "finish_reason": None}
-                    yield Event(head | {"choices": [choice]} | usage | echo)
+                    yield Event(head | {"choices": [_role(sample)]} | usage(0) | echo | {"prompt_text": None})
             self._fail_if_error(delta)
             counts[delta.index] = delta.end
             if not delta.end and not self.since("0.33"):
                 continue  # of a choice without tokens not even the end is said
-            new = delta.new
-            content = self.chat_content(new, wanted, document) if logprobs else None
-            choice = {
-                "index": new.index,
-                "delta": {"content": self.engine.tokenizer.decode(new.token_ids.tolist(), skip_special=True)},
-                "logprobs": None if content is None else {"content": content},
-                "finish_reason": self.finish_reason(new) if delta.last else None,
-            }
-            if delta.last:
-                choice["stop_reason"] = new.stop_reason
-            choice["token_ids"] = ids(new.token_ids) if returned else None
-            if delta.last and self.since("0.33"):
-                choice["weight_versions"] = self.spans(delta.sample) if document.get("return_weight_versions") else None
-            chunk: dict[str, Any] = head | {"choices": [choice]}
-            if continuous:
-                chunk["usage"] = _chat_usage(len(prompt), delta.end)
-            if delta.last and not include:
-                chunk |= mark
-            if self.since("0.33"):
-                chunk["kv_transfer_params"] = None
-            yield Event(chunk, delta)
+            chunk = head | {"choices": [self._chat_choice(delta, document, wanted)]} | usage(delta.end)
+            yield Event(chunk | (mark if delta.last and not include else {}) | tail, delta)
         if include:
             yield Event(head | {"choices": [], "usage": _usage(len(prompt), sum(counts))} | mark)
+
+    def _chat_choice(self, delta: Delta, document: dict[str, Any], wanted: Sampling) -> dict[str, Any]:
+        new, logprobs = delta.new, bool(document.get("logprobs"))
+        if not self.since("0.32"):
+            logprobs = logprobs and document.get("top_logprobs") is not None
+        choice: dict[str, Any] = {
+            "index": new.index,
+            "delta": {"content": self.engine.tokenizer.decode(new.token_ids.tolist(), skip_special=True)},
+            "logprobs": {"content": self.chat_content(new, wanted, document)} if logprobs else None,
+            "finish_reason": self.finish_reason(new) if delta.last else None,
+        }
+        if delta.last:
+            choice["stop_reason"] = new.stop_reason
+        choice["token_ids"] = ids(new.token_ids) if document.get("return_token_ids") else None
+        if delta.last and self.since("0.33"):
+            choice["weight_versions"] = self.spans(delta.sample) if document.get("return_weight_versions") else None
+        return choice
+
+
+def _role(sample: Sample) -> dict[str, Any]:
+    """A choice before its first token."""
+    role = {"role": "assistant", "content": ""}
+    return {"index": sample.index, "delta": role, "logprobs": None, "finish_reason": None}
 
 
 def _usage_wanted(document: dict[str, Any]) -> tuple[bool, bool]:
