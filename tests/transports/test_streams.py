@@ -454,6 +454,8 @@ def test_the_request_of_a_stream(connect: Connect, server: RawServer, transport:
     assert request.headers["accept"].startswith("text/event-stream")
     whole, body = json.loads(encode_request(transport, **arguments)), request.json
     assert (body.pop("stream"), body.pop("stream_options")) == (True, {"include_usage": True})
+    if transport == "prime_chat_tokens":
+        assert body.pop("top_logprobs") == 0
     if "nvext" in body:
         assert body["nvext"]["extra_fields"].pop() == "completion_token_ids"
     assert {**body, "stream": False} == {"stream": False, **whole}

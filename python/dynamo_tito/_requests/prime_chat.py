@@ -64,6 +64,9 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         members["logprobs"] = True
     if logprobs > 1:
         members["top_logprobs"] = logprobs
+    elif logprobs and call.stream:
+        # vLLM below 0.32 streams log-probabilities only where this is given.
+        members["top_logprobs"] = 0
     if ids := stop_ids(call, fields.get("stop_token_ids")):
         members["stop_token_ids"] = ids
     if salt is not None:
