@@ -127,13 +127,14 @@ class Engine(Core):
         ended = response.on_over
 
         def on_over(count: int, left: bool) -> None:  # noqa: FBT001 - as `Answer.on_over` says
+            if ended is not None:
+                ended(count, left)
             if response.stream is None:
                 record.sent = count
                 record.complete = count == len(response.body)
             record.disconnected = not record.complete
-            record.outcome = "finished" if record.complete and not record.failed else "cancelled" if left else "broken"
-            if ended is not None:
-                ended(count, left)
+            finished = record.complete and not record.failed
+            record.outcome = "finished" if finished else "cancelled" if left else "broken"
 
         response.on_over = on_over
         return response

@@ -109,9 +109,9 @@ class DynamoApp(DynamoStreams, SglangGenerate):
         return self.reply(flat, status, headers)
 
     def stream_error(self, call: Call, error: EngineError) -> dict[str, Any]:
-        kind, default = _STREAM_ERRORS.get(error.status, ("internal_server_error", "Internal server error"))
         if call.request.path == NATIVE:
-            return {"error": {"message": error.message or default}}
+            return self._native_error(error)
+        kind, default = _STREAM_ERRORS.get(error.status, ("internal_server_error", "Internal server error"))
         return {"error": {"message": error.message or default, "type": kind, "code": error.status}}
 
     def _native_failure(self, error: EngineError) -> Response:
@@ -119,8 +119,13 @@ class DynamoApp(DynamoStreams, SglangGenerate):
             kind = _FLAT_TYPES[error.status]
             flat = {"object": "error", "message": error.message, "type": kind, "param": None, "code": error.status}
             return self.reply(flat, error.status, error.headers)
-        _, default = _STREAM_ERRORS.get(error.status, ("", "Internal server error"))
-        return self.reply({"error": {"message": error.message or default}}, error.status, error.headers)
+        return self.reply(self._native_error(error), error.status, error.headers)
+
+    @staticmethod
+    def _native_error(error: EngineError) -> dict[str, Any]:
+        # What fails in the worker is unavailable there, whatever it was.
+        default = _STREAM_ERRORS[503 if error.status >= 500 else 400][1]
+        return {"error": {"message": error.message or default}}
 
     def no_route(self, call: Call) -> Response:
         request = call.request
