@@ -124,6 +124,14 @@ impl Options<'_> {
         }
     }
 
+    /// The same without the prompt, which is borrowed.
+    pub(crate) fn detached(&self) -> Options<'static> {
+        Options {
+            prompt_token_ids: None,
+            ..*self
+        }
+    }
+
     /// The first position of a prompt of `len` tokens whose log-probability is wanted.
     #[must_use]
     pub fn first_scored(&self, len: usize) -> usize {

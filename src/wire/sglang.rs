@@ -12,7 +12,7 @@ use super::answer::{
 use super::read::choices::{ASK_FOR_ALL, missing, nothing_repeated, several_choices, too_many};
 use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
-use super::read::ids::{IdLists, Ids};
+use super::read::ids::{Id, IdLists, Ids};
 use super::read::triples::{TopRows, Triples};
 use super::read::walk::{Fields, Part, Path, Walk, fields};
 use crate::options::Options;
@@ -135,7 +135,49 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
         .enumerate()
         .map(|(i, (element, meta))| ranked(element, meta, i as u32, prefix(i)))
         .unzip();
-    Ok(Answers { list, prompts })
+    Ok(Answers {
+        list,
+        prompts,
+        shared: Vec::new(),
+    })
+}
+
+fields! {
+    /// A chunk of a streamed answer.
+    Chunk {
+        output_ids: Field<Buffer<i32>> = now::<Ids>,
+        prompt_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        meta_info: Part<MetaInfo> = part,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+        /// Of the answer that it belongs to.
+        index: Option<Span> = span,
+    }
+}
+
+impl Document for Chunk {}
+
+/// The answer of a chunk.
+pub(super) fn chunk(body: &[u8], options: &Options<'_>) -> Result<Answers> {
+    let chunk: Chunk = read_document(body, options, false)?;
+    let meta = chunk.meta_info.get()?.ok_or_else(|| missing("meta_info"))?;
+    let index = match chunk.index {
+        Some(span) => Cursor::at(body, span.start).field::<Id>()?,
+        None => Ok(0),
+    };
+    let index = index.map_err(|error| error.under("index"))?;
+    let element = Element {
+        output_ids: chunk.output_ids,
+        prompt_token_ids: chunk.prompt_token_ids,
+        meta_info: Part::Absent,
+        routed_experts: chunk.routed_experts,
+    };
+    let (answer, prompt) = ranked(element, meta, index as u32, String::new());
+    Ok(Answers {
+        list: vec![answer],
+        prompts: vec![prompt],
+        shared: Vec::new(),
+    })
 }
 
 /// The channels of one answer.
