@@ -306,7 +306,7 @@ def test_the_strict_checks_are_those_of_whole_answers(connect: Connect, server: 
 def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
     server.play(STALLED, STALLED, STREAM)
     client = connect(max_concurrency=1)
-    left = []
+    left: list[tuple[Any, tito.StreamDelta]] = []
 
     async def leave(stream: tito.AsyncTitoStream) -> None:
         async with stream:
@@ -665,9 +665,9 @@ def test_abort_of_what_is_not_ours(connect: Connect, server: RawServer) -> None:
         client.abort(7)  # type: ignore[arg-type]
     assert server.hits == 0
     server.play(reply(400, {"error": "seen enough"}))
-    for request_id in ("r1", "r10", None):
+    for arguments in ({"request_id": "r1"}, {"request_id": "r10"}, {}):
         with pytest.raises(tito.BadRequestError):
-            client.generate(request_id=request_id)
+            client.generate(**arguments)
     with pytest.raises(ValueError, match="'r1', and so 'r10' too"):
         client.abort("r1")
     assert server.hits == 3
