@@ -21,7 +21,7 @@ import dynamo_tito as tito
 from dynamo_tito._config import RendererTransport
 from dynamo_tito._requests import encode_request
 from support.driver import PROMPT, Driver, Kind
-from support.raw_server import Answer, Close, RawServer, Stall, chunked, head, reply
+from support.raw_server import Answer, Close, Endlessly, RawServer, Stall, chunked, head, reply
 from support.small import generated, streamed
 
 Connect = Callable[..., Driver]
@@ -102,6 +102,12 @@ def test_a_body_that_does_not_end_behind_the_end_of_the_stream(connect: Connect,
     for _ in range(3):
         assert client.generate(stream=True).token_ids.tolist() == TOKENS
     assert server.hits == 3
+
+
+def test_comments_without_an_end_behind_the_end_of_the_stream(connect: Connect, server: RawServer) -> None:
+    server.play([*chunked(200, EVENTS, end=False), Endlessly(b"8\r\n: ping\n\n\r\n", 0.05)])
+    assert connect().generate(stream=True).token_ids.tolist() == TOKENS
+    server.wait_until(lambda: server.open_connections == 0)
 
 
 def test_an_answer_that_is_no_stream(connect: Connect, server: RawServer) -> None:
@@ -332,6 +338,24 @@ def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
     assert kept.token_ids.tolist() == delta.token_ids.tolist() == TOKENS[: len(delta.token_ids)]
     assert kept.aborted
     assert server.left_early == server.hits == 2
+    assert client.generate(stream=True).token_ids.tolist() == TOKENS
+
+
+@pytest.mark.parametrize("kind", ["httpx", "aiohttp"])
+def test_a_wait_for_tokens_that_is_cancelled(connect: Connect, server: RawServer) -> None:
+    server.play(STALLED, STREAM)
+    client = connect(max_concurrency=1)
+
+    async def waited() -> tito.Completion:
+        assert isinstance(client.client, tito.AsyncTitoClient)
+        async with client.client.stream(PROMPT, on_interrupt="return") as stream:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    _ = [delta async for delta in stream]
+            assert [delta async for delta in stream] == []
+        return stream.completion
+
+    assert client.run(waited()).token_ids.tolist() == TOKENS[:2]
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
 
 
