@@ -295,6 +295,15 @@ def test_what_was_not_sent_is_no_interruption(kind: Kind) -> None:
         assert caught.value.phase == "connect"
 
 
+def test_what_the_client_itself_finds_is_no_error_within_a_stream(connect: Connect, server: RawServer) -> None:
+    server.models = reply(200, {"data": [{"id": "another"}]})
+    client = connect(transport="sglang_generate", num_layers=1, top_k=1)
+    with pytest.raises(tito.NotFoundError, match="lists another") as caught:
+        client.generate(on_interrupt="return")
+    assert not hasattr(caught.value, "completion")
+    assert server.hits == 0
+
+
 def test_the_strict_checks_are_those_of_whole_answers(connect: Connect, server: RawServer) -> None:
     document = generated([7] * 40)
     for entry in document["choices"][0]["logprobs"]["content"]:
@@ -376,6 +385,26 @@ def test_a_plain_loop_that_is_left(connect: Connect, server: RawServer) -> None:
     else:
         client.run(leave())
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
+
+
+def test_an_open_stream_has_its_place(connect: Connect, server: RawServer) -> None:
+    server.play(STALLED)
+    client = connect(max_concurrency=1)
+    stream = client.client.stream(PROMPT, deadline=60.0)
+
+    async def both(stream: tito.AsyncTitoStream) -> None:
+        assert isinstance(client.client, tito.AsyncTitoClient)
+        async with stream:
+            await client.client.generate(PROMPT, deadline=0.3)
+
+    def blocking(stream: tito.TitoStream) -> None:
+        with stream:
+            client.generate(deadline=0.3)
+
+    with pytest.raises(tito.TransportError) as caught:
+        blocking(stream) if isinstance(stream, tito.TitoStream) else client.run(both(stream))
+    assert caught.value.phase == "connect"
+    assert server.hits == 1
 
 
 def test_a_stream_that_failed_has_ended(connect: Connect, server: RawServer) -> None:
