@@ -210,6 +210,27 @@ class StreamDelta(_Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Timing(_Record):
+    """When the tokens of a streamed completion were read, by the client's clock.
+
+    Attributes:
+        arrivals: float64 [C], seconds from when the request was handed to its connection.
+    """
+
+    arrivals: Float64Array
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds to the first token; None without tokens."""
+        return float(self.arrivals[0]) if len(self.arrivals) else None
+
+    @property
+    def between_tokens(self) -> Float64Array:
+        """Float64 [C - 1], seconds from each token to the next; 0 within one chunk."""
+        return np.diff(self.arrivals)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Completion(_Record):
     """One sampled completion. No array aliases the body it came from.
 
@@ -237,6 +258,7 @@ class Completion(_Record):
             ``{"token_ids": "nvext.engine_data.completion_token_ids"}``. What was left out is named with the reason:
             ``prompt_logprobs`` without prompt ids, ``routed_experts`` with ``experts="skip"``, and ``logprobs_echo``,
             entries beside the chosen log-probabilities that are not one for each token or cannot be read.
+        timing: when a client read each token of a stream; None otherwise.
     """
 
     token_ids: Int32Array
@@ -255,6 +277,7 @@ class Completion(_Record):
     usage: dict[str, Any] | None
     weight_versions: list[dict[str, Any]] | None
     sources: Mapping[str, str]
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         if type(self.sources) is dict:

@@ -89,7 +89,7 @@ class Flight:
         self.call = call
         self.streams = streams
         #: The ids by which the server's routes abort it.
-        self.names = {call.record.key}
+        self.names = {call.record.key, call.request.headers.get("x-dynamo-request-id", call.record.key)}
         self.aborted = False
         self.made = self.steps = 0
         self.plan: list[Sample] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from uuid import UUID
 
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.contents import UNFILLED
@@ -63,6 +64,15 @@ class DynamoApp(DynamoStreams, SglangGenerate):
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.live)
         self.route("GET", "/dynamo_tito/engine", self.addresses)
+
+    def uuid(self, call: Call) -> str:
+        """The id that a header names, if it is one."""
+        named = call.request.headers.get("x-dynamo-request-id", "")
+        try:
+            UUID(named)
+        except ValueError:
+            return super().uuid(call)
+        return named
 
     def finish(self, call: Call, response: Response) -> None:
         if "x-request-id" in call.request.headers:
