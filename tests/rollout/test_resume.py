@@ -274,9 +274,11 @@ def test_a_turn_whose_calls_are_cancelled_is_the_uncut_turn(by_hand: bool, cuts:
             with pytest.raises(asyncio.CancelledError) as caught:
                 await pending
             assert rollout.head is (before if number == 0 or by_hand else rollout.turns[0])
+            cut: Any = caught.value
+            assert rollout.interrupted is cut.completion
             if by_hand:
-                cut: Any = caught.value
                 assert rollout.append(cut.completion).aborted
+                assert rollout.interrupted is None
             pending = rollout.resume(client)
         await pending
         assert [each["sampling_params"]["max_tokens"] for each in client.sent] == [9 - cut for cut in (0, *cuts)]
@@ -296,8 +298,10 @@ def test_a_cancelled_call_may_be_asked_again_from_the_start() -> None:
         with pytest.raises(asyncio.CancelledError):
             await rollout.step(client, say("a"))
         assert (rollout.turns, len(rollout.token_ids)) == ([], 0)
+        assert rollout.interrupted is not None
         client = Cancelled(rollout, [], 0)
         turn = await rollout.step(client, say("a"))
+        assert rollout.interrupted is None
         assert (len(turn.segments), rollout.messages[0]) == (1, say("a")[0])
 
     asyncio.run(roll())

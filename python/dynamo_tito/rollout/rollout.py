@@ -121,6 +121,11 @@ class Rollout:
         return tree.conversation(self._held.head)
 
     @property
+    def interrupted(self) -> Completion | None:
+        """What a cancelled call had sampled, as :meth:`resume` takes it up; None where there is nothing."""
+        return None if self._plan is None else self._plan.cut
+
+    @property
     def on_drift(self) -> OnDrift:
         """What is done where the conversation cannot continue token by token."""
         return self._planner.on_drift
@@ -197,8 +202,8 @@ class Rollout:
         if resume:
             if next_messages is not None or conversation is not None:
                 raise TypeError("resume=True continues the current turn: give no messages with it")
-            if (cut := self._cut()) is not None:
-                self.append(cut[1])
+            if self.interrupted is not None:
+                self.append(self.interrupted)
             plan, keywords = self._planned_rest(asked_for(sampling_params, {}))
         else:
             keywords = asked_for(sampling_params, {})
@@ -256,7 +261,7 @@ class Rollout:
         Raises:
             TypeError: the client is the blocking one.
             asyncio.CancelledError: the rollout stays as it was. What had been sampled is the error's ``completion``
-                (with ``on_interrupt="return"``); :meth:`resume` takes it by itself, :meth:`append` if it is given.
+                (with ``on_interrupt="return"``), and :attr:`interrupted`; :meth:`resume` continues it.
             Exception: as of :meth:`prompt_ids`, ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
@@ -295,8 +300,8 @@ class Rollout:
             Exception: as of ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
-            if (cut := self._cut()) is not None:
-                turn = await self._appended(*cut)
+            if (cut := self.interrupted) is not None:
+                turn = await self._appended(self._planned(), cut)
                 if not turn.aborted:
                     return turn
             plan, keywords = self._planned_rest(asked_for(sampling_params, arguments))
@@ -396,12 +401,6 @@ class Rollout:
     async def _appended(self, plan: Plan, completion: Completion) -> Turn:
         turn = await self._aside(lambda: self._answers.turn(plan, completion, None))
         return self._commit(turn, plan)
-
-    def _cut(self) -> tuple[Plan, Completion] | None:
-        """What a cancelled call brought of an answer, and the plan that it answers."""
-        if self._plan is None or self._plan.cut is None:
-            return None
-        return self._plan, self._plan.cut
 
     def _commit(self, turn: Turn, plan: Plan) -> Turn:
         if plan.drift is not None:

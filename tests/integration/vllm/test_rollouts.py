@@ -12,10 +12,10 @@ import pytest
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito.rollout import Rollout, ServerRenderer
+from support.vllm_live import TOLERANCE
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
-TOLERANCE = 1e-4
 TURNS = 4
 
 
