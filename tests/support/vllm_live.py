@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from .vllm_stack import VllmServer
+from .vllm_stack import MODEL, VllmServer
 from .vllm_truth import Forward
 
 WAIT = 60.0
@@ -67,3 +67,11 @@ def compare(forward: Forward, token_ids: Sequence[int], first: int, logprobs: An
     expected = forward.sampled(token_ids, first)[: len(logprobs)]
     np.testing.assert_allclose(logprobs, expected, rtol=0, atol=TOLERANCE)
     return True
+
+
+def end_token(server: VllmServer) -> int:
+    """The token that ends a message of the tiny models."""
+    with httpx.Client(base_url=server.url, timeout=60.0, trust_env=False) as client:
+        asked = {"model": MODEL, "prompt": "<|im_end|>", "add_special_tokens": False}
+        (token,) = client.post("/tokenize", json=asked).raise_for_status().json()["tokens"]
+    return int(token)
