@@ -16,7 +16,6 @@ use super::judge::mask::check_mask;
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
 use super::read::ids::Ids;
-use super::{dynamo, sglang, vllm};
 use crate::options::{Options, Wire};
 
 /// Decodes a body: every choice by index with `several`, else the only one.
@@ -26,11 +25,7 @@ pub(crate) fn decode(
     several: bool,
     target: Target<'_>,
 ) -> Result<Vec<Decoded>> {
-    let Answers { mut list, prompts } = match options.wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options)?,
-        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several)?,
-        Wire::SglangGenerate => sglang::answers(body, options, several)?,
-    };
+    let Answers { mut list, prompts } = super::answers(body, options, several)?;
     if list.len() > 1 && matches!(target, Target::Into(_)) {
         return Err(Error::new(
             Class::Argument,

@@ -55,6 +55,69 @@ impl Decoded {
     }
 }
 
+/// The value of an attribute, by its form.
+#[derive(Debug)]
+pub enum Attribute {
+    /// One id for each position.
+    Ids(Buffer<i32>),
+    /// One log-probability for each position.
+    Logprobs(Buffer<f64>),
+    /// Alternatives of every position.
+    Top(TopLogprobs),
+    /// A list of ids for each position.
+    Rows(SamplingMask),
+    /// The prompt's ids; None where the response does not tell them.
+    PromptIds(Arc<Prompt>),
+    /// The prompt's log-probabilities; None where the response does not tell them.
+    PromptLogprobs(Arc<Prompt>),
+    /// Routed experts.
+    Experts(Routed),
+    /// A string.
+    Text(String),
+    /// true or false.
+    Flag(bool),
+    /// A stop string or a stop token.
+    Stop(StopReason),
+    /// A number.
+    Index(u32),
+    /// JSON, as on the wire.
+    Json(Value),
+    /// Where each array comes from.
+    Sources(Vec<(&'static str, String)>),
+}
+
+impl Decoded {
+    /// Every attribute by the name that Python has for it, in the order of Python's `Completion`. None where it is absent.
+    #[must_use]
+    pub fn into_attributes(self) -> [(&'static str, Option<Attribute>); 16] {
+        use Attribute as A;
+        let Finish {
+            reason,
+            raw,
+            stop_reason,
+            aborted,
+        } = self.finish;
+        [
+            ("token_ids", Some(A::Ids(self.token_ids))),
+            ("logprobs", self.logprobs.map(A::Logprobs)),
+            ("top_logprobs", self.top_logprobs.map(A::Top)),
+            ("prompt_token_ids", Some(A::PromptIds(self.prompt.clone()))),
+            ("prompt_logprobs", Some(A::PromptLogprobs(self.prompt))),
+            ("routed_experts", self.routed_experts.map(A::Experts)),
+            ("sampling_mask", self.sampling_mask.map(A::Rows)),
+            ("finish_reason", reason.map(A::Text)),
+            ("finish_reason_raw", raw.map(A::Text)),
+            ("stop_reason", stop_reason.map(A::Stop)),
+            ("aborted", aborted.map(A::Flag)),
+            ("request_id", self.request_id.map(A::Text)),
+            ("index", Some(A::Index(self.index))),
+            ("usage", self.usage.map(A::Json)),
+            ("weight_versions", self.weight_versions.map(A::Json)),
+            ("sources", Some(A::Sources(self.sources))),
+        ]
+    }
+}
+
 /// The prompt of P tokens as the response tells it.
 #[derive(Debug, Default)]
 pub struct Prompt {

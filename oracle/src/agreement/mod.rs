@@ -21,8 +21,8 @@ pub use mutate::Mutator;
 
 use dynamo_tito::memory::{Buffer, Plain};
 use dynamo_tito::{
-    Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs, Value,
-    decode, decode_choices, decode_into,
+    Attribute, Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs,
+    Value, decode, decode_choices, decode_into,
 };
 
 use crate::reference;
@@ -42,10 +42,10 @@ pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), Stri
 /// What the two say, where it differs.
 pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
     let twin = reference::decode(body, options);
-    let experts = twin
-        .as_ref()
-        .ok()
-        .and_then(|twin| twin.routed_experts.clone());
+    let experts = match twin.as_ref().ok().and_then(|it| it.get("routed_experts")) {
+        Some(reference::Attribute::Experts(experts)) => Some(experts.clone()),
+        _ => None,
+    };
     let ours = decode(body, options).map(|completion| vec![completion]);
     same(ours, twin.map(|completion| vec![completion]))
         .and_then(|()| match experts {
@@ -126,7 +126,7 @@ fn same(
         )),
         (Ok(ours), Ok(twin)) => {
             // NaN is written as itself here, so that it equals itself.
-            let ours: Vec<_> = ours.iter().map(plain).collect();
+            let ours: Vec<_> = ours.into_iter().map(plain).collect();
             let (ours, twin) = (format!("{ours:?}"), format!("{twin:?}"));
             if ours == twin {
                 return Ok(());
@@ -136,53 +136,51 @@ fn same(
     }
 }
 
-/// The decoder's result in the twin's words.
-pub(crate) fn plain(decoded: &Completion) -> reference::Completion {
-    let prompt = &decoded.prompt;
-    let list = |buffer: &Buffer<f64>| buffer.as_slice().to_vec();
-    reference::Completion {
-        token_ids: decoded.token_ids.as_slice().to_vec(),
-        logprobs: decoded.logprobs.as_ref().map(list),
-        top_logprobs: decoded.top_logprobs.as_ref().map(top),
-        prompt_token_ids: prompt.token_ids.as_ref().map(|ids| ids.as_slice().to_vec()),
-        prompt_logprobs: prompt
-            .logprobs
-            .as_ref()
-            .map(|logprobs| reference::PromptLogprobs {
-                logprobs: list(&logprobs.logprobs),
-                top: top(&logprobs.top),
-            }),
-        routed_experts: decoded
-            .routed_experts
-            .as_ref()
-            .map(|routed| reference::RoutedExperts {
-                values: values(&routed.values),
-                shape: routed.shape.map(|size| size as u64),
-                start: routed.start,
-                dtype: routed.dtype.name(),
-                complete: routed.complete,
-            }),
-        sampling_mask: decoded.sampling_mask.as_ref().map(|mask| reference::Mask {
-            token_ids: mask.token_ids.as_slice().to_vec(),
-            offsets: mask.offsets.as_slice().to_vec(),
+/// The decoder's result as the reference gives it.
+pub(crate) fn plain(decoded: Completion) -> reference::Completion {
+    let attributes = decoded.into_attributes().into_iter();
+    let present = attributes.filter_map(|(name, value)| Some((name, attribute(value?)?)));
+    present.collect()
+}
+
+fn attribute(value: Attribute) -> Option<reference::Attribute> {
+    use reference::{Attribute as Plain, Value as Json};
+    Some(match value {
+        Attribute::Ids(ids) => Plain::Ids(ids.as_slice().to_vec()),
+        Attribute::Logprobs(values) => Plain::Logprobs(values.as_slice().to_vec()),
+        Attribute::Top(list) => Plain::Top(top(&list)),
+        Attribute::Rows(rows) => Plain::Rows(reference::Mask {
+            token_ids: rows.token_ids.as_slice().to_vec(),
+            offsets: rows.offsets.as_slice().to_vec(),
         }),
-        finish_reason: decoded.finish.reason.clone(),
-        finish_reason_raw: decoded.finish.raw.clone(),
-        stop_reason: decoded
-            .finish
-            .stop_reason
-            .as_ref()
-            .map(|reason| match reason {
-                StopReason::Text(text) => reference::StopReason::Text(text.clone()),
-                StopReason::Token(token) => reference::StopReason::Token(*token),
-            }),
-        aborted: decoded.finish.aborted,
-        request_id: decoded.request_id.clone(),
-        index: decoded.index,
-        usage: decoded.usage.as_ref().map(value),
-        weight_versions: decoded.weight_versions.as_ref().map(value),
-        sources: decoded.sources.clone(),
-    }
+        Attribute::PromptIds(prompt) => Plain::Ids(prompt.token_ids.as_ref()?.as_slice().to_vec()),
+        Attribute::PromptLogprobs(prompt) => {
+            let found = prompt.logprobs.as_ref()?;
+            Plain::PromptLogprobs(reference::PromptLogprobs {
+                logprobs: found.logprobs.as_slice().to_vec(),
+                top: top(&found.top),
+            })
+        }
+        Attribute::Experts(routed) => Plain::Experts(reference::RoutedExperts {
+            values: values(&routed.values),
+            shape: routed.shape.map(|size| size as u64),
+            start: routed.start,
+            dtype: routed.dtype.name(),
+            complete: routed.complete,
+        }),
+        Attribute::Text(text) | Attribute::Stop(StopReason::Text(text)) => {
+            Plain::Json(Json::Text(text))
+        }
+        Attribute::Stop(StopReason::Token(token)) => Plain::Json(Json::Int(token)),
+        Attribute::Flag(flag) => Plain::Json(Json::Bool(flag)),
+        Attribute::Index(index) => Plain::Json(Json::Int(index.into())),
+        Attribute::Json(json) => Plain::Json(self::value(&json)),
+        Attribute::Sources(list) => {
+            let sources = list.into_iter();
+            let sources = sources.map(|(name, path)| (name.to_owned(), Json::Text(path)));
+            Plain::Json(Json::Map(sources.collect()))
+        }
+    })
 }
 
 fn top(top: &TopLogprobs) -> reference::Top {

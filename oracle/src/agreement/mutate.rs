@@ -207,7 +207,7 @@ impl Mutator {
             8 | 9 if !map.objects.is_empty() => {
                 let at = self.choose(&map.objects);
                 let comma = if body.get(at) == Some(&b'}') { "" } else { "," };
-                let text = format!("\"{}\":{}{comma}", self.choose(KEYS), self.choose(VALUES));
+                let text = format!("\"{}\":{}{comma}", self.choose(&KEYS), self.choose(VALUES));
                 body.splice(at..at, text.bytes());
             }
             10 => {
@@ -231,7 +231,7 @@ impl Mutator {
                 if self.chance(2) {
                     self.change_text(body, (from, to));
                 } else {
-                    let key = format!("\"{}\"", self.choose(KEYS));
+                    let key = format!("\"{}\"", self.choose(&KEYS));
                     body.splice(from..to, key.bytes());
                 }
             }

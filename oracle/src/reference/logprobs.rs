@@ -3,7 +3,8 @@
 use super::Top;
 use super::json::Node;
 use super::readers::{self, Entry, Logprob};
-use super::structure::{Choice, first};
+use super::structure::Choice;
+use super::wires::Role;
 use dynamo_tito::limits::MAX_LOGPROB;
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
@@ -23,13 +24,13 @@ pub(super) struct Logprobs {
 
 /// Reads both.
 pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Result<Logprobs> {
-    let content = choice.content.as_ref().and_then(|c| c.found());
-    let triples = choice.triples.as_ref().and_then(|c| c.found());
+    let content = choice.found(Role::Content);
+    let triples = choice.found(Role::Triples);
     // Entries of content, once they are known to be right; they hold the alternatives.
     let mut entries = None;
     let mut echo_left_out = None;
 
-    let chosen = if let Some((path, node)) = first(&choice.flat_logprobs) {
+    let chosen = if let Some((path, node)) = choice.found(Role::FlatLogprobs) {
         let values = flat(node, path, ids, options)?;
         if let Some((path, node)) = content {
             match held_to_identity(node, path, ids, options)? {
@@ -48,7 +49,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         None
     };
 
-    if let Some((path, node)) = choice.tokens.as_ref().and_then(|c| c.found())
+    if let Some((path, node)) = choice.found(Role::Tokens)
         && let Err(why) = texts_held_to_identity(node, path, ids)?
     {
         echo_left_out = Some(why);
@@ -60,7 +61,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         return Err(Error::new(Class::Missing, "missing", path, None, message));
     }
 
-    let top_triples = choice.top_triples.as_ref().and_then(|c| c.found());
+    let top_triples = choice.found(Role::TopTriples);
     let top = if let Some((entries, path)) = entries {
         top_of_content(&entries, path, ids)?
     } else if let Some((path, node)) = top_triples {
@@ -76,8 +77,9 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
 }
 
 fn last_candidate(choice: &Choice<'_>) -> String {
-    let flat = choice.flat_logprobs.last();
-    let channel = choice.content.as_ref().or(choice.triples.as_ref()).or(flat);
+    let roles = [Role::Content, Role::Triples, Role::FlatLogprobs];
+    let channel = roles.map(|role| choice.channels(role).last());
+    let channel = channel.into_iter().flatten().next();
     channel.map(|c| c.path.clone()).unwrap_or_default()
 }
 

@@ -2,8 +2,9 @@
 
 use super::json::{Kind, Member, Node};
 use super::readers;
-use super::structure::{Channel, Choice, Usage, first};
-use super::{StopReason, Value, spans};
+use super::structure::{Channel, Choice};
+use super::wires::Role;
+use super::{Value, spans};
 use dynamo_tito::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 use dynamo_tito::{Class, Error, Options, Result, Wire};
 
@@ -14,51 +15,46 @@ pub(super) struct Read {
     pub(super) finish_reason: Option<String>,
     pub(super) finish_reason_raw: Option<String>,
     pub(super) aborted: Option<bool>,
-    pub(super) stop_reason: Option<StopReason>,
+    pub(super) stop_reason: Option<Value>,
     pub(super) weight_versions: Option<Value>,
 }
 
 /// Reads all of it, in the order of the page.
 pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) -> Result<Read> {
-    let metadata = &choice.metadata;
     let mut reader = Reader {
         bytes: 0,
         values: 0,
     };
 
-    let request_id = reader.text(metadata.request_id.found())?;
-    let usage = match &metadata.usage {
-        Usage::Whole(channel) => reader.value(channel.found(), "an object", |node| {
-            node.as_object().is_some()
-        })?,
-        Usage::Counts(counts) => reader.counts(counts)?,
+    let request_id = reader.text(choice.found(Role::RequestId))?;
+    let whole = choice.found(Role::Usage);
+    let usage = match choice.channels(Role::Count) {
+        [] => reader.value(whole, "an object", |node| node.as_object().is_some())?,
+        counts => reader.counts(counts)?,
     };
 
     let sglang = options.wire == Wire::SglangGenerate;
-    let finish_reason = metadata.finish_reason.found();
+    let finish_reason = choice.found(Role::FinishReason);
     let mut plain = None;
     if sglang {
         reader.value(finish_reason, "an object", |n| n.as_object().is_some())?;
     } else {
         plain = reader.text(finish_reason)?;
     }
-    let detailed = metadata.detailed_finish_reason.as_ref();
-    let detailed = reader.text(detailed.and_then(Channel::found))?;
-    let stop_reason_at = first(&metadata.stop_reason);
+    let detailed = reader.text(choice.found(Role::DetailedFinishReason))?;
+    let stop_reason_at = choice.found(Role::StopReason);
     let stop_value = reader.value(stop_reason_at, "a string or an integer", |n| {
         n.as_text().is_some() || n.as_integer().is_some()
     })?;
 
-    let versions = reader.value(metadata.weight_versions.found(), "an array", |n| {
-        n.as_array().is_some()
-    })?;
-    let weight_versions = match (versions, &metadata.weight_version) {
-        (Some(versions), _) => Some(versions),
-        (None, Some(channel)) => {
-            let version = reader.text(channel.found())?;
+    let versions_at = choice.found(Role::WeightVersions);
+    let versions = reader.value(versions_at, "an array", |n| n.as_array().is_some())?;
+    let weight_versions = match versions {
+        Some(versions) => Some(versions),
+        None => {
+            let version = reader.text(choice.found(Role::WeightVersion))?;
             version.map(only_a_label)
         }
-        (None, None) => None,
     };
 
     // All fields are read; now for what they say.
@@ -72,8 +68,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         let matched = node.get("matched").and_then(value);
         stop_reason = matched.and_then(as_stop_reason);
     }
-    if let (Some(spans), Some((path, node))) = (&weight_versions, metadata.weight_versions.found())
-    {
+    if let (Some(spans), Some((path, node))) = (&weight_versions, versions_at) {
         spans::judge(spans, path, node, tokens)?;
     }
 
@@ -158,13 +153,13 @@ impl Reader {
     }
 
     /// SGLang's counts, of those that are there.
-    fn counts(&mut self, counts: &[(&'static str, Channel<'_>)]) -> Result<Option<Value>> {
+    fn counts(&mut self, counts: &[Channel<'_>]) -> Result<Option<Value>> {
         let mut usage = Vec::new();
-        for (name, channel) in counts {
+        for channel in counts {
             let count = self.value(channel.found(), "an integer", |node| {
                 node.as_integer().is_some()
             })?;
-            usage.extend(count.map(|count| ((*name).to_owned(), count)));
+            usage.extend(count.map(|count| (channel.key().to_owned(), count)));
         }
         Ok((!usage.is_empty()).then_some(Value::Map(usage)))
     }
@@ -206,12 +201,9 @@ fn no_value(path: &str, node: &Node) -> Error {
     malformed("metadata", path, node, message.to_owned())
 }
 
-fn as_stop_reason(value: Value) -> Option<StopReason> {
-    match value {
-        Value::Text(text) => Some(StopReason::Text(text)),
-        Value::Int(token) => Some(StopReason::Token(token)),
-        _ => None,
-    }
+/// A stop string or a token's id.
+fn as_stop_reason(value: Value) -> Option<Value> {
+    matches!(value, Value::Text(_) | Value::Int(_)).then_some(value)
 }
 
 /// The value of a node; None if it holds what 64 bits or UTF-8 cannot.

@@ -5,13 +5,14 @@ use std::cmp::Ordering;
 use super::json::Node;
 use super::logprobs::{self, Sourced};
 use super::readers::{self, Position};
-use super::structure::{Channel, Choice, first};
+use super::structure::{Channel, Choice};
+use super::wires::Role;
 use super::{PromptLogprobs, Top};
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
 /// The echo, which must be the prompt that the caller passed.
 pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced<Vec<i32>>> {
-    let Some((path, node)) = first(&choice.prompt_token_ids) else {
+    let Some((path, node)) = choice.found(Role::PromptTokenIds) else {
         return Ok(None);
     };
     let echo = readers::ids(node, path, options)?;
@@ -60,10 +61,14 @@ pub(super) fn logprobs(
     options: &Options<'_>,
 ) -> Result<Outcome> {
     let sglang = options.wire == Wire::SglangGenerate;
-    let found = first(&choice.prompt_logprobs)
+    let found = choice
+        .found(Role::PromptLogprobs)
         .filter(|(_, node)| !(sglang && node.as_array().is_some_and(<[Node]>::is_empty)));
     let Some((path, node)) = found else {
-        return match (options.score_from, choice.prompt_logprobs.last()) {
+        return match (
+            options.score_from,
+            choice.channels(Role::PromptLogprobs).last(),
+        ) {
             (Some(_), Some(last)) => Err(Error::new(
                 Class::Missing,
                 "missing",
@@ -78,7 +83,13 @@ pub(super) fn logprobs(
         return Ok(Outcome::LeftOut);
     };
     let read = match sglang {
-        true => from_triples(node, path, choice.prompt_top_triples.as_ref(), ids, options)?,
+        true => from_triples(
+            node,
+            path,
+            choice.channels(Role::PromptTopTriples).first(),
+            ids,
+            options,
+        )?,
         false => from_maps(node, path, ids, options)?,
     };
     Ok(Outcome::Read(read, path.to_owned()))
