@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -243,10 +243,12 @@ def test_an_answer_that_does_not_fit_leaves_the_turn_open() -> None:
 
 
 class Cancelled:
-    """A client whose calls are cancelled, all but the last: each error carries the tokens up to the next cut."""
+    """A client whose calls fail, all but the last: each error carries the tokens up to the next cut."""
 
-    def __init__(self, rollout: Rollout, cuts: list[int], lost: int) -> None:
-        self.rollout, self.bounds, self.lost = rollout, [*cuts, len(TURN)], lost
+    def __init__(
+        self, rollout: Rollout, cuts: list[int], lost: int, error: Callable[[], BaseException] = asyncio.CancelledError
+    ) -> None:
+        self.rollout, self.bounds, self.lost, self.error = rollout, [*cuts, len(TURN)], lost, error
         self.sent: list[dict[str, Any]] = []
 
     async def generate(self, prompt_ids: Any, **keywords: Any) -> tito.Completion:
@@ -256,22 +258,26 @@ class Cancelled:
         answer = piece(self.rollout, first, last, whole=whole, lost=self.lost, prompt=len(prompt_ids))
         if whole:
             return answer
-        error: Any = asyncio.CancelledError()
+        error: Any = self.error()
         error.completion = answer
         raise error
 
 
+FAILURES: list[Any] = [asyncio.CancelledError, lambda: tito.ServerError("engine failed", status=None, body=b"")]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("by_hand", [True, False])
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, len(TURN)), min_size=1, max_size=4).map(sorted), lost=st.integers(0, 9))
-def test_a_turn_whose_calls_are_cancelled_is_the_uncut_turn(by_hand: bool, cuts: list[int], lost: int) -> None:
+def test_a_turn_whose_calls_fail_is_the_uncut_turn(by_hand: bool, failure: Any, cuts: list[int], lost: int) -> None:
     async def roll() -> Rollout:
         rollout = Rollout(ShortRenderer())
-        client: Any = Cancelled(rollout, cuts, lost)
+        client: Any = Cancelled(rollout, cuts, lost, failure)
         pending = rollout.step(client, say("a"), sampling_params={"max_tokens": 9}, on_interrupt="return")
         for number in range(len(cuts)):
             before = rollout.head
-            with pytest.raises(asyncio.CancelledError) as caught:
+            with pytest.raises((asyncio.CancelledError, tito.ServerError)) as caught:
                 await pending
             assert rollout.head is (before if number == 0 or by_hand else rollout.turns[0])
             cut: Any = caught.value

@@ -122,7 +122,7 @@ class Rollout:
 
     @property
     def interrupted(self) -> Completion | None:
-        """What a cancelled call had sampled, as :meth:`resume` takes it up; None where there is nothing."""
+        """What a call had sampled that was cancelled, or that the server failed; None where there is nothing."""
         return None if self._plan is None else self._plan.cut
 
     @property
@@ -260,8 +260,8 @@ class Rollout:
 
         Raises:
             TypeError: the client is the blocking one.
-            asyncio.CancelledError: the rollout stays as it was. What had been sampled is the error's ``completion``
-                (with ``on_interrupt="return"``), and :attr:`interrupted`; :meth:`resume` continues it.
+            asyncio.CancelledError, ServerError: the turns stay as they were. What had been sampled is
+                :attr:`interrupted` and the error's ``completion`` (with ``on_interrupt="return"``).
             Exception: as of :meth:`prompt_ids`, ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
@@ -278,7 +278,7 @@ class Rollout:
     ) -> Turn:
         """Continue the current turn token by token after it was aborted; call it again while ``turn.aborted``.
 
-        After a cancelled :meth:`step` or ``resume`` it continues what had been sampled until then.
+        It continues what is :attr:`interrupted`, too.
 
         The tokens that the turn holds become the prompt, and routing is asked for from the first position on whose row
         is missing. What comes back and what is held become one turn with one message, which takes the place of the
@@ -389,13 +389,15 @@ class Rollout:
 
     async def _answered(self, client: AsyncTitoClient, plan: Plan, keywords: Mapping[str, Any]) -> Turn:
         request = await self._aside(lambda: self._request(plan, keywords))
-        completion: Completion | None = None
         try:
             completion = await client.generate(**request)
+        except BaseException as error:
+            self._plan = dataclasses.replace(plan, cut=getattr(error, "completion", None))
+            raise
+        try:
             return await self._appended(plan, completion)
-        except asyncio.CancelledError as error:
-            found = getattr(error, "completion", None) if completion is None else completion
-            self._plan = dataclasses.replace(plan, cut=found)
+        except asyncio.CancelledError:
+            self._plan = dataclasses.replace(plan, cut=completion)
             raise
 
     async def _appended(self, plan: Plan, completion: Completion) -> Turn:
