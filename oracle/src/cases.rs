@@ -45,7 +45,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    assert!(cases.len() > 2000, "{} cases", cases.len());
+    assert!(cases.len() > 4000, "{} cases", cases.len());
     cases
 }
 
@@ -99,7 +99,7 @@ fn limits(written: &Value) -> Limits {
     }
 }
 
-// What came of a body, as a case writes it.
+// The result of a body in the format of a case.
 
 fn outcome(result: Result<Vec<Completion>>, every_choice: bool) -> Value {
     match result {

@@ -184,7 +184,7 @@ fn any_double(bytes: &[u8], pos: usize) -> Option<(f64, usize)> {
     ))
 }
 
-/// `mantissa * 10^exponent`, correctly rounded. None where it cannot tell.
+/// `mantissa * 10^exponent`, correctly rounded. None where 64 bits of the power do not decide the rounding.
 #[inline(always)]
 fn scale(mantissa: u64, exponent: i32) -> Option<f64> {
     if mantissa == 0 {

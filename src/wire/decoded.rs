@@ -15,7 +15,7 @@ pub struct Decoded {
     pub logprobs: Option<Buffer<f64>>,
     /// The alternatives at each of the C positions.
     pub top_logprobs: Option<TopLogprobs>,
-    /// The prompt as the response tells it. The choices of one response share it.
+    /// The prompt as the response echoes it. The choices of one response share it.
     pub prompt: Arc<Prompt>,
     /// The experts that each token was routed to.
     pub routed_experts: Option<Routed>,
@@ -66,9 +66,9 @@ pub enum Attribute {
     Top(TopLogprobs),
     /// A list of ids for each position.
     Rows(SamplingMask),
-    /// The prompt's ids; None where the response does not tell them.
+    /// The prompt's ids, if the response echoes them.
     PromptIds(Arc<Prompt>),
-    /// The prompt's log-probabilities; None where the response does not tell them.
+    /// The prompt's log-probabilities, if the response has them.
     PromptLogprobs(Arc<Prompt>),
     /// Routed experts.
     Experts(Routed),
@@ -118,7 +118,7 @@ impl Decoded {
     }
 }
 
-/// The prompt of P tokens as the response tells it.
+/// The prompt of P tokens as the response echoes it.
 #[derive(Debug, Default)]
 pub struct Prompt {
     /// The ids, P of them.
@@ -167,7 +167,7 @@ pub struct Finish {
     pub raw: Option<String>,
     /// The stop string or stop token.
     pub stop_reason: Option<StopReason>,
-    /// Whether the completion was cut off; None where the wire cannot tell.
+    /// Whether the completion was cut off; None where the wire does not show it.
     pub aborted: Option<bool>,
 }
 

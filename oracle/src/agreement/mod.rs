@@ -1,8 +1,6 @@
-//! Holding the decoder against its slow twin: on every body both give the same values, or the same refusal.
+//! Compares the decoder with the reference. For every body both give the same values, or the same error.
 
 mod case;
-#[cfg(test)]
-mod evidence;
 #[cfg(test)]
 mod json;
 mod mutate;
@@ -14,6 +12,8 @@ mod regressions;
 mod several;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod values;
 mod words;
 
 pub use case::{HEADER, case};
@@ -27,27 +27,31 @@ use dynamo_tito::{
 
 use crate::reference;
 
-/// Decodes a body both ways, one choice and every choice.
+/// Decodes a body with both decoders, one choice and every choice.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
     agree_on_one(body, options)?;
     agree_on_choices(body, options)
 }
 
-/// Decodes a body with one choice both ways, once more into an array of the caller's where there is something to write.
+/// Decodes a body with one choice with both decoders. Routed experts are also decoded into an array of the caller.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
-    let twin = reference::decode(body, options);
-    let experts = match twin.as_ref().ok().and_then(|it| it.get("routed_experts")) {
+    let expected = reference::decode(body, options);
+    let experts = match expected
+        .as_ref()
+        .ok()
+        .and_then(|it| it.get("routed_experts"))
+    {
         Some(reference::Attribute::Experts(experts)) => Some(experts.clone()),
         _ => None,
     };
     let ours = decode(body, options).map(|completion| vec![completion]);
-    same(ours, twin.map(|completion| vec![completion]))
+    same(ours, expected.map(|completion| vec![completion]))
         .and_then(|()| match experts {
             Some(experts) if options.experts == ExpertsMode::Int32 => {
                 agree_on_array(body, options, &experts)
@@ -57,10 +61,10 @@ pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(
         .map_err(|difference| format!("{:?}: {difference}", options.wire))
 }
 
-/// Decodes every choice of a body both ways.
+/// Decodes every choice of a body with both decoders.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
     same(
         decode_choices(body, options),
@@ -69,8 +73,8 @@ pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Resu
     .map_err(|difference| format!("{:?}, every choice: {difference}", options.wire))
 }
 
-/// The experts of a good body come out in the caller's array too, and nothing else does; one value less room is too little.
-/// Behind the rows of an aborted completion may be what was written of those that are missing.
+/// The array of the caller holds the experts and is otherwise untouched. An array that is one value shorter is refused.
+/// Behind the rows of an aborted completion the array may hold -1, of the rows that are missing.
 fn agree_on_array(
     body: &[u8],
     options: &Options<'_>,
@@ -106,32 +110,32 @@ fn agree_on_array(
 
 fn same(
     ours: Result<Vec<Completion>>,
-    twin: Result<Vec<reference::Completion>>,
+    expected: Result<Vec<reference::Completion>>,
 ) -> std::result::Result<(), String> {
-    match (ours, twin) {
-        (Err(ours), Err(twin)) => {
+    match (ours, expected) {
+        (Err(ours), Err(expected)) => {
             let key = |e: &Error| (e.class, e.kind, e.path.clone(), e.offset);
-            if key(&ours) == key(&twin) {
+            if key(&ours) == key(&expected) {
                 return Ok(());
             }
-            Err(format!("{ours:?} and the twin's {twin:?}"))
+            Err(format!("{ours:?} and the reference's {expected:?}"))
         }
-        (Ok(ours), Err(twin)) => Err(format!(
-            "{} completions and the twin's {twin:?}",
+        (Ok(ours), Err(expected)) => Err(format!(
+            "{} completions and the reference's {expected:?}",
             ours.len()
         )),
-        (Err(ours), Ok(twin)) => Err(format!(
-            "{ours:?} and the twin's {} completions",
-            twin.len()
+        (Err(ours), Ok(expected)) => Err(format!(
+            "{ours:?} and the reference's {} completions",
+            expected.len()
         )),
-        (Ok(ours), Ok(twin)) => {
+        (Ok(ours), Ok(expected)) => {
             // NaN is written as itself here, so that it equals itself.
             let ours: Vec<_> = ours.into_iter().map(plain).collect();
-            let (ours, twin) = (format!("{ours:?}"), format!("{twin:?}"));
-            if ours == twin {
+            let (ours, expected) = (format!("{ours:?}"), format!("{expected:?}"));
+            if ours == expected {
                 return Ok(());
             }
-            Err(format!("{ours}\nand the twin's\n{twin}"))
+            Err(format!("{ours}\nand the reference's\n{expected}"))
         }
     }
 }
@@ -225,7 +229,7 @@ fn value(json: &Value) -> reference::Value {
     }
 }
 
-/// Options that differ in everything that a body can be held against, for tests and fuzzing.
+/// Options that differ in everything that a check compares a body with, for tests and fuzzing.
 #[must_use]
 pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>> {
     use dynamo_tito::{FinalRow, MissingLogprob};

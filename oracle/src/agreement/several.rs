@@ -1,4 +1,4 @@
-//! Several choices, good and bad: which of the errors is said, where one choice is asked for and where all are.
+//! Several choices, right and wrong: the error that is raised where one choice is decoded, and where all are.
 
 use super::agree;
 use crate::reference::wires;
@@ -78,6 +78,8 @@ fn of_choices() {
     let wires = [
         Wire::VllmGenerate,
         Wire::VllmChat,
+        Wire::VllmCompletions,
+        Wire::SglangChat,
         Wire::DynamoChat,
         Wire::DynamoCompletions,
     ];

@@ -1,4 +1,4 @@
-//! What mutated bodies are made of.
+//! The texts that mutated bodies are made of.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use dynamo_tito::Wire;
 
 use crate::reference::wires;
 
-/// Values that mean something somewhere, and their neighbours that do not.
+/// Values that have a meaning in some field, and similar values that have none.
 pub(super) const VALUES: &[&str] = &[
     "null",
     "true",
@@ -126,7 +126,7 @@ const INNER: &[&str] = &[
     "cho\\u0069ces",
 ];
 
-/// Keys that mean something somewhere.
+/// Every key that some wire or field reads.
 pub(super) static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let places = Wire::ALL
         .into_iter()
@@ -139,10 +139,10 @@ pub(super) static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     keys
 });
 
-/// What holds a document together.
+/// The tokens between values.
 pub(super) const GLUE: &[&str] = &[",", " ", "}", "]", "{", "[", "\"", ":", "\\", "\n", "é"];
 
-/// What a number may hold, and its neighbours.
+/// Parts of numbers, valid and invalid.
 pub(super) const DIGITS: &[&str] = &[
     "",
     "0",
@@ -158,13 +158,13 @@ pub(super) const DIGITS: &[&str] = &[
     "12345678901234567890",
 ];
 
-/// What a base64 text may hold, and what it may not.
+/// Parts of base64 texts, valid and invalid.
 pub(super) const LETTERS: &[&str] = &[
     "", "", "A", "B", "AA", "AAA", "AAAA", "////", "+/", "=", "==", "-", "_", " ", "\\/",
     "\\u003d", "\\ud800", "\\n", "é", "\u{7f}",
 ];
 
-/// White space, and what looks like it.
+/// White space of JSON, and characters that only look like it.
 pub(super) const SPACE: &[&str] = &[
     " ",
     "\t",

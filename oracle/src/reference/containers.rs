@@ -278,7 +278,7 @@ fn from_npy<'a>(path: &str, node: &'a Node, options: &Options<'_>) -> Result<Blo
     })
 }
 
-/// Step 4: the shape is what the caller said.
+/// Step 4: the shape equals that of the caller.
 fn as_told(shape: [u64; 3], path: &str, offset: usize, options: &Options<'_>) -> Result<()> {
     let [_, layers, top_k] = shape;
     let told_layers = options.num_layers.unwrap_or(layers);

@@ -6,7 +6,7 @@ use super::structure::{Channel, Choice};
 use super::wires::Role;
 use dynamo_tito::Result;
 
-/// A number with its path and the offset that an error speaks of.
+/// A number with the path and the offset of its error.
 pub(super) struct Count {
     pub(super) tokens: i128,
     path: String,

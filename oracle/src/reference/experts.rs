@@ -9,7 +9,7 @@ use super::structure::{Channel, Choice, first};
 use super::wires::Role;
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result};
 
-/// What became of them.
+/// The result of step (g).
 pub(super) enum Outcome {
     Absent,
     Skipped,
@@ -65,7 +65,7 @@ pub(super) fn read(
     let mut rows = rows - wanted.drop;
     let mut complete = wanted.complete;
     if sequence.aborted {
-        // Rows at the end that are -1 throughout are missing.
+        // Rows at the end in which every id is -1 are missing.
         let row = values.len() / usize::try_from(rows).unwrap_or(1).max(1);
         while rows > 0 && values.ends_with(&vec![-1; row]) {
             values.truncate(values.len() - row);
@@ -87,7 +87,7 @@ pub(super) fn read(
     Ok(Outcome::Read(experts, path.to_owned()))
 }
 
-/// The first object, else the first string, else whatever there is.
+/// The first object, else the first string, else the first value.
 fn source<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a Node)> {
     let found = || channels.iter().filter_map(Channel::found);
     found()

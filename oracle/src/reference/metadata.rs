@@ -1,4 +1,4 @@
-//! (e): what is passed on as it stands, and why the completion ended.
+//! (e): values that are passed on unchanged, and the reason why the completion ended.
 
 use super::json::{Kind, Member, Node};
 use super::readers;
@@ -6,7 +6,7 @@ use super::structure::{Channel, Choice};
 use super::wires::Role;
 use super::{Value, spans};
 use dynamo_tito::limits::{MAX_METADATA, MAX_METADATA_VALUES};
-use dynamo_tito::{Class, Error, Options, Result, Wire};
+use dynamo_tito::{Class, Error, Options, Result};
 
 /// (e) of one completion.
 pub(super) struct Read {
@@ -33,7 +33,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         counts => reader.counts(counts)?,
     };
 
-    let sglang = options.wire == Wire::SglangGenerate;
+    let sglang = options.wire.is_sglang();
     let finish_reason = choice.found(Role::FinishReason);
     let mut plain = None;
     if sglang {
@@ -57,7 +57,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         }
     };
 
-    // All fields are read; now for what they say.
+    // All fields are read. The checks of their values follow.
     let mut stop_reason = None;
     if let (Some(value), Some((path, node))) = (stop_value, stop_reason_at) {
         let fits = as_stop_reason(value).ok_or_else(|| no_value(path, node))?;
@@ -75,7 +75,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");
     let abort = is_abort(&plain) || is_abort(&detailed);
     let told = match options.wire.is_dynamo() {
-        // Dynamo's plain finish reason says "stop" of a cancelled request.
+        // Dynamo's plain finish reason of a cancelled request is "stop".
         true => detailed.is_some(),
         false => plain.is_some(),
     };
@@ -100,7 +100,7 @@ fn normalised(reason: &str) -> &str {
     }
 }
 
-/// `[{"version": v}]`: of which tokens is not said.
+/// `[{"version": v}]`, without positions.
 fn only_a_label(version: String) -> Value {
     let label = ("version".to_owned(), Value::Text(version));
     Value::List(vec![Value::Map(vec![label])])

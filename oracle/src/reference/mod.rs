@@ -1,8 +1,8 @@
-//! The decoder's slow, obvious twin.
+//! A slow and simple decoder.
 //!
-//! Written from `docs/judgement.md` alone, and shaped so that it can be checked against that page line by line. It shares no code
-//! with the decoder, only the data types of errors and options, and judges it in tests and fuzzing: on every body both must
-//! give the same values, or an error of the same class, kind, path and offset.
+//! It is written from `docs/judgement.md`, in the order of that page. It shares the types of errors and options with the
+//! decoder, and no code. In tests and fuzzing both give the same values for every body, or an error of the same class,
+//! kind, path and offset.
 
 mod base64;
 mod containers;
@@ -23,7 +23,7 @@ pub(crate) mod wires;
 
 use std::collections::BTreeMap;
 
-use dynamo_tito::{Class, Error, Options, Result, Wire};
+use dynamo_tito::{Class, Error, Options, Result};
 use json::Node;
 use structure::Choice;
 use wires::Role;
@@ -231,7 +231,7 @@ fn completion(
     if options.score_from.is_none() {
         let counted = counts.completion.as_ref();
         match options.wire {
-            Wire::SglangGenerate => counts::completion_agrees(counted, tokens)?,
+            wire if wire.is_sglang() => counts::completion_agrees(counted, tokens)?,
             _ if last => counts::completion_agrees(counted, earlier + tokens)?,
             _ => {}
         }

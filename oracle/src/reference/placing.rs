@@ -4,7 +4,7 @@ use super::containers::{Blob, refuse};
 use super::json::Node;
 use dynamo_tito::{Class, Error, FinalRow, Options, Result};
 
-/// What is known of the tokens that rows are for.
+/// The counts of tokens that rows are compared with.
 pub(super) struct Sequence {
     /// P, as (d) says.
     pub(super) prompt: Option<u64>,
@@ -22,7 +22,7 @@ pub(super) struct Wanted {
     pub(super) complete: bool,
 }
 
-/// Step 6: which rows are wanted, and whether they are all there.
+/// Step 6: the rows that are wanted, and whether any is missing.
 pub(super) fn wanted(
     blob: &Blob<'_>,
     path: &str,
@@ -39,7 +39,7 @@ pub(super) fn wanted(
         FinalRow::Present => 1,
     };
     let total_of = |prompt: i128| prompt + sequence.tokens as i128 - 1 + final_row;
-    // T: how many rows the whole sequence has. Where only the server counts the prompt, T is checked and nothing else.
+    // T, the rows of the whole sequence. A T from the count of the server is checked, and places no row.
     let placing = sequence.prompt.map(|prompt| total_of(i128::from(prompt)));
     let total = match placing {
         Some(total) => Some(total),
@@ -63,7 +63,7 @@ pub(super) fn wanted(
             let message = format!("rows from position {start} on, where {n} was asked for");
             return refuse("trim", message);
         }
-        // The caller vouches for it.
+        // The caller asserts that nothing was trimmed.
         None if asked == Some(0) => (0, 0),
         None => {
             let Some(total) = placing else {
@@ -77,7 +77,7 @@ pub(super) fn wanted(
             };
             let told = options.prompt_len.is_some() || options.prompt_token_ids.is_some();
             if asked.is_none() && sequence.aborted && told && i128::from(rows) < total {
-                // The caller knows the request, and that no start was asked for.
+                // The caller passed the length of the prompt and asked for no start.
                 return Ok(Wanted {
                     drop: 0,
                     start: 0,

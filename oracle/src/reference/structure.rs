@@ -1,4 +1,4 @@
-//! Steps 2 to 6: what the document is, and the channels of its choices.
+//! Steps 2 to 6: the structure of the document, and the channels of its choices.
 
 use super::json::{Kind, Node};
 use super::readers;
@@ -6,7 +6,7 @@ use super::wires::{self, Role};
 use dynamo_tito::limits::MAX_CHOICES;
 use dynamo_tito::{Class, Error, Options, Result, Wire};
 
-/// A place where something may be: its path, and its value unless that is absent or null.
+/// A place of a field: its path, and its value unless that is absent or null.
 #[derive(Debug, Clone)]
 pub(super) struct Channel<'a> {
     pub(super) path: String,
@@ -73,7 +73,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Everything that one completion is made of.
+/// The channels of one completion.
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
     fields: Vec<(Role, Vec<Channel<'a>>)>,
@@ -121,7 +121,7 @@ pub(super) fn choices<'a>(
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
     repeated_keys(&elements, options.wire)?;
-    // A list has no members to say anything.
+    // Elements of an array are not looked at.
     server_error(document)?;
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
@@ -138,7 +138,7 @@ pub(super) fn choices<'a>(
 fn engine_error(choice: &Choice<'_>, wire: Wire) -> Result<()> {
     let reason = |role| choice.found(role).map(|(_, node)| node);
     let plain = match wire {
-        Wire::SglangGenerate => reason(Role::FinishReason).and_then(|node| node.member("type")),
+        wire if wire.is_sglang() => reason(Role::FinishReason).and_then(|node| node.member("type")),
         _ => reason(Role::FinishReason),
     };
     let detailed = reason(Role::DetailedFinishReason);
@@ -221,7 +221,7 @@ fn repeated(part: &Part<'_>, place: &str, found: &mut Vec<Error>) {
     }
 }
 
-/// Step 4: the server says that something went wrong.
+/// Step 4: an error of the server.
 fn server_error(document: &Node) -> Result<()> {
     let says_error = |key| {
         let text = document.get(key).and_then(Node::as_text);
@@ -273,13 +273,20 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
         });
     }
     let indices = indices(&list)?;
-    for choice in &list {
-        choice.part("logprobs")?;
+    if wire != Wire::SglangChat {
+        for choice in &list {
+            choice.part("logprobs")?;
+        }
     }
     if (one_only || wire.is_dynamo())
         && let Some(second) = list.get(1)
     {
         return Err(several_choices(second));
+    }
+    if wire == Wire::SglangChat {
+        for choice in &list {
+            meta_info(choice)?;
+        }
     }
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
@@ -292,7 +299,7 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
     Ok(choices)
 }
 
-/// The index of each choice, which is its position unless it says otherwise.
+/// The index of each choice: its `index`, else its position.
 fn indices(list: &[Part<'_>]) -> Result<Vec<u32>> {
     let mut indices = Vec::new();
     for (i, choice) in list.iter().enumerate() {
@@ -315,7 +322,7 @@ fn indices(list: &[Part<'_>]) -> Result<Vec<u32>> {
     Ok(indices)
 }
 
-/// Step 6: the engine says that it did not finish.
+/// Step 6: an engine that did not finish.
 fn finished(engine_data: &Part<'_>) -> Result<()> {
     let Channel { path, node } = engine_data.channel("finished");
     match node {
@@ -337,10 +344,7 @@ fn with_elements<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice
     }
     let mut choices = Vec::new();
     for (i, element) in elements.iter().enumerate() {
-        let meta = element.part("meta_info")?;
-        if meta.node.is_none() {
-            return Err(missing(&meta.path, "there is no meta_info"));
-        }
+        meta_info(element)?;
         choices.push(Choice::new(
             Wire::SglangGenerate,
             i as u32,
@@ -349,6 +353,15 @@ fn with_elements<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice
         ));
     }
     Ok(choices)
+}
+
+/// Step 5: SGLang's object that holds the answer.
+fn meta_info(part: &Part<'_>) -> Result<()> {
+    let meta = part.part("meta_info")?;
+    match meta.node {
+        Some(_) => Ok(()),
+        None => Err(missing(&meta.path, "there is no meta_info")),
+    }
 }
 
 fn object(node: &Node, path: &str) -> Result<()> {
