@@ -13,18 +13,24 @@ pub enum Wire {
     VllmGenerate,
     /// vLLM's `/v1/chat/completions` with `return_token_ids`.
     VllmChat,
+    /// vLLM's `/v1/completions` with `return_token_ids`.
+    VllmCompletions,
     /// SGLang's `/generate`.
     SglangGenerate,
+    /// SGLang's `/v1/chat/completions` with `return_token_ids` and `return_meta_info`.
+    SglangChat,
 }
 
 impl Wire {
     /// Every wire with the name that callers use for it.
-    pub const ALL: [(&'static str, Wire); 5] = [
+    pub const ALL: [(&'static str, Wire); 7] = [
         ("dynamo_chat", Wire::DynamoChat),
         ("dynamo_completions", Wire::DynamoCompletions),
         ("vllm_generate", Wire::VllmGenerate),
         ("vllm_chat", Wire::VllmChat),
+        ("vllm_completions", Wire::VllmCompletions),
         ("sglang_generate", Wire::SglangGenerate),
+        ("sglang_chat", Wire::SglangChat),
     ];
 
     /// Looks a wire up by name.
@@ -37,6 +43,12 @@ impl Wire {
     #[must_use]
     pub fn is_dynamo(self) -> bool {
         matches!(self, Wire::DynamoChat | Wire::DynamoCompletions)
+    }
+
+    /// Whether meta_info carries the payload, with counts of its own for every choice.
+    #[must_use]
+    pub fn is_sglang(self) -> bool {
+        matches!(self, Wire::SglangGenerate | Wire::SglangChat)
     }
 }
 

@@ -141,13 +141,17 @@ fn body(options: &Options<'_>, input: &[u8]) -> Option<Vec<u8>> {
             br#"{"choices":[{"token_ids":[7,8]}],"nvext":{"routed_experts":"#,
             b"}}",
         ),
-        Wire::VllmGenerate | Wire::VllmChat => (
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => (
             br#"{"choices":[{"token_ids":[7,8],"routed_experts":"#,
             b"}]}",
         ),
         Wire::SglangGenerate => (
             br#"{"output_ids":[7,8],"meta_info":{"routed_experts":"#,
             b"}}",
+        ),
+        Wire::SglangChat => (
+            br#"{"choices":[{"response_token_ids":[7,8],"meta_info":{"routed_experts":"#,
+            b"}}]}",
         ),
     };
     Some([before, &experts, behind].concat())

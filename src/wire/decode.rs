@@ -16,7 +16,7 @@ use super::judge::mask::check_mask;
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
 use super::read::ids::Ids;
-use crate::options::{Options, Wire};
+use crate::options::Options;
 
 /// Decodes a body: every choice by index with `several`, else the only one.
 pub(crate) fn decode(
@@ -47,7 +47,7 @@ pub(crate) fn decode(
     }
     let mut target = Some(target);
     let mut prompts = Prompts::new(prompts);
-    let mut tally = Tally::new(list.len(), options.wire == Wire::SglangGenerate);
+    let mut tally = Tally::new(list.len(), options.wire.is_sglang());
     list.into_iter()
         .enumerate()
         .map(|(i, answer)| {

@@ -13,6 +13,7 @@ mod read;
 mod sentinel;
 mod sglang;
 mod vllm;
+mod vllm_completions;
 
 use crate::error::Result;
 use crate::options::{Options, Wire};
@@ -28,6 +29,8 @@ fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers>
     match options.wire {
         Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options),
         Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several),
+        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate => sglang::answers(body, options, several),
+        Wire::SglangChat => sglang::chat_answers(body, options, several),
     }
 }

@@ -70,10 +70,14 @@ impl Map {
 /// The wire of the server that most likely wrote the body; None for a body without a completion.
 fn likely_wire(body: &[u8]) -> Option<Wire> {
     let holds = |text: &str| body.windows(text.len()).any(|part| part == text.as_bytes());
-    Some(if holds("meta_info") {
+    Some(if holds("response_token_ids") {
+        Wire::SglangChat
+    } else if holds("meta_info") {
         Wire::SglangGenerate
     } else if !holds("choices") {
         return None;
+    } else if holds("text_completion") && !holds("nvext") {
+        Wire::VllmCompletions
     } else if holds("text_completion") {
         Wire::DynamoCompletions
     } else if holds("nvext") {

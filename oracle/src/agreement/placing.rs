@@ -90,6 +90,12 @@ impl Body {
             Wire::SglangGenerate => format!(
                 r#"{{{echo}"output_ids":[{ids}],"meta_info":{{{counts}"finish_reason":{{"type":"{reason}"}},"routed_experts":{experts}}}}}"#
             ),
+            Wire::SglangChat => format!(
+                r#"{{"choices":[{{{echo}"response_token_ids":[{ids}],"meta_info":{{{counts}"finish_reason":{{"type":"{reason}"}},"routed_experts":{experts}}}}}]}}"#
+            ),
+            Wire::VllmCompletions => format!(
+                r#"{{{usage}"choices":[{{{echo}"token_ids":[{ids}],"finish_reason":"{reason}","routed_experts":{experts}}}]}}"#
+            ),
             Wire::VllmGenerate | Wire::VllmChat => format!(
                 r#"{{{echo}{usage}"choices":[{{"token_ids":[{ids}],"finish_reason":"{reason}","routed_experts":{experts}}}]}}"#
             ),

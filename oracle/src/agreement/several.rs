@@ -78,6 +78,8 @@ fn of_choices() {
     let wires = [
         Wire::VllmGenerate,
         Wire::VllmChat,
+        Wire::VllmCompletions,
+        Wire::SglangChat,
         Wire::DynamoChat,
         Wire::DynamoCompletions,
     ];

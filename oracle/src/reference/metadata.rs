@@ -6,7 +6,7 @@ use super::structure::{Channel, Choice};
 use super::wires::Role;
 use super::{Value, spans};
 use dynamo_tito::limits::{MAX_METADATA, MAX_METADATA_VALUES};
-use dynamo_tito::{Class, Error, Options, Result, Wire};
+use dynamo_tito::{Class, Error, Options, Result};
 
 /// (e) of one completion.
 pub(super) struct Read {
@@ -33,7 +33,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         counts => reader.counts(counts)?,
     };
 
-    let sglang = options.wire == Wire::SglangGenerate;
+    let sglang = options.wire.is_sglang();
     let finish_reason = choice.found(Role::FinishReason);
     let mut plain = None;
     if sglang {

@@ -23,7 +23,7 @@ pub(crate) mod wires;
 
 use std::collections::BTreeMap;
 
-use dynamo_tito::{Class, Error, Options, Result, Wire};
+use dynamo_tito::{Class, Error, Options, Result};
 use json::Node;
 use structure::Choice;
 use wires::Role;
@@ -231,7 +231,7 @@ fn completion(
     if options.score_from.is_none() {
         let counted = counts.completion.as_ref();
         match options.wire {
-            Wire::SglangGenerate => counts::completion_agrees(counted, tokens)?,
+            wire if wire.is_sglang() => counts::completion_agrees(counted, tokens)?,
             _ if last => counts::completion_agrees(counted, earlier + tokens)?,
             _ => {}
         }

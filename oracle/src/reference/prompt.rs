@@ -8,7 +8,7 @@ use super::readers::{self, Position};
 use super::structure::{Channel, Choice};
 use super::wires::Role;
 use super::{PromptLogprobs, Top};
-use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
+use dynamo_tito::{Class, Error, MissingLogprob, Options, Result};
 
 /// The echo, which must be the prompt that the caller passed.
 pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced<Vec<i32>>> {
@@ -60,7 +60,7 @@ pub(super) fn logprobs(
     ids: Option<&[i32]>,
     options: &Options<'_>,
 ) -> Result<Outcome> {
-    let sglang = options.wire == Wire::SglangGenerate;
+    let sglang = options.wire.is_sglang();
     let found = choice
         .found(Role::PromptLogprobs)
         .filter(|(_, node)| !(sglang && node.as_array().is_some_and(<[Node]>::is_empty)));

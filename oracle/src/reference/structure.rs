@@ -138,7 +138,7 @@ pub(super) fn choices<'a>(
 fn engine_error(choice: &Choice<'_>, wire: Wire) -> Result<()> {
     let reason = |role| choice.found(role).map(|(_, node)| node);
     let plain = match wire {
-        Wire::SglangGenerate => reason(Role::FinishReason).and_then(|node| node.member("type")),
+        wire if wire.is_sglang() => reason(Role::FinishReason).and_then(|node| node.member("type")),
         _ => reason(Role::FinishReason),
     };
     let detailed = reason(Role::DetailedFinishReason);
@@ -273,13 +273,20 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
         });
     }
     let indices = indices(&list)?;
-    for choice in &list {
-        choice.part("logprobs")?;
+    if wire != Wire::SglangChat {
+        for choice in &list {
+            choice.part("logprobs")?;
+        }
     }
     if (one_only || wire.is_dynamo())
         && let Some(second) = list.get(1)
     {
         return Err(several_choices(second));
+    }
+    if wire == Wire::SglangChat {
+        for choice in &list {
+            meta_info(choice)?;
+        }
     }
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
@@ -337,10 +344,7 @@ fn with_elements<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice
     }
     let mut choices = Vec::new();
     for (i, element) in elements.iter().enumerate() {
-        let meta = element.part("meta_info")?;
-        if meta.node.is_none() {
-            return Err(missing(&meta.path, "there is no meta_info"));
-        }
+        meta_info(element)?;
         choices.push(Choice::new(
             Wire::SglangGenerate,
             i as u32,
@@ -349,6 +353,15 @@ fn with_elements<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice
         ));
     }
     Ok(choices)
+}
+
+/// Step 5: SGLang's object that holds the answer.
+fn meta_info(part: &Part<'_>) -> Result<()> {
+    let meta = part.part("meta_info")?;
+    match meta.node {
+        Some(_) => Ok(()),
+        None => Err(missing(&meta.path, "there is no meta_info")),
+    }
 }
 
 fn object(node: &Node, path: &str) -> Result<()> {

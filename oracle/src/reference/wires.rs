@@ -137,33 +137,95 @@ const VLLM_GENERATE: &[Field] = &[(Role::RequestId, &["request_id"])];
 
 const VLLM_CHAT: &[Field] = &[(Role::RequestId, &["id"])];
 
-const SGLANG: &[Field] = &[
-    (Role::TokenIds, &["output_ids"]),
-    (Role::Triples, &["meta_info.output_token_logprobs"]),
-    (Role::TopTriples, &["meta_info.output_top_logprobs"]),
-    (Role::PromptTokenIds, &["prompt_token_ids"]),
-    (Role::PromptLogprobs, &["meta_info.input_token_logprobs"]),
-    (Role::PromptTopTriples, &["meta_info.input_top_logprobs"]),
-    (
-        Role::Rows("sampling_mask"),
-        &["meta_info.output_token_sampling_mask"],
-    ),
-    (Role::RoutedExperts, &["meta_info.routed_experts"]),
+const VLLM_COMPLETIONS: &[Field] = &[
+    (Role::TokenIds, &["choices[].token_ids"]),
+    (Role::FlatLogprobs, &["choices[].logprobs.token_logprobs"]),
+    (Role::Tokens, &["choices[].logprobs.tokens"]),
+    (Role::PromptTokenIds, &["choices[].prompt_token_ids"]),
+    (Role::PromptLogprobs, &["choices[].prompt_logprobs"]),
+    (Role::RoutedExperts, &["choices[].routed_experts"]),
     (Role::UnreadExperts, &["routed_experts"]),
-    (Role::RequestId, &["meta_info.id"]),
-    (
-        Role::Count,
-        &[
-            "meta_info.prompt_tokens",
-            "meta_info.completion_tokens",
-            "meta_info.cached_tokens",
-            "meta_info.reasoning_tokens",
-        ],
-    ),
-    (Role::FinishReason, &["meta_info.finish_reason"]),
-    (Role::WeightVersions, &["meta_info.weight_versions"]),
-    (Role::WeightVersion, &["meta_info.weight_version"]),
+    (Role::RequestId, &["id"]),
+    (Role::Usage, &["usage"]),
+    (Role::FinishReason, &["choices[].finish_reason"]),
+    (Role::StopReason, &["choices[].stop_reason"]),
+    (Role::WeightVersions, &["choices[].weight_versions"]),
+    (Role::Structure, &["choices[].index"]),
 ];
+
+const SGLANG_GENERATE: &[Field] = &[
+    (Role::TokenIds, &["output_ids"]),
+    (Role::PromptTokenIds, &["prompt_token_ids"]),
+    (Role::UnreadExperts, &["routed_experts"]),
+];
+
+const SGLANG_CHAT: &[Field] = &[
+    (Role::TokenIds, &["choices[].response_token_ids"]),
+    (Role::PromptTokenIds, &["choices[].prompt_token_ids"]),
+    (
+        Role::UnreadExperts,
+        &["choices[].routed_experts", "routed_experts"],
+    ),
+    (Role::Structure, &["choices[].index"]),
+];
+
+/// SGLang's meta_info, in the element or the choice that the prefix names.
+macro_rules! meta_info {
+    ($prefix:literal) => {
+        &[
+            (
+                Role::Triples,
+                &[concat!($prefix, "meta_info.output_token_logprobs")],
+            ),
+            (
+                Role::TopTriples,
+                &[concat!($prefix, "meta_info.output_top_logprobs")],
+            ),
+            (
+                Role::PromptLogprobs,
+                &[concat!($prefix, "meta_info.input_token_logprobs")],
+            ),
+            (
+                Role::PromptTopTriples,
+                &[concat!($prefix, "meta_info.input_top_logprobs")],
+            ),
+            (
+                Role::Rows("sampling_mask"),
+                &[concat!($prefix, "meta_info.output_token_sampling_mask")],
+            ),
+            (
+                Role::RoutedExperts,
+                &[concat!($prefix, "meta_info.routed_experts")],
+            ),
+            (Role::RequestId, &[concat!($prefix, "meta_info.id")]),
+            (
+                Role::Count,
+                &[
+                    concat!($prefix, "meta_info.prompt_tokens"),
+                    concat!($prefix, "meta_info.completion_tokens"),
+                    concat!($prefix, "meta_info.cached_tokens"),
+                    concat!($prefix, "meta_info.reasoning_tokens"),
+                ],
+            ),
+            (
+                Role::FinishReason,
+                &[concat!($prefix, "meta_info.finish_reason")],
+            ),
+            (
+                Role::WeightVersions,
+                &[concat!($prefix, "meta_info.weight_versions")],
+            ),
+            (
+                Role::WeightVersion,
+                &[concat!($prefix, "meta_info.weight_version")],
+            ),
+        ]
+    };
+}
+
+const META_INFO: &[Field] = meta_info!("");
+
+const META_INFO_OF_CHOICE: &[Field] = meta_info!("choices[].");
 
 /// Every field of a wire.
 pub(crate) fn fields(wire: Wire) -> impl Iterator<Item = &'static Field> {
@@ -172,7 +234,9 @@ pub(crate) fn fields(wire: Wire) -> impl Iterator<Item = &'static Field> {
         Wire::DynamoCompletions => (DYNAMO, DYNAMO_COMPLETIONS),
         Wire::VllmGenerate => (VLLM, VLLM_GENERATE),
         Wire::VllmChat => (VLLM, VLLM_CHAT),
-        Wire::SglangGenerate => (SGLANG, &[]),
+        Wire::VllmCompletions => (VLLM_COMPLETIONS, &[]),
+        Wire::SglangGenerate => (META_INFO, SGLANG_GENERATE),
+        Wire::SglangChat => (META_INFO_OF_CHOICE, SGLANG_CHAT),
     };
     shared.iter().chain(own)
 }
