@@ -54,6 +54,12 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// The bodies of the cases that decode.
+pub(crate) fn decodable() -> impl Iterator<Item = Vec<u8>> {
+    let decoding = |case: &Case| case.written.get("expect").is_some();
+    cases().into_iter().filter(decoding).map(|case| case.body)
+}
+
 fn body(case: &Value) -> Vec<u8> {
     if let Some(name) = case["file"].as_str() {
         return read(&tests().join("data").join(name));

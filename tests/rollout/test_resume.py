@@ -43,7 +43,7 @@ def say(text: str) -> list[dict[str, str]]:
 
 
 def alike(one: TrainingSample, other: TrainingSample) -> bool:
-    """Equal but for the ids under which the server knows the requests."""
+    """Equal except for the request ids of the server."""
 
     def nameless(sample: TrainingSample) -> TrainingSample:
         sample.turns = tuple(dataclasses.replace(turn, request_id=None) for turn in sample.turns)

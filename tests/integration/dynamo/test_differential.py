@@ -247,7 +247,7 @@ def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, bo
     real = frontend.post(path, content=body, headers=headers)
     ours = httpx.post(embedded.url + path, content=body, headers=headers, trust_env=False)
     assert (ours.status_code, ours.headers["content-type"]) == (real.status_code, real.headers["content-type"])
-    # The words are serde's; the class of the answer and its prefix are what a client can tell.
+    # The text is serde's. A client reads the class of the answer and its prefix.
     assert ours.text.partition(":")[0] == real.text.partition(":")[0]
 
 

@@ -45,7 +45,7 @@ def test_four_turns(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     ids = sample.token_ids.tolist()
     assert sample.routed_experts is not None
     assert sample.mask.sum() > TURNS
-    # The dropped token is needed for nothing: every row and value lies before it.
+    # The dropped token is not needed: every row and value is of a token before it.
     forward = truth.one("moe_a", ids)
     np.testing.assert_array_equal(sample.routed_experts, forward.experts)
     at = np.flatnonzero(sample.mask)
