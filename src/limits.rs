@@ -72,3 +72,6 @@ pub const MAX_ARTIFACT_MANIFEST: usize = 1 << 20;
 
 /// Bytes of a generation artifact's tensors, by the definition of its format.
 pub const MAX_ARTIFACT_TENSORS: u64 = 64 << 20;
+
+/// Bytes of a body of plain JSON that are kept where a stream was expected: it may be the server's error.
+pub const MAX_PLAIN: usize = 1 << 16;

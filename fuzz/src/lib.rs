@@ -5,3 +5,4 @@ pub mod cases;
 pub mod containers;
 pub mod kernels;
 pub mod requests;
+pub mod streams;

@@ -49,6 +49,24 @@ impl Inline {
         walk.part(cursor, path, Upload::NAMES).map(Self)
     }
 
+    /// Whether it has a member that is read.
+    pub(super) fn says_anything(&self) -> bool {
+        let Part::Here(upload) = &self.0 else {
+            return false;
+        };
+        let spans = [
+            upload.kind,
+            upload.mode,
+            upload.format,
+            upload.contents,
+            upload.byte_count,
+            upload.state,
+            upload.error_code,
+            upload.operation_id,
+        ];
+        spans.iter().any(Option::is_some) || !matches!(upload.data_base64, Part::Absent)
+    }
+
     /// Puts the artifact that is there in front of the channels of the answer.
     pub(super) fn fill(
         self,
@@ -56,6 +74,7 @@ impl Inline {
         prompt: &mut PromptChannels,
         body: &[u8],
         options: &Options<'_>,
+        chunk: bool,
     ) -> Result<()> {
         let Some(upload) = self.0.get()? else {
             return Ok(());
@@ -75,6 +94,10 @@ impl Inline {
             let why = format!("left out: mode {mode}, operation_id {operation}");
             answer.notes.push(("artifact", why));
             return Ok(());
+        }
+        if chunk {
+            let message = "an artifact in a stream is not read; ask for it in an answer".to_owned();
+            return Err(refused("artifact", "mode", upload.mode, message));
         }
         words.must_be("format", upload.format, "generation_artifact_v1")?;
         let Some(text) = upload.data_base64.get()? else {

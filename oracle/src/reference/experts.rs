@@ -49,12 +49,12 @@ pub(super) fn read(
     if options.experts == ExpertsMode::Skip {
         return Ok(Outcome::Skipped);
     }
-    let experts = rows_of(path, node, sequence, options)?;
+    let experts = from(path, node, sequence, options)?;
     Ok(Outcome::Read(experts, path.to_owned()))
 }
 
-/// Steps 1 to 8.
-pub(super) fn rows_of(
+/// The rows of a container.
+pub(super) fn from(
     path: &str,
     node: &Node,
     sequence: &Sequence,
@@ -101,7 +101,7 @@ pub(super) fn rows_of(
 }
 
 /// The first object, else the first string, else the first value.
-fn source<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a Node)> {
+pub(super) fn source<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a Node)> {
     let found = || channels.iter().filter_map(Channel::found);
     found()
         .find(|(_, node)| node.as_object().is_some())

@@ -35,9 +35,9 @@ pub(super) fn first<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a
 
 /// An object of the structure, or nothing where it is absent: then all its channels are empty.
 #[derive(Clone)]
-struct Part<'a> {
-    path: String,
-    node: Option<&'a Node>,
+pub(super) struct Part<'a> {
+    pub(super) path: String,
+    pub(super) node: Option<&'a Node>,
 }
 
 impl<'a> Part<'a> {
@@ -48,7 +48,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn channel(&self, key: &str) -> Channel<'a> {
+    pub(super) fn channel(&self, key: &str) -> Channel<'a> {
         Channel {
             path: join(&self.path, key),
             node: self.node.and_then(|node| node.get(key)),
@@ -79,6 +79,8 @@ impl<'a> Part<'a> {
 /// The channels of one completion.
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
+    /// The object itself: SGLang's element, else one of the list.
+    pub(super) place: Part<'a>,
     fields: Vec<(Role, Vec<Channel<'a>>)>,
     /// The routes of an artifact.
     pub(super) routes: Option<&'a Routes>,
@@ -98,6 +100,7 @@ impl<'a> Choice<'a> {
             .collect();
         Self {
             index,
+            place: at.clone(),
             fields,
             routes: None,
             notes: Vec::new(),
@@ -112,6 +115,10 @@ impl<'a> Choice<'a> {
         };
         let mut choice = Self {
             index: unfolded.index,
+            place: Part {
+                path: String::new(),
+                node: None,
+            },
             fields: vec![
                 absent(Role::FlatLogprobs, "choices[0].selected_logprobs.logprobs"),
                 absent(Role::RoutedExperts, "choices[0].moe_routes"),
@@ -167,18 +174,82 @@ pub(super) fn choices<'a>(
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
-    repeated_keys(&elements, options.wire)?;
-    // Elements of an array are not looked at.
-    server_error(document)?;
+    no_error_body(document, &elements, &[], options.wire)?;
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), artifact, options, one_only)?
+        with_choices(&Part::root(document), Some(artifact), options, one_only)?
     };
     for choice in &choices {
         engine_error(choice, options.wire)?;
     }
     Ok(choices)
+}
+
+/// Steps 2 to 6 for a chunk of a stream, which may have no choices: then what is beside them.
+pub(super) fn chunk<'a>(
+    document: &'a Node,
+    options: &Options<'_>,
+    one_only: bool,
+) -> Result<(Vec<Choice<'a>>, Option<Choice<'a>>)> {
+    let wire = options.wire;
+    object(document, "")?;
+    let top = Part::root(document);
+    let elements = std::slice::from_ref(&top);
+    let choices = if wire == Wire::SglangGenerate {
+        no_error_body(document, elements, &["index"], wire)?;
+        let mut choices = with_elements(elements, one_only)?;
+        if let Some((path, node)) = top.channel("index").found() {
+            choices[0].index = readers::id(node, path)?.unsigned_abs();
+        }
+        choices
+    } else {
+        no_error_body(document, elements, &[], wire)?;
+        with_choices(&top, None, options, one_only)?
+    };
+    for choice in &choices {
+        engine_error(choice, wire)?;
+    }
+    if !choices.is_empty() {
+        return Ok((choices, None));
+    }
+    says_nothing_of_a_choice(&top, wire)?;
+    let nothing = Part {
+        path: "choices[0]".to_owned(),
+        node: None,
+    };
+    Ok((choices, Some(Choice::new(wire, 0, &top, &nothing))))
+}
+
+/// Dynamo's `nvext` belongs to the choice that is beside it.
+fn says_nothing_of_a_choice(top: &Part<'_>, wire: Wire) -> Result<()> {
+    if !wire.is_dynamo() {
+        return Ok(());
+    }
+    let of_a_choice = |place: &&str| place.starts_with("nvext.") && !place.ends_with(".finished");
+    let mut places = wires::places(wire).filter(of_a_choice);
+    let path = if places.any(|place| top.inner(place).node.is_some()) {
+        "nvext"
+    } else if top.channel("prompt_logprobs").node.is_some() {
+        "prompt_logprobs"
+    } else {
+        return Ok(());
+    };
+    let message = "this belongs to a choice, and the chunk has none";
+    let (class, kind) = (Class::Malformed, "no_choice");
+    Err(Error::new(class, kind, path, None, message))
+}
+
+/// Steps 3 and 4.
+fn no_error_body(
+    document: &Node,
+    elements: &[Part<'_>],
+    more: &[&'static str],
+    wire: Wire,
+) -> Result<()> {
+    repeated_keys(elements, more, wire)?;
+    // Elements of an array are not looked at.
+    server_error(document)
 }
 
 /// Step 6: a finish reason that says that the engine failed.
@@ -227,7 +298,7 @@ fn top_level(document: &Node, wire: Wire) -> Result<Vec<Part<'_>>> {
 }
 
 /// Step 3: the first key, in document order, that stands for a second time in one object.
-fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
+fn repeated_keys(elements: &[Part<'_>], more: &[&'static str], wire: Wire) -> Result<()> {
     let mut found = Vec::new();
     for element in elements {
         if element.path.is_empty() {
@@ -235,7 +306,7 @@ fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
                 repeated(element, key, &mut found);
             }
         }
-        for place in wires::places(wire) {
+        for place in wires::places(wire).chain(more.iter().copied()) {
             repeated(element, place, &mut found);
         }
     }
@@ -296,10 +367,10 @@ fn server_error(document: &Node) -> Result<()> {
     ))
 }
 
-/// Steps 5 and 6 for Dynamo and vLLM.
+/// Steps 5 and 6 for Dynamo and vLLM. A chunk of a stream has no place for an artifact, and may have no choices.
 fn with_choices<'a>(
     top: &Part<'a>,
-    artifact: &'a OnceCell<Unfolded>,
+    artifact: Option<&'a OnceCell<Unfolded>>,
     options: &Options<'_>,
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
@@ -310,7 +381,7 @@ fn with_choices<'a>(
     let Some(elements) = list.as_array() else {
         return Err(readers::wrong_type(path, list, "an array"));
     };
-    if elements.is_empty() {
+    if elements.is_empty() && artifact.is_some() {
         return Err(missing(path, "the list of choices is empty"));
     }
     if elements.len() > MAX_CHOICES {
@@ -341,22 +412,25 @@ fn with_choices<'a>(
             meta_info(choice)?;
         }
     }
-    let mut upload = None;
     if wire.is_dynamo() {
-        let nvext = top.part("nvext")?;
-        finished(&nvext.part("engine_data")?)?;
-        upload = nvext.part("metadata_upload")?.node;
+        finished(&top.part("nvext")?.part("engine_data")?)?;
     }
     let parts = indices.into_iter().zip(&list);
     let mut choices: Vec<_> = parts
         .map(|(index, choice)| Choice::new(wire, index, top, choice))
         .collect();
     choices.sort_by_key(|choice| choice.index);
-    match inline(upload, &choices[0], options)? {
-        Inline::Nothing => {}
-        Inline::Elsewhere(why) => choices[0].notes.push(("artifact", why)),
-        Inline::Here(unfolded) => {
-            choices[0].put_first(artifact.get_or_init(|| *unfolded));
+    if wire.is_dynamo() && !choices.is_empty() {
+        let upload = top.part("nvext")?.part("metadata_upload")?.node;
+        match (
+            inline(upload, &choices[0], options, artifact.is_none())?,
+            artifact,
+        ) {
+            (Inline::Elsewhere(why), Some(_)) => choices[0].notes.push(("artifact", why)),
+            (Inline::Here(unfolded), Some(place)) => {
+                choices[0].put_first(place.get_or_init(|| *unfolded));
+            }
+            _ => {}
         }
     }
     Ok(choices)

@@ -24,6 +24,7 @@ pub(crate) fn inline(
     upload: Option<&Node>,
     choice: &Choice<'_>,
     options: &Options<'_>,
+    chunk: bool,
 ) -> Result<Inline> {
     let Some(upload) = upload else {
         return Ok(Inline::Nothing);
@@ -47,6 +48,10 @@ pub(crate) fn inline(
         let (mode, operation) = (shown(get("mode")), shown(get("operation_id")));
         let why = format!("left out: mode {mode}, operation_id {operation}");
         return Ok(Inline::Elsewhere(why));
+    }
+    if chunk {
+        let at = get("mode").map_or(0, |node| node.start);
+        return refuse("artifact", &path("mode"), at);
     }
     must_be("format", "generation_artifact_v1")?;
     let data = path("data_base64");

@@ -2,7 +2,7 @@
 
 use super::super::RoutedExperts;
 use super::super::containers::refuse;
-use super::super::experts::{Outcome, rows_of};
+use super::super::experts::{self, Outcome};
 use super::super::json::{Kind, Member, Node, Text};
 use super::super::placing::Sequence;
 use super::manifest::Router;
@@ -67,7 +67,7 @@ impl Routes {
             },
             ..*options
         };
-        let found = rows_of(&self.path, &node, sequence, &options)?;
+        let found = experts::from(&self.path, &node, sequence, &options)?;
         let RoutedExperts { values, shape, .. } = &found;
         let [rows, layers, top_k] = shape.map(|size| size as usize);
         let dropped = first.rows() as usize - rows;
