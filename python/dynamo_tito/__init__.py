@@ -48,6 +48,7 @@ from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, Sampl
 if TYPE_CHECKING:
     from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from ._detect import detect_wire
     from ._http.base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
@@ -104,6 +105,7 @@ __all__ = [
     "decode",
     "decode_choices",
     "decode_prompt_logprobs",
+    "detect_wire",
     "divergence",
     "encode_request",
     "encode_routed_experts",
@@ -136,6 +138,7 @@ _LAZY: dict[str, str] = {
     "ScoreOptions": "_client",
     "TitoClient": "_client",
     "connect": "_client",
+    "detect_wire": "_detect",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",
 }
