@@ -6,11 +6,21 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from ._config import Limits
-from ._types import Completion, Divergence, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
+from ._types import (
+    Completion,
+    Divergence,
+    ExpertsMode,
+    FinalRow,
+    MissingLogprob,
+    PromptLogprobs,
+    StreamDelta,
+    Wire,
+)
 
 __all__ = [
     "Body",
     "Room",
+    "StreamDecoder",
     "build_info",
     "configure_memory",
     "decode",
@@ -104,6 +114,37 @@ class Room:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+@final
+class StreamDecoder:
+    def __new__(
+        cls,
+        *,
+        wire: Wire,
+        prompt_len: int | None = None,
+        prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+        routed_experts_prompt_start: int | None = None,
+        num_layers: int | None = None,
+        top_k: int | None = None,
+        experts: ExpertsMode = "int32",
+        experts_out: NDArray[np.int32] | None = None,
+        require_logprobs: bool = True,
+        require_routed_experts: bool = False,
+        missing_logprob: MissingLogprob = "raise",
+        final_row: FinalRow = "omitted",
+        limits: Limits | None = None,
+        deltas: bool = True,
+    ) -> StreamDecoder: ...
+    def feed(self, data: Buffer, /) -> StreamDelta | None: ...
+    def feed_choices(self, data: Buffer, /) -> list[StreamDelta]: ...
+    def finish(self) -> Completion: ...
+    def finish_choices(self) -> list[Completion]: ...
+    def abandon(self) -> Completion: ...
+    def abandon_choices(self) -> list[Completion]: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def tokens(self) -> int: ...
 
 def build_info() -> dict[str, str]: ...
 def memory_stats() -> dict[str, int]: ...

@@ -7,9 +7,11 @@ mod call_unwind;
 mod completion;
 mod encode;
 mod errors;
+mod fill;
 mod memory;
 mod routing;
 mod scoring;
+mod stream;
 mod view;
 
 use pyo3::prelude::*;
@@ -29,6 +31,8 @@ mod _core {
     use super::routing::{encode_routed_experts, scan_routing};
     #[pymodule_export]
     use super::scoring::{decode_prompt_logprobs, divergence};
+    #[pymodule_export]
+    use super::stream::StreamDecoder;
 
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;

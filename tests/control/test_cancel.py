@@ -101,7 +101,7 @@ async def at_request(number: int, *, late: bool) -> bool:
         def watch(engine: Engine) -> None:
             ask = engine.faults.on_request
 
-            def on_request(path: str, *, samples: bool) -> Fault | None:
+            def on_request(path: str, *, samples: bool, streams: bool = False) -> Fault | None:
                 nonlocal arrived
                 arrived += 1
                 if arrived == number and not late:
@@ -109,7 +109,7 @@ async def at_request(number: int, *, late: bool) -> bool:
                 elif arrived == number:
                     asyncio.get_running_loop().call_later(0.002, task.cancel)
                     return Fault(kind="delay", seconds=0.004)
-                return ask(path, samples=samples)
+                return ask(path, samples=samples, streams=streams)
 
             engine.faults.on_request = on_request  # type: ignore[method-assign]
 

@@ -50,7 +50,7 @@ def test_after_its_loop_is_gone(kind: Kind, server: RawServer) -> None:
         try:
             return len((await client.generate(PROMPT, deadline=LONG)).token_ids)
         finally:
-            await client._transport.aclose()
+            await client._runner.transport.aclose()
             await asyncio.sleep(0)
 
     assert asyncio.run(once()) == 3

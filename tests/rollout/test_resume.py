@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -61,10 +62,13 @@ def mask(ids: list[int], first: int) -> SamplingMask:
     return SamplingMask(np.array([n for each in kept for n in each], np.int32), offsets)
 
 
-def piece(rollout: Rollout, first: int, last: int, *, whole: bool, lost: int) -> tito.Completion:
+def piece(
+    rollout: Rollout, first: int, last: int, *, whole: bool, lost: int, prompt: int | None = None
+) -> tito.Completion:
     """Tokens first to last of the turn, answering what the rollout asks for now."""
     start = rollout.routed_experts_prompt_start
-    prompt = len(rollout.prompt_ids(say("a")) if rollout.head is None else rollout.token_ids)
+    if prompt is None:
+        prompt = len(rollout.prompt_ids(say("a")) if rollout.head is None else rollout.token_ids)
     ids = TURN[first:last]
     lost = 0 if whole else lost
     rows = prompt + len(ids) - 1 - start - lost
@@ -233,6 +237,110 @@ def test_an_answer_that_does_not_fit_leaves_the_turn_open() -> None:
             rollout.append(answer)
         assert rollout.head is cut
     rollout.append(completion([END], routed(1, total - 1)))
+
+
+# --- calls that were cancelled ---
+
+
+class Cancelled:
+    """A client whose calls are cancelled, all but the last: each error carries the tokens up to the next cut."""
+
+    def __init__(self, rollout: Rollout, cuts: list[int], lost: int) -> None:
+        self.rollout, self.bounds, self.lost = rollout, [*cuts, len(TURN)], lost
+        self.sent: list[dict[str, Any]] = []
+
+    async def generate(self, prompt_ids: Any, **keywords: Any) -> tito.Completion:
+        first, last = self.bounds[len(self.sent) - 1] if self.sent else 0, self.bounds[len(self.sent)]
+        self.sent.append({"prompt_ids": prompt_ids, **keywords})
+        whole = len(self.sent) == len(self.bounds)
+        answer = piece(self.rollout, first, last, whole=whole, lost=self.lost, prompt=len(prompt_ids))
+        if whole:
+            return answer
+        error: Any = asyncio.CancelledError()
+        error.completion = answer
+        raise error
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(TURN)), min_size=1, max_size=4).map(sorted), lost=st.integers(0, 9))
+def test_a_turn_whose_calls_are_cancelled_is_the_uncut_turn(by_hand: bool, cuts: list[int], lost: int) -> None:
+    async def roll() -> Rollout:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, cuts, lost)
+        pending = rollout.step(client, say("a"), sampling_params={"max_tokens": 9}, on_interrupt="return")
+        for number in range(len(cuts)):
+            before = rollout.head
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await pending
+            assert rollout.head is (before if number == 0 or by_hand else rollout.turns[0])
+            if by_hand:
+                cut: Any = caught.value
+                assert rollout.append(cut.completion).aborted
+            pending = rollout.resume(client)
+        await pending
+        assert [each["sampling_params"]["max_tokens"] for each in client.sent] == [9 - cut for cut in (0, *cuts)]
+        assert {each["on_interrupt"] for each in client.sent} == {"return"}
+        return rollout
+
+    rollout = asyncio.run(roll())
+    assert alike(rollout.sample(), cut_at().sample())
+    assert rollout.messages == cut_at().messages
+    assert len(rollout.leaves) == 1
+
+
+def test_a_cancelled_call_may_be_asked_again_from_the_start() -> None:
+    async def roll() -> None:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, [2], 0)
+        with pytest.raises(asyncio.CancelledError):
+            await rollout.step(client, say("a"))
+        assert (rollout.turns, len(rollout.token_ids)) == ([], 0)
+        client = Cancelled(rollout, [], 0)
+        turn = await rollout.step(client, say("a"))
+        assert (len(turn.segments), rollout.messages[0]) == (1, say("a")[0])
+
+    asyncio.run(roll())
+
+
+def test_what_a_cancelled_call_had_is_taken_by_a_request_too() -> None:
+    async def roll() -> Rollout:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, [2], 0)
+        with pytest.raises(asyncio.CancelledError):
+            await rollout.step(client, say("a"))
+        return rollout
+
+    rollout = asyncio.run(roll())
+    rollout.request(resume=True)
+    rollout.append(piece(rollout, 2, len(TURN), whole=True, lost=0))
+    assert alike(rollout.sample(), cut_at().sample())
+
+
+def test_an_answer_that_came_whole_before_the_call_was_cancelled_is_not_asked_for_again() -> None:
+    class Slow(ShortRenderer):
+        blocking = True
+
+        def parse_response(self, *arguments: Any, **keywords: Any) -> Any:
+            parsing.set()
+            released.wait(10)
+            return super().parse_response(*arguments, **keywords)
+
+    async def roll() -> None:
+        rollout = Rollout(Slow())
+        client: Any = Cancelled(rollout, [], 0)
+        task = asyncio.create_task(rollout.step(client, say("a")))
+        await asyncio.to_thread(parsing.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        released.set()
+        turn = await rollout.resume(client)
+        assert (turn.aborted, turn.token_ids.tolist()) == (False, TURN)
+        assert len(client.sent) == 1
+
+    parsing, released = threading.Event(), threading.Event()
+    asyncio.run(roll())
 
 
 # --- the embedded engine ---

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from dynamo_tito._client import AsyncTitoClient, TitoClient
+from dynamo_tito import StreamDelta
+from dynamo_tito._client import AsyncTitoClient, AsyncTitoStream, TitoClient, TitoStream
 from dynamo_tito._errors import TitoError
 from dynamo_tito._types import Completion, PromptLogprobs
 
@@ -38,6 +39,30 @@ class Driver:
             return self.client.generate(prompt, **arguments)
         return self._runner.run(self.client.generate(prompt, **arguments))
 
+    def stream(self, prompt: Any = None, **arguments: Any) -> tuple[list[StreamDelta], AsyncTitoStream | TitoStream]:
+        """A stream to its end: the new tokens as they came, and what is left of it."""
+        stream = self.client.stream(PROMPT if prompt is None else prompt, **arguments)
+        return self.rest(stream), stream
+
+    def rest(
+        self, stream: AsyncTitoStream | TitoStream, after: Callable[[], object] = lambda: None
+    ) -> list[StreamDelta]:
+        """The rest of a stream; ``after`` is called after each delta."""
+        if not isinstance(stream, TitoStream):
+            return self._runner.run(self._rest(stream, after))
+        found = []
+        with stream:
+            for delta in stream:
+                found.append(delta)
+                after()
+        return found
+
+    def abort(self, request_id: str, **arguments: Any) -> None:
+        """One request aborted."""
+        done = self.client.abort(request_id, **arguments)
+        if done is not None:
+            self._runner.run(done)
+
     def score(self, token_ids: Any, **arguments: Any) -> PromptLogprobs:
         """One sequence scored."""
         if isinstance(self.client, TitoClient):
@@ -63,6 +88,15 @@ class Driver:
         else:
             self._runner.run(self._close(self.client))
         self._runner.close()
+
+    @staticmethod
+    async def _rest(stream: AsyncTitoStream, after: Callable[[], object]) -> list[StreamDelta]:
+        found = []
+        async with stream:
+            async for delta in stream:
+                found.append(delta)
+                after()
+        return found
 
     @staticmethod
     async def _close(client: AsyncTitoClient) -> None:

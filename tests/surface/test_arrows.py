@@ -17,7 +17,7 @@ FLOORS = [
     ["base64", "divergence", "json", "request", "routing"],
     ["experts"],
     ["wire"],
-    ["decode"],
+    ["decode", "stream"],
     ["python"],
 ]
 

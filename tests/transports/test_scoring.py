@@ -107,7 +107,7 @@ def test_maps_of_dynamo_are_shuffled(engines: dict[tuple[str, str], Engine]) -> 
     engine = engines["dynamo", "0.32"]
     with TitoClient(engine.url, model="tito-model", transport="dynamo_chat") as client:
         bodies = []
-        inner = client._transport
+        inner = client._runner.transport
 
         class Listening:
             def send(self, exchange: Any) -> Any:
@@ -118,7 +118,7 @@ def test_maps_of_dynamo_are_shuffled(engines: dict[tuple[str, str], Engine]) -> 
             def close(self) -> None:
                 inner.close()
 
-        client._transport = Listening()
+        client._runner.transport = Listening()
         client.score(IDS, top_k=3)
     maps = json.loads(bodies[-1])["prompt_logprobs"]
     firsts = [next(iter(entries)) == str(token) for entries, token in zip(maps[1:], IDS[1:], strict=True)]

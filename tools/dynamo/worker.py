@@ -139,7 +139,10 @@ class Engine:
         call = Call(request, control, self._helpers)
         model = self._models.Model(**{key: control[key] for key in ("num_layers", "top_k", "num_experts")})
         native = sglang_native.asked(request)
-        answered = self._sampled(call, model, context) if native is None else self._native(native, call, model, context)
+        if native is None:
+            answered = self._sampled(call, model, context)
+        else:
+            answered = self._native(sglang_native.Native(native, call.prompt, context.id(), control), model, context)
         async for chunk in answered:
             yield chunk
 
@@ -170,17 +173,22 @@ class Engine:
                     return
         self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample) for sample in samples])
 
-    async def _native(
-        self, native: dict[str, Any], call: Call, model: Any, context: Any
-    ) -> AsyncIterator[dict[str, Any]]:
-        params = native.get("sampling_params") or {}
-        length = params.get("max_new_tokens") or self.control()["max_tokens"]
-        sample = model.sample(
-            call.prompt, length, version=self.version, request_seed=params.get("sampling_seed"), min_tokens=length
-        )
-        for chunk in sglang_native.chunks(sample, native, len(call.prompt)):
+    async def _native(self, call: sglang_native.Native, model: Any, context: Any) -> AsyncIterator[dict[str, Any]]:
+        control = self.control()
+        samples = [
+            model.sample(call.prompt, call.max_tokens, version=self.version, index=index, **call.sampling)
+            for index in range(call.n)
+        ]
+        for begin, chunk in call.chunks(samples, model):
+            if control["delay"]:
+                await asyncio.sleep(control["delay"])
+            if context.is_stopped():
+                self.note("cancelled", context, at=begin)
+                return
+            if control["error_after"] is not None and begin >= control["error_after"]:
+                raise dynamo_exceptions.HttpError(503, "engine failed on purpose")
             yield chunk
-        self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample)])
+        self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample) for sample in samples])
 
     # --- administration, with the replies of dynamo/vllm/handlers.py ---
 

@@ -197,6 +197,8 @@ class Rollout:
         if resume:
             if next_messages is not None or conversation is not None:
                 raise TypeError("resume=True continues the current turn: give no messages with it")
+            if (cut := self._cut()) is not None:
+                self.append(cut[1])
             plan, keywords = self._planned_rest(asked_for(sampling_params, {}))
         else:
             keywords = asked_for(sampling_params, {})
@@ -248,10 +250,13 @@ class Rollout:
             next_messages: as of :meth:`prompt_ids`.
             conversation: likewise.
             sampling_params: as of :meth:`dynamo_tito.AsyncTitoClient.generate`.
-            **arguments: its other keywords. The renderer's stop tokens are sent along.
+            **arguments: its other keywords. The renderer's stop tokens are sent along. With ``on_interrupt="return"`` a
+                turn that a deadline or a broken connection cuts is held as an aborted one, for :meth:`resume`.
 
         Raises:
             TypeError: the client is the blocking one.
+            asyncio.CancelledError: the rollout stays as it was. What had been sampled is the error's ``completion``
+                (with ``on_interrupt="return"``); :meth:`resume` takes it by itself, :meth:`append` if it is given.
             Exception: as of :meth:`prompt_ids`, ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
@@ -267,6 +272,8 @@ class Rollout:
         **arguments: Any,
     ) -> Turn:
         """Continue the current turn token by token after it was aborted; call it again while ``turn.aborted``.
+
+        After a cancelled :meth:`step` or ``resume`` it continues what had been sampled until then.
 
         The tokens that the turn holds become the prompt, and routing is asked for from the first position on whose row
         is missing. What comes back and what is held become one turn with one message, which takes the place of the
@@ -288,6 +295,10 @@ class Rollout:
             Exception: as of ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
+            if (cut := self._cut()) is not None:
+                turn = await self._appended(*cut)
+                if not turn.aborted:
+                    return turn
             plan, keywords = self._planned_rest(asked_for(sampling_params, arguments))
             return await self._answered(client, plan, arguments | keywords)
 
@@ -373,9 +384,24 @@ class Rollout:
 
     async def _answered(self, client: AsyncTitoClient, plan: Plan, keywords: Mapping[str, Any]) -> Turn:
         request = await self._aside(lambda: self._request(plan, keywords))
-        completion = await client.generate(**request)
+        completion: Completion | None = None
+        try:
+            completion = await client.generate(**request)
+            return await self._appended(plan, completion)
+        except asyncio.CancelledError as error:
+            found = getattr(error, "completion", None) if completion is None else completion
+            self._plan = dataclasses.replace(plan, cut=found)
+            raise
+
+    async def _appended(self, plan: Plan, completion: Completion) -> Turn:
         turn = await self._aside(lambda: self._answers.turn(plan, completion, None))
         return self._commit(turn, plan)
+
+    def _cut(self) -> tuple[Plan, Completion] | None:
+        """What a cancelled call brought of an answer, and the plan that it answers."""
+        if self._plan is None or self._plan.cut is None:
+            return None
+        return self._plan, self._plan.cut
 
     def _commit(self, turn: Turn, plan: Plan) -> Turn:
         if plan.drift is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion, Float64Array, Int32Array
 
 _PATH = "weight_versions"
+_DIGITS = "0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,39 @@ def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:
         else:
             found.append(span)
     return tuple(found)
+
+
+def age_by(order: Callable[[str], Any] | Sequence[str] | None, example: str) -> Callable[[str], Any]:
+    """What to compare versions by, older ones first; see :meth:`TrainingSample.mask_off_policy`.
+
+    The function that is returned raises ValueError for a version that has no place.
+    """
+    if callable(order):
+        return order
+    if order is not None:
+        if isinstance(order, str) or not isinstance(order, Sequence):
+            raise TypeError(f"order must be a sequence of versions or a function, not {type(order).__name__}")
+        places = {version: place for place, version in enumerate(order)}
+        if len(places) < len(order):
+            raise ValueError(f"a version stands twice in the order {list(order)}")
+
+        def place(version: str) -> int:
+            if version not in places:
+                raise ValueError(f"version {version!r} is not in the order given, {list(places)}")
+            return places[version]
+
+        return place
+    text = example.rstrip(_DIGITS)
+
+    def number(version: str) -> int:
+        if version.rstrip(_DIGITS) != text or len(version) == len(text):
+            raise ValueError(
+                f"versions {version!r} and {example!r} are not one text with a whole number behind it; say with order "
+                "which is older"
+            )
+        return int(version[len(text) :])
+
+    return number
 
 
 def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:

@@ -9,7 +9,7 @@ seed, the weight version and the tokens before them. It records what was sampled
         truth = engine.last.samples[0]
         truth.token_ids, truth.logprobs, truth.routed_experts
 
-It does not stream.
+
 """
 
 from __future__ import annotations

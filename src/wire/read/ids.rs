@@ -127,14 +127,22 @@ impl Reader for Ids {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
-        let (mut ids, at) = (Buffer::new(), cursor.pos);
-        elements!(cursor, String::new(), {
-            one_more(cursor, ids.len(), at)?;
-            let id = id(cursor, || format!("[{}]", ids.len()))?;
-            ids.push(id)?;
-        });
+        let mut ids = Buffer::new();
+        append_ids(cursor, &mut ids)?;
         Ok(ids)
     }
+}
+
+/// Appends the ids of the list at the cursor.
+#[inline(always)]
+pub(crate) fn append_ids(cursor: &mut Cursor<'_>, ids: &mut Buffer<i32>) -> Read<()> {
+    let at = cursor.pos;
+    elements!(cursor, String::new(), {
+        one_more(cursor, ids.len(), at)?;
+        let id = id(cursor, || format!("[{}]", ids.len()))?;
+        ids.push(id)?;
+    });
+    Ok(())
 }
 
 /// A flat list of numbers.

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any
 
-from dynamo_tito.simulator.calls import Call
+from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids
 from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
@@ -44,11 +44,16 @@ class VllmTextRoutes(VllmGenerateRoutes):
     async def answer_chat(self, call: Call, document: dict[str, Any], prompt: list[int]) -> Response:
         """A chat completion of these prompt tokens."""
         wanted = self._read_chat(document, prompt)
+        if call.streams(document):
+            if wanted.prompt_logprobs is not None:
+                name = "prompt_logprobs"
+                raise bad_request(f"`{name}` are not available when `stream=True`.", name)
+            return await self.stream_chat(call, document, wanted)
         samples = await self.sample(call, wanted.ask)
         returned = bool(document.get("return_token_ids"))
         choices: list[dict[str, Any]] = []
         for sample in samples:
-            content = self._chat_content(sample, wanted, document) if document.get("logprobs") else None
+            content = self.chat_content(sample, wanted, document) if document.get("logprobs") else None
             choice = {
                 "index": sample.index,
                 "message": self._message(sample),
@@ -59,10 +64,10 @@ class VllmTextRoutes(VllmGenerateRoutes):
                 "routed_experts": await self.routing(call, sample, wanted.start),
             }
             if self.since("0.33"):
-                choice["weight_versions"] = self.spans(call, sample) if document.get("return_weight_versions") else None
+                choice["weight_versions"] = self.spans(sample) if document.get("return_weight_versions") else None
             choices.append(choice)
         scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
-        answer = self._envelope(f"chatcmpl-{self.name_of(call, document)}", "chat.completion", choices, samples) | {
+        answer = self._envelope(self.id_of(call), "chat.completion", choices, samples) | {
             "prompt_logprobs": scored,
             "prompt_token_ids": prompt if returned else None,
         }
@@ -71,6 +76,10 @@ class VllmTextRoutes(VllmGenerateRoutes):
         else:
             answer["kv_transfer_params"] = None
         return self.reply(answer)
+
+    async def stream_chat(self, call: Call, document: dict[str, Any], wanted: Sampling) -> Response:
+        """The answer in chunks."""
+        raise NotImplementedError
 
     def _read_chat(self, document: dict[str, Any], prompt: list[int]) -> Sampling:
         config = self.engine.config
@@ -99,7 +108,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
             absent["tool_calls"] = []
         return {"role": "assistant", "content": content, **absent, "reasoning": None}
 
-    def _chat_content(self, sample: Sample, wanted: Sampling, document: dict[str, Any]) -> Raw:
+    def chat_content(self, sample: Sample, wanted: Sampling, document: dict[str, Any]) -> Raw:
         return self.text_content(
             sample, wanted.logprobs or 0, placeholders=bool(document.get("return_tokens_as_token_ids"))
         )
@@ -129,6 +138,8 @@ class VllmTextRoutes(VllmGenerateRoutes):
 
     async def completions(self, call: Call) -> Response:
         document = self.document(call)
+        if call.streams(document):
+            raise EngineError(501, "the embedded engine does not stream completions of vLLM")
         samples: list[Sample] = []
         choices: list[dict[str, Any]] = []
         for prompt in self._prompts(document):
@@ -138,7 +149,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
                 samples.append(sample)
                 choices.append(await self._text_choice(call, document, sample, wanted, len(choices)))
         call.record.samples = samples
-        answer = self._envelope(f"cmpl-{self.name_of(call, document)}", "text_completion", choices, samples) | {
+        answer = self._envelope(self.id_of(call), "text_completion", choices, samples) | {
             "kv_transfer_params": None,
         }
         if self.since("0.32"):
@@ -188,7 +199,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
             "routed_experts": await self.routing(call, sample, wanted.start),
         }
         if self.since("0.33"):
-            choice["weight_versions"] = self.spans(call, sample) if document.get("return_weight_versions") else None
+            choice["weight_versions"] = self.spans(sample) if document.get("return_weight_versions") else None
         return choice
 
     def _text_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
