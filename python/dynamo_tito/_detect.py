@@ -39,7 +39,7 @@ def detect_wire(body: bytes | bytearray | memoryview, /) -> tuple[Wire, str]:
     if (found := _of_choices(documents, choices)) is not None:
         return found
     raise MalformedBodyError(
-        "the body has the keys of no wire: neither meta_info, nor nvext, nor choices[0] with token_ids, message or text",
+        "the body has the keys of no wire: no meta_info, no nvext, and no choices[0] with token_ids, message or text",
         kind="wire",
         path="",
     )

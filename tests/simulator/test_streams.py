@@ -270,7 +270,9 @@ def test_a_client_that_leaves(name: str) -> None:
 def test_an_engine_that_stops_breaks_its_streams() -> None:
     asked = WIRES["vllm 0.33"]
     with held(asked, 2) as engine, pytest.raises(httpx.RemoteProtocolError):
-        with httpx.stream("POST", engine.url + asked.path, json=asked.body | {"stream": True}, trust_env=False) as answer:
+        with httpx.stream(
+            "POST", engine.url + asked.path, json=asked.body | {"stream": True}, trust_env=False
+        ) as answer:
             wait_for(lambda: engine.last.tokens_sent == [2])
             asyncio.run_coroutine_threadsafe(engine.stop(), loop_of(engine))
             answer.read()
@@ -382,7 +384,9 @@ def test_new_weights_in_the_middle(name: str, after: int) -> None:
 def test_new_weights_for_an_answer_in_one_piece() -> None:
     asked = WIRES["vllm 0.33"]
     with simulator.running(**asked.settings, token_latency=0.05) as engine:
-        thread = threading.Thread(target=post, args=(engine.url + asked.path,), kwargs={"json": asked.body}, daemon=True)
+        thread = threading.Thread(
+            target=post, args=(engine.url + asked.path,), kwargs={"json": asked.body}, daemon=True
+        )
         thread.start()
         wait_for(lambda: engine.admin.in_flight)
         time.sleep(0.12)

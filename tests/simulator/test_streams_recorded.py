@@ -74,8 +74,16 @@ def _of_pairs() -> Iterator[tuple[str, Recording]]:
         faults = [_FAULTS[key](value) for key, value in control.items() if key in _FAULTS]
         for key, value in control.items():
             settings = settings | (_SETTINGS[key](value) if key in _SETTINGS else {})
-        yield name, Recording(
-            entry["path"], entry["request"] | entry["stream"], entry["stream_status"], pair.stream, settings, *faults
+        yield (
+            name,
+            Recording(
+                entry["path"],
+                entry["request"] | entry["stream"],
+                entry["stream_status"],
+                pair.stream,
+                settings,
+                *faults,
+            ),
         )
 
 
