@@ -45,9 +45,9 @@ impl Wire {
         matches!(self, Wire::DynamoChat | Wire::DynamoCompletions)
     }
 
-    /// Whether its streams are read. SGLang's chat route streams no ids (0.5.23 `serving_chat.py`: a 400).
+    /// Whether streamed answers of the wire are read.
     #[must_use]
-    pub fn streams_ids(self) -> bool {
+    pub fn streams(self) -> bool {
         !matches!(self, Wire::VllmCompletions | Wire::SglangChat)
     }
 

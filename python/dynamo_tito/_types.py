@@ -194,9 +194,10 @@ class StreamDelta(_Record):
         index: which of the request's choices this is.
         start: the position in the completion of the first new token.
         token_ids: int32 [n].
-        logprobs: float64 [n], natural logarithms; None where not every token of the choice so far has one. On Dynamo they
-            are rounded to float32, with NaN for a value that is no log-probability: the end brings the engine's own.
-        top_logprobs: the alternatives at each of the n positions; None where they carry text only, and before the first.
+        logprobs: float64 [n], natural logarithms; None where not every token of the choice so far has one. On Dynamo
+            they are rounded to float32, with NaN for a value that is no log-probability: the end brings the engine's.
+        top_logprobs: the alternatives at each of the n positions; None where they carry text only, and before the
+            first.
         finish_reason: why the choice ended, once it has; as in :class:`Completion`.
     """
 

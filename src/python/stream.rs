@@ -161,10 +161,12 @@ impl StreamDecoder {
         let mut ids = None;
         let options = keywords.options(&mut ids)?;
         lend(experts_out, &options)?;
-        let decoder = crate::StreamDecoder::new(&options);
-        if let Some(error) = decoder.refused() {
-            return Err(PyValueError::new_err(error.to_string()));
+        if !options.wire.streams() {
+            return Err(PyValueError::new_err(format!(
+                "no streamed answer of the wire {wire:?} is read"
+            )));
         }
+        let decoder = crate::StreamDecoder::new(&options);
         let state = State {
             decoder,
             options: options.detached(),

@@ -1,24 +1,21 @@
 //! The decoder of a stream.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::{Class, Error, Result};
-use crate::experts::Target;
-use crate::limits::{MAX_CHOICES, MAX_ERROR_BODY};
+use crate::limits::MAX_ERROR_BODY;
 use crate::memory::Buffer;
 use crate::options::{Options, Wire};
-use crate::wire::answer::Paths;
 use crate::wire::judge::counts::Tally;
 use crate::wire::read::server_error;
-use crate::wire::sentinel::{is_too_high, or_nan};
 use crate::wire::{self, Decoded};
 
 use super::choice::{Choice, Context, Said};
-use super::chunk::{add_metadata, add_prompt, index_of, judge};
+use super::chunk::read_chunk;
+use super::delta::{StreamDelta, delta};
 use super::end::{Whole, complete};
 use super::framing::{Event, Framing};
-use super::usual::{Scratch, Shape, append};
+use super::usual::{Scratch, append};
 
 /// Decodes a streamed answer while it arrives.
 ///
@@ -56,37 +53,8 @@ enum State {
     Closed,
 }
 
-/// What the chunks since the last delta brought to a choice.
-#[derive(Debug)]
-pub struct StreamDelta<'a> {
-    /// The position among the choices.
-    pub index: u32,
-    /// The position of the first new token.
-    pub start: usize,
-    /// The new tokens.
-    pub token_ids: &'a [i32],
-    /// Their log-probabilities, if every token so far has one.
-    pub logprobs: Option<Cow<'a, [f64]>>,
-    /// Their alternatives, if every one so far has a name.
-    pub top_logprobs: Option<StreamTop<'a>>,
-    /// Why the choice ended, once it has.
-    pub finish_reason: Option<&'a str>,
-}
-
-/// Alternatives of new tokens.
-#[derive(Debug)]
-pub struct StreamTop<'a> {
-    /// Their ids.
-    pub token_ids: &'a [i32],
-    /// Their log-probabilities.
-    pub logprobs: &'a [f64],
-    /// Where each position begins; the first is that of the first entry here.
-    pub offsets: &'a [i64],
-}
-
 impl StreamDecoder {
-    /// A decoder of one stream. Prompt log-probabilities are not scored (`score_from` is not looked at). On a wire whose
-    /// streams are not read, every call refuses.
+    /// A decoder of one stream of a wire that [streams](Wire::streams); of another every call is an error. Prompt log-probabilities are not scored (`score_from` is not looked at).
     #[must_use]
     pub fn new(options: &Options<'_>) -> Self {
         Self {
@@ -96,9 +64,9 @@ impl StreamDecoder {
             chunks: 0,
             choices: Vec::new(),
             said: Said::default(),
-            state: match options.wire.streams_ids() {
+            state: match options.wire.streams() {
                 true => State::Open,
-                false => State::Refused(not_streamed(options.wire)),
+                false => State::Refused(no_stream()),
             },
             scratch: (
                 Decoded::new(0, Buffer::new(), Arc::default()),
@@ -138,14 +106,6 @@ impl StreamDecoder {
             self.state = State::Refused(error.clone());
         }
         read
-    }
-
-    /// The error that every call raises, if the decoder has refused.
-    pub(crate) fn refused(&self) -> Option<&Error> {
-        match &self.state {
-            State::Refused(error) => Some(error),
-            _ => None,
-        }
     }
 
     /// Whether `[DONE]` was read.
@@ -215,45 +175,9 @@ impl StreamDecoder {
     pub fn deltas(&mut self, mut tell: impl FnMut(StreamDelta<'_>)) {
         let dynamo = self.options.wire.is_dynamo();
         for choice in &mut self.choices {
-            let (start, end) = (choice.told, choice.ids.len());
-            let ends = choice.ended() && !choice.told_end;
-            if start == end && !ends {
-                continue;
+            if let Some(delta) = delta(choice, dynamo) {
+                tell(delta);
             }
-            choice.told = end;
-            choice.told_end |= ends;
-            let values = match dynamo {
-                true => choice.entries.values.as_slice(),
-                false => choice.logprobs.as_slice(),
-            };
-            let logprobs = (values.len() == end && (end > 0)).then(|| {
-                let new = &values[start..];
-                let doubt = |&value: &f64| is_too_high(value) || or_nan(value).is_nan();
-                if dynamo && new.iter().any(doubt) {
-                    let settled = |&value| if doubt(&value) { f64::NAN } else { value };
-                    return Cow::Owned(new.iter().map(settled).collect());
-                }
-                Cow::Borrowed(new)
-            });
-            let top = &choice.top;
-            let told = !top.text_only && !top.offsets.is_empty() && top.rows == end;
-            let top_logprobs = told.then(|| {
-                let offsets = &top.offsets.as_slice()[start..];
-                let first = offsets[0] as usize;
-                StreamTop {
-                    token_ids: &top.ids.as_slice()[first..],
-                    logprobs: &top.logprobs.as_slice()[first..],
-                    offsets,
-                }
-            });
-            tell(StreamDelta {
-                index: choice.index,
-                start,
-                token_ids: &choice.ids.as_slice()[start..],
-                logprobs,
-                top_logprobs,
-                finish_reason: choice.finish.reason.as_deref().filter(|_| ends),
-            });
         }
     }
 
@@ -408,9 +332,7 @@ impl StreamDecoder {
             State::Refused(error) if error.class == Class::Server => {}
             _ => self.check_open()?,
         }
-        if let Some(error) = self.plain_error()
-            && error.class != Class::Server
-        {
+        if let Some(error) = self.plain_error() {
             self.state = State::Refused(error.clone());
             return Err(error);
         }
@@ -462,87 +384,12 @@ impl StreamDecoder {
     }
 }
 
+/// The error of a wire whose streams are not read.
+fn no_stream() -> Error {
+    let message = "streamed answers of this wire are not read";
+    Error::new(Class::Argument, "wire", "", None, message)
+}
+
 fn only(mut completions: Vec<Decoded>) -> Decoded {
     completions.pop().expect("a stream of one choice")
-}
-
-/// Reads a chunk and judges its choices.
-fn read_chunk(
-    (choices, last, said, scratch): (&mut Vec<Choice>, &mut usize, &mut Said, &mut Decoded),
-    cx: &Context<'_>,
-    several: bool,
-    mut experts: Option<&mut [i32]>,
-) -> Result<()> {
-    let read = wire::chunk(cx.body, &cx.options, several)?;
-    let shape = Shape::of(&read, cx.body, cx.options.wire);
-    let mut prompts = read.prompts.into_iter();
-    if read.list.is_empty() {
-        let paths = Paths { prefix: "" };
-        if let Some(prompt) = prompts.next() {
-            add_prompt(prompt, said, cx, &paths)?;
-        }
-        add_metadata((&read.shared, false), said, scratch, cx, &paths)?;
-        return Ok(());
-    }
-    for answer in read.list {
-        let known = choices
-            .iter()
-            .rposition(|choice| choice.index == answer.index);
-        let known = match known {
-            Some(known) => known,
-            None => {
-                check_room(choices.len(), several, &answer, cx)?;
-                choices.push(Choice::new(answer.index));
-                choices.len() - 1
-            }
-        };
-        let target = experts.as_deref_mut().map_or(Target::Own, Target::Into);
-        judge(
-            &mut choices[known],
-            answer,
-            prompts.next(),
-            said,
-            scratch,
-            cx,
-            target,
-        )?;
-        *last = known;
-    }
-    if shape.is_some() {
-        choices[*last].shape = shape;
-    }
-    Ok(())
-}
-
-/// Fails if the stream may not have one choice more.
-fn check_room(
-    choices: usize,
-    several: bool,
-    answer: &wire::answer::Answer,
-    cx: &Context<'_>,
-) -> Result<()> {
-    let (kind, message) = match choices {
-        1.. if !several => (
-            "several_choices",
-            "several choices; feed_choices and finish_choices return them all".to_owned(),
-        ),
-        MAX_CHOICES.. => ("too_many", format!("more than {MAX_CHOICES} choices")),
-        _ => return Ok(()),
-    };
-    let (path, at) = index_of(cx.body, answer);
-    Err(Error::new(Class::Malformed, kind, path, at, message))
-}
-
-/// The error of a wire whose streams are not read.
-#[cold]
-fn not_streamed(wire: Wire) -> Error {
-    let name = Wire::ALL.iter().find(|(_, it)| *it == wire);
-    let name = name.map_or("this wire", |(name, _)| name);
-    Error::new(
-        Class::Argument,
-        "no_stream",
-        "",
-        None,
-        format!("streams of {name} are not read; ask for one document"),
-    )
 }

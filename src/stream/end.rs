@@ -212,7 +212,7 @@ fn columns(
     wire: Wire,
 ) -> Result<LogprobChannels> {
     let none = local(match wire {
-        Wire::SglangGenerate | Wire::SglangChat => "meta_info.output_token_logprobs",
+        Wire::SglangGenerate => "meta_info.output_token_logprobs",
         _ => "logprobs.content",
     });
     let mut channels = LogprobChannels::none(none);

@@ -123,18 +123,18 @@ impl Framing {
             self.begun = first.map(|at| self.before + at);
             if let Some(at) = first.filter(|&at| matches!(fed[at], b'{' | b'[')) {
                 self.plain = Some(transient());
-                self.keep_plain(&fed[at..])?;
+                self.keep_plain(&fed[at..], fed.len())?;
             }
         } else if self.plain.is_some() {
-            self.keep_plain(fed)?;
+            self.keep_plain(fed, fed.len())?;
         }
         Ok(self.plain.is_some())
     }
 
-    fn keep_plain(&mut self, bytes: &[u8]) -> Result<()> {
+    fn keep_plain(&mut self, bytes: &[u8], fed: usize) -> Result<()> {
         if let Some(plain) = &mut self.plain {
             plain.extend_from_slice(bytes)?;
-            if plain.len() > MAX_PLAIN {
+            if self.before + fed > MAX_PLAIN {
                 return Err(self.not_a_stream());
             }
         }
@@ -329,10 +329,10 @@ impl Framing {
             Line::Start | Line::Mark(0) => return self.dispatch(),
             Line::Name(name, 4) if name.starts_with(b"data") => self.begin_data(at)?,
             Line::Name(name, 5) if name.starts_with(b"event") => self.name.clear(),
-            Line::Comment { .. } if self.named() == Name::Error => {
-                if self.comments.len() < MAX_MESSAGE {
-                    self.comments.push(b'\n');
-                }
+            Line::Comment { .. }
+                if self.named() == Name::Error && self.comments.len() < MAX_MESSAGE =>
+            {
+                self.comments.push(b'\n');
             }
             _ => {}
         }
@@ -404,11 +404,15 @@ fn transient() -> Buffer<u8> {
 /// Bytes in front of the end of the line, if there is one.
 #[inline]
 fn line_length(bytes: &[u8]) -> Option<usize> {
-    const BLOCK: usize = 64;
     let ends = |&byte: &u8| byte == b'\n' || byte == b'\r';
-    // Without branches inside of a block, so that the compiler vectorises it.
-    let block = |block: &[u8]| block.iter().fold(false, |any, byte| any | ends(byte));
-    let blocks = bytes.chunks(BLOCK).position(block)?;
-    let at = blocks * BLOCK;
-    Some(at + bytes[at..].iter().position(ends)?)
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    // A byte per byte and no branch inside of a block, so that the compiler vectorises it.
+    let any = |block: &[u8; 64]| {
+        let end = |byte: &u8| u8::from(*byte == b'\n') | u8::from(*byte == b'\r');
+        block.iter().fold(0, |any, byte| any | end(byte)) != 0
+    };
+    match blocks.iter().position(any) {
+        Some(block) => Some(64 * block + blocks[block].iter().position(ends)?),
+        None => Some(bytes.len() - rest.len() + rest.iter().position(ends)?),
+    }
 }

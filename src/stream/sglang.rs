@@ -8,8 +8,8 @@ use crate::wire::judge::sampled::Sampled;
 use crate::wire::read::triples::{TopRows, Triples};
 
 use super::choice::{Choice, Context, Listed, listed};
-use super::chunk::append_top;
 use super::columns::{begins, same_value};
+use super::judge::append_top;
 
 /// The counts of usage, in the order in which they are returned.
 pub(super) const COUNTS: [&str; 4] = [

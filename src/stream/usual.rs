@@ -67,7 +67,7 @@ impl Shape {
             && logprobs.flat.iter().all(|it| !it.field.is_present())
             && logprobs.tokens.is_none();
         let lists = match wire {
-            Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => &answer.token_ids[..],
+            Wire::VllmGenerate | Wire::VllmChat => &answer.token_ids[..],
             // Dynamo's list of all tokens is no list of new ones.
             Wire::DynamoChat if !answer.token_ids[0].field.is_present() => &answer.token_ids[1..],
             _ => return None,

@@ -64,7 +64,7 @@ impl<T> Channel<T> {
     }
 
     /// A channel that the wire does not have. `place` is not shown.
-    pub(super) fn absent(place: Place) -> Self {
+    pub(crate) fn absent(place: Place) -> Self {
         let field = Field::Absent;
         Self { place, field }
     }

@@ -30,8 +30,8 @@ fn answers(body: &[u8], options: &Options<'_>, several: bool, chunk: bool) -> Re
     match options.wire {
         Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options, chunk),
         Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several, chunk),
-        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate if chunk => sglang::chunk(body, options),
+        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate => sglang::answers(body, options, several),
         Wire::SglangChat => sglang::chat_answers(body, options, several),
     }

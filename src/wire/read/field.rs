@@ -42,7 +42,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The offset of the value and the result of its reader; the path of an error is relative to the field.
+    /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
     pub(crate) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
         match self {
             Field::Absent => None,
