@@ -59,7 +59,7 @@ SETTINGS: dict[Size, dict[str, Any]] = {
 }
 
 RATE = 0.01
-"""Share of the requests that meet one of :data:`FAULTS`."""
+"""Share of the requests with one of :data:`FAULTS`."""
 
 FAULTS = (
     Fault(kind="status", status=429, headers={"retry-after": "0.01"}),

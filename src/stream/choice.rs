@@ -34,7 +34,7 @@ pub(super) struct Said {
 /// Dynamo's entries, which are the log-probabilities or an echo; only the end knows.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// The ids that they name.
+    /// The ids that they name; of completions, those that `tokens` name.
     pub(super) names: Buffer<i32>,
     /// The values as written.
     pub(super) values: Buffer<f64>,
@@ -42,8 +42,8 @@ pub(super) struct Entries {
     pub(super) place: Option<Place>,
     /// The first error of the reader.
     pub(super) unreadable: Option<Error>,
-    /// `tokens`: where they stood, how many, and whether one was no list.
-    pub(super) tokens: Option<(Place, usize, bool)>,
+    /// `tokens`: where they stood, and whether one was no list.
+    pub(super) tokens: Option<(Place, bool)>,
     /// The whole list of the engine, and where it stood.
     pub(super) engine: Option<(Buffer<f64>, Place)>,
 }
@@ -177,6 +177,7 @@ impl Choice {
                         "the choice has another finish reason than an earlier chunk said",
                     ));
                 }
+                self.finish.aborted = finish.aborted.or(self.finish.aborted);
             } else {
                 let stop_reason = self.finish.stop_reason.take();
                 self.finish = finish;

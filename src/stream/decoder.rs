@@ -59,7 +59,10 @@ impl StreamDecoder {
     pub fn new(options: &Options<'_>) -> Self {
         Self {
             prompt_token_ids: options.prompt_token_ids.map(<[i32]>::to_vec),
-            options: options.detached(),
+            options: Options {
+                score_from: None,
+                ..options.detached()
+            },
             framing: Framing::new(),
             chunks: 0,
             choices: Vec::new(),
@@ -155,8 +158,7 @@ impl StreamDecoder {
     pub fn abandon(&mut self) -> Result<Decoded> {
         let mut choices = self.abandon_choices_of(false)?;
         if choices.is_empty() {
-            let mut none = Choice::new(0);
-            std::mem::swap(&mut none.said.prompt, &mut self.said.prompt);
+            let none = Choice::new(0);
             let mut whole = self.whole(1, false);
             choices.push(complete(none, 0, &mut whole)?);
         }

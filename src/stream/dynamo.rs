@@ -121,11 +121,10 @@ pub(super) fn tokens(
         }
     }
     if let Some((place, span)) = logprobs.tokens {
-        let (_, count, unreadable) = entries.tokens.get_or_insert((place, 0, false));
-        match echo::texts(span, cx.body, new.ids)? {
+        let (_, unreadable) = entries.tokens.get_or_insert((place, false));
+        match echo::texts(span, cx.body, new.ids, Some(&mut entries.names))? {
             echo::Texts::Unreadable => *unreadable = true,
             echo::Texts::Read { elements, wrong } => {
-                *count += elements;
                 if let Some((i, name, at)) = wrong.filter(|_| elements == new.ids.len()) {
                     let path = format!("{}[{i}]", paths.text(place));
                     return Err(new.identity(i, &name.to_string(), path, Some(at)));

@@ -14,7 +14,7 @@ use crate::wire::judge::echo;
 use crate::wire::judge::logprobs::{Logprobs, choose_logprobs};
 use crate::wire::judge::mask::check_mask;
 use crate::wire::judge::weight_spans::check_tiling;
-use crate::wire::read::entries::{Content, Top};
+use crate::wire::read::entries::{Content, Top, UNNAMED};
 use crate::wire::read::field::{Field, Span};
 use crate::wire::read::triples::TopRows;
 use crate::wire::{Decoded, Prompt};
@@ -95,7 +95,13 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     };
     // (b), (c)
     let completion = choice.ids.len();
-    let tokens = choice.entries.tokens;
+    let texts = match choice.entries.tokens {
+        Some((place, false)) => {
+            compare_texts(&choice.entries.names, &choice.ids, &paths.text(place))
+        }
+        Some((place, true)) => Ok(Some(echo::unreadable(&paths.text(place)))),
+        None => Ok(None),
+    };
     let channels = match options.wire {
         Wire::DynamoChat | Wire::DynamoCompletions => {
             entries(choice.entries, choice.top, options.wire)?
@@ -106,19 +112,17 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
         }
     };
     let ids = choice.ids.as_slice();
+    let chosen = choose_logprobs(channels, ids, &[], &options, &paths).map_err(joined);
     let Logprobs {
         values,
         top,
         mut sources,
-    } = choose_logprobs(channels, ids, &[], &options, &paths).map_err(joined)?;
-    if let Some((place, count, unreadable)) = tokens {
-        let path = paths.text(place);
-        let why = match unreadable {
-            true => Some(echo::unreadable(&path)),
-            false => (count != completion).then(|| echo::miscounted(&path, count, completion)),
-        };
-        sources.extend(why.map(|why| ("logprobs_echo", why)));
-    }
+    } = match chosen {
+        // What is missing comes last.
+        Err(error) if error.kind == "missing" => return Err(texts.err().unwrap_or(error)),
+        chosen => chosen?,
+    };
+    sources.extend(texts?.map(|why| ("logprobs_echo", why)));
     let mut decoded = Decoded::new(choice.index, choice.ids, prompt);
     (decoded.logprobs, decoded.top_logprobs) = (values, top);
     decoded.usage = usage;
@@ -177,6 +181,29 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
         ));
     }
     Ok(decoded)
+}
+
+/// Compares what the texts of completions name with the tokens; why they are left out, if they are.
+fn compare_texts(names: &Buffer<i32>, ids: &Buffer<i32>, path: &str) -> Result<Option<String>> {
+    let (names, ids) = (names.as_slice(), ids.as_slice());
+    if names.len() != ids.len() {
+        return Ok(Some(echo::miscounted(path, names.len(), ids.len())));
+    }
+    let mut pairs = names.iter().zip(ids);
+    let wrong = pairs.position(|(name, id)| *name != UNNAMED && name != id);
+    let Some(i) = wrong else { return Ok(None) };
+    let message = format!(
+        "the text names {}, the token id at its position is {}",
+        names[i], ids[i]
+    );
+    let path = format!("{path}[{i}]");
+    Err(Error::new(
+        Class::Alignment,
+        "identity",
+        path,
+        None,
+        message,
+    ))
 }
 
 /// Whether a choice that has not ended had tokens, and none of them was named.
@@ -327,11 +354,12 @@ fn check_rows(
     };
     let last = i128::from(options.final_row == FinalRow::Omitted);
     let all = prompt + tokens as i128 - last;
-    let rows = routed.shape[0];
-    let reached = i128::from(routed.start) + rows as i128;
-    if rows == 0 && aborted {
+    let Some(reach) = routed.reach else {
         routed.complete = all == i128::from(routed.start);
-    } else if reached < all && aborted {
+        return Ok(());
+    };
+    let reached = i128::from(reach);
+    if reached < all && aborted {
         routed.complete = false;
     } else if reached != all {
         return Err(Error::new(

@@ -84,7 +84,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 tokens: logprobs.tokens.map(|span| (local("logprobs.tokens"), span)),
                 ..LogprobChannels::none(local("logprobs.token_logprobs"))
             },
-            mask: Channel::absent(local("sampling_mask")),
+            mask: Channel::absent(local("")),
             experts: ExpertChannels {
                 found: choice
                     .routed_experts

@@ -35,7 +35,7 @@ class Stepping:
                 self._at_step(self.steps)
                 try:
                     value = yield waited_for
-                except BaseException as error:  # noqa: BLE001 - handed on as it is
+                except BaseException as error:  # noqa: BLE001 - passed on unchanged
                     waited_for = self._inner.throw(error)
                 else:
                     waited_for = self._inner.send(value)
@@ -44,7 +44,7 @@ class Stepping:
 
 
 def check(workers: Pool, outcome: object) -> None:
-    """All or nothing, and nobody paused."""
+    """All workers or none are updated, and none is paused."""
     assert isinstance(outcome, FleetResult | asyncio.CancelledError), repr(outcome)
     assert [engine.admin.paused for engine in workers.engines] == [None] * 4
     versions = {engine.admin.version for engine in workers.engines}

@@ -198,6 +198,8 @@ def test_streams_are_probed_with_one_token() -> None:
     assert "note: ignores stream: true" in said(ignores, "vllm_generate")
     with simulator.running(backend="vllm") as engine:
         assert "ok: streams on request: 2 server-sent events for one token" in said(ask(engine), "vllm_generate")
+    with simulator.running(backend="dynamo") as engine:
+        assert "note: refuses streams (HTTP 501)" in said(ask(engine), "vllm_generate")
 
 
 def test_the_native_route_of_a_dynamo_that_streams_only() -> None:

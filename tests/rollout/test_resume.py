@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -43,7 +43,7 @@ def say(text: str) -> list[dict[str, str]]:
 
 
 def alike(one: TrainingSample, other: TrainingSample) -> bool:
-    """Equal but for the ids under which the server knows the requests."""
+    """Equal except for the request ids of the server."""
 
     def nameless(sample: TrainingSample) -> TrainingSample:
         sample.turns = tuple(dataclasses.replace(turn, request_id=None) for turn in sample.turns)
@@ -169,6 +169,23 @@ def test_a_mask_in_one_segment_only_is_refused() -> None:
     assert rollout.append(completion([])).sampling_mask is not None
 
 
+def test_a_mask_that_was_cut_off_is_not_known() -> None:
+    """It comes with the last event of a stream."""
+    rollout = Rollout(ShortRenderer())
+    rollout.prompt_ids(say("a"))
+    kept = mask([603, 604], 0)
+    answers = [([600, 601], None), ([], None), ([602], None), ([603, 604], kept), ([605], None)]
+    for ids, found in answers:
+        rollout.append(completion(ids, sampling_mask=found, aborted=True, finish_reason="abort"))
+        rollout.request(resume=True)
+    with pytest.raises(tito.AlignmentError, match="1 of 2 answers"):
+        rollout.append(completion([END]))
+    turn = rollout.append(completion([END], sampling_mask=mask([END], 2)))
+    assert turn.sampling_mask is not None
+    expected: list[list[int]] = [[], [], [], *(row.tolist() for row in kept), [], mask([END], 2)[0].tolist()]
+    assert [row.tolist() for row in turn.sampling_mask] == expected
+
+
 def test_logprobs_in_one_segment_only() -> None:
     rollout = Rollout(ShortRenderer())
     rollout.prompt_ids(say("a"))
@@ -242,11 +259,17 @@ def test_an_answer_that_does_not_fit_leaves_the_turn_open() -> None:
 # --- calls that were cancelled ---
 
 
-class Cancelled:
-    """A client whose calls are cancelled, all but the last: each error carries the tokens up to the next cut."""
+def pending(rollout: Rollout) -> Any:
+    return rollout.interrupted
 
-    def __init__(self, rollout: Rollout, cuts: list[int], lost: int) -> None:
-        self.rollout, self.bounds, self.lost = rollout, [*cuts, len(TURN)], lost
+
+class Cancelled:
+    """A client whose calls fail, all but the last: each error carries the tokens up to the next cut."""
+
+    def __init__(
+        self, rollout: Rollout, cuts: list[int], lost: int, error: Callable[[], BaseException] = asyncio.CancelledError
+    ) -> None:
+        self.rollout, self.bounds, self.lost, self.error = rollout, [*cuts, len(TURN)], lost, error
         self.sent: list[dict[str, Any]] = []
 
     async def generate(self, prompt_ids: Any, **keywords: Any) -> tito.Completion:
@@ -256,29 +279,35 @@ class Cancelled:
         answer = piece(self.rollout, first, last, whole=whole, lost=self.lost, prompt=len(prompt_ids))
         if whole:
             return answer
-        error: Any = asyncio.CancelledError()
+        error: Any = self.error()
         error.completion = answer
         raise error
 
 
+FAILURES: list[Any] = [asyncio.CancelledError, lambda: tito.ServerError("engine failed", status=None, body=b"")]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("by_hand", [True, False])
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, len(TURN)), min_size=1, max_size=4).map(sorted), lost=st.integers(0, 9))
-def test_a_turn_whose_calls_are_cancelled_is_the_uncut_turn(by_hand: bool, cuts: list[int], lost: int) -> None:
+def test_a_turn_whose_calls_fail_is_the_uncut_turn(by_hand: bool, failure: Any, cuts: list[int], lost: int) -> None:
     async def roll() -> Rollout:
         rollout = Rollout(ShortRenderer())
-        client: Any = Cancelled(rollout, cuts, lost)
-        pending = rollout.step(client, say("a"), sampling_params={"max_tokens": 9}, on_interrupt="return")
+        client: Any = Cancelled(rollout, cuts, lost, failure)
+        coming = rollout.step(client, say("a"), sampling_params={"max_tokens": 9}, on_interrupt="return")
         for number in range(len(cuts)):
             before = rollout.head
-            with pytest.raises(asyncio.CancelledError) as caught:
-                await pending
+            with pytest.raises((asyncio.CancelledError, tito.ServerError)) as caught:
+                await coming
             assert rollout.head is (before if number == 0 or by_hand else rollout.turns[0])
+            cut: Any = caught.value
+            assert pending(rollout) is cut.completion
             if by_hand:
-                cut: Any = caught.value
                 assert rollout.append(cut.completion).aborted
-            pending = rollout.resume(client)
-        await pending
+                assert pending(rollout) is None
+            coming = rollout.resume(client)
+        await coming
         assert [each["sampling_params"]["max_tokens"] for each in client.sent] == [9 - cut for cut in (0, *cuts)]
         assert {each["on_interrupt"] for each in client.sent} == {"return"}
         return rollout
@@ -296,8 +325,10 @@ def test_a_cancelled_call_may_be_asked_again_from_the_start() -> None:
         with pytest.raises(asyncio.CancelledError):
             await rollout.step(client, say("a"))
         assert (rollout.turns, len(rollout.token_ids)) == ([], 0)
+        assert pending(rollout) is not None
         client = Cancelled(rollout, [], 0)
         turn = await rollout.step(client, say("a"))
+        assert pending(rollout) is None
         assert (len(turn.segments), rollout.messages[0]) == (1, say("a")[0])
 
     asyncio.run(roll())

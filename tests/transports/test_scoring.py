@@ -314,7 +314,7 @@ def test_one_failure_keeps_the_other_results(
     with Driver(kind, engine.url, transport=transport, preflight=True) as client:
         found = client.score_many(sequences, concurrency=concurrency, progress=lambda done, _: seen.append(done))
     failed = [number for number, one in enumerate(found) if isinstance(one, tito.TitoError)]
-    # One at a time they reach the engine in order, and meet its faults.
+    # One at a time they reach the engine in order, so each gets its fault.
     assert len(failed) == 4 if concurrency > 1 else failed == [0, 1, 2, 10]
     assert isinstance(found[10], tito.OverlongPromptError)
     for number, one in enumerate(found):

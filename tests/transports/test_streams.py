@@ -21,7 +21,7 @@ import dynamo_tito as tito
 from dynamo_tito._config import RendererTransport
 from dynamo_tito._requests import encode_request
 from support.driver import PROMPT, Driver, Kind
-from support.raw_server import Answer, Close, RawServer, Stall, chunked, head, reply
+from support.raw_server import Answer, Close, Endlessly, RawServer, Stall, chunked, head, reply
 from support.small import generated, streamed
 
 Connect = Callable[..., Driver]
@@ -102,6 +102,12 @@ def test_a_body_that_does_not_end_behind_the_end_of_the_stream(connect: Connect,
     for _ in range(3):
         assert client.generate(stream=True).token_ids.tolist() == TOKENS
     assert server.hits == 3
+
+
+def test_comments_without_an_end_behind_the_end_of_the_stream(connect: Connect, server: RawServer) -> None:
+    server.play([*chunked(200, EVENTS, end=False), Endlessly(b"8\r\n: ping\n\n\r\n", 0.05)])
+    assert connect().generate(stream=True).token_ids.tolist() == TOKENS
+    server.wait_until(lambda: server.open_connections == 0)
 
 
 def test_an_answer_that_is_no_stream(connect: Connect, server: RawServer) -> None:
@@ -289,6 +295,15 @@ def test_what_was_not_sent_is_no_interruption(kind: Kind) -> None:
         assert caught.value.phase == "connect"
 
 
+def test_what_the_client_itself_finds_is_no_error_within_a_stream(connect: Connect, server: RawServer) -> None:
+    server.models = reply(200, {"data": [{"id": "another"}]})
+    client = connect(transport="sglang_generate", num_layers=1, top_k=1)
+    with pytest.raises(tito.NotFoundError, match="lists another") as caught:
+        client.generate(on_interrupt="return")
+    assert not hasattr(caught.value, "completion")
+    assert server.hits == 0
+
+
 def test_the_strict_checks_are_those_of_whole_answers(connect: Connect, server: RawServer) -> None:
     document = generated([7] * 40)
     for entry in document["choices"][0]["logprobs"]["content"]:
@@ -335,6 +350,24 @@ def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
 
 
+@pytest.mark.parametrize("kind", ["httpx", "aiohttp"])
+def test_a_wait_for_tokens_that_is_cancelled(connect: Connect, server: RawServer) -> None:
+    server.play(STALLED, STREAM)
+    client = connect(max_concurrency=1)
+
+    async def waited() -> tito.Completion:
+        assert isinstance(client.client, tito.AsyncTitoClient)
+        async with client.client.stream(PROMPT, on_interrupt="return") as stream:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    _ = [delta async for delta in stream]
+            assert [delta async for delta in stream] == []
+        return stream.completion
+
+    assert client.run(waited()).token_ids.tolist() == TOKENS[:2]
+    assert client.generate(stream=True).token_ids.tolist() == TOKENS
+
+
 def test_a_plain_loop_that_is_left(connect: Connect, server: RawServer) -> None:
     """Without a context manager the connection is closed when the stream is dropped."""
     server.play(STALLED, STREAM)
@@ -352,6 +385,26 @@ def test_a_plain_loop_that_is_left(connect: Connect, server: RawServer) -> None:
     else:
         client.run(leave())
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
+
+
+def test_an_open_stream_has_its_place(connect: Connect, server: RawServer) -> None:
+    server.play(STALLED)
+    client = connect(max_concurrency=1)
+    stream = client.client.stream(PROMPT, deadline=60.0)
+
+    async def both(stream: tito.AsyncTitoStream) -> None:
+        assert isinstance(client.client, tito.AsyncTitoClient)
+        async with stream:
+            await client.client.generate(PROMPT, deadline=0.3)
+
+    def blocking(stream: tito.TitoStream) -> None:
+        with stream:
+            client.generate(deadline=0.3)
+
+    with pytest.raises(tito.TransportError) as caught:
+        blocking(stream) if isinstance(stream, tito.TitoStream) else client.run(both(stream))
+    assert caught.value.phase == "connect"
+    assert server.hits == 1
 
 
 def test_a_stream_that_failed_has_ended(connect: Connect, server: RawServer) -> None:

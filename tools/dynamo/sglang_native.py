@@ -7,7 +7,6 @@ for deltas: each chunk brings the tokens after those of the chunk before. What b
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -18,13 +17,12 @@ def asked(request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class Native:
-    """One native request, and the chunks that answer it."""
+    """One native request, and the chunks that answer it; the frontend asks for one choice."""
 
     def __init__(self, native: dict[str, Any], prompt: list[int], context_id: str, control: dict[str, Any]) -> None:
         self._native, self.prompt, self._control = native, prompt, control
         self._id = native.get("rid") or context_id
         params = native.get("sampling_params") or {}
-        self.n = int(params.get("n") or 1)
         self.sampling = {
             "request_seed": params.get("sampling_seed"),
             "stop_token_ids": params.get("stop_token_ids") or [],
@@ -32,20 +30,11 @@ class Native:
         }
         self.max_tokens = int(params.get("max_new_tokens") or control["max_tokens"])
 
-    def chunks(self, samples: list[Any], model: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(The first token of the chunk, the chunk), the choices in turn."""
-        about_prompt = self._about_prompt(samples[0], model)
-        step = self._control["chunk"]
-        for begin in range(0, max(len(sample.token_ids) for sample in samples), step):
-            for sample in samples:
-                if begin < len(sample.token_ids):
-                    end = min(begin + step, len(sample.token_ids))
-                    yield begin, self._chunk(sample, begin, end, about_prompt, model)
-
-    def _chunk(self, sample: Any, begin: int, end: int, about_prompt: dict[str, Any], model: Any) -> dict[str, Any]:
+    def chunk(self, sample: Any, begin: int, end: int, model: Any) -> dict[str, Any]:
+        """The worker's message about the tokens from `begin` to `end`."""
         native, ids = self._native, sample.token_ids[begin:end].tolist()
         meta: dict[str, Any] = {
-            "id": f"{self._id}_{sample.index}" if self.n > 1 else self._id,
+            "id": self._id,
             "finish_reason": None,
             "prompt_tokens": len(self.prompt),
             "weight_version": sample.version,
@@ -55,12 +44,11 @@ class Native:
         if native.get("return_logprob"):
             top = native.get("top_logprobs_num") or 0
             best = _triples(model, sample.scores, begin, end, top)
-            meta |= about_prompt
+            meta |= self._about_prompt(sample, model)
             meta["output_token_logprobs"] = [row[0] for row in best]
             meta["output_token_logprobs_length"] = end
             if top:
                 meta["output_top_logprobs"] = [sorted(row, reverse=True, key=_logprob)[:top] for row in best]
-        chunk: dict[str, Any] = {"token_ids": []}
         if end == len(sample.token_ids):
             meta["finish_reason"] = self._finish(sample)
             if native.get("return_routed_experts"):
@@ -69,10 +57,7 @@ class Native:
         response: dict[str, Any] = {"text": "", "output_ids": ids, "meta_info": meta}
         if native.get("return_prompt_token_ids"):
             response["prompt_token_ids"] = self.prompt
-        if self.n > 1:
-            response["index"] = sample.index
-        chunk["engine_data"] = {"sglang_response": response}
-        return chunk
+        return {"token_ids": [], "engine_data": {"sglang_response": response}}
 
     def _about_prompt(self, sample: Any, model: Any) -> dict[str, Any]:
         begin = self._native.get("logprob_start_len")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 import traceback
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from dynamo_tito._errors import (
-    DecodeError,
     MalformedBodyError,
     ServerError,
+    TitoError,
     TransportError,
     UnsupportedRouteError,
     raise_without_cycle,
@@ -95,7 +96,7 @@ class Generation:
                 return reading.abandon()
             if (reading.received and _told_within(error)) or not isinstance(error, Exception):
                 vars(error)["completion"] = reading.abandon()
-        except DecodeError as refused:
+        except TitoError as refused:
             error.add_note(f"nothing can be kept of the stream: {refused}")
         finally:
             reading.close()
@@ -165,9 +166,15 @@ class Generation:
 
 def _arrived(reading: StreamReading) -> Steps[None]:
     """Feed the stream, to the end of its body."""
+    ends: float | None = None
     while True:
+        if reading.done and ends is None:
+            ends = time.monotonic() + _LINGER
+        within = None if ends is None else ends - time.monotonic()
+        if within is not None and within <= 0:
+            return
         try:
-            chunk = yield Pull(_LINGER if reading.done else None)
+            chunk = yield Pull(within)
         except TransportError:
             if reading.done:
                 return

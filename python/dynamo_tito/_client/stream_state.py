@@ -46,8 +46,9 @@ class StreamState:
     def _interrupted(self, error: BaseException) -> bool:
         """Whether the stream ends here without an error; otherwise it has none of a completion."""
         self._ended = True
-        self._completion = self._generation.kept(error)
-        return self._completion is not None
+        kept = self._generation.kept(error)
+        self._completion = kept or getattr(error, "completion", None)
+        return kept is not None
 
     def _leave(self) -> None:
         if self._steps is not None:

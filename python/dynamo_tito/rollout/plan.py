@@ -48,7 +48,7 @@ class Plan:
         replaces: the branch that then makes way.
         resumes: the turn that the answer continues and whose place the joined turn takes; it is then ``parent`` too.
         asked: the keywords with which the whole turn is asked for.
-        cut: what a cancelled call brought of the answer.
+        cut: what a call that failed brought of the answer.
     """
 
     ids: Int32Array

@@ -25,6 +25,7 @@ class App:
 
     framing: ClassVar[Framing] = "length"
     events_type: ClassVar[str] = "text/event-stream; charset=utf-8"
+    events_headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, engine: Core) -> None:
         self.engine = engine
@@ -84,9 +85,11 @@ class App:
         return Response(
             200,
             content_type=self.events_type if fault is None else fault.message or "application/json",
+            headers=dict(self.events_headers),
             framing="chunked",
             stream=stream.pieces(),
             on_over=lambda _count, _left: flight.land(),
+            on_drop=flight.complete,
         )
 
     def stream_error(self, call: Call, error: EngineError) -> dict[str, Any] | bytes:
@@ -97,7 +100,8 @@ class App:
         """A stream that fails before its first chunk."""
         call.record.failed = True
         events = (Event(self.stream_error(call, error)), Event(DONE))
-        return Response(200, b"".join(event.bytes() for event in events), self.events_type, framing="chunked")
+        body = b"".join(event.bytes() for event in events)
+        return Response(200, body, self.events_type, dict(self.events_headers), framing="chunked")
 
     def uuid(self, call: Call) -> str:
         """An id for an answer: the same in every run."""

@@ -187,6 +187,10 @@ class Core:
             return replace(sample, finish_reason=fault.message or sample.finish_reason, stop_reason=fault.stop_reason)
         return sample
 
+    def routed(self, sample: Sample) -> bool:
+        """Whether there is routing to tell of: not before the first token."""
+        return self.config.routed_experts and len(sample.token_ids) > 0
+
     async def rows(self, call: Call, sample: Sample, start: int) -> np.ndarray[Any, Any]:
         """Routed experts from position `start` on, as the engine hands them out (`wrong_rows` included)."""
         fault = call.fault_of("wrong_rows")

@@ -197,6 +197,11 @@ class Flight:
         if self._weights != self._now():
             self.draw()
 
+    def complete(self) -> None:
+        """All of it has been sampled, and nobody is told."""
+        self.made, self._finished = self._longest(), True
+        self.land()
+
     def land(self) -> None:
         """It is over: recorded as it stands."""
         if self._landed:

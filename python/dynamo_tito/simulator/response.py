@@ -33,11 +33,13 @@ class Response:
     #: Called when the answer is over, however it ended: the number of body bytes that left (0 of a stream, which counts
     #: by itself), and whether the client left before.
     on_over: Callable[[int, bool], None] | None = None
+    #: Called when a stream is not sent at all.
+    on_drop: Callable[[], None] | None = None
 
     def drop(self) -> None:
         """Send another answer than this one."""
-        if self.stream is not None and self.on_over is not None:
-            self.on_over(0, False)  # noqa: FBT003 - the client did not leave
+        if self.on_drop is not None:
+            self.on_drop()
 
 
 def answer_of(response: Response, *, keep_alive: bool) -> Answer:

@@ -104,6 +104,7 @@ async def _no_finish(events: Events, stream: EventStream, fault: Fault) -> Event
             for holder in (*(document.get("choices") or ()), document.get("meta_info") or {}):
                 if "finish_reason" in holder:
                     holder["finish_reason"] = None
+            (document.get("nvext") or {}).pop("detailed_finish_reason", None)
         yield event
 
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Class, Result};
 use crate::json::Cursor;
+use crate::memory::Buffer;
 use crate::wire::read::entries::{Content, UNNAMED};
 use crate::wire::read::field::Span;
 use crate::wire::read::members::named_by;
@@ -29,8 +30,13 @@ pub(crate) enum Texts {
     },
 }
 
-/// Reads the texts beside a flat list and compares them with `ids`.
-pub(crate) fn texts(span: Span, body: &[u8], ids: &[i32]) -> Result<Texts> {
+/// Reads the texts beside a flat list and compares them with `ids`; appends what they name to `names`.
+pub(crate) fn texts(
+    span: Span,
+    body: &[u8],
+    ids: &[i32],
+    mut names: Option<&mut Buffer<i32>>,
+) -> Result<Texts> {
     let mut cursor = Cursor::at(body, span.start);
     if cursor.byte() != Some(b'[') {
         return Ok(Texts::Unreadable);
@@ -39,10 +45,16 @@ pub(crate) fn texts(span: Span, body: &[u8], ids: &[i32]) -> Result<Texts> {
     cursor.array(|cursor, i| {
         elements = i + 1;
         let at = cursor.pos;
-        if cursor.byte() != Some(b'"') {
-            return cursor.skip_value();
+        let name = match cursor.byte() {
+            Some(b'"') => named_by(&cursor.string()?),
+            _ => {
+                cursor.skip_value()?;
+                UNNAMED
+            }
+        };
+        if let Some(names) = &mut names {
+            names.push(name)?;
         }
-        let name = named_by(&cursor.string()?);
         if name != UNNAMED && ids.get(i) != Some(&name) && wrong.is_none() {
             wrong = Some((i, name, at));
         }

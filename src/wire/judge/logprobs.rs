@@ -80,7 +80,7 @@ pub(crate) fn choose_logprobs(
     }
     if let Some((place, span)) = channels.tokens {
         let path = paths.text(place);
-        match echo::texts(span, body, ids)? {
+        match echo::texts(span, body, ids, None)? {
             echo::Texts::Unreadable => left_out = Some(echo::unreadable(&path)),
             echo::Texts::Read { elements, .. } if elements != ids.len() => {
                 left_out = Some(echo::miscounted(&path, elements, ids.len()));

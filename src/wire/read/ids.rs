@@ -153,14 +153,22 @@ impl Reader for Numbers {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
-        let (mut numbers, at) = (Buffer::new(), cursor.pos);
-        elements!(cursor, String::new(), {
-            one_more(cursor, numbers.len(), at)?;
-            let number = number(cursor, || format!("[{}]", numbers.len()))?;
-            numbers.push(number)?;
-        });
+        let mut numbers = Buffer::new();
+        append_numbers(cursor, &mut numbers)?;
         Ok(numbers)
     }
+}
+
+/// Appends the numbers of the list at the cursor.
+#[inline(always)]
+pub(crate) fn append_numbers(cursor: &mut Cursor<'_>, numbers: &mut Buffer<f64>) -> Read<()> {
+    let at = cursor.pos;
+    elements!(cursor, String::new(), {
+        one_more(cursor, numbers.len(), at)?;
+        let number = number(cursor, || format!("[{}]", numbers.len()))?;
+        numbers.push(number)?;
+    });
+    Ok(())
 }
 
 /// Lists of token ids, end to end.

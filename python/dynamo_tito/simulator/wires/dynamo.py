@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -51,6 +52,7 @@ class DynamoApp(DynamoStreams, SglangGenerate):
 
     framing: ClassVar[Framing] = "chunked"
     events_type: ClassVar[str] = "text/event-stream"
+    events_headers: ClassVar[Mapping[str, str]] = {"cache-control": "no-cache"}
 
     def add_routes(self) -> None:
         self.route("POST", "/v1/chat/completions", self.chat)

@@ -144,7 +144,7 @@ class DynamoAnswers(App):
 
     async def routing(self, call: Call, sample: Sample, wanted: Wanted) -> Any:
         """Routed experts in the container of the worker."""
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(sample):
             return None
         rows = await self.engine.rows(call, sample, min(wanted.start, len(sample.prompt_ids)))
         if self.engine.config.routed_experts_container == "bare":

@@ -187,10 +187,12 @@ def read_generate(body: bytes, config: EngineConfig) -> Wanted:
     params = _generate_types(document, body)
     if not document["token_ids"]:
         raise EngineError(400, "token_ids must contain at least one token ID.")
-    if document.get("stream"):
-        raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if params.get("max_tokens") == 0:
         raise EngineError(400, "sampling_params.max_tokens must be greater than 0.")
+    if document.get("stream"):
+        if params.get("prompt_logprobs") is not None:
+            raise EngineError(400, "sampling_params.prompt_logprobs are not available when stream=true.")
+        raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if document.get("model") not in (None, config.model):
         raise EngineError(404, f"Model not found: {document['model']}")
     # From here on it is the worker that refuses; the frontend redacts what it says.

@@ -107,7 +107,7 @@ class SglangGenerate(App):
         info |= {"reasoning_tokens": 0, "completion_tokens": made, "cached_tokens": 0}
         if ended is not None:
             info["weight_versions"] = spans
-            if document.get("return_routed_experts") and self.engine.config.routed_experts:
+            if document.get("return_routed_experts") and self.engine.routed(ended):
                 start = integer(document, "routed_experts_start_len", 0)
                 info["routed_experts"] = routing_bare(await self.engine.rows(call, ended, start))
             info["e2e_latency"] = 0.1

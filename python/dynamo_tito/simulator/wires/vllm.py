@@ -36,7 +36,8 @@ class VllmApp(VllmStreams, VllmAdminRoutes):
     # --- errors ---
 
     def failure(self, call: Call, error: EngineError) -> Response:
-        if error.kind == "not_ready" and call.record.asked_stream and self.since("0.33"):
+        refused = error.kind == "late" or (error.kind == "not_ready" and self.since("0.33"))
+        if refused and call.record.asked_stream:
             # The engine refuses it when the answer has begun.
             return self.failed_stream(call, error)
         response = self.reply(envelope(error), error.status, error.headers)

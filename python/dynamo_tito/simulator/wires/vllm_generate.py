@@ -162,9 +162,9 @@ class VllmGenerateRoutes(App):
 
     # --- shared with chat and completions ---
 
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
+    async def sample(self, call: Call, *asks: Ask) -> list[Sample]:
         """Sample; while generation is paused, wait, or from 0.33 on refuse what the mode does not keep."""
-        flight = await self.take_off(call, ask, streams=False)
+        flight = await self.take_off(call, *asks, streams=False)
         try:
             return await flight.whole()
         finally:
@@ -175,18 +175,19 @@ class VllmGenerateRoutes(App):
         if self.since("0.33") and self.engine.admin.paused in ("abort", "wait"):
             raise EngineError(503, self.not_ready, kind="not_ready")
         flight = await self.engine.take_off(call, *asks, streams=streams)
-        flight.names = {self.id_of(call)}
+        name = self.id_of(call)
+        flight.names = {f"{name}-{number}" for number in range(len(asks))} if name.startswith("cmpl-") else {name}
         return flight
 
     def id_of(self, call: Call) -> str:
-        """The id of the answer, under which the request can be aborted."""
+        """The id of the answer; under it, of completions with the number of the prompt, the request can be aborted."""
         document = call.request.json()
         named = call.request.headers.get("x-request-id") or document.get("request_id") or self.uuid(call)
         return f"{_PREFIXES.get(call.request.path, 'chatcmpl')}-{named}"
 
     async def routing(self, call: Call, sample: Sample, start: int) -> Any:
         """Routed experts in this server's container."""
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(sample):
             return None
         return routing_npy(await self.engine.rows(call, sample, start))
 

@@ -1,4 +1,4 @@
-"""vLLM's streams: /inference/v1/generate and chat, chunk by chunk.
+"""vLLM's streams: /inference/v1/generate, chat and completions, chunk by chunk.
 
 Facts: recorded streams of 0.32.0 and 0.33.0; the stream generators of 0.31.0, 0.32.0 and 0.33.0.
 """
@@ -53,7 +53,7 @@ class VllmStreams(VllmTextRoutes):
         prompt = flight.plan[0].prompt_ids
         echo = {"prompt_token_ids": ids(prompt)} if document.get("return_token_ids") else {}
         counts = [0] * len(flight.plan)
-        mode = "text" if text else "tokens"
+        name, mode = {"request_id": self.id_of(call)}, "text" if text else "tokens"
         async for delta in flight.deltas():
             self._fail_if_error(delta)
             counts[delta.index] = delta.end
@@ -69,22 +69,21 @@ class VllmStreams(VllmTextRoutes):
                 }
             usage = {"usage": _usage(len(prompt), delta.end, absent=True) if continuous else None}
             choices = [self.choice_of(delta.new, wanted, end, text=text)]
-            yield Event(self._chunk(call, choices, usage, echo, mode), delta, masks=self.since("0.32"))
+            yield Event(self._chunk(name, choices, usage, echo, mode), delta, masks=self.since("0.32"))
             echo = {}
         if include:
-            yield Event(self._chunk(call, [], {"usage": _usage(len(prompt), sum(counts))}, {}, mode))
+            yield Event(self._chunk(name, [], {"usage": _usage(len(prompt), sum(counts))}, {}, mode))
 
     def _chunk(
-        self, call: Call, choices: list[Any], usage: dict[str, Any], echo: dict[str, Any], mode: str
+        self, name: dict[str, Any], choices: list[Any], usage: dict[str, Any], echo: dict[str, Any], mode: str
     ) -> dict[str, Any]:
-        name = {"request_id": self.id_of(call)}
         if not self.since("0.32"):
             return name | {"choices": choices} | usage | echo
         return name | usage | echo | {"output_mode": mode, "choices": choices}
 
     async def _stream_routing(self, call: Call, delta: Delta, wanted: Sampling) -> Any:
         # prime-rl's server leaves streams to vLLM: its container is vLLM's here.
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(delta.sample):
             return None
         return routing_npy(await self.engine.rows(call, delta.sample, wanted.start))
 
@@ -147,6 +146,59 @@ class VllmStreams(VllmTextRoutes):
         choice["token_ids"] = ids(new.token_ids) if document.get("return_token_ids") else None
         if delta.last and self.since("0.33"):
             choice["weight_versions"] = self.spans(delta.sample) if document.get("return_weight_versions") else None
+        return choice
+
+    # --- completions ---
+
+    async def stream_completions(self, call: Call, document: dict[str, Any], wanted: list[Sampling]) -> Response:
+        flight = await self.take_off(call, *(one.ask for one in wanted), streams=True)
+        return self.streamed(call, flight, self._completed(call, flight, document, wanted[0]))
+
+    async def _completed(
+        self, call: Call, flight: Flight, document: dict[str, Any], wanted: Sampling
+    ) -> AsyncIterator[Event]:
+        include, continuous = _usage_wanted(document)
+        head = {
+            "id": self.id_of(call),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self.engine.config.model,
+        }
+        mark = {} if self.fingerprint is None else {"system_fingerprint": self.fingerprint}
+        tail = {"kv_transfer_params": None} if self.since("0.33") else {}
+        counts, letters = [0] * len(flight.plan), [0] * len(flight.plan)
+        async for delta in flight.deltas():
+            self._fail_if_error(delta)
+            counts[delta.index] = delta.end
+            if not delta.end and not self.since("0.33"):
+                continue  # of a choice without tokens not even the end is said
+            choice = self._completed_choice(delta, document, wanted, letters[delta.index])
+            letters[delta.index] += len(choice["text"])
+            chunk: dict[str, Any] = head | {"choices": [choice]}
+            if continuous:
+                chunk["usage"] = _usage(len(delta.sample.prompt_ids), delta.end)
+            yield Event(chunk | (mark if delta.last and not include else {}) | tail, delta)
+        if include:
+            prompts = sum(len(sample.prompt_ids) for sample in flight.plan[:: wanted.ask.n])
+            yield Event(head | {"choices": [], "usage": _usage(prompts, sum(counts))} | mark)
+
+    def _completed_choice(
+        self, delta: Delta, document: dict[str, Any], wanted: Sampling, letters: int
+    ) -> dict[str, Any]:
+        new, returned = delta.new, bool(document.get("return_token_ids"))
+        logprobs = None if wanted.logprobs is None else self.text_logprobs(new, wanted.logprobs, offset=letters)
+        choice = {
+            "index": delta.index,
+            "text": self.engine.tokenizer.decode(new.token_ids.tolist(), skip_special=True),
+            "logprobs": logprobs,
+            "finish_reason": self.finish_reason(new) if delta.last else None,
+            "stop_reason": new.stop_reason,
+            "prompt_token_ids": ids(new.prompt_ids) if returned and not delta.begin else None,
+            "token_ids": ids(new.token_ids) if returned else None,
+        }
+        if self.since("0.33"):
+            told = delta.last and document.get("return_weight_versions")
+            choice["weight_versions"] = self.spans(delta.sample) if told else None
         return choice
 
 
