@@ -17,6 +17,7 @@ mod decode;
 mod divergence;
 mod error;
 mod experts;
+pub mod http;
 mod json;
 pub mod limits;
 pub mod memory;

@@ -22,8 +22,8 @@ Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
 SamplingDefaults: TypeAlias = Literal["neutral", "model"]
 """What the sampling parameters are that a call leaves open: neutral ones, or the server's own (:mod:`._requests`)."""
 
-HttpLibrary: TypeAlias = Literal["httpx", "aiohttp"]
-"""Which library moves the bytes."""
+HttpLibrary: TypeAlias = Literal["httpx", "aiohttp", "native"]
+"""What moves the bytes: a library, or the compiled core."""
 
 BACKEND_TRANSPORTS: dict[Backend, RendererTransport] = {
     "vllm": "vllm_generate",

@@ -74,6 +74,7 @@ class BaseClient:
             connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
             tls=tls_context(given["tls"], endpoint.root, proxy),
             proxy=proxy,
+            trust=given["tls"],
             secrets=endpoint.secrets,
         )
         self._reach = {
