@@ -1,38 +1,72 @@
 //! A call on its way: how far it got, how it ended, and the means to end it.
 
+use std::mem;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::exchange::Answer;
 use super::failure::{Failure, Phase};
+use super::head::Head;
 use super::mailbox::Mailbox;
+use crate::memory::{Buffer, OutOfMemory};
+
+/// Bytes of a stream that wait to be taken before no more are read.
+const HIGH_WATER: usize = 256 << 10;
 
 /// One exchange, seen by who waits for it.
 #[derive(Debug)]
 pub struct Call {
     phase: AtomicU8,
     state: Mutex<State>,
-    ended: Condvar,
+    changed: Condvar,
     notify: Option<(Arc<Mailbox>, u64)>,
+    /// Of a stream: what waits was taken.
+    taken: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     over: bool,
     outcome: Option<Result<Answer, Failure>>,
     task: Option<AbortHandle>,
+    /// Of a stream: its head, from when it is there until it is taken.
+    head: Option<Head>,
+    /// Of a stream: bytes that wait to be taken.
+    waiting: Buffer<u8>,
+    /// Somebody waits for the end, or for more of a stream.
+    asked: bool,
+}
+
+/// What there is of a stream.
+#[derive(Debug)]
+pub enum Next {
+    /// More bytes.
+    Bytes(Buffer<u8>),
+    /// Nothing yet; who asked is told when that changes.
+    Nothing,
+    /// Its end, as it should be or not.
+    End(Result<(), Failure>),
 }
 
 impl Call {
     pub(super) fn new(notify: Option<(Arc<Mailbox>, u64)>) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Connect as u8),
-            state: Mutex::default(),
-            ended: Condvar::new(),
+            state: Mutex::new(State {
+                over: false,
+                outcome: None,
+                task: None,
+                head: None,
+                waiting: Buffer::new(),
+                asked: true,
+            }),
+            changed: Condvar::new(),
             notify,
+            taken: Notify::new(),
         }
     }
 
@@ -55,12 +89,68 @@ impl Call {
         self.lock().outcome.take()
     }
 
-    /// Waits for its end, for so long at most; whether it is over.
+    /// The head of a stream, once.
+    pub fn head(&self) -> Option<Head> {
+        self.lock().head.take()
+    }
+
+    /// What there is of a stream now.
+    pub fn next(&self) -> Next {
+        let mut state = self.lock();
+        if !state.waiting.is_empty() {
+            let bytes = mem::take(&mut state.waiting);
+            drop(state);
+            self.taken.notify_one();
+            return Next::Bytes(bytes);
+        }
+        if !state.over {
+            state.asked = true;
+            return Next::Nothing;
+        }
+        let outcome = state.outcome.take();
+        Next::End(match outcome {
+            Some(Err(failure)) => Err(failure),
+            _ => Ok(()),
+        })
+    }
+
+    /// Waits for so long at most; whether it is over, or there is more of a stream.
     pub fn wait(&self, patience: Duration) -> bool {
         let waited = self
-            .ended
-            .wait_timeout_while(self.lock(), patience, |state| !state.over);
-        waited.unwrap_or_else(PoisonError::into_inner).0.over
+            .changed
+            .wait_timeout_while(self.lock(), patience, |state| state.asked);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.asked
+    }
+
+    /// Says that the head of a stream is there.
+    pub(super) fn begins(&self, head: Head) {
+        let mut state = self.lock();
+        state.head = Some(head);
+        self.tell(state);
+    }
+
+    /// Hands over bytes of a stream, and leaves the buffer empty. Waits while too many are not taken.
+    pub(super) async fn pass(&self, bytes: &mut Buffer<u8>) -> Result<(), OutOfMemory> {
+        if !bytes.is_empty() {
+            self.put(bytes)?;
+            while self.lock().waiting.len() > HIGH_WATER {
+                self.taken.notified().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&self, bytes: &mut Buffer<u8>) -> Result<(), OutOfMemory> {
+        let mut state = self.lock();
+        if state.waiting.is_empty() {
+            mem::swap(&mut state.waiting, bytes);
+        } else {
+            state.waiting.extend_from_slice(bytes.as_slice())?;
+            bytes.truncate(0);
+        }
+        self.tell(state);
+        Ok(())
     }
 
     /// Gives it up: its connection is closed, and nobody is told.
@@ -74,7 +164,7 @@ impl Call {
     pub(super) fn fail(&self, said: &str) {
         let failure = Failure::new(self.phase(), said);
         if let Some(task) = self.end(Some(Err(failure))) {
-            self.tell();
+            self.tell(self.lock());
             if let Some(task) = task {
                 task.abort();
             }
@@ -84,7 +174,7 @@ impl Call {
     /// It is over; what comes later changes nothing.
     pub(super) fn finish(&self, outcome: Result<Answer, Failure>) {
         if self.end(Some(outcome)).is_some() {
-            self.tell();
+            self.tell(self.lock());
         }
     }
 
@@ -99,8 +189,13 @@ impl Call {
         Some(state.task.take())
     }
 
-    fn tell(&self) {
-        self.ended.notify_all();
+    /// Wakes who asked.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        if !mem::take(&mut state.asked) {
+            return;
+        }
+        drop(state);
+        self.changed.notify_all();
         if let Some((mailbox, number)) = &self.notify {
             mailbox.put(*number);
         }

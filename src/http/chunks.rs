@@ -115,7 +115,11 @@ impl Chunks {
             (At::Extension, _) => return Err("a chunk's extension is malformed"),
             (At::SizeLf, b'\n') => {
                 self.line = 0;
-                if self.left == 0 { At::Trailer } else { At::Data }
+                if self.left == 0 {
+                    At::Trailer
+                } else {
+                    At::Data
+                }
             }
             (At::SizeLf, _) => return Err("the line of a chunk's size does not end in CRLF"),
             (At::DataCr, b'\r') => At::DataLf,

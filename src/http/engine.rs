@@ -58,7 +58,9 @@ impl Engine {
 
     /// The proxy that requests are made for.
     pub fn proxy(&self) -> Option<&Proxy> {
-        self.inner.as_ref().and_then(|inner| inner.connector.proxy())
+        self.inner
+            .as_ref()
+            .and_then(|inner| inner.connector.proxy())
     }
 
     /// Begins an exchange. The mailbox hears of its end, under this number.
@@ -136,8 +138,7 @@ impl Inner {
                 }
                 Sent::Part(error) => Some(error),
             };
-            let received =
-                receive(&mut stream, inbox, &self.ceilings, request.wanted, call).await;
+            let received = receive(&mut stream, inbox, &self.ceilings, request.wanted, call).await;
             return match (received, broken) {
                 (Ok((answer, reusable)), None) => {
                     if reusable {

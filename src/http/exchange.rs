@@ -127,8 +127,12 @@ pub(super) async fn read_head(
     mut inbox: Buffer<u8>,
     max_head: u64,
 ) -> Result<(Head, Buffer<u8>), Failure> {
-    let refused =
-        |why| Failure::new(Phase::Headers, format!("the answer is no valid HTTP: {why}"));
+    let refused = |why| {
+        Failure::new(
+            Phase::Headers,
+            format!("the answer is no valid HTTP: {why}"),
+        )
+    };
     let (mut earlier, mut seen) = (0, 0);
     loop {
         let found = end(inbox.as_slice(), &mut seen).map_err(refused)?;
@@ -191,9 +195,13 @@ pub(super) async fn receive(
         let said = "the server switches protocols, which was not asked for";
         return Err(Failure::new(Phase::Headers, said));
     }
-    let refused = |why: &str| Failure::new(Phase::Body, format!("the answer is no valid HTTP: {why}"));
+    let refused =
+        |why: &str| Failure::new(Phase::Body, format!("the answer is no valid HTTP: {why}"));
     let framing = head.framing().map_err(refused)?;
     let mut incoming = Incoming::new(framing, &head, ceilings, wanted)?;
+    if wanted.streamed {
+        call.begins(head.clone());
+    }
     let reserved = incoming.body.extend_from_slice(inbox.as_slice());
     reserved.map_err(no_memory)?;
     drop(inbox);
@@ -201,6 +209,9 @@ pub(super) async fn receive(
     let mut turn = 0;
     loop {
         incoming.check()?;
+        if wanted.streamed {
+            call.pass(&mut incoming.body).await.map_err(no_memory)?;
+        }
         if ended || incoming.enough() {
             break;
         }
@@ -235,6 +246,8 @@ fn no_memory(out: OutOfMemory) -> Failure {
 #[derive(Debug)]
 struct Incoming {
     body: Buffer<u8>,
+    /// Bytes of the body so far, those that were handed over included.
+    received: u64,
     framing: Framing,
     announced: u64,
     /// Bytes came behind its end.
@@ -258,6 +271,7 @@ impl Incoming {
         };
         let mut incoming = Self {
             body: Buffer::new(),
+            received: 0,
             framing,
             announced,
             surplus: false,
@@ -265,7 +279,10 @@ impl Incoming {
             ceiling,
         };
         incoming.check()?;
-        let reserved = announced.min(ceiling).min(RESERVED) as usize;
+        let reserved = match wanted.streamed {
+            true => 0,
+            false => announced.min(ceiling).min(RESERVED) as usize,
+        };
         let body = match good && wanted.decoded {
             true => Buffer::transient(reserved, wanted.expected),
             false => Buffer::with_capacity(reserved),
@@ -292,9 +309,16 @@ impl Incoming {
                 let taken = chunks.take(&mut self.body.as_mut_slice()[before..])?;
                 (taken, chunks.ended())
             }
-            Framing::UntilClose => return Ok(false),
+            Framing::UntilClose => {
+                let taken = Taken {
+                    data: fresh,
+                    read: fresh,
+                };
+                (taken, false)
+            }
         };
         self.body.truncate(before + taken.data);
+        self.received += taken.data as u64;
         self.surplus |= taken.read < fresh;
         Ok(ended)
     }
@@ -310,7 +334,7 @@ impl Incoming {
 
     /// Refuses a good body that is too large, or will be.
     fn check(&self) -> Result<(), Failure> {
-        let size = (self.body.len() as u64).saturating_add(self.left());
+        let size = self.received.saturating_add(self.left());
         if !self.good || size <= self.ceiling {
             return Ok(());
         }
@@ -327,7 +351,7 @@ impl Incoming {
 
     /// Whether as much of an error has come as is read of it.
     fn enough(&self) -> bool {
-        !self.good && self.body.len() as u64 >= self.ceiling
+        !self.good && self.received >= self.ceiling
     }
 
     /// Makes room for the next read; how many bytes it may take.
@@ -338,7 +362,7 @@ impl Incoming {
         let most = match &self.framing {
             Framing::Length(_) => left.min(LARGE_STEP as u64) as usize,
             _ if left >= STEP as u64 => left.min(LARGE_STEP as u64) as usize,
-            _ if self.body.len() < FIRST => FIRST,
+            _ if self.received < FIRST as u64 => FIRST,
             _ => STEP,
         };
         self.body.reserve(most)?;
@@ -347,7 +371,7 @@ impl Incoming {
 
     /// The words for a body that has no end.
     fn cut(&self) -> String {
-        let received = self.body.len();
+        let received = self.received;
         match &self.framing {
             Framing::Length(_) => format!(
                 "the body ended after {received} of {} bytes",

@@ -93,7 +93,10 @@ impl Head {
     pub fn framing(&self) -> Result<Framing, Refused> {
         let codings: Vec<&str> = self.all("transfer-encoding").collect();
         let mut length = None;
-        for value in self.all("content-length").flat_map(|value| value.split(',')) {
+        for value in self
+            .all("content-length")
+            .flat_map(|value| value.split(','))
+        {
             let digits = value.trim_matches([' ', '\t']);
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err("its content-length is no number");
@@ -101,7 +104,9 @@ impl Head {
             if digits.len() > LENGTH_DIGITS {
                 return Err("its content-length has too many digits");
             }
-            let value: u64 = digits.parse().map_err(|_| "its content-length is no number")?;
+            let value: u64 = digits
+                .parse()
+                .map_err(|_| "its content-length is no number")?;
             if length.is_some_and(|length| length != value) {
                 return Err("it has two content-lengths that differ");
             }

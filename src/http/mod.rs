@@ -19,7 +19,7 @@ mod runtime;
 mod stream;
 mod tls;
 
-pub use call::Call;
+pub use call::{Call, Next};
 pub use connect::{Proxy, Wiring};
 pub use engine::Engine;
 pub use exchange::{Answer, Ceilings};

@@ -27,6 +27,8 @@ pub struct Wanted {
     pub decoded: bool,
     /// Bytes that it will probably have, where the server does not say; 0 is unknown.
     pub expected: usize,
+    /// Whether it is handed over as it comes.
+    pub streamed: bool,
 }
 
 /// A request, ready to be written.
@@ -107,7 +109,11 @@ pub(super) fn connect_request(origin: &Origin, proxy: &Proxy) -> Result<Vec<u8>,
 
 /// Appends a field whose value is Latin-1.
 fn push(bytes: &mut Vec<u8>, name: &str, value: &str) -> Result<(), &'static str> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':')
+    {
         return Err("a header's name cannot be sent");
     }
     bytes.extend_from_slice(name.as_bytes());
@@ -164,6 +170,7 @@ mod tests {
     const WANTED: Wanted = Wanted {
         decoded: false,
         expected: 0,
+        streamed: false,
     };
 
     fn sent(method: &str, url: &str, content: &[u8], proxy: Option<&Proxy>) -> String {
@@ -216,7 +223,16 @@ mod tests {
             Request::new(method, url, [(name, value)].into_iter(), b"", WANTED, None).is_err()
         };
         assert!(!refused("GET", "http://h", "a", "b"));
-        for url in ["h", "ftp://h", "http://", "http://:1", "http://me@h", "http://h:x", "http://h/a b", "http://[::1/"] {
+        for url in [
+            "h",
+            "ftp://h",
+            "http://",
+            "http://:1",
+            "http://me@h",
+            "http://h:x",
+            "http://h/a b",
+            "http://[::1/",
+        ] {
             assert!(refused("GET", url, "a", "b"), "{url}");
         }
         for name in ["", "a b", "a:", "a\r\nb", "\u{e9}"] {

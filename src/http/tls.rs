@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
@@ -35,19 +36,22 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let inner = match &trust.roots {
-        None => None,
-        Some(roots) => {
-            let roots = Arc::new(store(roots)?);
-            let builder =
-                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
-            Some(builder.build().map_err(|error| error.to_string())?)
+    let (mut inner, mut roots) = (None, Vec::new());
+    if let Some(trusted) = &trust.roots {
+        roots = certificates(trusted);
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.iter().cloned());
+        if store.is_empty() {
+            return Err("no certificate of an authority was found to trust".into());
         }
-    };
-    let named = trust.named;
+        let store = Arc::new(store);
+        let builder = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider));
+        inner = Some(builder.build().map_err(|error| error.to_string())?);
+    }
     let verifier = Verifier {
         inner,
-        named,
+        roots,
+        named: trust.named,
         provider,
     };
     let mut config = builder
@@ -58,25 +62,20 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-fn store(roots: &Roots) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
+fn certificates(roots: &Roots) -> Vec<CertificateDer<'static>> {
     match roots {
         Roots::System(more) => {
             // What of the system's cannot be read is as if it was not there.
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            let more = CertificateDer::pem_slice_iter(more).filter_map(Result::ok);
-            store.add_parsable_certificates(more);
+            let mut found = rustls_native_certs::load_native_certs().certs;
+            found.extend(CertificateDer::pem_slice_iter(more).filter_map(Result::ok));
+            found
         }
         Roots::These(certificates) => {
             let certificates = certificates.iter();
-            store.add_parsable_certificates(
-                certificates.map(|der| CertificateDer::from(der.as_slice())),
-            );
+            certificates
+                .map(|der| CertificateDer::from(der.clone()))
+                .collect()
         }
-    }
-    match store.is_empty() {
-        true => Err("no certificate of an authority was found to trust".into()),
-        false => Ok(store),
     }
 }
 
@@ -84,6 +83,7 @@ fn store(roots: &Roots) -> Result<RootCertStore, String> {
 #[derive(Debug)]
 struct Verifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
+    roots: Vec<CertificateDer<'static>>,
     named: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -107,6 +107,16 @@ impl ServerCertVerifier for Verifier {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.named => Ok(ServerCertVerified::assertion()),
+            // A server that is its own authority, and trusted as such. Its time was looked at before.
+            Err(Error::InvalidCertificate(CertificateError::Other(other)))
+                if other.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+                    && self.roots.iter().any(|root| root == end_entity) =>
+            {
+                if self.named {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
             verified => verified,
         }
     }

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use super::body::Body;
 use super::errors;
 use crate::http::{
-    Call, Ceilings, Engine, Mailbox, Proxy, Request, Roots, Trust, Wanted, Wiring,
+    Call, Ceilings, Engine, Head, Mailbox, Next, Proxy, Request, Roots, Trust, Wanted, Wiring,
 };
 
 /// Connections to servers, and the calls that are on their way. Safe to share between threads.
@@ -71,7 +71,10 @@ impl NativeEngine {
     /// Begins an exchange. ``mailbox``, if there is one, hears of its end under ``number``.
     ///
     /// Raises ValueError for what cannot be sent, OSError where the process is out of threads or descriptors.
-    #[expect(clippy::too_many_arguments, reason = "one call, without an object for it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, without an object for it"
+    )]
     fn start(
         &self,
         method: &str,
@@ -80,6 +83,7 @@ impl NativeEngine {
         content: &Bound<'_, PyBytes>,
         decoded: bool,
         expected: usize,
+        streamed: bool,
         mailbox: Option<&NativeMailbox>,
         number: u64,
     ) -> PyResult<NativeCall> {
@@ -89,13 +93,20 @@ impl NativeEngine {
         }
         let mut fields = Vec::with_capacity(headers.len());
         for (name, value) in headers {
-            fields.push((name.cast_into::<PyString>()?, value.cast_into::<PyString>()?));
+            fields.push((
+                name.cast_into::<PyString>()?,
+                value.cast_into::<PyString>()?,
+            ));
         }
         let fields = fields
             .iter()
             .map(|(name, value)| Ok((name.to_str()?, value.to_str()?)))
             .collect::<PyResult<Vec<_>>>()?;
-        let wanted = Wanted { decoded, expected };
+        let wanted = Wanted {
+            decoded,
+            expected,
+            streamed,
+        };
         let request = Request::new(
             method,
             url,
@@ -131,7 +142,7 @@ impl NativeCall {
         self.call.phase().name()
     }
 
-    /// Waits for its end with the GIL released, for so many seconds at most; whether it is over.
+    /// Waits with the GIL released, for so many seconds at most; whether it is over, or there is more of a stream.
     fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
         let patience = self::seconds("seconds", seconds)?;
         Ok(py.detach(|| self.call.wait(patience)))
@@ -145,20 +156,32 @@ impl NativeCall {
         let outcome = self.call.take();
         let outcome = outcome.ok_or_else(|| PyRuntimeError::new_err("the call has no answer"))?;
         let answer = outcome.map_err(|failure| errors::transport(py, &failure))?;
-        let headers = PyDict::new(py);
-        for (name, value) in &answer.head.fields {
-            let before = headers.get_item(name)?;
-            match before {
-                None => headers.set_item(name, value)?,
-                Some(before) => headers.set_item(name, format!("{before}, {value}"))?,
-            }
-        }
+        let headers = headers(py, &answer.head)?;
         let status = answer.head.status;
         let content = match self.decoded && (200..300).contains(&status) {
             true => Bound::new(py, Body::of(answer.body))?.into_any(),
             false => PyBytes::new(py, answer.body.as_slice()).into_any(),
         };
         (status, headers, content).into_pyobject(py)
+    }
+
+    /// Status and headers of a stream, once. None if they are not there; then ``next`` says why.
+    fn head<'py>(&self, py: Python<'py>) -> PyResult<Option<(u16, Bound<'py, PyDict>)>> {
+        let head = self.call.head();
+        head.map(|head| Ok((head.status, headers(py, &head)?)))
+            .transpose()
+    }
+
+    /// The bytes of a stream that have come; empty at its end, None if there are none yet.
+    ///
+    /// Raises TransportError if it broke off.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        match self.call.next() {
+            Next::Bytes(bytes) => Ok(Some(PyBytes::new(py, bytes.as_slice()))),
+            Next::Nothing => Ok(None),
+            Next::End(Ok(())) => Ok(Some(PyBytes::new(py, b""))),
+            Next::End(Err(failure)) => Err(errors::transport(py, &failure)),
+        }
     }
 
     /// Gives it up: its connection is closed. A call that is over stays as it is.
@@ -191,6 +214,17 @@ impl NativeMailbox {
     fn drain(&self) -> Vec<u64> {
         self.mailbox.drain()
     }
+}
+
+fn headers<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyDict>> {
+    let headers = PyDict::new(py);
+    for (name, value) in &head.fields {
+        match headers.get_item(name)? {
+            None => headers.set_item(name, value)?,
+            Some(before) => headers.set_item(name, format!("{before}, {value}"))?,
+        }
+    }
+    Ok(headers)
 }
 
 fn seconds(name: &str, value: f64) -> PyResult<Duration> {

@@ -12,9 +12,10 @@ from dynamo_tito._types import Completion, PromptLogprobs
 
 T = TypeVar("T")
 
-Kind: TypeAlias = Literal["httpx", "aiohttp", "blocking"]
+Kind: TypeAlias = Literal["httpx", "aiohttp", "native", "blocking", "native, blocking"]
 
-KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "blocking")
+KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "native", "blocking", "native, blocking")
+ASYNC: tuple[Literal["httpx", "aiohttp", "native"], ...] = ("httpx", "aiohttp", "native")
 PROMPT = [1, 2, 3, 4, 5]
 
 
@@ -28,6 +29,8 @@ class Driver:
         self.client: AsyncTitoClient | TitoClient
         if kind == "blocking":
             self.client = TitoClient(url, **options)
+        elif kind == "native, blocking":
+            self.client = TitoClient(url, http="native", **options)
         else:
             self.client = AsyncTitoClient(url, http=kind, **options)
 

@@ -14,7 +14,7 @@ FLOORS = [
     ["error", "limits"],
     ["options"],
     ["memory"],
-    ["base64", "divergence", "json", "request", "routing"],
+    ["base64", "divergence", "http", "json", "request", "routing"],
     ["experts"],
     ["wire"],
     ["decode"],

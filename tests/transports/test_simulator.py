@@ -201,7 +201,7 @@ def test_connections_that_die_as_they_are_made(
         check(engine, again, completion)
 
 
-@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("library", ["httpx", "aiohttp", "native"])
 def test_a_storm(library: HttpLibrary) -> None:
     """A third of the requests meets a fault, 400 calls at once: each ends right or in a typed error, sampled once."""
     faults = (*REFUSED, *HARMLESS[:4], *(fault for fault in FATAL if fault.kind not in ("stall", "trickle")))

@@ -1,4 +1,4 @@
-"""The engine of the compiled core: HTTP/1.1 that receives a body where it will be decoded, on a thread without Python."""
+"""The engine of the compiled core: a body is received where it will be decoded, on a thread without Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -42,7 +42,8 @@ class AsyncNativeEngine:
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """See :class:`.base.AsyncHttpEngine`."""
         box = self._box(asyncio.get_running_loop())
-        number, ended = box.expect()
+        number = box.number()
+        ended = box.expect(number)
         call = None
         try:
             call = _start(self._engine, exchange, box.mailbox, number)
@@ -129,11 +130,15 @@ class _Box:
         self._expected: dict[int, asyncio.Future[None]] = {}
         loop.add_reader(self.mailbox.fileno(), self._drain)
 
-    def expect(self) -> tuple[int, asyncio.Future[None]]:
-        """The number of a call, and what is done when it has ended."""
-        number, ended = next(self._numbers), asyncio.get_running_loop().create_future()
-        self._expected[number] = ended
-        return number, ended
+    def number(self) -> int:
+        """The number of a call."""
+        return next(self._numbers)
+
+    def expect(self, number: int) -> asyncio.Future[None]:
+        """What is done when the call has ended, or there is more of its stream."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._expected[number] = told
+        return told
 
     def forget(self, number: int) -> None:
         """Nobody waits for it any more."""
@@ -146,12 +151,19 @@ class _Box:
 
     def _drain(self) -> None:
         for number in self.mailbox.drain():
-            ended = self._expected.pop(number, None)
-            if ended is not None and not ended.done():
-                ended.set_result(None)
+            told = self._expected.pop(number, None)
+            if told is not None and not told.done():
+                told.set_result(None)
 
 
-def _start(engine: NativeEngine, exchange: Exchange, mailbox: NativeMailbox | None, number: int) -> NativeCall:
+def _start(
+    engine: NativeEngine,
+    exchange: Exchange,
+    mailbox: NativeMailbox | None,
+    number: int,
+    *,
+    streamed: bool = False,
+) -> NativeCall:
     request = exchange.request
     headers = request.headers if isinstance(request.headers, dict) else dict(request.headers)
     try:
@@ -162,6 +174,7 @@ def _start(engine: NativeEngine, exchange: Exchange, mailbox: NativeMailbox | No
             request.content,
             exchange.into_body,
             exchange.expected,
+            streamed,
             mailbox,
             number,
         )
@@ -175,7 +188,7 @@ def _no_connection(error: OSError) -> TransportError:
 
 def _steps(
     exchange: Exchange, wiring: Wiring, status: int, headers: Mapping[str, str], content: Body | bytes
-) -> Iterator[None]:
+) -> Generator[None, None, HttpResponse]:
     """Return the answer, decompressed in steps."""
     if headers.get("content-encoding", "identity").strip().lower() in ("", "identity"):
         return HttpResponse(status, headers, content)
