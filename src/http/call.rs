@@ -1,6 +1,7 @@
 //! A call on its way: how far it got, how it ended, and the means to end it.
 
 use std::mem;
+use std::process;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,7 @@ const HIGH_WATER: usize = 256 << 10;
 /// One exchange, seen by who waits for it.
 #[derive(Debug)]
 pub struct Call {
+    process: u32,
     phase: AtomicU8,
     state: Mutex<State>,
     changed: Condvar,
@@ -55,6 +57,7 @@ pub enum Next {
 impl Call {
     pub(super) fn new(notify: Option<(Arc<Mailbox>, u64)>) -> Self {
         Self {
+            process: process::id(),
             phase: AtomicU8::new(Phase::Connect as u8),
             state: Mutex::new(State {
                 over: false,
@@ -153,8 +156,11 @@ impl Call {
         Ok(())
     }
 
-    /// Gives it up: its connection is closed, and nobody is told.
+    /// Gives it up: its connection is closed, and nobody is told. In a forked child it does nothing.
     pub fn cancel(&self) {
+        if self.process != process::id() {
+            return;
+        }
         if let Some(Some(task)) = self.end(None) {
             task.abort();
         }

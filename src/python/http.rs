@@ -190,6 +190,12 @@ impl NativeCall {
     }
 }
 
+impl Drop for NativeCall {
+    fn drop(&mut self) {
+        self.call.cancel();
+    }
+}
+
 /// Where an event loop hears of calls that are over: it watches ``fileno()``, and calls ``drain()`` when that is readable.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct NativeMailbox {
