@@ -148,9 +148,15 @@ impl Inner {
                 }
                 (Ok((answer, _)), Some(_)) => Ok(answer),
                 // There was no answer: why the request was not written says more.
-                (Err(failure), Some(Some(error))) if failure.phase == Phase::Headers => {
+                (Err(failure), Some(error)) if failure.phase == Phase::Headers => {
                     let doing = "the connection broke within the request";
-                    Err(Failure::io(Phase::Send, doing, &error))
+                    Err(match error {
+                        Some(error) => Failure::io(Phase::Send, doing, &error),
+                        None => Failure {
+                            phase: Phase::Send,
+                            ..failure
+                        },
+                    })
                 }
                 (Err(failure), _) => Err(failure),
             };

@@ -68,7 +68,7 @@ pub(super) async fn send(
     max_head: u64,
     call: &Call,
 ) -> Result<Sent, Failure> {
-    let mut at = 0;
+    let (mut at, mut interim) = (0, 0);
     let plain = stream.is_plain();
     if !plain {
         // TLS keeps what it is given, and does not say how much of it has left.
@@ -106,9 +106,15 @@ pub(super) async fn send(
             }
             match poll_read(stream, cx, inbox, FIRST) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(Sent::Part(None))),
-                Poll::Ready(Ok(_)) => match end(inbox.as_slice(), &mut 0) {
-                    Ok(None) => {}
-                    _ => return Poll::Ready(Ok(Sent::Part(None))),
+                Poll::Ready(Ok(_)) => loop {
+                    let bytes = &inbox.as_slice()[interim..];
+                    match end(bytes, &mut 0).map(|size| size.map(|size| &bytes[..size])) {
+                        Ok(None) => break,
+                        Ok(Some(head)) if Head::parse(head).is_ok_and(|head| head.is_interim()) => {
+                            interim += head.len();
+                        }
+                        _ => return Poll::Ready(Ok(Sent::Part(None))),
+                    }
                 },
                 Poll::Pending => return Poll::Pending,
             }

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -174,6 +178,30 @@ def test_an_answer_before_all_of_the_request(connect: Connect, server: RawServer
     server.wait_until(lambda: server.open_connections == 0)
     server.play(reply(200, BODY))
     answered(client)
+
+
+def test_interim_answers_within_the_request(connect: Connect) -> None:
+    """They do not end it, whatever they come with."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                received = connection.recv(1000)
+                for _ in range(20):
+                    connection.sendall(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+                    time.sleep(0.005)
+                head, _, rest = received.partition(b"\r\n\r\n")
+                left = int(re.findall(rb"content-length: (\d+)", head)[0]) - len(rest)
+                while left > 0:
+                    left -= len(connection.recv(min(left, 1 << 20)))
+                connection.sendall(HEAD + BODY)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", retries=None)
+        assert client.generate(MANY, deadline=LONG).token_ids.tolist() == TOKENS
+        thread.join()
 
 
 def test_an_answer_to_no_request(connect: Connect, server: RawServer) -> None:
