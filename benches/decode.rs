@@ -89,6 +89,14 @@ impl Sample {
                 r#"{{"choices":[{{"index":0,"logprobs":{{"content":{}}},"finish_reason":"stop","token_ids":{ids},"routed_experts":{experts}}}]}}"#,
                 self.entries(named)
             ),
+            Wire::VllmCompletions => format!(
+                r#"{{"choices":[{{"index":0,"text":"w","logprobs":{{"token_logprobs":{}}},"finish_reason":"stop","token_ids":{ids},"routed_experts":{experts}}}]}}"#,
+                list(&self.logprobs)
+            ),
+            Wire::SglangChat => format!(
+                r#"{{"choices":[{{"index":0,"response_token_ids":{ids},"meta_info":{{"id":"x","finish_reason":{{"type":"stop"}},"output_token_logprobs":{},"routed_experts":{experts}}}}}]}}"#,
+                self.entries(|id, logprob| format!("[{logprob},{id},null]"))
+            ),
             Wire::SglangGenerate => format!(
                 r#"{{"text":"w","output_ids":{ids},"meta_info":{{"id":"x","finish_reason":{{"type":"stop"}},"output_token_logprobs":{},"routed_experts":{experts}}}}}"#,
                 self.entries(|id, logprob| format!("[{logprob},{id},null]"))

@@ -241,7 +241,7 @@ def _repeat(unit: bytes, separator: bytes = b",") -> bytes:
 
 
 def _values() -> dict[str, bytes]:
-    """Values that nobody reads."""
+    """Values that are not read."""
     deep = b"[" * 120 + b"]" * 120
     maps = b'{"a":' * 120 + b"1" + b"}" * 120
     return {

@@ -98,7 +98,7 @@ DISRUPTIONS = (
 """What strikes more than one request; one of them every so many requests of an engine."""
 
 _GONE = 0.05
-"""Seconds for which nobody listens when an engine has died."""
+"""Seconds for which the port of an engine that died is closed."""
 
 
 def label(fault: Fault | None) -> str:

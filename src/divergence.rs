@@ -42,7 +42,7 @@ fn k3(x: f64) -> f64 {
     }
 }
 
-/// Compares where the mask is not zero; what lies elsewhere is not looked at. The three have one length.
+/// Compares where the mask is not zero; values elsewhere are not read. The three have one length.
 pub fn divergence<A, B>(
     sample: &[A],
     scored: &[B],
@@ -70,7 +70,7 @@ where
         max_abs = max_abs.max(difference.abs());
         sum_k3 += k3(-difference);
     }
-    // Nothing compared is no evidence of agreement.
+    // With no token compared, agreement is not known.
     let mean = |sum: f64| {
         if count == 0 {
             f64::NAN

@@ -38,5 +38,6 @@ pub use options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};
 pub use request::write_ids;
 pub use routing::{Expected, ExpertId, Facts, scan as scan_routing};
 pub use wire::{
-    Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+    Attribute, Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason,
+    TopLogprobs,
 };

@@ -13,18 +13,24 @@ pub enum Wire {
     VllmGenerate,
     /// vLLM's `/v1/chat/completions` with `return_token_ids`.
     VllmChat,
+    /// vLLM's `/v1/completions` with `return_token_ids`.
+    VllmCompletions,
     /// SGLang's `/generate`.
     SglangGenerate,
+    /// SGLang's `/v1/chat/completions` with `return_token_ids` and `return_meta_info`.
+    SglangChat,
 }
 
 impl Wire {
     /// Every wire with the name that callers use for it.
-    pub const ALL: [(&'static str, Wire); 5] = [
+    pub const ALL: [(&'static str, Wire); 7] = [
         ("dynamo_chat", Wire::DynamoChat),
         ("dynamo_completions", Wire::DynamoCompletions),
         ("vllm_generate", Wire::VllmGenerate),
         ("vllm_chat", Wire::VllmChat),
+        ("vllm_completions", Wire::VllmCompletions),
         ("sglang_generate", Wire::SglangGenerate),
+        ("sglang_chat", Wire::SglangChat),
     ];
 
     /// Looks a wire up by name.
@@ -37,6 +43,12 @@ impl Wire {
     #[must_use]
     pub fn is_dynamo(self) -> bool {
         matches!(self, Wire::DynamoChat | Wire::DynamoCompletions)
+    }
+
+    /// Whether meta_info carries the payload, with counts of its own for every choice.
+    #[must_use]
+    pub fn is_sglang(self) -> bool {
+        matches!(self, Wire::SglangGenerate | Wire::SglangChat)
     }
 }
 
@@ -52,7 +64,7 @@ pub enum ExpertsMode {
     Skip,
 }
 
-/// What to do with a token that has no log-probability.
+/// The result for a token that has no log-probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingLogprob {
     /// Refuse the response.
@@ -72,7 +84,7 @@ pub enum FinalRow {
     Present,
 }
 
-/// Everything that a decode can be told. Defaults are the contract's.
+/// The options of a decode.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
     /// The response format.
@@ -93,13 +105,13 @@ pub struct Options<'a> {
     pub require_logprobs: bool,
     /// Refuse a response without routed experts.
     pub require_routed_experts: bool,
-    /// What to do with "no logprob".
+    /// The result for a token that has no log-probability.
     pub missing_logprob: MissingLogprob,
-    /// How many rows are right.
+    /// Whether the last sampled token has a row.
     pub final_row: FinalRow,
-    /// Scoring: prompt logprobs are what is wanted, from this position of the prompt on.
+    /// Scoring: prompt logprobs are wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
-    /// What is too much.
+    /// Ceilings.
     pub limits: Limits,
 }
 
@@ -131,7 +143,7 @@ impl Options<'_> {
         usize::try_from(wanted).unwrap_or(len).min(len)
     }
 
-    /// P of the contract: as the caller gave it, else the length of the prompt that the body echoes.
+    /// P: as the caller gave it, else the length of the prompt that the body echoes.
     #[must_use]
     pub fn prompt_len_or(&self, echo: Option<usize>) -> Option<u64> {
         let passed = self.prompt_token_ids.map(<[i32]>::len);

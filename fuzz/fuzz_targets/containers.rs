@@ -1,4 +1,4 @@
-//! Routed experts in every container: headers, shapes and sizes; the decoder and its slow twin say the same.
+//! Routed experts in every container: headers, shapes and sizes; the decoder and the oracle give the same.
 #![no_main]
 
 use dynamo_tito_fuzz::containers;

@@ -1,4 +1,4 @@
-//! Decodes body with one choice: the decoder and its slow twin say the same, value or error.
+//! Decodes body with one choice: the decoder and the oracle give the same value or the same error.
 #![no_main]
 
 use dynamo_tito_fuzz::cases;

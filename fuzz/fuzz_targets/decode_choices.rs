@@ -1,4 +1,4 @@
-//! Decodes every choice of a body: the decoder and its slow twin say the same, value or error.
+//! Decodes every choice of a body: the decoder and the oracle give the same value or the same error.
 #![no_main]
 
 use dynamo_tito_fuzz::cases;

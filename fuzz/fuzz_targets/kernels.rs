@@ -1,4 +1,4 @@
-//! Every base64 kernel of this machine, against a group-by-group twin and the base64 crate.
+//! Every base64 kernel of this machine, against a decoder of one group at a time and the base64 crate.
 #![no_main]
 
 use dynamo_tito_fuzz::kernels;

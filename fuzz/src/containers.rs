@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzzer_mutate;
 /// Bytes behind the options: the form, what is wrong with it, how much the sizes are off, how long the rows are.
 const SHAPING: usize = 5;
 
-/// Rows are no longer than this, whatever a shape promises.
+/// The longest row that is made; a shape may claim more.
 const MOST_BYTES: u64 = 1 << 10;
 
 /// What texts are made of: npy headers, members of objects, and their neighbours.
@@ -66,7 +66,7 @@ const TOKENS: &[&[u8]] = &[
     b"\xff",
 ];
 
-/// The product of the first three integers of a text: how many values its shape speaks of.
+/// The product of the first three integers of a text: the number of values of its shape.
 fn values(text: &[u8]) -> u64 {
     let shape = text
         .windows(5)
@@ -141,13 +141,17 @@ fn body(options: &Options<'_>, input: &[u8]) -> Option<Vec<u8>> {
             br#"{"choices":[{"token_ids":[7,8]}],"nvext":{"routed_experts":"#,
             b"}}",
         ),
-        Wire::VllmGenerate | Wire::VllmChat => (
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => (
             br#"{"choices":[{"token_ids":[7,8],"routed_experts":"#,
             b"}]}",
         ),
         Wire::SglangGenerate => (
             br#"{"output_ids":[7,8],"meta_info":{"routed_experts":"#,
             b"}}",
+        ),
+        Wire::SglangChat => (
+            br#"{"choices":[{"response_token_ids":[7,8],"meta_info":{"routed_experts":"#,
+            b"}}]}",
         ),
     };
     Some([before, &experts, behind].concat())

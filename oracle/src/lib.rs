@@ -1,4 +1,4 @@
-//! A slow, obvious decoder, and what holds the fast one against it: for tests and fuzzing.
+//! A slow and simple decoder, and its comparison with the fast one, for tests and fuzzing.
 
 pub mod agreement;
 #[cfg(test)]

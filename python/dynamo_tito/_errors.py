@@ -3,8 +3,8 @@
 ::
 
     TitoError
-    ├── DecodeError (ValueError)            a response that cannot be trusted
-    │   ├── MalformedBodyError              not the JSON that we can vouch for
+    ├── DecodeError (ValueError)            a response that breaks a check
+    │   ├── MalformedBodyError              not one unambiguous JSON document
     │   ├── MissingFieldError               a field that had to be there is not
     │   ├── AlignmentError                  counts or identities that disagree
     │   └── RoutedExpertsError              routed experts that do not add up
@@ -84,7 +84,7 @@ class MalformedBodyError(DecodeError):
 
 
 class MissingFieldError(DecodeError):
-    """A field that had to be there is not, or holds no evidence."""
+    """A required field is absent, or has no log-probability."""
 
 
 class AlignmentError(DecodeError):

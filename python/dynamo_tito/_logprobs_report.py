@@ -29,7 +29,7 @@ MAX_APART = 1e-3
 """How far two channels may be apart: one may be rounded to float32, or computed in another batch."""
 
 _NEAR_ZERO = -1e-5
-"""Above it float32 has few values, so that honest ones repeat."""
+"""Above it float32 has few values, so right ones repeat."""
 
 _NO_VALUE = -9999.0
 """What vLLM writes for "none"; Dynamo's -1e30 and -inf are below it."""
@@ -84,7 +84,7 @@ def logprobs_report(
     """Look for log-probabilities that no engine computed for these tokens.
 
     Servers report the model's own distribution, whatever the temperature, unless they are told otherwise (vLLM:
-    ``--logprobs-mode processed_logprobs``, Dynamo: ``--enable-rl``). Values of exactly 0 are honest where the model is
+    ``--logprobs-mode processed_logprobs``, Dynamo: ``--enable-rl``). Values of exactly 0 are right where the model is
     sure, and at all tokens of a processed answer to ``top_k=1``: raise ``max_run`` for those.
 
     Args:

@@ -24,7 +24,15 @@ Int64Array: TypeAlias = NDArray[np.int64]
 Float64Array: TypeAlias = NDArray[np.float64]
 ExpertsArray: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16] | NDArray[np.int32]
 
-Wire: TypeAlias = Literal["dynamo_chat", "dynamo_completions", "vllm_generate", "vllm_chat", "sglang_generate"]
+Wire: TypeAlias = Literal[
+    "dynamo_chat",
+    "dynamo_completions",
+    "vllm_generate",
+    "vllm_chat",
+    "vllm_completions",
+    "sglang_generate",
+    "sglang_chat",
+]
 """Which endpoint answered, and with it where the fields are."""
 
 ExpertsMode: TypeAlias = Literal["int32", "native", "skip"]
@@ -85,7 +93,7 @@ class TopLogprobs(_Ragged, _Record):
 
     Attributes:
         token_ids: int32 [N], N entries over all positions.
-        logprobs: float64 [N], natural logarithms; NaN where the engine reported an entry without evidence.
+        logprobs: float64 [N], natural logarithms; NaN where the engine has no log-probability for an entry.
         offsets: int64 [positions + 1], from 0 to N.
     """
 

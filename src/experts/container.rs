@@ -1,4 +1,4 @@
-//! The containers that routed experts come in, told apart by form.
+//! The containers of routed experts, distinguished by form.
 
 use super::blob::Blob;
 use crate::base64::Element;

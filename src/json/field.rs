@@ -20,7 +20,7 @@ use crate::memory::OutOfMemory;
 /// Why a typed reader gave up. Boxed: it is rare, and the readers' results stay small.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The bytes are not JSON, as far as the reader can tell; the strict cursor decides.
+    /// The reader found no JSON that it takes; the strict cursor decides.
     Syntax,
     /// The value is not what this field holds.
     Field(Box<Error>),

@@ -5,6 +5,7 @@
 
 mod cursor;
 mod decimal_slow;
+mod double;
 mod field;
 mod key;
 mod number;

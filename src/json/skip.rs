@@ -1,4 +1,4 @@
-//! Stepping over a value that nobody reads. It is validated all the same.
+//! Steps over a value that is not read, and validates it.
 
 use super::cursor::Cursor;
 use super::number::number_end;

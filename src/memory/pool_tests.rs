@@ -315,7 +315,7 @@ fn a_panic_under_the_lock_does_not_close_the_pool() {
     assert!(pool.take(128 * KIB, Fitting).is_some());
 }
 
-/// Marks both ends of a block as somebody's.
+/// Marks both ends of a block with the number of its owner.
 fn mark(mapping: &Mapping, owner: u64) {
     let start = mapping.start().cast::<u64>();
     // SAFETY: the block is this thread's own, aligned, and longer than its two marks.
@@ -366,7 +366,7 @@ fn eight_threads_never_share_a_block() {
                     own.extend(inbox.try_iter());
                     if own.len() > 6 {
                         let (mapping, owner) = own.swap_remove(state as usize % own.len());
-                        assert!(is_marked(&mapping, owner), "somebody else wrote here");
+                        assert!(is_marked(&mapping, owner), "another owner wrote here");
                         // Some blocks die in another thread than they were made in.
                         if round % 5 == 0 {
                             let _ = senders[(state >> 20) as usize % senders.len()]
@@ -380,7 +380,7 @@ fn eight_threads_never_share_a_block() {
                     }
                 }
                 for (mapping, owner) in own {
-                    assert!(is_marked(&mapping, owner), "somebody else wrote here");
+                    assert!(is_marked(&mapping, owner), "another owner wrote here");
                     pool.give_back(mapping);
                 }
             });
@@ -417,7 +417,7 @@ fn fork(child: impl FnOnce() -> bool) {
         match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
             0 if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
             0 => {
-                // SAFETY: the child's own number; it has not been waited for, so nobody else has it.
+                // SAFETY: the number is the child's until it is waited for.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
                 // SAFETY: as above.
                 unsafe { libc::waitpid(pid, &mut status, 0) };

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyTuple};
 type Call =
     unsafe extern "C-unwind" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
 
-/// The interpreter's call. pyo3 declares it as one that never unwinds, and the compiler would believe it.
+/// The interpreter's call. pyo3 declares it as one that never unwinds, and the compiler relies on that.
 // SAFETY: the same signature; the two ABIs differ only in whether unwinding is allowed.
 static CALL: Call = unsafe {
     std::mem::transmute::<

@@ -14,7 +14,9 @@ use super::call_unwind::call;
 use super::errors::exception;
 use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
-use crate::wire::{self, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
+use crate::wire::{
+    self, Attribute, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+};
 use crate::{ExpertsMode, Options};
 
 /// Both decoding functions take the same keywords, visible in their signatures.
@@ -195,57 +197,46 @@ pub(super) fn prompt_logprobs(py: Python<'_>, scores: PromptLogprobs) -> PyResul
     make(record!(py, "PromptLogprobs")?, columns)
 }
 
+/// A ``Completion``, whose attributes come in the order of the class.
 fn completion(
     py: Python<'_>,
     decoded: Decoded,
     prompt: &PromptArrays,
     out: &mut Option<ExpertsOut<'_>>,
 ) -> PyResult<Py<PyAny>> {
-    let none = || Ok(py.None());
-    let finish = decoded.finish;
-    let fields: [Py<PyAny>; 16] = [
-        flat(py, decoded.token_ids)?,
-        decoded
-            .logprobs
-            .map_or_else(none, |logprobs| flat(py, logprobs))?,
-        decoded
-            .top_logprobs
-            .map_or_else(none, |list| top(py, list))?,
-        prompt.token_ids.clone_ref(py),
-        prompt.logprobs.clone_ref(py),
-        decoded
-            .routed_experts
-            .map_or_else(none, |routed| routed_experts(py, routed, out.take()))?,
-        decoded
-            .sampling_mask
-            .map_or_else(none, |mask| sampling_mask(py, mask))?,
-        text(py, finish.reason.as_deref()),
-        text(py, finish.raw.as_deref()),
-        match finish.stop_reason {
-            None => py.None(),
-            Some(StopReason::Text(text)) => PyString::new(py, &text).into_any().unbind(),
-            Some(StopReason::Token(token)) => PyInt::new(py, token).into_any().unbind(),
-        },
-        finish.aborted.map_or_else(
-            || py.None(),
-            |aborted| PyBool::new(py, aborted).to_owned().into_any().unbind(),
-        ),
-        text(py, decoded.request_id.as_deref()),
-        PyInt::new(py, decoded.index).into_any().unbind(),
-        decoded.usage.map_or_else(none, |usage| json(py, &usage))?,
-        decoded
-            .weight_versions
-            .map_or_else(none, |versions| json(py, &versions))?,
-        sources(py, &decoded.sources)?,
-    ];
+    let mut fields = [const { None }; 16];
+    for (field, (_, value)) in fields.iter_mut().zip(decoded.into_attributes()) {
+        *field = value
+            .map(|value| attribute(py, value, prompt, out))
+            .transpose()?;
+    }
     make(record!(py, "Completion")?, PyTuple::new(py, fields)?)
 }
 
-fn text(py: Python<'_>, text: Option<&str>) -> Py<PyAny> {
-    text.map_or_else(
-        || py.None(),
-        |text| PyString::new(py, text).into_any().unbind(),
-    )
+/// An attribute by its form. Those of the prompt are made already.
+fn attribute(
+    py: Python<'_>,
+    value: Attribute,
+    prompt: &PromptArrays,
+    out: &mut Option<ExpertsOut<'_>>,
+) -> PyResult<Py<PyAny>> {
+    match value {
+        Attribute::Ids(ids) => flat(py, ids),
+        Attribute::Logprobs(logprobs) => flat(py, logprobs),
+        Attribute::Top(list) => top(py, list),
+        Attribute::Rows(mask) => rows(py, mask),
+        Attribute::PromptIds(_) => Ok(prompt.token_ids.clone_ref(py)),
+        Attribute::PromptLogprobs(_) => Ok(prompt.logprobs.clone_ref(py)),
+        Attribute::Experts(routed) => routed_experts(py, routed, out.take()),
+        Attribute::Text(text) | Attribute::Stop(StopReason::Text(text)) => {
+            Ok(PyString::new(py, &text).into_any().unbind())
+        }
+        Attribute::Stop(StopReason::Token(token)) => Ok(PyInt::new(py, token).into_any().unbind()),
+        Attribute::Flag(flag) => Ok(PyBool::new(py, flag).to_owned().into_any().unbind()),
+        Attribute::Index(index) => Ok(PyInt::new(py, index).into_any().unbind()),
+        Attribute::Json(value) => json(py, &value),
+        Attribute::Sources(list) => sources(py, &list),
+    }
 }
 
 fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
@@ -257,7 +248,7 @@ fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
     make(record!(py, "TopLogprobs")?, columns)
 }
 
-fn sampling_mask(py: Python<'_>, mask: SamplingMask) -> PyResult<Py<PyAny>> {
+fn rows(py: Python<'_>, mask: SamplingMask) -> PyResult<Py<PyAny>> {
     let columns = (flat(py, mask.token_ids)?, flat(py, mask.offsets)?);
     make(record!(py, "SamplingMask")?, columns)
 }

@@ -76,7 +76,7 @@ enum Column<'py> {
     Double(PyReadonlyArrayDyn<'py, f64>),
 }
 
-/// Compares two scorings of the same tokens, where ``mask`` is true; what lies elsewhere is not looked at.
+/// Compares two scorings of the same tokens, where ``mask`` is true; values elsewhere are not read.
 ///
 /// ``sample_logprobs`` are what the tokens were sampled with, ``scored`` what another engine or the trainer says of them (a
 /// ``PromptLogprobs`` or an array). Both are float32 or float64, ``mask`` is bool, and all three have one shape. With

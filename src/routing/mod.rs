@@ -1,4 +1,4 @@
-//! Facts about routed experts, in one pass over the rows, that tell a broken capture from a sound one.
+//! Facts about routed experts in one pass over the rows. They differ between a broken capture and a sound one.
 //!
 //! Loops that the compiler vectorises check each row as a whole; only the entries of rows with a finding are read one by one.
 #![allow(unsafe_code)] // a call of what is compiled for AVX2, where the processor has it

@@ -1,4 +1,4 @@
-//! Against a twin that asks one question at a time, of nested vectors.
+//! Against a scan of nested vectors that computes one fact at a time.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,12 @@ use super::*;
 
 type Rows = Vec<Vec<Vec<i64>>>;
 
-fn twin(rows: &Rows, layers: usize, num_experts: Option<i64>, earlier: Option<&Rows>) -> Facts {
+fn slow_scan(
+    rows: &Rows,
+    layers: usize,
+    num_experts: Option<i64>,
+    earlier: Option<&Rows>,
+) -> Facts {
     let entries = || {
         rows.iter().enumerate().flat_map(|(row, layers)| {
             layers
@@ -115,7 +120,7 @@ fn agree<T: ExpertId + TryFrom<i64>>(
         num_experts,
         earlier: with_earlier.then_some(before.as_slice()),
     };
-    let wanted = twin(now, *layers, num_experts, with_earlier.then_some(earlier));
+    let wanted = slow_scan(now, *layers, num_experts, with_earlier.then_some(earlier));
     assert_eq!(scan(&ids, *layers, *top_k, expected), wanted);
     assert_eq!(scan_rows(&ids, *layers, *top_k, expected), wanted);
 }

@@ -64,7 +64,7 @@ impl<T> Channel<T> {
     }
 
     /// A channel that the wire does not have. `place` is not shown.
-    fn absent(place: Place) -> Self {
+    pub(super) fn absent(place: Place) -> Self {
         let field = Field::Absent;
         Self { place, field }
     }
@@ -78,7 +78,7 @@ pub(super) fn first<T>(channels: Vec<Channel<T>>) -> Option<Channel<T>> {
 }
 
 /// What a body holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Answers {
     /// In the order of the body.
     pub(super) list: Vec<Answer>,

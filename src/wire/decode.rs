@@ -16,8 +16,7 @@ use super::judge::mask::check_mask;
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
 use super::read::ids::Ids;
-use super::{dynamo, sglang, vllm};
-use crate::options::{Options, Wire};
+use crate::options::Options;
 
 /// Decodes a body: every choice by index with `several`, else the only one.
 pub(crate) fn decode(
@@ -26,11 +25,7 @@ pub(crate) fn decode(
     several: bool,
     target: Target<'_>,
 ) -> Result<Vec<Decoded>> {
-    let Answers { mut list, prompts } = match options.wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options)?,
-        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several)?,
-        Wire::SglangGenerate => sglang::answers(body, options, several)?,
-    };
+    let Answers { mut list, prompts } = super::answers(body, options, several)?;
     if list.len() > 1 && matches!(target, Target::Into(_)) {
         return Err(Error::new(
             Class::Argument,
@@ -52,7 +47,7 @@ pub(crate) fn decode(
     }
     let mut target = Some(target);
     let mut prompts = Prompts::new(prompts);
-    let mut tally = Tally::new(list.len(), options.wire == Wire::SglangGenerate);
+    let mut tally = Tally::new(list.len(), options.wire.is_sglang());
     list.into_iter()
         .enumerate()
         .map(|(i, answer)| {

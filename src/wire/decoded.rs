@@ -15,7 +15,7 @@ pub struct Decoded {
     pub logprobs: Option<Buffer<f64>>,
     /// The alternatives at each of the C positions.
     pub top_logprobs: Option<TopLogprobs>,
-    /// The prompt as the response tells it. The choices of one response share it.
+    /// The prompt as the response echoes it. The choices of one response share it.
     pub prompt: Arc<Prompt>,
     /// The experts that each token was routed to.
     pub routed_experts: Option<Routed>,
@@ -55,7 +55,70 @@ impl Decoded {
     }
 }
 
-/// The prompt of P tokens as the response tells it.
+/// The value of an attribute, by its form.
+#[derive(Debug)]
+pub enum Attribute {
+    /// One id for each position.
+    Ids(Buffer<i32>),
+    /// One log-probability for each position.
+    Logprobs(Buffer<f64>),
+    /// Alternatives of every position.
+    Top(TopLogprobs),
+    /// A list of ids for each position.
+    Rows(SamplingMask),
+    /// The prompt's ids, if the response echoes them.
+    PromptIds(Arc<Prompt>),
+    /// The prompt's log-probabilities, if the response has them.
+    PromptLogprobs(Arc<Prompt>),
+    /// Routed experts.
+    Experts(Routed),
+    /// A string.
+    Text(String),
+    /// true or false.
+    Flag(bool),
+    /// A stop string or a stop token.
+    Stop(StopReason),
+    /// A number.
+    Index(u32),
+    /// JSON, as on the wire.
+    Json(Value),
+    /// Where each array comes from.
+    Sources(Vec<(&'static str, String)>),
+}
+
+impl Decoded {
+    /// Every attribute by the name that Python has for it, in the order of Python's `Completion`. None where it is absent.
+    #[must_use]
+    pub fn into_attributes(self) -> [(&'static str, Option<Attribute>); 16] {
+        use Attribute as A;
+        let Finish {
+            reason,
+            raw,
+            stop_reason,
+            aborted,
+        } = self.finish;
+        [
+            ("token_ids", Some(A::Ids(self.token_ids))),
+            ("logprobs", self.logprobs.map(A::Logprobs)),
+            ("top_logprobs", self.top_logprobs.map(A::Top)),
+            ("prompt_token_ids", Some(A::PromptIds(self.prompt.clone()))),
+            ("prompt_logprobs", Some(A::PromptLogprobs(self.prompt))),
+            ("routed_experts", self.routed_experts.map(A::Experts)),
+            ("sampling_mask", self.sampling_mask.map(A::Rows)),
+            ("finish_reason", reason.map(A::Text)),
+            ("finish_reason_raw", raw.map(A::Text)),
+            ("stop_reason", stop_reason.map(A::Stop)),
+            ("aborted", aborted.map(A::Flag)),
+            ("request_id", self.request_id.map(A::Text)),
+            ("index", Some(A::Index(self.index))),
+            ("usage", self.usage.map(A::Json)),
+            ("weight_versions", self.weight_versions.map(A::Json)),
+            ("sources", Some(A::Sources(self.sources))),
+        ]
+    }
+}
+
+/// The prompt of P tokens as the response echoes it.
 #[derive(Debug, Default)]
 pub struct Prompt {
     /// The ids, P of them.
@@ -104,7 +167,7 @@ pub struct Finish {
     pub raw: Option<String>,
     /// The stop string or stop token.
     pub stop_reason: Option<StopReason>,
-    /// Whether the completion was cut off; None where the wire cannot tell.
+    /// Whether the completion was cut off; None where the wire does not show it.
     pub aborted: Option<bool>,
 }
 

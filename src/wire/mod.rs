@@ -13,6 +13,24 @@ mod read;
 mod sentinel;
 mod sglang;
 mod vllm;
+mod vllm_completions;
+
+use crate::error::Result;
+use crate::options::{Options, Wire};
+use answer::Answers;
 
 pub(crate) use decode::decode;
-pub use decoded::{Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs};
+pub use decoded::{
+    Attribute, Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+};
+
+/// The answers of a body, by the file of its wire: every choice with `several`, else the only one.
+fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+    match options.wire {
+        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options),
+        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several),
+        Wire::VllmCompletions => vllm_completions::answers(body, options, several),
+        Wire::SglangGenerate => sglang::answers(body, options, several),
+        Wire::SglangChat => sglang::chat_answers(body, options, several),
+    }
+}

@@ -1,4 +1,7 @@
-//! SGLang: `/generate`, whose answer is an object, or an array of them where several were asked for.
+//! SGLang.
+//!
+//! - `/generate`: the answer is an object, or an array of them where several were asked for.
+//! - `/v1/chat/completions` with `return_token_ids` and `return_meta_info`: the same in each choice.
 
 use crate::error::{Class, Error, Result};
 use crate::experts::Container;
@@ -7,9 +10,13 @@ use crate::limits::MAX_CHOICES;
 use crate::memory::Buffer;
 
 use super::answer::{
-    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details, local,
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role,
+    details, local, top,
 };
-use super::read::choices::{ASK_FOR_ALL, missing, nothing_repeated, several_choices, too_many};
+use super::read::choices::{
+    ASK_FOR_ALL, Choice, Choices, choices, index, missing, nothing_repeated, several_choices,
+    too_many,
+};
 use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{IdLists, Ids};
@@ -48,7 +55,28 @@ fields! {
     }
 }
 
-/// A body.
+fields! {
+    /// The top level of `/v1/chat/completions`.
+    Chat {
+        choices: Part<Choices<Sample>> = choices,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+    }
+}
+
+fields! {
+    /// `choices[i]` of `/v1/chat/completions`.
+    Sample {
+        index: Option<Span> = index,
+        response_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        prompt_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        meta_info: Part<MetaInfo> = part,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+    }
+}
+
+/// A body of `/generate`.
 #[derive(Debug, Default)]
 struct Body {
     /// The top level, if it is an object.
@@ -109,7 +137,48 @@ impl Document for Body {
     }
 }
 
-/// The answers of a body: every element with `several`, else the only one.
+impl Document for Chat {}
+
+impl Choice for Sample {
+    fn index(&self) -> Option<Span> {
+        self.index
+    }
+
+    /// The texts of `logprobs` name no ids: they are not read.
+    fn wrong_logprobs(&mut self) -> Option<Error> {
+        None
+    }
+}
+
+/// The answers of a body of `/v1/chat/completions`: every choice with `several`, else the only one.
+pub(super) fn chat_answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+    let document: Chat = read_document(body, options, several)?;
+    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL)?;
+    let mut parts = Vec::with_capacity(list.len());
+    for (position, (index, mut choice)) in list.into_iter().enumerate() {
+        let prefix = format!("choices[{position}]");
+        let meta = std::mem::take(&mut choice.meta_info).get()?;
+        let meta = meta.ok_or_else(|| missing("meta_info").under(&prefix))?;
+        parts.push((index, prefix, choice, meta));
+    }
+    // A choice has its prompt, so both lists have the order of the indices.
+    parts.sort_by_key(|(index, ..)| *index);
+    let ranked = parts.into_iter().map(|(index, prefix, choice, meta)| {
+        let ids = Channel::local("response_token_ids", choice.response_token_ids);
+        let echo = Channel::local("prompt_token_ids", choice.prompt_token_ids);
+        let here = choice
+            .routed_experts
+            .map(|at| (local("routed_experts"), at));
+        let above = document
+            .routed_experts
+            .map(|at| (top("routed_experts"), at));
+        ranked(ids, echo, here.or(above), meta, index, prefix)
+    });
+    let (list, prompts) = ranked.unzip();
+    Ok(Answers { list, prompts })
+}
+
+/// The answers of a body of `/generate`: every element with `several`, else the only one.
 pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
     let document: Body = read_document(body, options, several)?;
     if let (Some(second), false) = (document.second, several) {
@@ -133,14 +202,23 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
     let (list, prompts) = list
         .into_iter()
         .enumerate()
-        .map(|(i, (element, meta))| ranked(element, meta, i as u32, prefix(i)))
+        .map(|(i, (element, meta))| {
+            let ids = Channel::local("output_ids", element.output_ids);
+            let echo = Channel::local("prompt_token_ids", element.prompt_token_ids);
+            let unread = element
+                .routed_experts
+                .map(|at| (local("routed_experts"), at));
+            ranked(ids, echo, unread, meta, i as u32, prefix(i))
+        })
         .unzip();
     Ok(Answers { list, prompts })
 }
 
 /// The channels of one answer.
 fn ranked(
-    element: Element,
+    token_ids: Channel<Buffer<i32>>,
+    echo: Channel<Buffer<i32>>,
+    unread: Option<(Place, usize)>,
     meta: MetaInfo,
     index: u32,
     prefix: String,
@@ -161,7 +239,7 @@ fn ranked(
     let answer = Answer {
         prefix,
         index,
-        token_ids: vec![Channel::local("output_ids", element.output_ids)],
+        token_ids: vec![token_ids],
         logprobs: LogprobChannels {
             triples: Channel::local(
                 "meta_info.output_token_logprobs",
@@ -178,9 +256,7 @@ fn ranked(
             found: meta
                 .routed_experts
                 .map(|it| (local("meta_info.routed_experts"), it)),
-            unread: element
-                .routed_experts
-                .map(|at| (local("routed_experts"), at)),
+            unread,
             none: local("meta_info.routed_experts"),
         },
         metadata: details([
@@ -215,7 +291,7 @@ fn ranked(
         tells_abort: true,
     };
     let prompt = PromptChannels {
-        echo: vec![Channel::local("prompt_token_ids", element.prompt_token_ids)],
+        echo: vec![echo],
         triples: Channel::local("meta_info.input_token_logprobs", meta.input_token_logprobs),
         top_rows: Channel::local("meta_info.input_top_logprobs", meta.input_top_logprobs),
         ..PromptChannels::none(local("meta_info.input_token_logprobs"))

@@ -1,4 +1,4 @@
-"""Small checkpoints on disk, whole or not."""
+"""Small checkpoints on disk, whole and damaged."""
 
 from __future__ import annotations
 

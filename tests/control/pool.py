@@ -1,4 +1,4 @@
-"""Four embedded workers behind one discovery, and what must hold of them after anything."""
+"""Four embedded workers behind one discovery, and what holds of them after any operation."""
 
 from __future__ import annotations
 

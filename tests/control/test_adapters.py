@@ -1,4 +1,4 @@
-"""Adapters on every backend: the names that they get, what counts as loaded, and what a refusal leaves."""
+"""Adapters on every backend: their names, which of them count as loaded, and the state after a refusal."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_one_name_is_unloaded_before_it_is_loaded_again(backend: Any) -> None:
 
 @pytest.mark.parametrize("versioned", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_adapter_of_someone_else(backend: Any, *, versioned: bool) -> None:
+def test_an_adapter_that_another_client_loaded(backend: Any, *, versioned: bool) -> None:
     async def work(fleet: Fleet, engines: list[Engine]) -> None:
         engines[0].admin.adapters["ad"] = "/l/old"
         result = await fleet.load_lora("ad", "/l/new", versioned=versioned)
@@ -202,7 +202,7 @@ def test_a_success_that_did_nothing_is_an_error(backend: Any, *, versioned: bool
     with_fleet(backend, work)
 
 
-def test_what_the_answer_says_counts_before_its_status() -> None:
+def test_the_body_counts_before_the_status() -> None:
     kept = {
         "dynamo": b'{"status":"success","message":"LoRA adapter \'ad\' already loaded","hot_swap":false}',
         "sglang": b'{"success":true,"error_message":null,"loaded_adapters":{"ad":"/l/old"}}',
@@ -293,7 +293,7 @@ def test_an_adapter_is_no_checkpoint_and_a_checkpoint_no_adapter(backend: Any, t
     [("dynamo", "/update_weights_from_disk"), ("vllm", "/collective_rpc"), ("prime", "/update_weights"),
      ("sglang", "/update_weights_from_disk")],
 )  # fmt: skip
-def test_a_worker_that_met_an_adapter_has_its_words_explained(backend: Any, route: str) -> None:
+def test_a_refusal_of_an_adapter_is_explained(backend: Any, route: str) -> None:
     async def work(fleet: Fleet, engines: list[Engine]) -> None:
         said = "There is no module or parameter named 'base_model.model' in Qwen3ForCausalLM"
         engines[0].inject(*[Fault(kind="status", path=route, status=400, message=said)] * LIMITS.attempts)

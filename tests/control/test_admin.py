@@ -1,4 +1,4 @@
-"""The administration of one worker: what each backend is sent, and what counts as a failure."""
+"""The administration of one worker: the requests that each backend gets, and the answers that are failures."""
 
 from __future__ import annotations
 

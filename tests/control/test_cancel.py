@@ -1,4 +1,4 @@
-"""Cancelled at every await: an update is whole or not begun, and nobody stays paused."""
+"""Cancellation at every await: an update is whole or not begun, and no worker stays paused."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_cancellation_at_every_await(capsys: pytest.CaptureFixture[str]) -> None
         sys.stdout.write(f"\ncancellation: {len(reached)} cases, {sum(reached)} before the end\n")
 
 
-def test_cancellation_while_a_worker_hangs_is_heard_after_the_deadline() -> None:
+def test_cancellation_while_a_worker_hangs_ends_after_the_deadline() -> None:
     async def main(route: str) -> None:
         async with pool() as workers:
             fault = Fault(kind="stall", phase="request", path=f"/engine/{route}")

@@ -128,7 +128,7 @@ def test_a_bad_checkpoint_touches_no_worker(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_files_that_are_not_seen_are_not_checked_and_it_is_said() -> None:
+def test_files_that_are_not_visible_are_reported_as_unchecked() -> None:
     async def main() -> None:
         async with (
             simulator.serve(backend="vllm") as engine,

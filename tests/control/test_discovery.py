@@ -1,4 +1,4 @@
-"""Discovery: exact ids, a membership that fails closed, and errors that say what to look at."""
+"""Discovery: instance ids without rounding, a membership that fails closed, and errors that name the switches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gone(number: int) -> Worker:
     return worker(number, system_url=None, routes=[], error="Unavailable")
 
 
-def test_ids_are_exact() -> None:
+def test_ids_are_not_rounded() -> None:
     text = json.dumps({"protocol_version": 1, "workers": [entry(BIG), entry(BIG - 1)]})
     found = read_listing(json.loads(text), URL)
     assert [each.identity.instance_id for each in found] == [BIG, BIG - 1]
@@ -115,7 +115,7 @@ def test_changes_are_by_identity() -> None:
         ("http://user:pw@host:1/prefix/v1", "http://user:pw@host:8001"),
     ],
 )
-def test_where_discovery_listens(base: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_discovery(base: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYN_RL_PORT", raising=False)
     assert rl_url_of(base) == expected
     monkeypatch.setenv("DYN_RL_PORT", "7001")
@@ -176,7 +176,7 @@ def test_several_frontends_are_merged() -> None:
     against(work)
 
 
-def test_nobody_there_says_where_and_which_switches() -> None:
+def test_an_unreachable_discovery_names_the_address_and_the_switches() -> None:
     async def work(one: simulator.Engine, _: simulator.Engine) -> None:
         for rl_url, said in ((one.url, "does not exist"), ("http://127.0.0.1:1", "no discovery at")):
             with pytest.raises(tito.AdminError, match=said) as caught:

@@ -1,4 +1,4 @@
-"""The doctor tells the servers apart, and finds what is wrong with them."""
+"""The doctor tells the servers apart and reports wrong settings."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_model_that_is_not_there_is_found() -> None:
         assert "does not answer" in said(found, "vllm_generate")
 
 
-def test_nobody_there() -> None:
+def test_no_server_at_the_address() -> None:
     with simulator.running() as engine:
         url = engine.url
     with pytest.raises(tito.TransportError):

@@ -1,4 +1,4 @@
-"""An update that may have begun and did not end well: not sent again, its worker held until it is known what it has."""
+"""An update that may have begun and did not end well is not repeated. The worker is held until its state is known."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_certainly_did_not_begin_is_sent_again(backend: Any) -> None:
     asyncio.run(main())
 
 
-def test_resume_all_is_the_callers_word() -> None:
+def test_resume_all_resumes_held_workers() -> None:
     async def main() -> None:
         async with servers("vllm", 2) as (engines, fleet):
             engines[0].admin.spoil = "destroy"

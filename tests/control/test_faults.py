@@ -1,4 +1,4 @@
-"""Every single fault, at every phase, on each of four workers: nobody is left behind, nothing is claimed falsely."""
+"""Every fault, in every phase, on each of four workers: no worker is lost, and no result is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fleet's verbs: what they send, what they refuse, what they say."""
+"""The verbs of the fleet: their requests, their refusals, their results."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_policy_of_a_half_updated_fleet(policy: Any, paused: int) -> None:
     asyncio.run(main())
 
 
-def test_nothing_updated_means_everyone_resumes() -> None:
+def test_all_workers_resume_if_none_was_updated() -> None:
     async def main() -> None:
         async with pool() as workers:
             body = b'{"status":"error","message":"Worker must be paused via pause_generation()"}'
@@ -257,7 +257,7 @@ def test_one_setting_chooses_the_transport_and_the_administration() -> None:
     asyncio.run(main())
 
 
-def test_an_elastic_pool_admits_who_holds_the_weights() -> None:
+def test_an_elastic_pool_admits_workers_that_hold_the_weights() -> None:
     async def main() -> None:
         async with pool(2) as workers, simulator.serve(seed=50) as late, simulator.serve(seed=51, model="x") as alien:
             await workers.fleet.update_weights(PATH)

@@ -1,4 +1,4 @@
-"""What a fleet says of weights was seen: by canary, by checksum, never by the label alone."""
+"""A fleet reports weights that a canary or a checksum showed, never a label alone."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_server_that_is_not_scored_is_verified_by_checksums(backend: Any) -> N
 
 
 @pytest.mark.parametrize("backend", SCORED)
-def test_all_workers_wrong_alike_are_named_by_the_trainer(backend: Any) -> None:
+def test_workers_that_are_all_wrong_differ_from_the_trainer(backend: Any) -> None:
     async def main() -> None:
         async with servers(backend) as (engines, fleet):
             ids = tuple(range(300, 340))
@@ -150,7 +150,7 @@ def test_an_update_that_changed_nothing_is_named(backend: Any, checksum: bool) -
 
 @pytest.mark.parametrize("backend", SCORED)
 @pytest.mark.parametrize("checksum", [False, True])
-def test_a_worker_reloaded_in_secret_is_named(backend: Any, checksum: bool) -> None:
+def test_a_worker_that_was_reloaded_elsewhere_is_named(backend: Any, checksum: bool) -> None:
     async def main() -> None:
         async with servers(backend, canary=Canary(checksum=checksum)) as (engines, fleet):
             await fleet.update_weights(PATH)
@@ -182,7 +182,7 @@ async def label_only(_: Fleet) -> None:
 
 
 @pytest.mark.parametrize("backend", SUMMED)
-def test_an_update_that_undoes_a_secret_reload_changed_the_weights(backend: Any) -> None:
+def test_an_update_that_undoes_another_reload_changed_the_weights(backend: Any) -> None:
     async def main() -> None:
         async with servers(backend, 2) as (engines, fleet):
             await fleet.update_weights(PATH)
@@ -237,7 +237,7 @@ def test_an_update_inside_a_pause_is_scored_when_the_block_ends() -> None:
     asyncio.run(main())
 
 
-def test_the_canary_meets_no_prefix_cache() -> None:
+def test_the_canary_uses_no_prefix_cache() -> None:
     async def main() -> None:
         async with servers("vllm", 1) as (engines, fleet):
             await fleet.update_weights(PATH)

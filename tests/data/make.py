@@ -1,4 +1,4 @@
-"""Writes ``tests/data/made``: bodies in the dialects that no recorded server speaks.
+"""Writes ``tests/data/made``: bodies in dialects without a recording.
 
     PYTHONPATH=tests python tests/data/make.py
 

@@ -1,4 +1,4 @@
-"""Addresses that refuse, and addresses that swallow."""
+"""Addresses that refuse connections, and addresses that drop packets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every fault is followed by: the same client asks again, and all is well."""
+"""The check that follows every fault: the same client sends another request, which succeeds."""
 
 from __future__ import annotations
 

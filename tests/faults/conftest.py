@@ -1,4 +1,4 @@
-"""Every client against everything that can go wrong between it and a server."""
+"""Every client, against faults between it and a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process without a file descriptor to spare: ``python exhausted.py KIND URL``."""
+"""A process with no free file descriptor: ``python exhausted.py KIND URL``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine whose network swallows packets; run in a namespace of its own, where there may be one.
+"""A machine whose network drops packets. It runs in a network namespace, where the machine allows one.
 
 ``python namespace.py KIND lo`` takes the loopback device down and up again, which ``unshare --user --map-root-user
 --net`` lets anyone do. ``python namespace.py KIND sockets`` needs nothing: the queue of a listening socket is full, and

@@ -1,4 +1,4 @@
-"""Networks that swallow packets: in a namespace of its own where the machine allows it, and with sockets alone."""
+"""Networks that drop packets: in a network namespace where the machine allows one, and with sockets alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def namespaces() -> bool:
 
 
 @pytest.mark.parametrize("how", ["device", "sockets"])
-def test_packets_that_vanish(kind: Kind, how: str) -> None:
+def test_dropped_packets(kind: Kind, how: str) -> None:
     """Where there are no namespaces, sockets do it twice."""
     inside = how == "device" and namespaces()
     how = "lo" if inside else "sockets"

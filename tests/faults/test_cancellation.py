@@ -1,4 +1,4 @@
-"""Cancelling a call at every await: its place comes back, and nothing of it stays."""
+"""Cancelling a call at every await frees its slot and everything else that it holds."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ def test_over_tls(library: HttpLibrary, tmp_path_factory: pytest.TempPathFactory
 
 
 @Libraries
-def test_while_it_asks_how_long_a_prompt_may_be(library: HttpLibrary, server: RawServer) -> None:
+def test_during_the_request_for_the_context_length(library: HttpLibrary, server: RawServer) -> None:
     server.play(GOOD)
     server.models = [Pause(0.001), *reply(200, {"data": [{"id": "m", "max_model_len": 100}]})]
     run(library, server, fewest=3, fresh=True, preflight=True)
 
 
 @Libraries
-def test_while_it_waits_to_send_again(library: HttpLibrary, server: RawServer) -> None:
+def test_during_the_wait_before_a_retry(library: HttpLibrary, server: RawServer) -> None:
     server.play(lambda _: reply(429, {}) if server.hits % 2 else GOOD)
     policy = RetryPolicy(attempts=9, initial=0.001, maximum=0.001)
 

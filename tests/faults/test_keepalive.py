@@ -1,4 +1,4 @@
-"""Connections that are kept, and that the server drops at the worst moment."""
+"""Connections that are kept alive, and that the server closes as a request is sent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_connection_that_ends_as_it_is_used(connect: Connect, server: RawServe
     whole(client, server, hits=hits)
 
 
-def test_a_race_that_nobody_can_see(connect: Connect, server: RawServer) -> None:
+def test_a_close_at_the_same_time_as_a_request(connect: Connect, server: RawServer) -> None:
     """The server drops connections while calls go out: each is sampled at most once, whoever wins."""
     server.play(GOOD)
     client = connect(retries=QUICK)

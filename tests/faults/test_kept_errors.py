@@ -1,4 +1,4 @@
-"""Errors may be kept for long, by whoever reports them at the end of a step, and then dropped: no body stays."""
+"""An error that is kept for long, and then dropped, keeps no body alive."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_error_that_is_kept(connect: Connect, server: RawServer, fault: str) 
 
 
 @pytest.mark.parametrize("fault", ["refused", "unavailable", *FAULTS])
-def test_an_error_that_is_dropped_is_gone(connect: Connect, server: RawServer, fault: str) -> None:
+def test_a_dropped_error_is_freed(connect: Connect, server: RawServer, fault: str) -> None:
     """Workers switch the garbage collector off, or freeze it; prompts are in the frames of an error too."""
     server.play({**FAULTS, "refused": reply(400, b"no"), "unavailable": reply(429, b"later")}[fault])
     client = connect(retries=QUICK, max_response_bytes=SIZE * 3 // 2)

@@ -1,4 +1,4 @@
-"""A server sends back what it was sent, wherever a server can: no error, log line or representation repeats it."""
+"""A server sends the key back, wherever a server can: no error, log line or representation contains it."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_keys_of_one_call(connect: Connect, server: RawServer, name: str) -> Non
         assert CALL[:8] not in text
 
 
-def test_nobody_listens(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_port(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with refusing() as url, pytest.raises(TransportError) as caught:
         client_of(connect, url).generate(deadline=LONG)
@@ -245,7 +245,7 @@ def test_nobody_listens(connect: Connect, caplog: pytest.LogCaptureFixture) -> N
     check(caplog.text)
 
 
-def test_a_good_answer_is_not_logged(connect: Connect, server: RawServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_whole_answer_is_not_logged(connect: Connect, server: RawServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.play(lambda request: reply(200, body(request, finish_reason="stop", stop_reason=None)))
     assert client_of(connect, server.url).generate(deadline=LONG).token_ids.tolist() == [7]
@@ -289,7 +289,7 @@ def test_urls_in_texts(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 
-def test_what_is_hidden() -> None:
+def test_masked_texts() -> None:
     assert hidden("a sk-123456789 b", ["sk-123456789"]) == "a *** b"
     assert hidden("a sk-12345", ["sk-123456789"]) == "a ***"
     assert hidden("sk-123456789sk-123456789", ["sk-123456789"]) == "******"
@@ -300,7 +300,7 @@ def test_what_is_hidden() -> None:
     assert hidden("sk-12345" * 10_000, ["sk-123456789"]) == "***" * 10_000
 
 
-def test_what_of_headers_is_secret() -> None:
+def test_secret_headers() -> None:
     headers = {"authorization": "Bearer abc", "x-api-key": "def", "cookie": "a=ghi", "accept": "json", "x-token": ""}
     assert secrets_of(headers) == ("abc", "def", "a=ghi")
 

@@ -1,4 +1,4 @@
-"""A connection that ends, lies, dawdles or never ends, in every phase of an exchange."""
+"""A connection that ends, stalls or sends wrong bytes, in every phase of an exchange."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_body_without_an_end(connect: Connect, server: RawServer, fault: str) 
     whole(client, server, hits=1)
 
 
-def test_nobody_listens(kind: Kind) -> None:
+def test_a_closed_port(kind: Kind) -> None:
     with refusing() as url, Driver(kind, url, retries=QUICK) as client:
         with pytest.raises(TransportError) as caught:
             client.generate(deadline=LONG)
@@ -261,7 +261,7 @@ def test_answers_without_a_body_again_and_again(connect: Connect, server: RawSer
 
 
 @pytest.mark.parametrize("status", [101, 199, 206, 226, 299, 300, 304, 399, 600, 999])
-def test_statuses_that_nobody_expects(connect: Connect, server: RawServer, status: int) -> None:
+def test_unusual_statuses(connect: Connect, server: RawServer, status: int) -> None:
     server.play([head(status, {"content-length": "2", "connection": "close"}) + b"{}", Close()])
     client = connect(retries=QUICK)
     with pytest.raises(TitoError) as caught:

@@ -1,4 +1,4 @@
-"""Too few descriptors, two event loops, a forked child: what one process does must not harm another call."""
+"""Too few descriptors, two event loops, a forked child: other calls are not affected."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def closed(client: AsyncTitoClient | TitoClient) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # which is what is tested
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_forked_child_does_no_harm(kind: Kind, tmp_path_factory: pytest.TempPathFactory, *, tls: bool) -> None:
+def test_a_forked_child_does_not_affect_its_parent(
+    kind: Kind, tmp_path_factory: pytest.TempPathFactory, *, tls: bool
+) -> None:
     """It is told to make a client of its own, and may close the one it has inherited: the parent's goes on."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
     options: dict[str, Any] = {"tls": authority.trusted()} if tls else {}

@@ -1,4 +1,4 @@
-"""The proxies that the environment names: used, refused, broken, and never told a key that is not theirs."""
+"""The proxies that the environment names: used, refused, broken. None gets the key of the server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_plain_requests_go_through_it(kind: Kind, server: RawServer, monkeypatch
 
 
 @pytest.mark.parametrize("exempt", ["127.0.0.1", "*", "localhost,127.0.0.1"])
-def test_who_is_exempt(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
+def test_hosts_without_a_proxy(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
     server.play(GOOD)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
     monkeypatch.setenv("NO_PROXY", exempt)
@@ -63,7 +63,7 @@ def echo(request: Received) -> list[bytes]:
     return [step for step in reply(407, f"who are you? {head}".encode()) if isinstance(step, bytes)]
 
 
-def test_a_proxy_that_wants_other_credentials(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_refuses_the_credentials(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.play(echo)
     proxied(monkeypatch, server.url)
     with Driver(kind, "http://engine.invalid:8000", api_key=KEY, retries=QUICK) as client:
@@ -103,7 +103,7 @@ def test_a_tunnel_that_is_refused(kind: Kind, server: RawServer, monkeypatch: py
     assert KEY not in str(server.requests[0])
 
 
-def test_a_tunnel_that_never_comes_about(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tunnel_that_is_never_opened(kind: Kind, server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.play([Stall()])
     proxied(monkeypatch, server.url, "https")
     with Driver(kind, "https://engine.invalid:8443", retries=None) as client:

@@ -1,4 +1,4 @@
-"""Redirects: not followed, wherever they lead, so that no key and no prompt travels there."""
+"""Redirects are not followed, so no key and no prompt is sent to their target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUSES = [300, 301, 302, 303, 307, 308]
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("target", ["another host", "another port", "itself", "a relative one", "nowhere", "nonsense"])
-def test_nothing_travels(connect: Connect, server: RawServer, status: int, target: str) -> None:
+def test_no_redirect_is_followed(connect: Connect, server: RawServer, status: int, target: str) -> None:
     with RawServer([GOOD]) as elsewhere:
         location = {
             "another host": f"http://localhost:{elsewhere.port}/inference/v1/generate",
@@ -42,7 +42,7 @@ def test_nothing_travels(connect: Connect, server: RawServer, status: int, targe
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_nor_over_a_client_of_ones_own_that_follows_them(server: RawServer, status: int) -> None:
+def test_a_client_of_the_caller_follows_no_redirect_either(server: RawServer, status: int) -> None:
     with RawServer([GOOD]) as elsewhere:
         server.play(reply(status, b"", headers={"location": f"{elsewhere.url}/inference/v1/generate"}))
         options: dict[str, Any] = {"model": "m", "preflight": False, "api_key": "key"}
@@ -64,7 +64,7 @@ def test_nor_over_a_client_of_ones_own_that_follows_them(server: RawServer, stat
         assert (elsewhere.connections, server.hits) == (0, 3)
 
 
-def test_nor_of_the_question_how_long_a_prompt_may_be(connect: Connect, server: RawServer) -> None:
+def test_the_request_for_the_context_length_follows_no_redirect(connect: Connect, server: RawServer) -> None:
     with RawServer([GOOD]) as elsewhere:
         server.models = reply(302, b"", headers={"location": f"{elsewhere.url}/v1/models"})
         server.play(GOOD)

@@ -1,4 +1,4 @@
-"""Servers that have had enough: 429 and 503 without end, and what they say of when to come back."""
+"""Overloaded servers: 429 and 503 without end, and every form of retry-after."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_wait_beyond_the_budget_is_not_begun(connect: Connect, server: RawServ
         "9" * 5000,
     ],
 )
-def test_a_wish_that_makes_no_sense_is_none(connect: Connect, server: RawServer, wanted: str) -> None:
+def test_an_invalid_retry_after_is_ignored(connect: Connect, server: RawServer, wanted: str) -> None:
     """It never fails the call: it waits as if nothing had been said, or as long as the policy allows."""
     server.play(reply(429, headers={"retry-after": wanted}))
     client = connect(retries=RetryPolicy(attempts=3, initial=0.0, maximum=0.0, retry_after=0.01))
@@ -85,7 +85,7 @@ def test_a_wish_that_makes_no_sense_is_none(connect: Connect, server: RawServer,
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,5} \d+:\d+:\d+ ?[A-Z+-]*\d*"))
-def test_nothing_that_a_server_wishes_is_an_exception(value: str) -> None:
+def test_no_retry_after_raises(value: str) -> None:
     seconds = retry_after({"retry-after": value})
     assert seconds is None or seconds >= 0
 
@@ -108,7 +108,7 @@ def test_a_storm_ends(connect: Connect, server: RawServer) -> None:
     whole(client, server, hits=server.hits)
 
 
-def test_a_storm_that_does_not_end_is_an_error_for_everyone(connect: Connect, server: RawServer) -> None:
+def test_a_storm_without_end_is_an_error_of_every_call(connect: Connect, server: RawServer) -> None:
     server.play(reply(503, {"message": "Generation is paused"}))
     client = connect(retries=RetryPolicy(attempts=3, initial=0.0, maximum=0.0), max_concurrency=8)
     assert _all(client, range(1, 21)) == [503] * 20
@@ -142,7 +142,7 @@ def _all(driver: Driver, prompts: range) -> list[int | None]:
     return driver._runner.run(calls(client))
 
 
-def test_the_deadline_beats_the_budget(connect: Connect, server: RawServer) -> None:
+def test_the_deadline_ends_a_call_before_the_budget(connect: Connect, server: RawServer) -> None:
     server.play(reply(429, headers={"retry-after": "25"}))
     client = connect(retries=RetryPolicy(attempts=9, retry_after=30.0, budget=1000.0))
     with pytest.raises(OverloadedError):

@@ -1,4 +1,4 @@
-"""Servers that cannot prove who they are, and connections that fail before they are one."""
+"""Servers with wrong certificates, and connections that fail during the handshake."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNTRUSTED: dict[str, Callable[[Authority, Authority], ssl.SSLContext]] = {
 
 
 @pytest.mark.parametrize("why", UNTRUSTED)
-def test_a_server_that_is_not_trusted(kind: Kind, authority: Authority, stranger: Authority, why: str) -> None:
+def test_an_untrusted_certificate(kind: Kind, authority: Authority, stranger: Authority, why: str) -> None:
     context = UNTRUSTED[why](authority, stranger)
     with RawServer([GOOD], tls=context) as server:
         with Driver(kind, server.url, tls=authority.trusted(), retries=QUICK, api_key="secret-key") as client:
@@ -49,7 +49,7 @@ def test_a_server_that_is_not_trusted(kind: Kind, authority: Authority, stranger
             assert answered(client) == [7, 8, 9]
 
 
-def test_a_server_that_is_trusted(kind: Kind, authority: Authority) -> None:
+def test_a_trusted_certificate(kind: Kind, authority: Authority) -> None:
     with (
         RawServer([GOOD], tls=authority.server()) as server,
         Driver(kind, server.url, tls=authority.trusted()) as client,
@@ -58,14 +58,14 @@ def test_a_server_that_is_trusted(kind: Kind, authority: Authority) -> None:
         assert server.connections == 1
 
 
-def test_the_system_does_not_trust_it(kind: Kind, authority: Authority) -> None:
+def test_a_certificate_that_the_system_does_not_know(kind: Kind, authority: Authority) -> None:
     with RawServer([GOOD], tls=authority.server()) as server, Driver(kind, server.url, retries=None) as client:
         with pytest.raises(TransportError, match=r"(?i)certificate"):
             client.generate(deadline=LONG)
         assert server.hits == 0
 
 
-def test_who_is_trusted_may_be_said_in_the_environment(
+def test_the_environment_names_trusted_certificates(
     kind: Kind, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
@@ -107,7 +107,7 @@ def test_a_handshake_that_never_ends(kind: Kind, authority: Authority) -> None:
         assert server.hits == 0
 
 
-def test_tls_where_plain_http_is_spoken(kind: Kind, authority: Authority) -> None:
+def test_tls_to_a_port_of_plain_http(kind: Kind, authority: Authority) -> None:
     with RawServer([GOOD], tls=authority.server()) as server:
         url = server.url.replace("https:", "http:")
         with Driver(kind, url, retries=QUICK) as client, pytest.raises(TransportError) as caught:
@@ -117,7 +117,7 @@ def test_tls_where_plain_http_is_spoken(kind: Kind, authority: Authority) -> Non
 
 
 @pytest.mark.parametrize("size", [len(BODY), 500_000])
-def test_a_connection_that_ends_without_saying_so(kind: Kind, authority: Authority, size: int) -> None:
+def test_a_connection_that_ends_without_close_notify(kind: Kind, authority: Authority, size: int) -> None:
     """Whoever cuts the TCP connection below TLS must not be able to cut the body."""
     body = BODY + b" " * (size - len(BODY))
     head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (size + 1)

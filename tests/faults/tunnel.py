@@ -1,4 +1,4 @@
-"""A proxy that does what it is told to."""
+"""A proxy that opens tunnels."""
 
 from __future__ import annotations
 

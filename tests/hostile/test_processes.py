@@ -1,4 +1,4 @@
-"""How processes end, fork and share: each in a process of its own, which must end well and say nothing else."""
+"""How processes end, fork and share. Each runs in a process of its own, which ends with 0 and prints nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nothing_is_left_behind() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_leak_would_be_seen() -> None:
+def test_a_leak_is_found() -> None:
     code = "import benches.leak as leak; kept = []; leak._right = lambda b, o: lambda: kept.append(bytearray(1024))"
     done = run("-c", f"{code}; import sys; sys.argv[1:] = ['20000']; sys.exit(leak.main())")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Eight threads at once: the same answers as one after the other, whatever is done to the pool meanwhile."""
+"""Eight threads at once: the same answers as one after the other, while the pool is bounded, trimmed and turned off."""
 
 from __future__ import annotations
 

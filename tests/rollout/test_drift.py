@@ -1,4 +1,4 @@
-"""What happens where a conversation does not go on from the tokens that are held."""
+"""Conversations that do not continue from the tokens that are held."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rerender_replaces() -> None:
     assert [drift.action for drift in rollout.drifts] == ["rerender"]
 
 
-def test_a_turn_that_cannot_be_closed_is_a_drift_of_its_own() -> None:
+def test_a_turn_that_cannot_be_closed_has_its_own_drift() -> None:
     rollout = played(ShortRenderer(closes=False), "raise", last=701)
     with pytest.raises(tito.DriftError) as caught:
         rollout.prompt_ids(say("b"))
@@ -142,7 +142,7 @@ def test_the_longest_recorded_prefix_wins() -> None:
     assert rollout.leaves == [turn, last]
 
 
-def test_an_edited_past_is_named() -> None:
+def test_an_edited_message_is_named() -> None:
     rollout = played(ShortRenderer(), "raise", "b")
     messages = rollout.messages
     messages[1] = {"role": "user", "content": "A"}
@@ -193,7 +193,7 @@ def test_a_prompt_that_was_handed_out_never_changes() -> None:
         second[0] = 1
 
 
-def test_mistakes() -> None:
+def test_wrong_calls() -> None:
     rollout = Rollout(ShortRenderer())
     with pytest.raises(RuntimeError, match="no prompt was planned"):
         rollout.append(completion([1]))

@@ -1,4 +1,4 @@
-"""What a renderer is handed, and that it makes no difference what becomes of it."""
+"""The arguments of a renderer. It may change or keep them without any effect."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def turn(rollout: Rollout, content: Any = "more", **options: Any) -> list[int]:
     return ids
 
 
-def test_a_users_renderer_is_handed_everything() -> None:
+def test_a_renderer_of_the_user_gets_every_turn() -> None:
     renderer = Spy()
     rollout = Rollout(renderer, on_drift="branch")
     prompts = [turn(rollout) for _ in range(8)]
@@ -115,7 +115,7 @@ def test_a_renderer_of_the_package_is_handed_its_last_turn_once_that_is_proven()
 
 
 @pytest.mark.parametrize("sees", [2_000, 5_000])
-def test_a_renderer_that_sees_further_is_handed_everything(sees: int) -> None:
+def test_a_renderer_that_reads_earlier_turns_gets_all_of_them(sees: int) -> None:
     renderer = Package()
     renderer.sees = sees
     rollout = Rollout(renderer)
@@ -167,7 +167,7 @@ async def roll(url: str, rollout: Rollout, turns: int) -> None:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_qwens_last_turn_says_what_its_whole_conversation_says(thinking: bool) -> None:
+def test_the_last_turn_of_qwen_renders_as_the_whole_conversation(thinking: bool) -> None:
     renderer = Qwen3Renderer(QwenTokenizer(), Qwen3RendererConfig(enable_thinking=thinking, thinking_retention="all"))
     rollout = Rollout(renderer)
     with simulator.running(vocab_size=VOCAB_SIZE, eos_rate=0.0005, seed=7, prompt_start="trim") as engine:

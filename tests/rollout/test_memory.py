@@ -1,4 +1,4 @@
-"""Conversations grow, and with them every response: the memory of the last one serves the next."""
+"""Responses grow with the conversation: the memory of the last one is used for the next."""
 
 from __future__ import annotations
 

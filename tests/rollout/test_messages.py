@@ -1,4 +1,4 @@
-"""Messages of any make are compared by what they say."""
+"""Messages of any type are compared by their content."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
         [{"role": Role.TOOL, "content": "x"}, {"role": "tool", "content": "x"}],
     ],
 )
-def test_one_conversation_in_many_makes(forms: list[Any]) -> None:
+def test_one_conversation_in_many_types(forms: list[Any]) -> None:
     assert len({fingerprints(plain([form]))[0] for form in forms}) == 1
 
 
@@ -85,7 +85,7 @@ def test_one_conversation_in_many_makes(forms: list[Any]) -> None:
         {"role": "user"},
     ],
 )
-def test_what_says_something_else_is_something_else(other: dict[str, Any]) -> None:
+def test_messages_of_other_content_differ(other: dict[str, Any]) -> None:
     assert fingerprints(plain([other])) != fingerprints(plain([{"role": "user", "content": "a"}]))
 
 

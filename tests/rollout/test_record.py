@@ -1,4 +1,4 @@
-"""Rollouts of every shape against the embedded engine: the samples are what it recorded, token by token, row by row."""
+"""Rollouts of every shape against the embedded engine: each sample equals its record, token by token, row by row."""
 
 from __future__ import annotations
 

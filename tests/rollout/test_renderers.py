@@ -1,4 +1,4 @@
-"""The `renderers` package's own Qwen3 renderer over fifty turns, with a tokenizer built here."""
+"""The Qwen3 renderer of the `renderers` package over fifty turns, with a tokenizer built here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of a broken capture: what is found, what is not, and what the client makes of it."""
+"""Findings of a broken capture: which there are, which there are not, and what the client does with them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_widths_may_differ_between_turns() -> None:
     assert routing_report(sound(), earlier=sound(dtype="uint16")).disagreements == 0
 
 
-def test_a_view_is_looked_at_as_it_is() -> None:
+def test_a_view_is_read_with_its_strides() -> None:
     array = sound()
     assert routing_report(array[::2], earlier=array[::2]).findings == ()
 
@@ -101,7 +101,7 @@ def test_no_rows_no_findings() -> None:
         (np.zeros((2, 2, 2), np.uint8), {"earlier": np.zeros((1, 2, 2), np.uint8)}, ValueError),
     ],
 )
-def test_mistakes(array: Any, options: Any, error: type[Exception]) -> None:
+def test_wrong_calls(array: Any, options: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         routing_report(array, **options)
 
@@ -120,6 +120,6 @@ def test_a_strict_client(strict: Any) -> None:
 
 
 @pytest.mark.parametrize(("strict", "error"), [("yes", TypeError), ({"experts": 4}, ValueError)])
-def test_a_strict_client_must_make_sense(strict: Any, error: type[Exception]) -> None:
+def test_wrong_options_of_a_strict_client(strict: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="strict_routing"):
         TitoClient("http://127.0.0.1:1", model=None, strict_routing=strict)

@@ -1,4 +1,4 @@
-"""A turn that was cut and resumed is the turn that was not cut: same tokens, values, rows, one message."""
+"""A turn that was cut and resumed equals one that was not cut: tokens, values, rows, one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing across turns: what is merged, what is repaired, what is refused."""
+"""Routing across turns: merged, repaired or refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_row_that_was_omitted_is_repaired_by_the_next_turn() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, -1])
-def test_start_decides_what_overlaps(start: int) -> None:
+def test_start_decides_which_rows_overlap(start: int) -> None:
     rollout, total = begun()
     start = start if start >= 0 else total - 1
     end = len(rollout.prompt_ids(say("b"))) + 2
@@ -266,7 +266,7 @@ def test_strict_routing_holds_a_turn_against_the_one_before() -> None:
         rollout.append(completion([602, END], given))
 
 
-def test_rows_are_let_go_as_they_are_joined() -> None:
+def test_rows_are_freed_as_they_are_joined() -> None:
     """A sample that alone holds the turns' rows never holds them twice."""
     freed: list[int] = []
 

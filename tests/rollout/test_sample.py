@@ -1,4 +1,4 @@
-"""Training samples: sliced, saved and handed on with everything aligned."""
+"""Training samples: slices, files and conversions keep everything aligned."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_weights_that_make_no_sense_are_refused(versions: Any, kind: str) -> Non
     assert rollout.head is None
 
 
-def test_without_logprobs_there_is_no_evidence() -> None:
+def test_a_sample_without_logprobs() -> None:
     rollout = Rollout(ChatRenderer())
     rollout.prompt_ids([{"role": "user", "content": "a"}])
     rollout.append(completion([601, END], logprobs=None))

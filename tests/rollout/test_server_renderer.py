@@ -1,4 +1,4 @@
-"""Bridging by a server's `/tokenize`: two tokenisations, and what is between them."""
+"""Bridging by a server's `/tokenize`: two tokenisations and their difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Administration of the embedded engine: what it says, and that it does what it says."""
+"""Administration of the embedded engine: its answers, and the state after them."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_abort_one_or_all(backend: Any, path: str, body: dict[str, Any]) -> None
         assert engine.last.samples[0].finish_reason == "abort"
 
 
-def test_others_are_left_alone() -> None:
+def test_other_requests_continue() -> None:
     with simulator.running(backend="vllm", latency=0.3) as engine:
         running = Background(engine, **{"x-request-id": "mine"})
         wait_for(lambda: engine.admin.in_flight == 1)
@@ -256,7 +256,7 @@ def test_adapters_on_dynamo_say_success() -> None:
         assert post(engine.system_url + "/engine/load_lora", json={}).json()["status"] == "error"
 
 
-def test_discovery_lists_the_members_and_the_dead() -> None:
+def test_discovery_lists_running_and_stopped_members() -> None:
     with simulator.running(seed=1) as first, simulator.running(seed=2, world_size=4) as second:
         first.join(second)
         workers = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False).json()["workers"]

@@ -233,7 +233,7 @@ def test_answers_are_as_recorded(name: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.32", "0.33"])
-def test_every_recorded_route_is_served_or_says_why_not(version: str) -> None:
+def test_every_recorded_route_is_served_or_listed_as_left_out(version: str) -> None:
     with simulator.running(**_MODEL | {"vllm_version": version}) as engine:
         missing = {
             path

@@ -1,4 +1,4 @@
-"""Faults at exact bytes, seen from a bare socket; and what the engine remembers of them."""
+"""Faults at any byte, seen from a socket, and the records that the engine keeps of them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_cut_without_a_length(engine: Engine, framing: Any) -> None:
 
 
 @pytest.mark.parametrize("by", [-1, 1, 7])
-def test_a_length_that_lies(engine: Engine, by: int) -> None:
+def test_a_wrong_content_length(engine: Engine, by: int) -> None:
     _, body = good(engine)
     data, _ = exchange(engine, Fault(kind="length", by=by))
     head, _, rest = data.partition(b"\r\n\r\n")
@@ -200,7 +200,7 @@ def test_what_is_no_http(engine: Engine, head: bytes) -> None:
     assert end == "closed"
 
 
-def test_gzip_for_those_who_accept_it() -> None:
+def test_gzip_for_clients_that_accept_it() -> None:
     with simulator.running(backend="vllm", gzip=True) as engine:
         plain, _ = exchange(engine)
         assert b"content-encoding" not in plain.partition(b"\r\n\r\n")[0]
@@ -304,7 +304,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
         Engine(**wrong)
 
 
-def test_a_client_that_leaves_is_noticed() -> None:
+def test_a_closed_connection_is_recorded() -> None:
     with simulator.running(backend="vllm", latency=30.0) as engine:
         client = Client(engine)
         client.send(headers="x-request-id: gone\r\n")

@@ -1,4 +1,4 @@
-"""The hash model: what makes it good enough to judge by."""
+"""The hash model: the properties that comparisons rely on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_neighbouring_rows_and_values_differ() -> None:
 
 
 @pytest.mark.parametrize("change", ["seed", "version", "index", "request_seed"])
-def test_what_tells_samples_apart(change: str) -> None:
+def test_the_inputs_of_a_sample(change: str) -> None:
     base = Model().sample(PROMPT, 20)
     if change == "seed":
         other = Model(seed=1).sample(PROMPT, 20)

@@ -40,7 +40,7 @@ def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
             process.kill()
 
 
-def test_it_says_where_it_listens() -> None:
+def test_it_prints_its_address() -> None:
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -52,7 +52,7 @@ def test_it_says_where_it_listens() -> None:
             process.wait(20)
 
 
-def test_it_can_be_told_to_fail() -> None:
+def test_it_plays_faults_from_options() -> None:
     options = ["--backend", "vllm", "--json", "--fault", "status", "--fault", "not_ready", "--fault-rate", "1"]
     with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,4 +1,4 @@
-"""Administration whose answer is not what happened, as the embedded engine plays it: the answer, and the state."""
+"""Administration whose answer differs from the state, as the embedded engine plays it: the answer, and the state."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_session_that_is_left_open(engines: dict[Backend, Engine]) -> None:
     assert post(engine, "/start_weight_update").status_code == 200
 
 
-def test_faults_at_a_rate_meet_administration_too() -> None:
+def test_faults_at_a_rate_apply_to_administration_too() -> None:
     config = EngineConfig(backend="sglang", fault_rate=1.0, random_faults=(Fault(kind="flush_refused"),))
     with simulator.running(config) as engine:
         assert [post(engine, "/flush_cache").status_code for _ in range(2)] == [400, 400]

@@ -1,4 +1,4 @@
-"""Answers that cannot be true, as the embedded engine plays them: each seen in the raw body, on every wire that can."""
+"""Impossible answers, as the embedded engine plays them: each is in the raw body, on every wire that has the field."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _span(version: str, start: int, end: int) -> tuple[tuple[str, Any], ...]:
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in PLAYED.items() for name in names])
-def test_it_is_seen_on_the_wire(engines: dict[str, Engine], kind: ContentKind, name: str) -> None:
+def test_the_fault_is_in_the_raw_body(engines: dict[str, Engine], kind: ContentKind, name: str) -> None:
     asked, engine = WIRES[name], engines[name]
     plain = play(engine, asked).json()
     prompt_len = len(engine.last.samples[0].prompt_ids)
@@ -253,7 +253,9 @@ def test_every_kind_is_played() -> None:
     ("kind", "name"),
     [(kind, name) for kind, names in PLAYED.items() for name in WIRES if name not in names],
 )
-def test_what_a_wire_cannot_say_is_refused(engines: dict[str, Engine], kind: ContentKind, name: str) -> None:
+def test_a_fault_of_a_field_that_the_wire_lacks_is_refused(
+    engines: dict[str, Engine], kind: ContentKind, name: str
+) -> None:
     if kind in {"mask_empty_row", "mask_without_token"} and name.startswith("dynamo"):
         return  # engine_data has them on completions and with bare containers too
     if kind in {"prompt_count", "completion_count", "long_echo", "short_entries"} and name == "dynamo chat, bare":

@@ -1,4 +1,4 @@
-"""What differs between the versions of vLLM that the embedded engine can be, and what vLLM does that others do not."""
+"""Differences between the versions of vLLM that the embedded engine plays, and between vLLM and other servers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_byte_that_is_no_text_has_no_bytes(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.31", "0.32", "0.33"])
-def test_chat_says_of_its_weights_from_0_33_on(version: Any) -> None:
+def test_chat_names_its_weights_from_0_33_on(version: Any) -> None:
     with simulator.running(backend="vllm", vllm_version=version) as engine:
         body = {"messages": MESSAGES, "max_tokens": 2, "return_weight_versions": True}
         answer = ask(engine, CHAT, body)
@@ -119,7 +119,7 @@ def test_chat_says_of_its_weights_from_0_33_on(version: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.31", "0.32", "0.33"])
-def test_the_version_is_said(version: Any) -> None:
+def test_the_version_is_answered(version: Any) -> None:
     with simulator.running(backend="vllm", vllm_version=version) as engine:
         assert httpx.get(engine.url + "/version", trust_env=False).json() == {"version": f"{version}.0"}
         assert httpx.get(engine.url + "/server_info", trust_env=False).json().keys() == {
@@ -148,7 +148,7 @@ def test_completions_of_text_and_of_tokens(engine: Engine, prompt: Any) -> None:
     assert answer["usage"]["prompt_tokens"] == sum(map(len, ids))
 
 
-def test_text_mode_names_no_tokens_in_its_log_probabilities(engine: Engine) -> None:
+def test_text_mode_names_no_token_ids(engine: Engine) -> None:
     body = {"token_ids": [1], "sampling_params": {"max_tokens": 2, "logprobs": 1}, "output_mode": "text"}
     answer = ask(engine, GENERATE, body)
     choice = answer["choices"][0]
@@ -157,7 +157,7 @@ def test_text_mode_names_no_tokens_in_its_log_probabilities(engine: Engine) -> N
     assert "token_id" not in choice["logprobs"]["content"][0]
 
 
-def test_what_is_aborted_by_name_over_the_public_route() -> None:
+def test_requests_are_aborted_by_id_over_the_public_route() -> None:
     with simulator.running(backend="vllm") as engine:
         answer = httpx.post(engine.url + "/inference/v1/abort_requests", json={"request_ids": ["x"]}, trust_env=False)
         assert (answer.status_code, answer.content) == (200, b"")

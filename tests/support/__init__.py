@@ -1,1 +1,1 @@
-"""What tests, benches and the demo share: response bodies with known contents, and slow, obvious ways to read them."""
+"""Shared by tests, benches and the demo: response bodies with known contents, and slow, simple readers of them."""

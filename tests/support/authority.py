@@ -1,4 +1,4 @@
-"""Certificates, good and bad, made when they are needed."""
+"""Certificates, valid and invalid, made when a test needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded answers of a real Dynamo 1.6.1 frontend. ``tests/cases/captures.jsonl`` says what each decodes to."""
+"""The recorded answers of a real Dynamo 1.6.1 frontend. ``tests/cases/captures.jsonl`` has what each decodes to."""
 
 from __future__ import annotations
 

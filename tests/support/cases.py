@@ -1,4 +1,4 @@
-"""The cases of ``tests/cases``, and a completion in their words."""
+"""The cases of ``tests/cases``, and a completion in their format."""
 
 from __future__ import annotations
 

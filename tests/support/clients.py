@@ -1,4 +1,4 @@
-"""Fixtures of tests that hold every client against a server of raw bytes."""
+"""Fixtures of tests that run every client against a server of raw bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions made by hand, for rollouts without a server."""
+"""Completions without a server, for rollouts."""
 
 from __future__ import annotations
 

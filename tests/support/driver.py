@@ -1,4 +1,4 @@
-"""The same calls through every client: each test of what clients do runs over all of them."""
+"""The same calls through every client: each test of a client runs over all of them."""
 
 from __future__ import annotations
 

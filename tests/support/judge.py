@@ -1,4 +1,4 @@
-"""What an engine recorded, as the judge of what a rollout made of it."""
+"""Compares a rollout with the record of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way it is done by hand today: json, base64, numpy. What the library is measured against, on the same bytes."""
+"""Decoding by hand with json, base64 and numpy. The library is measured against it, on the same bytes."""
 
 from __future__ import annotations
 

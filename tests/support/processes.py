@@ -1,4 +1,4 @@
-"""Processes of their own, for what must not happen to the one that runs the tests."""
+"""Runs scripts in processes of their own."""
 
 from __future__ import annotations
 

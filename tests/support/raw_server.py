@@ -1,4 +1,4 @@
-"""A server that answers with exactly the bytes it is told to, and remembers exactly what reached it."""
+"""A server that answers with given bytes, and records the bytes that it receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares two JSON documents by shape: keys and their order, types, containers, dtypes; not what engines make up."""
+"""Compares two JSON documents by shape: keys, their order, types, containers, dtypes; not the values of an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smallest whole answer of each wire, as text to be damaged, and the checks that go with it.
+"""The smallest whole answer of each wire, as text to be damaged.
 
 Prompt 1 2 3, completion 5 6. ``EXPERTS`` has the four rows that P + C - 1 asks for: one layer, two slots, ids 0 to 7.
 """
@@ -8,21 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 import dynamo_tito as tito
-from dynamo_tito import DecodeError, Wire
+from dynamo_tito import Wire
 
 CHAT = (
     b'{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop",'
     b'"logprobs":null}],"usage":{"prompt_tokens":3},"nvext":{"engine_data":{"prompt_token_ids":[1,2,3],'
     b'"completion_token_ids":[5,6],"completion_logprobs":[-0.5,-0.25],"finished":true}}}'
-)
-CHAT_CONTENT = (
-    b'{"id":"c","choices":[{"index":0,"finish_reason":"stop","logprobs":{"content":['
-    b'{"token":"a","logprob":-0.5,"token_id":5,"bytes":[97],"top_logprobs":[]},'
-    b'{"token":"b","logprob":-0.25,"token_id":6,"bytes":[98],"top_logprobs":[]}]}}],'
-    b'"nvext":{"completion_token_ids":[5,6]}}'
 )
 COMPLETIONS = (
     b'{"id":"c","choices":[{"index":0,"text":"hi","finish_reason":"stop","logprobs":{"tokens":["a","b"],'
@@ -56,9 +48,6 @@ BODIES: dict[Wire, bytes] = {
     "sglang_generate": SGLANG,
 }
 
-ANYWHERE = object()
-"""Where the place of an error is not the point of a test."""
-
 
 def generated(tokens: list[int]) -> dict[str, Any]:
     """A whole answer of the generate wire with these tokens."""
@@ -76,34 +65,6 @@ def swap(body: bytes, old: bytes, new: bytes) -> bytes:
 def with_experts(experts: bytes = EXPERTS) -> bytes:
     """``GENERATE`` with routed experts."""
     return swap(GENERATE, b'"routed_experts":null', b'"routed_experts":' + experts)
-
-
-def refused(
-    body: bytes,
-    error: type[DecodeError],
-    *,
-    kind: str,
-    path: str,
-    at: Any = ANYWHERE,
-    wire: Wire,
-    several: bool = False,
-    **options: Any,
-) -> DecodeError:
-    """Check that a body is refused with exactly this error; ``at`` is what the body holds at the error's offset."""
-    decode = tito.decode_choices if several else tito.decode
-    with pytest.raises(error) as caught:
-        decode(body, wire=wire, **options)
-    found = caught.value
-    assert (type(found), found.kind, found.path) == (error, kind, path), str(found)
-    if at is None:
-        assert found.offset is None
-    elif at is not ANYWHERE:
-        assert found.offset is not None
-        rest = body[found.offset :]
-        assert rest.startswith(at) if at else not rest, rest[:40]
-    assert "\n" not in str(found)
-    assert path in str(found)
-    return found
 
 
 def uses(body: tito.Body) -> list[Callable[[], object]]:

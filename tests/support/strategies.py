@@ -1,4 +1,4 @@
-"""Hypothesis strategies: any arrays that an engine could send."""
+"""Hypothesis strategies: arrays that an engine can send."""
 
 from __future__ import annotations
 

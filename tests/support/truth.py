@@ -1,4 +1,4 @@
-"""What a sample must decode to."""
+"""What the body of a sample decodes to."""
 
 from __future__ import annotations
 

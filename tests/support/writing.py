@@ -1,4 +1,4 @@
-"""The same document in many spellings: key order, white space, escapes, unknown keys. None may change what is read."""
+"""The same document in many spellings: key order, white space, escapes, unknown keys. All decode alike."""
 
 from __future__ import annotations
 

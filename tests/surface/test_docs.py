@@ -1,4 +1,4 @@
-"""What the pages name is there: linked files, headings and paths of this repository."""
+"""The files, headings and paths that the pages name exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for file, anchor in LINK.findall(page.read_text()):
         target = page.parent / file if file else page
         assert target.exists(), file

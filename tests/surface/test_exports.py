@@ -1,4 +1,4 @@
-"""The public surface: what is exported, how it is described, and that it stays cheap to import."""
+"""The public surface: exported names, their descriptions, and the time of an import."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_public_class_has_a_public_address(name: str) -> None:
 
 
 @pytest.mark.parametrize("function", [tito.decode, tito.decode_choices])
-def test_the_knobs_are_keyword_only_and_their_defaults_visible(function: Any) -> None:
+def test_options_are_keyword_only_and_their_defaults_visible(function: Any) -> None:
     body, *knobs = inspect.signature(function).parameters.values()
     assert body.kind is inspect.Parameter.POSITIONAL_ONLY
     assert all(knob.kind is inspect.Parameter.KEYWORD_ONLY for knob in knobs)
@@ -129,7 +129,7 @@ def test_the_version_is_one() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_build_info_says_what_was_built() -> None:
+def test_build_info_describes_the_build() -> None:
     info = tito.build_info()
     assert set(info) >= {"version", "kernel", "target", "profile"}
     assert all(isinstance(value, str) for value in info.values())

@@ -1,4 +1,4 @@
-"""What type checkers are told is what happens."""
+"""The types that checkers see are those of the values."""
 
 from __future__ import annotations
 

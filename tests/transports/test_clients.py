@@ -1,4 +1,4 @@
-"""Making clients: options, clients of one's own, certificates, proxies, processes, and many calls at once."""
+"""Making clients: options, HTTP clients of the caller, certificates, proxies, processes, and many calls at once."""
 
 from __future__ import annotations
 
@@ -445,7 +445,7 @@ def test_the_loop_runs_on_while_a_large_body_is_decoded(
 # ------------------------------------------------------------------------------------------------ processes
 
 
-def test_a_forked_child_is_told(server: RawServer, recorded: Recorded) -> None:
+def test_a_forked_child_gets_an_error(server: RawServer, recorded: Recorded) -> None:
     server.play(reply(200, recorded("generate_basic")))
     with Driver("blocking", server.url) as client:
         client.generate()

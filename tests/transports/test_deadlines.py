@@ -1,4 +1,4 @@
-"""No call outlasts its deadline, however the server dawdles; and who leaves, leaves for good."""
+"""No call outlasts its deadline, however slow the server is. A cancelled call leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large bodies of a known length: aiohttp's parser sees their beginning only."""
+"""Large bodies of a known length: aiohttp's parser sees only their first bytes."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_connection_that_ends_while_idle(connect: Connect, server: RawServer) 
         assert (server.hits, server.connections) == (call, call)
 
 
-def test_a_connection_that_breaks_while_idle_is_nobodys_error(
+def test_a_connection_that_breaks_while_idle_raises_nothing(
     connect: Connect, server: RawServer, passed: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect()

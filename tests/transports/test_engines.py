@@ -1,4 +1,4 @@
-"""HTTP engines written from public names alone."""
+"""HTTP engines that use public names only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies whose length nobody announces: what the last ones were like says how much room the next one needs."""
+"""Bodies without a length: the memory of the next one is sized by the last ones of the route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long may a prompt be? Asked once, and never the reason for a failure."""
+"""The length of a prompt is checked before it is sent. The limit is fetched once, and a failed fetch fails no call."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_adapter_has_the_context_of_its_parent(connect: Connect, server: RawS
     assert server.hits == 0
 
 
-def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server: RawServer) -> None:
+def test_prompts_that_fit_are_sent_and_the_limit_is_fetched_once(client: Driver, server: RawServer) -> None:
     server.models = reply(200, card(max_model_len=6))
     for _ in range(3):
         client.generate()
@@ -87,7 +87,7 @@ def test_prompts_that_fit_are_sent_and_nobody_asks_twice(client: Driver, server:
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_model_len": None}, {"context_window": 0}, {"max_model_len": "4"}])
-def test_a_server_that_does_not_say(client: Driver, server: RawServer, fields: dict[str, Any]) -> None:
+def test_a_server_without_a_limit(client: Driver, server: RawServer, fields: dict[str, Any]) -> None:
     server.models = reply(200, card(**fields))
     for _ in range(2):
         client.generate()
@@ -105,7 +105,7 @@ FAILURES: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_failed_question_is_asked_again_later(
+def test_a_failed_fetch_is_repeated_later(
     client: Driver, server: RawServer, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.models = FAILURES[failure]
@@ -123,7 +123,7 @@ def test_a_failed_question_is_asked_again_later(
     assert len(server.lookups) == asked + 1
 
 
-def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, recorded: Recorded) -> None:
+def test_a_fetch_that_is_never_answered(connect: Connect, server: RawServer, recorded: Recorded) -> None:
 
     server.play(reply(200, recorded("generate_basic")))
     server.models = [Stall()]
@@ -132,7 +132,7 @@ def test_a_server_that_never_answers_it(connect: Connect, server: RawServer, rec
         assert len(connect(preflight=True).generate(deadline=20.0).token_ids) == 4
 
 
-def test_many_at_once_ask_once(client: Driver, server: RawServer) -> None:
+def test_many_calls_at_once_fetch_once(client: Driver, server: RawServer) -> None:
     server.models = [Pause(0.2), *reply(200, card(max_model_len=100))]
     calls = 20
     if isinstance(client.client, AsyncTitoClient):
@@ -154,7 +154,7 @@ def test_the_model_of_the_call_counts(client: Driver, server: RawServer) -> None
     assert server.hits == 0
 
 
-def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawServer) -> None:
+def test_the_only_model_is_used_if_none_is_named(connect: Connect, server: RawServer) -> None:
     server.models = reply(200, {"data": [{"id": "the-one", "max_model_len": 4}]})
     with pytest.raises(OverlongPromptError):
         connect(preflight=True, model=None).generate()
@@ -165,7 +165,7 @@ def test_the_only_model_is_meant_if_none_is_named(connect: Connect, server: RawS
     assert server.hits == 0
 
 
-def test_wrong_arguments_cost_no_question(client: Driver, server: RawServer) -> None:
+def test_wrong_arguments_fetch_nothing(client: Driver, server: RawServer) -> None:
     with pytest.raises(ValueError, match="cache_salt"):
         client.generate(cache_salt="a/b")
     assert not server.lookups

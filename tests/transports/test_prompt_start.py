@@ -1,4 +1,4 @@
-"""Three servers, one result: the start of routed experts is trimmed there, ignored there, or refused there."""
+"""Three servers, one result: one trims routed experts at the start, one ignores the start, one refuses it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_caller_sees_the_same(
     assert sent == ([wanted, None, None, None] if behaviour == "refuses" and start else [wanted] * 3)
 
 
-def test_what_was_learnt_holds_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded) -> None:
+def test_a_refused_start_is_remembered_for_both_routes(connect: Connect, server: RawServer, recorded: Recorded) -> None:
     refusal = recorded("chat_re_prompt_start_nvext")
     client = connect()
     for transport in DYNAMO:

@@ -1,4 +1,4 @@
-"""A request is sampled at most once. The server counts."""
+"""A request is sampled at most once, by the count of the server."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_refusals_before_sampling_are_retried(
     assert len({request.body for request in server.requests}) == 1
 
 
-def test_there_is_an_end_to_it(connect: Connect, server: RawServer) -> None:
+def test_retries_end(connect: Connect, server: RawServer) -> None:
     server.play(reply(429, {"error": {"message": "busy"}}))
     with pytest.raises(OverloadedError, match="HTTP 429: busy"):
         connect(retries=QUICK).generate()
     assert server.hits == QUICK.attempts
 
 
-def test_not_at_all_if_not_wanted(connect: Connect, server: RawServer) -> None:
+def test_no_retries_on_request(connect: Connect, server: RawServer) -> None:
     server.play(reply(429))
     with pytest.raises(OverloadedError):
         connect(retries=None).generate()
@@ -108,7 +108,7 @@ def smuggled(token: int) -> bytes:
     return b"".join(step for step in reply(200, document) if isinstance(step, bytes))
 
 
-def test_an_answer_that_nobody_asked_for_is_nobodys_answer(connect: Connect, server: RawServer) -> None:
+def test_an_unrequested_answer_is_discarded(connect: Connect, server: RawServer) -> None:
     """A second answer in the same segment would be the next caller's, who asked something else."""
     server.play([smuggled(1) + smuggled(2)], [smuggled(3)])
     client = connect(retries=QUICK)
@@ -122,7 +122,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys_answer(connect: Connect, ser
     assert seen[-1] == [3]
 
 
-def test_a_late_answer_that_nobody_asked_for(connect: Connect, server: RawServer) -> None:
+def test_a_late_unrequested_answer_is_discarded(connect: Connect, server: RawServer) -> None:
     read = threading.Event()
     server.play([smuggled(1), Until(read.is_set), smuggled(2)], [smuggled(3)])
     client = connect(retries=QUICK)
@@ -204,7 +204,7 @@ def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawSe
     client.generate()
 
 
-def test_connections_that_never_came_about_are_retried(kind: Kind) -> None:
+def test_failed_connects_are_retried(kind: Kind) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -292,7 +292,7 @@ def test_the_budget_ends_it() -> None:
 
 
 @pytest.mark.parametrize("phase", ["send", "headers", "body"])
-def test_only_what_never_connected(phase: Any) -> None:
+def test_only_failed_connects_are_retried(phase: Any) -> None:
     error = TransportError("lost", phase=phase)
     assert steps_of(RetryPolicy(), [error]) == ([], error)
 

@@ -1,4 +1,4 @@
-"""``score`` and ``score_many`` over every client: what is asked, what comes back, what is left when one fails."""
+"""``score`` and ``score_many`` over every client: requests, results, and what is left when one fails."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_wrong_answer_is_refused(kind: Kind, server: RawServer) -> None:
         client.score([1, 2, 3])
 
 
-def test_no_evidence_follows_the_clients_policy(server: RawServer) -> None:
+def test_a_missing_logprob_follows_the_clients_policy(server: RawServer) -> None:
     scores = [None, {"2": {"logprob": -9999.0}}, {"3": {"logprob": -1.5}}]
     scored = reply(body={"choices": [{"token_ids": [9]}], "prompt_logprobs": scores})
     server.play(scored, scored)
@@ -300,7 +300,9 @@ def test_none_at_all(kind: Kind, server: RawServer) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_what_fails_leaves_the_rest(kind: Kind, route: tuple[Engine, RendererTransport], concurrency: int) -> None:
+def test_one_failure_keeps_the_other_results(
+    kind: Kind, route: tuple[Engine, RendererTransport], concurrency: int
+) -> None:
     engine, transport = route
     engine.inject(
         Fault(kind="status", status=500),

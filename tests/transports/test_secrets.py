@@ -1,4 +1,4 @@
-"""Keys are sent, and shown nowhere."""
+"""Keys are sent to the server and shown nowhere."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_errors_and_logs(connect: Connect, server: RawServer, caplog: pytest.Log
     assert PASSWORD not in repr(client.client)
 
 
-def test_nobody_listens(kind: Kind) -> None:
+def test_a_closed_port(kind: Kind) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://user:{PASSWORD}@127.0.0.1:{unused.getsockname()[1]}"

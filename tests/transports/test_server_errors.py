@@ -1,4 +1,4 @@
-"""Every envelope in which servers say no."""
+"""Every form of an error body."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NESTED = {"error": {"message": "told so", "type": "BadRequestError", "param": No
         (b"line one\nline two", "line one line two"),
     ],
 )
-def test_what_is_said(body: bytes, said: str | None) -> None:
+def test_the_message(body: bytes, said: str | None) -> None:
     error = error_of(400, {}, body)
     if said is not None:
         assert str(error) == f"HTTP 400: {said}"
@@ -93,7 +93,7 @@ def test_what_is_said(body: bytes, said: str | None) -> None:
         (799, "", EngineError, False),
     ],
 )
-def test_classes(status: int, message: str, expected: type[ServerError], retryable: bool) -> None:
+def test_the_class_of_a_status(status: int, message: str, expected: type[ServerError], retryable: bool) -> None:
     for body in (json.dumps({"message": message}), json.dumps({"error": {"message": message}}), message):
         error = error_of(status, {}, body.encode())
         assert type(error) is expected

@@ -1,4 +1,4 @@
-"""The clients against the embedded engine: the truth, or a typed error, and never two samples for one call."""
+"""The clients against the embedded engine: the right values or a typed error, and never two samples for one call."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_what_is_refused_before_sampling_is_sent_again(
 
 
 @pytest.mark.parametrize("fault", HARMLESS, ids=name)
-def test_what_does_no_harm(kind: Kind, route: tuple[Engine, RendererTransport], fault: Fault) -> None:
+def test_faults_without_an_effect(kind: Kind, route: tuple[Engine, RendererTransport], fault: Fault) -> None:
     engine, transport = route
     with Driver(kind, engine.url, **options(engine, transport)) as client:
         engine.inject(fault)

@@ -1,4 +1,4 @@
-"""Fields that ask for what the decoder does not read are refused before anything is sent."""
+"""Request fields that add data which the decoder does not read are refused before anything is sent."""
 
 from __future__ import annotations
 

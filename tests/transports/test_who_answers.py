@@ -1,4 +1,4 @@
-"""The arguments that choose who answers reach the server, or nothing does."""
+"""The arguments that choose the server reach it, or no request is sent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def found(server: RawServer, place: str) -> Any:
 
 @pytest.mark.parametrize("transport", PLACES)
 @pytest.mark.parametrize("call", ["generate", "score"])
-def test_each_is_sent_where_the_server_looks_for_it(
+def test_each_argument_is_sent_in_its_place(
     connect: Connect, sglang: RawServer, transport: RendererTransport, call: str
 ) -> None:
     with pytest.raises(tito.BadRequestError):
@@ -105,7 +105,7 @@ def test_the_call_chooses_another(connect: Connect, sglang: RawServer, extra_bod
     assert sglang.requests[-1].json["lora_path"] == "adapter"
 
 
-def test_what_is_named_by_hand_costs_no_question(connect: Connect, sglang: RawServer) -> None:
+def test_explicit_names_fetch_nothing(connect: Connect, sglang: RawServer) -> None:
     with pytest.raises(tito.BadRequestError):
         connect(model="unlisted", transport="sglang_generate").generate(extra_body={"lora_path": "evicted"})
     assert not sglang.lookups
@@ -131,7 +131,7 @@ def test_a_model_that_is_not_listed_is_refused_until_it_is(connect: Connect, sgl
         (reply(200, {"data": []}), tito.NotFoundError),
     ],
 )
-def test_nothing_is_sent_where_it_cannot_be_known(
+def test_nothing_is_sent_where_the_name_cannot_be_resolved(
     connect: Connect, sglang: RawServer, answer: Any, error: type[Exception]
 ) -> None:
     sglang.models = answer

@@ -1,4 +1,4 @@
-"""What reaches the server, and what comes of what the server sends, over every HTTP library."""
+"""The bytes that reach the server, and the results of its answers, over every HTTP library."""
 
 from __future__ import annotations
 
@@ -215,5 +215,5 @@ def test_routing_that_could_not_be_read_is_not_asked_for(connect: Connect, serve
         assert server.requests[-1].json.get("return_routed_experts") is asked
 
 
-def test_the_recordings_are_where_they_are_looked_for() -> None:
+def test_the_recordings_exist() -> None:
     assert all((FOLDER / f"{name}.json").exists() for name in ANSWERS.values())

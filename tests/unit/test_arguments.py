@@ -87,12 +87,12 @@ def test_wire_has_no_default() -> None:
         tito.decode(GENERATE)  # type: ignore[call-arg]
 
 
-def test_knobs_are_keyword_only() -> None:
+def test_options_are_keyword_only() -> None:
     with pytest.raises(TypeError):
         tito.decode(GENERATE, "vllm_generate")  # type: ignore[call-arg]
 
 
-def test_an_unknown_knob() -> None:
+def test_an_unknown_keyword() -> None:
     with pytest.raises(TypeError, match="prompt_length"):
         tito.decode(GENERATE, wire="vllm_generate", prompt_length=3)  # type: ignore[call-arg]
 

@@ -1,4 +1,4 @@
-"""The buffer that transports fill."""
+"""The buffer that HTTP engines fill."""
 
 from __future__ import annotations
 

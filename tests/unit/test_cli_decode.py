@@ -118,7 +118,7 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert done.stderr
 
 
-def test_an_option_that_is_missing_is_asked_for() -> None:
+def test_a_missing_option_is_named() -> None:
     name = CAPTURES / "generate_sglang_re_error.json"
     done = run(name, "--wire", "vllm_generate")
     assert done.returncode == 2
@@ -128,7 +128,7 @@ def test_an_option_that_is_missing_is_asked_for() -> None:
     assert "int32 [8, 4, 2]" in done.stdout
 
 
-def test_every_knob_of_decode_is_an_option() -> None:
+def test_every_keyword_of_decode_is_an_option() -> None:
     found = run("--help").stdout
     knobs = {"prompt_len", "routed_experts_prompt_start", "num_layers", "top_k", "experts", "missing_logprob"}
     knobs |= {"final_row", "require_logprobs", "require_routed_experts", "wire"}
@@ -162,7 +162,7 @@ def test_a_pipe_gets_whole_lines() -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_what_a_server_says_cannot_steer_a_terminal() -> None:
+def test_text_of_a_server_holds_no_control_characters() -> None:
     body = swap(GENERATE, b'"request_id":"r"', rb'"request_id":"\u001b[2J\u0007"')
     assert "\x1b" not in run("-", "--wire", "vllm_generate", stdin=body).stdout
     done = run("-", "--wire", "vllm_generate", stdin=rb'{"error":{"message":"\u001b[2Jno"}}')

@@ -1,4 +1,4 @@
-"""``divergence``: the formulae, what counts, and what is refused."""
+"""``divergence``: the formulae, the tokens that count, and refused arguments."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_tiny_difference_keeps_its_digits() -> None:
 
 @pytest.mark.parametrize("missing", ["raise", "skip"])
 @pytest.mark.parametrize("outside", [math.nan, math.inf, -math.inf, 1e300])
-def test_what_was_not_sampled_is_not_looked_at(outside: float, missing: Any) -> None:
+def test_unsampled_tokens_are_ignored(outside: float, missing: Any) -> None:
     sample, scored = SAMPLE.copy(), SCORED.copy()
     sample[~MASK] = outside
     scored[~MASK] = -outside
@@ -100,7 +100,7 @@ def test_infinity_is_refused_whatever_the_policy(infinity: float, missing: Any) 
 
 
 @pytest.mark.parametrize("size", [0, 3])
-def test_nothing_sampled_is_no_agreement(size: int) -> None:
+def test_nothing_sampled_is_nan(size: int) -> None:
     found = tito.divergence(np.zeros(size), np.zeros(size), np.zeros(size, bool))
     assert (found.count, found.skipped) == (0, 0)
     assert all(math.isnan(value) for value in (found.mean, found.mean_abs, found.max_abs, found.k3))
@@ -123,7 +123,7 @@ def test_batches_and_strides() -> None:
     )
 
 
-def test_a_mask_of_other_bytes_is_no_trouble() -> None:
+def test_a_mask_of_any_nonzero_byte() -> None:
     odd = np.where(MASK, 2, 0).astype(np.uint8).view(np.bool_)
     assert tito.divergence(SAMPLE, SCORED, odd) == tito.divergence(SAMPLE, SCORED, MASK)
 

@@ -112,7 +112,7 @@ def test_a_body_that_was_cut_before_is_not_marked_as_broken() -> None:
     assert ServerError("no", body=b"\xe2\x82").body == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_servers_words_become_one_line() -> None:
+def test_the_text_of_a_server_becomes_one_line() -> None:
     error = ServerError("2 validation errors:\n  'a': missing\r\n  'b': missing\n" + "x" * 5000)
     assert str(error).startswith("2 validation errors: 'a': missing 'b': missing xxx")
     assert len(str(error)) == 500

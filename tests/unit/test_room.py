@@ -104,7 +104,7 @@ def test_a_room_is_given_back_once() -> None:
     assert (body.tobytes(), repr(room)) == (b"ab", "<Room: 4 bytes>")
 
 
-def test_a_room_that_somebody_can_still_write_to_is_not_given_back() -> None:
+def test_spare_memory_with_a_live_view_is_not_given_back() -> None:
     body = Body()
     room = body.room(4)
     views = [memoryview(room), memoryview(room)]

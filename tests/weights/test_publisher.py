@@ -1,4 +1,4 @@
-"""Weights on a shared file system: whole or unseen, and kept as long as somebody may load them."""
+"""Weights on a shared file system: a version is whole or not visible, and is kept while a process loads it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(*arguments: object) -> dict[str, Any]:
     return result
 
 
-def test_killed_at_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_at_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run("kill", tmp_path)
     # At every line of the publisher; in the later ones the version was out already.
     assert result["killed"] > 80
@@ -62,7 +62,7 @@ def test_1000_publishes_and_4_readers(tmp_path: Path, capsys: pytest.CaptureFixt
         sys.stdout.write(f"\npublisher: {result}\n")
 
 
-def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
+def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:
     publisher = WeightPublisher(tmp_path / "w", keep_recent=1)
     with publisher.publish(4) as directory:
         (directory / "w.bin").write_bytes(b"x")
@@ -120,7 +120,7 @@ def test_a_step_is_a_number(tmp_path: Path, step: Any) -> None:
         WeightPublisher(tmp_path, keep_recent=1).path(step)
 
 
-def test_late_attributes_are_waited_for(tmp_path: Path) -> None:
+def test_a_reader_waits_for_late_attributes(tmp_path: Path) -> None:
     publisher = WeightPublisher(tmp_path, keep_recent=1)
     put(publisher, 1)
     file = tmp_path / "step_1" / "w.bin"

@@ -1,8 +1,8 @@
-//! A body with the options it is held against, as one string of bytes: what a fuzzer changes.
+//! A body and its options as one string of bytes, which a fuzzer changes.
 
 use dynamo_tito::{ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Wire};
 
-/// Bytes in front of the body; each chooses one option, any byte some choice.
+/// Bytes in front of the body. Each byte chooses one option, and every byte is valid.
 pub const HEADER: usize = 11;
 
 /// Prompts that a caller might pass; the recorded bodies' own is among them.
@@ -17,7 +17,7 @@ const PROMPTS: [Option<&[i32]>; 8] = [
     Some(&[i32::MAX, 0, 3]),
 ];
 
-/// Counts that a caller might pass: those of the recorded bodies, and those that arithmetic could trip over.
+/// Counts that a caller might pass: those of the recorded bodies, and those at which arithmetic may overflow.
 const COUNTS: [u64; 15] = [
     0,
     1,
@@ -90,7 +90,7 @@ pub fn case(input: &[u8]) -> Option<(Options<'static>, &[u8])> {
     Some((options, body))
 }
 
-/// Mostly those that callers leave alone.
+/// Mostly the defaults.
 fn limits(tokens: u8, rows: u8, depth: u8) -> Limits {
     let usual = Limits::default();
     Limits {

@@ -1,8 +1,6 @@
-//! Holding the decoder against its slow twin: on every body both give the same values, or the same refusal.
+//! Compares the decoder with the reference. For every body both give the same values, or the same error.
 
 mod case;
-#[cfg(test)]
-mod evidence;
 #[cfg(test)]
 mod json;
 mod mutate;
@@ -14,6 +12,8 @@ mod regressions;
 mod several;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod values;
 mod words;
 
 pub use case::{HEADER, case};
@@ -21,33 +21,37 @@ pub use mutate::Mutator;
 
 use dynamo_tito::memory::{Buffer, Plain};
 use dynamo_tito::{
-    Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs, Value,
-    decode, decode_choices, decode_into,
+    Attribute, Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs,
+    Value, decode, decode_choices, decode_into,
 };
 
 use crate::reference;
 
-/// Decodes a body both ways, one choice and every choice.
+/// Decodes a body with both decoders, one choice and every choice.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
     agree_on_one(body, options)?;
     agree_on_choices(body, options)
 }
 
-/// Decodes a body with one choice both ways, once more into an array of the caller's where there is something to write.
+/// Decodes a body with one choice with both decoders. Routed experts are also decoded into an array of the caller.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
-    let twin = reference::decode(body, options);
-    let experts = twin
+    let expected = reference::decode(body, options);
+    let experts = match expected
         .as_ref()
         .ok()
-        .and_then(|twin| twin.routed_experts.clone());
+        .and_then(|it| it.get("routed_experts"))
+    {
+        Some(reference::Attribute::Experts(experts)) => Some(experts.clone()),
+        _ => None,
+    };
     let ours = decode(body, options).map(|completion| vec![completion]);
-    same(ours, twin.map(|completion| vec![completion]))
+    same(ours, expected.map(|completion| vec![completion]))
         .and_then(|()| match experts {
             Some(experts) if options.experts == ExpertsMode::Int32 => {
                 agree_on_array(body, options, &experts)
@@ -57,10 +61,10 @@ pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(
         .map_err(|difference| format!("{:?}: {difference}", options.wire))
 }
 
-/// Decodes every choice of a body both ways.
+/// Decodes every choice of a body with both decoders.
 ///
 /// # Errors
-/// What the two say, where it differs.
+/// The two results, where they differ.
 pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
     same(
         decode_choices(body, options),
@@ -69,8 +73,8 @@ pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Resu
     .map_err(|difference| format!("{:?}, every choice: {difference}", options.wire))
 }
 
-/// The experts of a good body come out in the caller's array too, and nothing else does; one value less room is too little.
-/// Behind the rows of an aborted completion may be what was written of those that are missing.
+/// The array of the caller holds the experts and is otherwise untouched. An array that is one value shorter is refused.
+/// Behind the rows of an aborted completion the array may hold -1, of the rows that are missing.
 fn agree_on_array(
     body: &[u8],
     options: &Options<'_>,
@@ -106,83 +110,81 @@ fn agree_on_array(
 
 fn same(
     ours: Result<Vec<Completion>>,
-    twin: Result<Vec<reference::Completion>>,
+    expected: Result<Vec<reference::Completion>>,
 ) -> std::result::Result<(), String> {
-    match (ours, twin) {
-        (Err(ours), Err(twin)) => {
+    match (ours, expected) {
+        (Err(ours), Err(expected)) => {
             let key = |e: &Error| (e.class, e.kind, e.path.clone(), e.offset);
-            if key(&ours) == key(&twin) {
+            if key(&ours) == key(&expected) {
                 return Ok(());
             }
-            Err(format!("{ours:?} and the twin's {twin:?}"))
+            Err(format!("{ours:?} and the reference's {expected:?}"))
         }
-        (Ok(ours), Err(twin)) => Err(format!(
-            "{} completions and the twin's {twin:?}",
+        (Ok(ours), Err(expected)) => Err(format!(
+            "{} completions and the reference's {expected:?}",
             ours.len()
         )),
-        (Err(ours), Ok(twin)) => Err(format!(
-            "{ours:?} and the twin's {} completions",
-            twin.len()
+        (Err(ours), Ok(expected)) => Err(format!(
+            "{ours:?} and the reference's {} completions",
+            expected.len()
         )),
-        (Ok(ours), Ok(twin)) => {
+        (Ok(ours), Ok(expected)) => {
             // NaN is written as itself here, so that it equals itself.
-            let ours: Vec<_> = ours.iter().map(plain).collect();
-            let (ours, twin) = (format!("{ours:?}"), format!("{twin:?}"));
-            if ours == twin {
+            let ours: Vec<_> = ours.into_iter().map(plain).collect();
+            let (ours, expected) = (format!("{ours:?}"), format!("{expected:?}"));
+            if ours == expected {
                 return Ok(());
             }
-            Err(format!("{ours}\nand the twin's\n{twin}"))
+            Err(format!("{ours}\nand the reference's\n{expected}"))
         }
     }
 }
 
-/// The decoder's result in the twin's words.
-pub(crate) fn plain(decoded: &Completion) -> reference::Completion {
-    let prompt = &decoded.prompt;
-    let list = |buffer: &Buffer<f64>| buffer.as_slice().to_vec();
-    reference::Completion {
-        token_ids: decoded.token_ids.as_slice().to_vec(),
-        logprobs: decoded.logprobs.as_ref().map(list),
-        top_logprobs: decoded.top_logprobs.as_ref().map(top),
-        prompt_token_ids: prompt.token_ids.as_ref().map(|ids| ids.as_slice().to_vec()),
-        prompt_logprobs: prompt
-            .logprobs
-            .as_ref()
-            .map(|logprobs| reference::PromptLogprobs {
-                logprobs: list(&logprobs.logprobs),
-                top: top(&logprobs.top),
-            }),
-        routed_experts: decoded
-            .routed_experts
-            .as_ref()
-            .map(|routed| reference::RoutedExperts {
-                values: values(&routed.values),
-                shape: routed.shape.map(|size| size as u64),
-                start: routed.start,
-                dtype: routed.dtype.name(),
-                complete: routed.complete,
-            }),
-        sampling_mask: decoded.sampling_mask.as_ref().map(|mask| reference::Mask {
-            token_ids: mask.token_ids.as_slice().to_vec(),
-            offsets: mask.offsets.as_slice().to_vec(),
+/// The decoder's result as the reference gives it.
+pub(crate) fn plain(decoded: Completion) -> reference::Completion {
+    let attributes = decoded.into_attributes().into_iter();
+    let present = attributes.filter_map(|(name, value)| Some((name, attribute(value?)?)));
+    present.collect()
+}
+
+fn attribute(value: Attribute) -> Option<reference::Attribute> {
+    use reference::{Attribute as Plain, Value as Json};
+    Some(match value {
+        Attribute::Ids(ids) => Plain::Ids(ids.as_slice().to_vec()),
+        Attribute::Logprobs(values) => Plain::Logprobs(values.as_slice().to_vec()),
+        Attribute::Top(list) => Plain::Top(top(&list)),
+        Attribute::Rows(rows) => Plain::Rows(reference::Mask {
+            token_ids: rows.token_ids.as_slice().to_vec(),
+            offsets: rows.offsets.as_slice().to_vec(),
         }),
-        finish_reason: decoded.finish.reason.clone(),
-        finish_reason_raw: decoded.finish.raw.clone(),
-        stop_reason: decoded
-            .finish
-            .stop_reason
-            .as_ref()
-            .map(|reason| match reason {
-                StopReason::Text(text) => reference::StopReason::Text(text.clone()),
-                StopReason::Token(token) => reference::StopReason::Token(*token),
-            }),
-        aborted: decoded.finish.aborted,
-        request_id: decoded.request_id.clone(),
-        index: decoded.index,
-        usage: decoded.usage.as_ref().map(value),
-        weight_versions: decoded.weight_versions.as_ref().map(value),
-        sources: decoded.sources.clone(),
-    }
+        Attribute::PromptIds(prompt) => Plain::Ids(prompt.token_ids.as_ref()?.as_slice().to_vec()),
+        Attribute::PromptLogprobs(prompt) => {
+            let found = prompt.logprobs.as_ref()?;
+            Plain::PromptLogprobs(reference::PromptLogprobs {
+                logprobs: found.logprobs.as_slice().to_vec(),
+                top: top(&found.top),
+            })
+        }
+        Attribute::Experts(routed) => Plain::Experts(reference::RoutedExperts {
+            values: values(&routed.values),
+            shape: routed.shape.map(|size| size as u64),
+            start: routed.start,
+            dtype: routed.dtype.name(),
+            complete: routed.complete,
+        }),
+        Attribute::Text(text) | Attribute::Stop(StopReason::Text(text)) => {
+            Plain::Json(Json::Text(text))
+        }
+        Attribute::Stop(StopReason::Token(token)) => Plain::Json(Json::Int(token)),
+        Attribute::Flag(flag) => Plain::Json(Json::Bool(flag)),
+        Attribute::Index(index) => Plain::Json(Json::Int(index.into())),
+        Attribute::Json(json) => Plain::Json(self::value(&json)),
+        Attribute::Sources(list) => {
+            let sources = list.into_iter();
+            let sources = sources.map(|(name, path)| (name.to_owned(), Json::Text(path)));
+            Plain::Json(Json::Map(sources.collect()))
+        }
+    })
 }
 
 fn top(top: &TopLogprobs) -> reference::Top {
@@ -227,7 +229,7 @@ fn value(json: &Value) -> reference::Value {
     }
 }
 
-/// Options that differ in everything that a body can be held against, for tests and fuzzing.
+/// Options that differ in everything that a check compares a body with, for tests and fuzzing.
 #[must_use]
 pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>> {
     use dynamo_tito::{FinalRow, MissingLogprob};

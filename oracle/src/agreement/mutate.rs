@@ -67,13 +67,17 @@ impl Map {
     }
 }
 
-/// The wire that a body is most likely a completion of, if it is one.
+/// The wire of the server that most likely wrote the body; None for a body without a completion.
 fn likely_wire(body: &[u8]) -> Option<Wire> {
     let holds = |text: &str| body.windows(text.len()).any(|part| part == text.as_bytes());
-    Some(if holds("meta_info") {
+    Some(if holds("response_token_ids") {
+        Wire::SglangChat
+    } else if holds("meta_info") {
         Wire::SglangGenerate
     } else if !holds("choices") {
         return None;
+    } else if holds("text_completion") && !holds("nvext") {
+        Wire::VllmCompletions
     } else if holds("text_completion") {
         Wire::DynamoCompletions
     } else if holds("nvext") {
@@ -176,7 +180,7 @@ impl Mutator {
         }) as u8
     }
 
-    /// One change. A body that is no document any more is left to its fate.
+    /// One change. A body that is not JSON stays as it is.
     fn change(&mut self, body: &mut Vec<u8>) {
         let Some(map) = Map::new(body) else { return };
         let (start, end) = self.choose(&map.values);
@@ -207,7 +211,7 @@ impl Mutator {
             8 | 9 if !map.objects.is_empty() => {
                 let at = self.choose(&map.objects);
                 let comma = if body.get(at) == Some(&b'}') { "" } else { "," };
-                let text = format!("\"{}\":{}{comma}", self.choose(KEYS), self.choose(VALUES));
+                let text = format!("\"{}\":{}{comma}", self.choose(&KEYS), self.choose(VALUES));
                 body.splice(at..at, text.bytes());
             }
             10 => {
@@ -231,7 +235,7 @@ impl Mutator {
                 if self.chance(2) {
                     self.change_text(body, (from, to));
                 } else {
-                    let key = format!("\"{}\"", self.choose(KEYS));
+                    let key = format!("\"{}\"", self.choose(&KEYS));
                     body.splice(from..to, key.bytes());
                 }
             }

@@ -1,5 +1,5 @@
-//! Where rows of routed experts are placed, over every wire, container and way to know the prompt's length: the two agree,
-//! and no body decodes with a start that its own counts contradict.
+//! Rows of routed experts on every wire, in every container, with the length of the prompt from every source. The decoder
+//! and the reference agree, and no start contradicts the counts of the body.
 
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
@@ -20,7 +20,7 @@ enum Container {
     Bare,
 }
 
-/// How the prompt's length is known.
+/// The source of the length of the prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Nothing,
@@ -89,6 +89,12 @@ impl Body {
         match self.wire {
             Wire::SglangGenerate => format!(
                 r#"{{{echo}"output_ids":[{ids}],"meta_info":{{{counts}"finish_reason":{{"type":"{reason}"}},"routed_experts":{experts}}}}}"#
+            ),
+            Wire::SglangChat => format!(
+                r#"{{"choices":[{{{echo}"response_token_ids":[{ids}],"meta_info":{{{counts}"finish_reason":{{"type":"{reason}"}},"routed_experts":{experts}}}}}]}}"#
+            ),
+            Wire::VllmCompletions => format!(
+                r#"{{{usage}"choices":[{{{echo}"token_ids":[{ids}],"finish_reason":"{reason}","routed_experts":{experts}}}]}}"#
             ),
             Wire::VllmGenerate | Wire::VllmChat => format!(
                 r#"{{{echo}{usage}"choices":[{{"token_ids":[{ids}],"finish_reason":"{reason}","routed_experts":{experts}}}]}}"#

@@ -1,4 +1,4 @@
-//! What the fuzz targets found, each a test of its own.
+//! Errors that the fuzz targets found, one test for each.
 
 use super::agree;
 use dynamo_tito::{Options, Wire, decode};

@@ -1,6 +1,7 @@
-//! Several choices, good and bad: which of the errors is said, where one choice is asked for and where all are.
+//! Several choices, right and wrong: the error that is raised where one choice is decoded, and where all are.
 
 use super::agree;
+use crate::reference::wires;
 use dynamo_tito::{Options, Wire};
 
 /// Choices of vLLM and Dynamo.
@@ -21,7 +22,6 @@ const CHOICES: &[&str] = &[
     r#"{"logprobs":{"token_logprobs":[],"token_logprobs":[]},"index":3000000000}"#,
     r#"{"token_ids":[],"token_ids":[]}"#,
     r#"{"routed_experts":{"data":1,"data":2},"finish_reason":[],"weight_versions":1}"#,
-    r#"{"routed_experts":"?","sampling_mask":3,"sampling_mask":3}"#,
     r#"{"index":[0,1,2,3,4,5,6,7,8,9,]}"#,
     r#"{"logprobs":{"content":[{"token":"\x"}]}}"#,
 ];
@@ -42,6 +42,15 @@ const ELEMENTS: &[&str] = &[
     r#"{"prompt_token_ids":"x","error":"x","object":"error"}"#,
     r#"{"output_ids":[1,]}"#,
 ];
+
+/// A choice with a key twice that vLLM has and Dynamo does not read.
+fn twice_on_vllm() -> String {
+    let of_choices = |wire| wires::places(wire).filter_map(|it| it.strip_prefix("choices[]."));
+    let dynamo: Vec<_> = of_choices(Wire::DynamoChat).collect();
+    let key = of_choices(Wire::VllmGenerate).find(|key| !dynamo.contains(key));
+    let key = key.expect("a key of vLLM alone");
+    format!(r#"{{"routed_experts":"?","{key}":3,"{key}":3}}"#)
+}
 
 /// Checks every list of one, two and three of `list`.
 fn check(wires: &[Wire], list: &[&str], body: impl Fn(&str) -> String) {
@@ -69,11 +78,14 @@ fn of_choices() {
     let wires = [
         Wire::VllmGenerate,
         Wire::VllmChat,
+        Wire::VllmCompletions,
+        Wire::SglangChat,
         Wire::DynamoChat,
         Wire::DynamoCompletions,
     ];
     let ids = r#""nvext":{"completion_token_ids":[1]}"#;
-    check(&wires, CHOICES, |list| {
+    let twice = twice_on_vllm();
+    check(&wires, &[CHOICES, &[&twice]].concat(), |list| {
         format!(r#"{{"choices":[{list}],{ids}}}"#)
     });
 }

@@ -115,8 +115,11 @@ fn on_every_recorded_body_under_low_ceilings() {
 /// The wires that a body is an answer of, or might be.
 fn wires(body: &[u8]) -> Vec<Wire> {
     match String::from_utf8_lossy(body).as_ref() {
+        text if text.contains("response_token_ids") => vec![Wire::SglangChat],
         text if text.contains("meta_info") => vec![Wire::SglangGenerate],
-        text if text.contains("text_completion") => vec![Wire::DynamoCompletions],
+        text if text.contains("text_completion") => {
+            vec![Wire::DynamoCompletions, Wire::VllmCompletions]
+        }
         text if text.contains("\"chat.completion\"") => vec![Wire::DynamoChat, Wire::VllmChat],
         _ => vec![Wire::VllmGenerate],
     }
@@ -253,6 +256,8 @@ const COUNTED: &[&str] = &[
     r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1},"nvext":{"prompt_token_ids":[1,2,3],"engine_data":{"completion_token_ids":[7],"completion_logprobs":[-1],"routed_experts":{"data":"AAECAwQF","shape":[3,1,2]}}}}"#,
     r#"{"object":"text_completion","choices":[{}],"usage":{"prompt_tokens":2,"completion_tokens":0},"nvext":{"detailed_finish_reason":"cancelled","engine_data":{"prompt_token_ids":[1,2],"completion_token_ids":[],"routed_experts":{"data":"","shape":[0,1,2]}}}}"#,
     r#"{"prompt_token_ids":[1,2],"usage":{"prompt_tokens":2,"completion_tokens":3},"choices":[{"token_ids":[7],"logprobs":{"content":[{"token_id":7,"logprob":-1}]}},{"token_ids":[7,8],"logprobs":{"content":[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":-1}]}}]}"#,
+    r#"{"id":"r","object":"chat.completion","choices":[{"index":0,"finish_reason":"stop","logprobs":null,"prompt_token_ids":[1,2,3],"response_token_ids":[7,8],"meta_info":{"id":"r","finish_reason":{"type":"stop","matched":8},"prompt_tokens":3,"completion_tokens":2,"weight_version":"a","output_token_logprobs":[[-0.5,7,null],[-1,8,null]],"output_top_logprobs":[null,[[-1,8,null],[-2,9,null]]],"output_token_sampling_mask":[[7],[8,9]]}}]}"#,
+    r#"{"object":"text_completion","choices":[{"index":1,"token_ids":[7],"prompt_token_ids":[1,2],"finish_reason":"length","logprobs":{"token_logprobs":[-1],"tokens":["token_id:7"]},"prompt_logprobs":[null,{"2":{"logprob":-1}}]},{"index":0,"token_ids":[],"prompt_token_ids":[1,2],"finish_reason":"abort"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}"#,
 ];
 
 /// Changes of structure: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.

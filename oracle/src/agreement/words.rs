@@ -1,6 +1,12 @@
-//! What mutated bodies are made of.
+//! The texts that mutated bodies are made of.
 
-/// Values that mean something somewhere, and their neighbours that do not.
+use std::sync::LazyLock;
+
+use dynamo_tito::Wire;
+
+use crate::reference::wires;
+
+/// Values that have a meaning in some field, and similar values that have none.
 pub(super) const VALUES: &[&str] = &[
     "null",
     "true",
@@ -99,51 +105,11 @@ pub(super) const VALUES: &[&str] = &[
     "[1,2,3,4,5]",
 ];
 
-/// Keys that mean something somewhere, two of them in another spelling.
-pub(super) const KEYS: &[&str] = &[
-    "error",
-    "object",
-    "status",
-    "message",
-    "type",
-    "code",
-    "choices",
-    "nvext",
-    "prompt_logprobs",
-    "usage",
-    "id",
-    "request_id",
-    "prompt_token_ids",
-    "output_ids",
-    "meta_info",
-    "index",
-    "token_ids",
-    "logprobs",
-    "finish_reason",
+/// Keys inside the fields, two of them in another spelling. Those of the fields are in [`wires`].
+const INNER: &[&str] = &[
     "version",
+    "start",
     "end",
-    "stop_reason",
-    "weight_versions",
-    "weight_version",
-    "sampling_mask",
-    "routed_experts",
-    "content",
-    "token_logprobs",
-    "tokens",
-    "engine_data",
-    "completion_token_ids",
-    "detailed_finish_reason",
-    "completion_logprobs",
-    "finished",
-    "prompt_tokens",
-    "completion_tokens",
-    "reasoning_tokens",
-    "cached_tokens",
-    "output_token_logprobs",
-    "output_top_logprobs",
-    "input_token_logprobs",
-    "input_top_logprobs",
-    "output_token_sampling_mask",
     "token",
     "token_id",
     "logprob",
@@ -152,7 +118,6 @@ pub(super) const KEYS: &[&str] = &[
     "rank",
     "data",
     "shape",
-    "start",
     "dtype",
     "matched",
     "1",
@@ -161,10 +126,23 @@ pub(super) const KEYS: &[&str] = &[
     "cho\\u0069ces",
 ];
 
-/// What holds a document together.
+/// Every key that some wire or field reads.
+pub(super) static KEYS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let places = Wire::ALL
+        .into_iter()
+        .flat_map(|(_, wire)| wires::places(wire));
+    let keys = places.flat_map(|place| place.split('.'));
+    let mut keys: Vec<_> = keys.map(|key| key.trim_end_matches("[]")).collect();
+    keys.extend(wires::ERROR.iter().chain(INNER));
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+});
+
+/// The tokens between values.
 pub(super) const GLUE: &[&str] = &[",", " ", "}", "]", "{", "[", "\"", ":", "\\", "\n", "é"];
 
-/// What a number may hold, and its neighbours.
+/// Parts of numbers, valid and invalid.
 pub(super) const DIGITS: &[&str] = &[
     "",
     "0",
@@ -180,13 +158,13 @@ pub(super) const DIGITS: &[&str] = &[
     "12345678901234567890",
 ];
 
-/// What a base64 text may hold, and what it may not.
+/// Parts of base64 texts, valid and invalid.
 pub(super) const LETTERS: &[&str] = &[
     "", "", "A", "B", "AA", "AAA", "AAAA", "////", "+/", "=", "==", "-", "_", " ", "\\/",
     "\\u003d", "\\ud800", "\\n", "é", "\u{7f}",
 ];
 
-/// White space, and what looks like it.
+/// White space of JSON, and characters that only look like it.
 pub(super) const SPACE: &[&str] = &[
     " ",
     "\t",

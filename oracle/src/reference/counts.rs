@@ -2,10 +2,11 @@
 
 use super::Value;
 use super::logprobs::alignment;
-use super::structure::{Choice, Usage};
+use super::structure::{Channel, Choice};
+use super::wires::Role;
 use dynamo_tito::Result;
 
-/// A number with its path and the offset that an error speaks of.
+/// A number with the path and the offset of its error.
 pub(super) struct Count {
     pub(super) tokens: i128,
     path: String,
@@ -25,16 +26,13 @@ pub(super) fn read(choice: &Choice<'_>, usage: Option<&Value>) -> Counts {
             Value::Uint(tokens) => i128::from(*tokens),
             _ => return None,
         };
-        let (path, offset) = match &choice.metadata.usage {
-            Usage::Whole(channel) => {
-                let (path, node) = channel.found()?;
-                (format!("{path}.{name}"), node.start)
-            }
-            Usage::Counts(counts) => {
-                let (_, channel) = counts.iter().find(|(key, _)| *key == name)?;
-                let (path, node) = channel.found()?;
-                (path.to_owned(), node.start)
-            }
+        let mut counts = choice.channels(Role::Count).iter();
+        let count = counts.find(|channel| channel.key() == name);
+        let (path, offset) = if let Some((path, node)) = count.and_then(Channel::found) {
+            (path.to_owned(), node.start)
+        } else {
+            let (path, node) = choice.found(Role::Usage)?;
+            (format!("{path}.{name}"), node.start)
         };
         Some(Count {
             tokens,

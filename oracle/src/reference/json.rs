@@ -1,8 +1,9 @@
-//! A whole document as a tree whose nodes remember their bytes. Recursive descent, one rule of the grammar per function.
+//! A document as a tree. Each node has the offsets of its bytes. Recursive descent, one function for each rule of the
+//! grammar.
 
 use dynamo_tito::{Class, Error, Result};
 
-/// A value and the bytes it was read from.
+/// A value and the offsets of its bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node {
     /// Offset of its first byte.
@@ -23,7 +24,7 @@ pub(crate) enum Kind {
     Object(Vec<Member>),
 }
 
-/// A string, with what its spelling hides.
+/// A string, and facts of its spelling.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Text {
     /// Unescaped; a lone surrogate is U+FFFD (three bytes, as it would be itself).
@@ -227,7 +228,7 @@ impl Parser<'_> {
 
     fn string(&mut self) -> Result<Text> {
         self.expect(b'"', "expected a string")?;
-        // UTF-16, because that is what escapes are written in: a pair of them meets here.
+        // UTF-16: a pair of escapes is one character.
         let mut units: Vec<u16> = Vec::new();
         let mut escaped = false;
         loop {

@@ -3,12 +3,13 @@
 use super::Top;
 use super::json::Node;
 use super::readers::{self, Entry, Logprob};
-use super::structure::{Choice, first};
+use super::structure::Choice;
+use super::wires::Role;
 use dynamo_tito::limits::MAX_LOGPROB;
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
-/// What engines write for "no logprob": vLLM, Dynamo, Dynamo through a 32-bit float.
-const NO_EVIDENCE: [f64; 3] = [-9999.0, -1e30, -1.000_000_015_047_466_2e30];
+/// What engines write for "no logprob": vLLM, Dynamo, Dynamo after a conversion to 32 bits.
+const SENTINELS: [f64; 3] = [-9999.0, -1e30, -1.000_000_015_047_466_2e30];
 
 /// A value with the path of its channel.
 pub(super) type Sourced<T> = Option<(T, String)>;
@@ -17,19 +18,19 @@ pub(super) type Sourced<T> = Option<(T, String)>;
 pub(super) struct Logprobs {
     pub(super) chosen: Sourced<Vec<f64>>,
     pub(super) top: Sourced<Top>,
-    /// Why the echo, what names the tokens beside the chosen channel, was left out.
+    /// Why the echo was left out: a list beside the chosen channel that names the tokens.
     pub(super) echo_left_out: Option<String>,
 }
 
 /// Reads both.
 pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Result<Logprobs> {
-    let content = choice.content.as_ref().and_then(|c| c.found());
-    let triples = choice.triples.as_ref().and_then(|c| c.found());
+    let content = choice.found(Role::Content);
+    let triples = choice.found(Role::Triples);
     // Entries of content, once they are known to be right; they hold the alternatives.
     let mut entries = None;
     let mut echo_left_out = None;
 
-    let chosen = if let Some((path, node)) = first(&choice.flat_logprobs) {
+    let chosen = if let Some((path, node)) = choice.found(Role::FlatLogprobs) {
         let values = flat(node, path, ids, options)?;
         if let Some((path, node)) = content {
             match held_to_identity(node, path, ids, options)? {
@@ -48,7 +49,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         None
     };
 
-    if let Some((path, node)) = choice.tokens.as_ref().and_then(|c| c.found())
+    if let Some((path, node)) = choice.found(Role::Tokens)
         && let Err(why) = texts_held_to_identity(node, path, ids)?
     {
         echo_left_out = Some(why);
@@ -60,7 +61,7 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         return Err(Error::new(Class::Missing, "missing", path, None, message));
     }
 
-    let top_triples = choice.top_triples.as_ref().and_then(|c| c.found());
+    let top_triples = choice.found(Role::TopTriples);
     let top = if let Some((entries, path)) = entries {
         top_of_content(&entries, path, ids)?
     } else if let Some((path, node)) = top_triples {
@@ -76,8 +77,9 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
 }
 
 fn last_candidate(choice: &Choice<'_>) -> String {
-    let flat = choice.flat_logprobs.last();
-    let channel = choice.content.as_ref().or(choice.triples.as_ref()).or(flat);
+    let roles = [Role::Content, Role::Triples, Role::FlatLogprobs];
+    let channel = roles.map(|role| choice.channels(role).last());
+    let channel = channel.into_iter().flatten().next();
     channel.map(|c| c.path.clone()).unwrap_or_default()
 }
 
@@ -86,7 +88,7 @@ fn flat(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<V
     same_count(values.len(), ids, path, node)?;
     let values = values.iter().enumerate();
     values
-        .map(|(i, value)| evidence(*value, &format!("{path}[{i}]"), options.missing_logprob))
+        .map(|(i, value)| given(*value, &format!("{path}[{i}]"), options.missing_logprob))
         .collect()
 }
 
@@ -109,7 +111,7 @@ fn from_content(
             return Err(alignment("identity", path, entry.start, message));
         }
         let path = format!("{path}.logprob");
-        values.push(evidence(entry.logprob, &path, options.missing_logprob)?);
+        values.push(given(entry.logprob, &path, options.missing_logprob)?);
     }
     Ok((values, entries))
 }
@@ -121,12 +123,13 @@ fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> 
     for (i, (triple, id)) in triples.iter().zip(ids).enumerate() {
         same_id(triple.id, *id, format!("{path}[{i}][1]"), triple.id_offset)?;
         let path = format!("{path}[{i}][0]");
-        values.push(evidence(triple.logprob, &path, options.missing_logprob)?);
+        values.push(given(triple.logprob, &path, options.missing_logprob)?);
     }
     Ok(values)
 }
 
-/// Content beside a flat list that was chosen: with an entry for every token it must not contradict. Else why it is left out.
+/// Content beside a flat list that was chosen. With an entry for every token, the entries name the same tokens. Otherwise
+/// the reason why it is left out.
 fn held_to_identity(
     node: &Node,
     path: &str,
@@ -145,7 +148,7 @@ fn held_to_identity(
     Ok(Ok(entries))
 }
 
-/// The texts of completions: only those that name a token say anything, and only with one for every token.
+/// The texts of completions. With one for every token, those that name a token name the same one.
 fn texts_held_to_identity(
     node: &Node,
     path: &str,
@@ -175,7 +178,7 @@ fn of_another_length(path: &str, entries: usize, ids: &[i32]) -> String {
     format!("left out: {path} has {entries} entries for {tokens} token ids")
 }
 
-/// Whatever an entry names must be the token at its position.
+/// An entry names the token at its position.
 fn identity(entry: &Entry, id: i32, path: &str) -> Result<()> {
     if let Some((named, offset)) = entry.token {
         same_id(named, id, format!("{path}.token"), offset)?;
@@ -225,8 +228,8 @@ pub(super) fn possible(logprob: Logprob, path: &str) -> Result<()> {
     }
 }
 
-/// A log-probability that says something, or what the caller wants instead.
-pub(super) fn evidence(logprob: Logprob, path: &str, missing: MissingLogprob) -> Result<f64> {
+/// A log-probability; NaN or an error where the engine has none, as the caller asks.
+pub(super) fn given(logprob: Logprob, path: &str, missing: MissingLogprob) -> Result<f64> {
     possible(logprob, path)?;
     let value = or_nan(logprob);
     if value.is_nan() && missing == MissingLogprob::Raise {
@@ -242,15 +245,15 @@ pub(super) fn evidence(logprob: Logprob, path: &str, missing: MissingLogprob) ->
     Ok(value)
 }
 
-/// NaN for no evidence.
+/// NaN for null and for a sentinel.
 pub(super) fn or_nan(logprob: Logprob) -> f64 {
     match logprob.value {
-        Some(value) if !NO_EVIDENCE.contains(&value) => value,
+        Some(value) if !SENTINELS.contains(&value) => value,
         _ => f64::NAN,
     }
 }
 
-/// (c) from content: only if every alternative names its token, and there is an entry for every position.
+/// (c) from content, if every alternative names its token and there is an entry for every position.
 fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
     let mut top = Top::start();
     let mut all_named = true;

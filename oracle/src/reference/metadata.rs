@@ -1,11 +1,12 @@
-//! (e): what is passed on as it stands, and why the completion ended.
+//! (e): values that are passed on unchanged, and the reason why the completion ended.
 
 use super::json::{Kind, Member, Node};
 use super::readers;
-use super::structure::{Channel, Choice, Usage, first};
-use super::{StopReason, Value, spans};
+use super::structure::{Channel, Choice};
+use super::wires::Role;
+use super::{Value, spans};
 use dynamo_tito::limits::{MAX_METADATA, MAX_METADATA_VALUES};
-use dynamo_tito::{Class, Error, Options, Result, Wire};
+use dynamo_tito::{Class, Error, Options, Result};
 
 /// (e) of one completion.
 pub(super) struct Read {
@@ -14,54 +15,49 @@ pub(super) struct Read {
     pub(super) finish_reason: Option<String>,
     pub(super) finish_reason_raw: Option<String>,
     pub(super) aborted: Option<bool>,
-    pub(super) stop_reason: Option<StopReason>,
+    pub(super) stop_reason: Option<Value>,
     pub(super) weight_versions: Option<Value>,
 }
 
 /// Reads all of it, in the order of the page.
 pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) -> Result<Read> {
-    let metadata = &choice.metadata;
     let mut reader = Reader {
         bytes: 0,
         values: 0,
     };
 
-    let request_id = reader.text(metadata.request_id.found())?;
-    let usage = match &metadata.usage {
-        Usage::Whole(channel) => reader.value(channel.found(), "an object", |node| {
-            node.as_object().is_some()
-        })?,
-        Usage::Counts(counts) => reader.counts(counts)?,
+    let request_id = reader.text(choice.found(Role::RequestId))?;
+    let whole = choice.found(Role::Usage);
+    let usage = match choice.channels(Role::Count) {
+        [] => reader.value(whole, "an object", |node| node.as_object().is_some())?,
+        counts => reader.counts(counts)?,
     };
 
-    let sglang = options.wire == Wire::SglangGenerate;
-    let finish_reason = metadata.finish_reason.found();
+    let sglang = options.wire.is_sglang();
+    let finish_reason = choice.found(Role::FinishReason);
     let mut plain = None;
     if sglang {
         reader.value(finish_reason, "an object", |n| n.as_object().is_some())?;
     } else {
         plain = reader.text(finish_reason)?;
     }
-    let detailed = metadata.detailed_finish_reason.as_ref();
-    let detailed = reader.text(detailed.and_then(Channel::found))?;
-    let stop_reason_at = first(&metadata.stop_reason);
+    let detailed = reader.text(choice.found(Role::DetailedFinishReason))?;
+    let stop_reason_at = choice.found(Role::StopReason);
     let stop_value = reader.value(stop_reason_at, "a string or an integer", |n| {
         n.as_text().is_some() || n.as_integer().is_some()
     })?;
 
-    let versions = reader.value(metadata.weight_versions.found(), "an array", |n| {
-        n.as_array().is_some()
-    })?;
-    let weight_versions = match (versions, &metadata.weight_version) {
-        (Some(versions), _) => Some(versions),
-        (None, Some(channel)) => {
-            let version = reader.text(channel.found())?;
+    let versions_at = choice.found(Role::WeightVersions);
+    let versions = reader.value(versions_at, "an array", |n| n.as_array().is_some())?;
+    let weight_versions = match versions {
+        Some(versions) => Some(versions),
+        None => {
+            let version = reader.text(choice.found(Role::WeightVersion))?;
             version.map(only_a_label)
         }
-        (None, None) => None,
     };
 
-    // All fields are read; now for what they say.
+    // All fields are read. The checks of their values follow.
     let mut stop_reason = None;
     if let (Some(value), Some((path, node))) = (stop_value, stop_reason_at) {
         let fits = as_stop_reason(value).ok_or_else(|| no_value(path, node))?;
@@ -72,15 +68,14 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         let matched = node.get("matched").and_then(value);
         stop_reason = matched.and_then(as_stop_reason);
     }
-    if let (Some(spans), Some((path, node))) = (&weight_versions, metadata.weight_versions.found())
-    {
+    if let (Some(spans), Some((path, node))) = (&weight_versions, versions_at) {
         spans::judge(spans, path, node, tokens)?;
     }
 
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");
     let abort = is_abort(&plain) || is_abort(&detailed);
     let told = match options.wire.is_dynamo() {
-        // Dynamo's plain finish reason says "stop" of a cancelled request.
+        // Dynamo's plain finish reason of a cancelled request is "stop".
         true => detailed.is_some(),
         false => plain.is_some(),
     };
@@ -105,7 +100,7 @@ fn normalised(reason: &str) -> &str {
     }
 }
 
-/// `[{"version": v}]`: of which tokens is not said.
+/// `[{"version": v}]`, without positions.
 fn only_a_label(version: String) -> Value {
     let label = ("version".to_owned(), Value::Text(version));
     Value::List(vec![Value::Map(vec![label])])
@@ -158,13 +153,13 @@ impl Reader {
     }
 
     /// SGLang's counts, of those that are there.
-    fn counts(&mut self, counts: &[(&'static str, Channel<'_>)]) -> Result<Option<Value>> {
+    fn counts(&mut self, counts: &[Channel<'_>]) -> Result<Option<Value>> {
         let mut usage = Vec::new();
-        for (name, channel) in counts {
+        for channel in counts {
             let count = self.value(channel.found(), "an integer", |node| {
                 node.as_integer().is_some()
             })?;
-            usage.extend(count.map(|count| ((*name).to_owned(), count)));
+            usage.extend(count.map(|count| (channel.key().to_owned(), count)));
         }
         Ok((!usage.is_empty()).then_some(Value::Map(usage)))
     }
@@ -206,12 +201,9 @@ fn no_value(path: &str, node: &Node) -> Error {
     malformed("metadata", path, node, message.to_owned())
 }
 
-fn as_stop_reason(value: Value) -> Option<StopReason> {
-    match value {
-        Value::Text(text) => Some(StopReason::Text(text)),
-        Value::Int(token) => Some(StopReason::Token(token)),
-        _ => None,
-    }
+/// A stop string or a token's id.
+fn as_stop_reason(value: Value) -> Option<Value> {
+    matches!(value, Value::Text(_) | Value::Int(_)).then_some(value)
 }
 
 /// The value of a node; None if it holds what 64 bits or UTF-8 cannot.

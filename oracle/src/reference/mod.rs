@@ -1,61 +1,53 @@
-//! The decoder's slow, obvious twin.
+//! A slow and simple decoder.
 //!
-//! Written from `docs/judgement.md` alone, and shaped so that it can be checked against that page line by line. It shares no code
-//! with the decoder, only the data types of errors and options, and judges it in tests and fuzzing: on every body both must
-//! give the same values, or an error of the same class, kind, path and offset.
+//! It is written from `docs/judgement.md`, in the order of that page. It shares the types of errors and options with the
+//! decoder, and no code. In tests and fuzzing both give the same values for every body, or an error of the same class,
+//! kind, path and offset.
 
 mod base64;
+mod containers;
 mod counts;
 mod experts;
 pub(crate) mod json;
 mod logprobs;
 mod metadata;
 mod npy;
+mod placing;
 mod prompt;
 mod readers;
 mod spans;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wires;
 
-use dynamo_tito::{Class, Error, Options, Result, Wire};
-use structure::{Choice, first};
+use std::collections::BTreeMap;
 
-/// One decoded completion.
+use dynamo_tito::{Class, Error, Options, Result};
+use json::Node;
+use structure::Choice;
+use wires::Role;
+
+/// One decoded completion: what is there, by the name that Python has for it.
+pub type Completion = BTreeMap<&'static str, Attribute>;
+
+/// The value of an attribute, by its form.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Completion {
-    /// What the engine sampled: C ids.
-    pub token_ids: Vec<i32>,
-    /// C log-probabilities.
-    pub logprobs: Option<Vec<f64>>,
-    /// The alternatives at each of the C positions.
-    pub top_logprobs: Option<Top>,
-    /// The prompt as the server echoes it: P ids.
-    pub prompt_token_ids: Option<Vec<i32>>,
-    /// What the engine thought of the prompt.
-    pub prompt_logprobs: Option<PromptLogprobs>,
-    /// Which experts each token was sent to.
-    pub routed_experts: Option<RoutedExperts>,
-    /// The ids that could have been sampled at each of the C positions.
-    pub sampling_mask: Option<Mask>,
-    /// Why the completion ended, in one spelling.
-    pub finish_reason: Option<String>,
-    /// The same in the wire's spelling.
-    pub finish_reason_raw: Option<String>,
-    /// What stopped it.
-    pub stop_reason: Option<StopReason>,
-    /// Whether it was cut off; None where the wire cannot tell.
-    pub aborted: Option<bool>,
-    /// The server's name for the request.
-    pub request_id: Option<String>,
-    /// Which of the choices this is.
-    pub index: u32,
-    /// Token counts, as on the wire.
-    pub usage: Option<Value>,
-    /// Spans of the completion and the weights that made them, as on the wire.
-    pub weight_versions: Option<Value>,
-    /// Which channel each array came from.
-    pub sources: Vec<(&'static str, String)>,
+pub enum Attribute {
+    /// An id for each position.
+    Ids(Vec<i32>),
+    /// A log-probability for each position.
+    Logprobs(Vec<f64>),
+    /// Alternatives for each position.
+    Top(Top),
+    /// A list of ids for each position.
+    Rows(Mask),
+    /// Log-probabilities of the prompt.
+    PromptLogprobs(PromptLogprobs),
+    /// Routed experts.
+    Experts(RoutedExperts),
+    /// Anything small.
+    Json(Value),
 }
 
 /// Entries per position, flat: those of position i are `offsets[i]..offsets[i + 1]`.
@@ -122,15 +114,6 @@ pub struct RoutedExperts {
     pub complete: bool,
 }
 
-/// What stopped a completion.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StopReason {
-    /// A stop string.
-    Text(String),
-    /// A token.
-    Token(i64),
-}
-
 /// JSON that is passed on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -170,29 +153,33 @@ pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completi
 
 fn completions(choices: &[Choice<'_>], options: &Options<'_>) -> Result<Vec<Completion>> {
     let mut completions: Vec<Completion> = Vec::new();
+    let mut earlier = 0;
     for (i, choice) in choices.iter().enumerate() {
-        let earlier = completions.iter().map(|c| c.token_ids.len()).sum();
         let last = i + 1 == choices.len();
-        completions.push(completion(choice, earlier, last, options)?);
+        let (completion, tokens) = completion(choice, earlier, last, options)?;
+        completions.push(completion);
+        earlier += tokens;
     }
     Ok(completions)
 }
 
-/// Step 7, (a) to (g), of the last choice or one before it; those before it have `earlier` tokens.
+/// Step 7, (a) to (g), of the last choice or one before it; those before it have `earlier` tokens. Also how many tokens it has.
 fn completion(
     choice: &Choice<'_>,
     earlier: usize,
     last: bool,
     options: &Options<'_>,
-) -> Result<Completion> {
+) -> Result<(Completion, usize)> {
+    let mut found = Completion::new();
     let mut sources = Vec::new();
 
-    let Some((path, node)) = first(&choice.token_ids) else {
-        let path = choice.token_ids[0].path.clone();
+    let Some((path, node)) = choice.found(Role::TokenIds) else {
+        let path = choice.channels(Role::TokenIds)[0].path.clone();
         let message = "the response holds no token ids";
         return Err(Error::new(Class::Missing, "missing", path, None, message));
     };
     let token_ids = readers::ids(node, path, options)?;
+    let tokens = token_ids.len();
     sources.push(("token_ids", path.to_owned()));
 
     let read = logprobs::read(choice, &token_ids, options)?;
@@ -202,13 +189,14 @@ fn completion(
             Some(values)
         }
         // No token, so there is nothing to be missing.
-        None if token_ids.is_empty() => Some(Vec::new()),
+        None if tokens == 0 => Some(Vec::new()),
         None => None,
     };
-    let top_logprobs = read.top.map(|(top, path)| {
+    found.extend(logprobs.map(|it| ("logprobs", Attribute::Logprobs(it))));
+    if let Some((top, path)) = read.top {
         sources.push(("top_logprobs", path));
-        top
-    });
+        found.insert("top_logprobs", Attribute::Top(top));
+    }
     if let Some(why) = read.echo_left_out {
         sources.push(("logprobs_echo", why));
     }
@@ -218,20 +206,19 @@ fn completion(
         ids
     });
     let prompt_ids = options.prompt_token_ids.or(prompt_token_ids.as_deref());
-    let prompt_logprobs = match prompt::logprobs(choice, prompt_ids, options)? {
-        prompt::Outcome::Absent => None,
+    match prompt::logprobs(choice, prompt_ids, options)? {
+        prompt::Outcome::Absent => {}
         prompt::Outcome::LeftOut => {
             let why = "left out: needs prompt_token_ids";
             sources.push(("prompt_logprobs", why.to_owned()));
-            None
         }
         prompt::Outcome::Read(read, path) => {
             sources.push(("prompt_logprobs", path));
-            Some(read)
+            found.insert("prompt_logprobs", Attribute::PromptLogprobs(read));
         }
-    };
+    }
 
-    let metadata = metadata::read(choice, token_ids.len(), options)?;
+    let metadata = metadata::read(choice, tokens, options)?;
     let aborted = metadata.aborted == Some(true);
 
     // P.
@@ -239,68 +226,77 @@ fn completion(
         .prompt_len
         .or(prompt_ids.map(|ids| ids.len() as u64));
     let counts = counts::read(choice, metadata.usage.as_ref());
-    let counted = counts.prompt.filter(|_| !(aborted && token_ids.is_empty()));
+    let counted = counts.prompt.filter(|_| !(aborted && tokens == 0));
     counts::prompt_agrees(counted.as_ref(), passed)?;
     if options.score_from.is_none() {
         let counted = counts.completion.as_ref();
         match options.wire {
-            Wire::SglangGenerate => counts::completion_agrees(counted, token_ids.len())?,
-            _ if last => counts::completion_agrees(counted, earlier + token_ids.len())?,
+            wire if wire.is_sglang() => counts::completion_agrees(counted, tokens)?,
+            _ if last => counts::completion_agrees(counted, earlier + tokens)?,
             _ => {}
         }
     }
 
-    let sampling_mask = sampling_mask(choice, &token_ids, options)?;
+    let mut rows_from = Vec::new();
+    for (name, path, node) in choice.rows() {
+        let rows = rows(name, path, node, &token_ids, options)?;
+        found.insert(name, Attribute::Rows(rows));
+        rows_from.push((name, path.to_owned()));
+    }
 
-    let sequence = experts::Sequence {
+    let sequence = placing::Sequence {
         prompt: passed,
         counted: counted.map(|count| count.tokens),
-        tokens: token_ids.len(),
+        tokens,
         aborted,
     };
-    let routed_experts = match experts::read(choice, &sequence, options)? {
-        experts::Outcome::Absent => None,
+    match experts::read(choice, &sequence, options)? {
+        experts::Outcome::Absent => {}
         experts::Outcome::Skipped => {
             let why = "left out: experts=\"skip\"";
             sources.push(("routed_experts", why.to_owned()));
-            None
         }
         experts::Outcome::Read(read, path) => {
             sources.push(("routed_experts", path));
-            Some(read)
+            found.insert("routed_experts", Attribute::Experts(read));
         }
-    };
-
-    // Judged before the routed experts, named after them.
-    if sampling_mask.is_some() {
-        sources.push(("sampling_mask", choice.sampling_mask.path.clone()));
     }
+    // Judged before the routed experts, named after them.
+    sources.extend(rows_from);
 
-    Ok(Completion {
-        token_ids,
-        logprobs,
-        top_logprobs,
-        prompt_token_ids,
-        prompt_logprobs,
-        routed_experts,
-        sampling_mask,
-        finish_reason: metadata.finish_reason,
-        finish_reason_raw: metadata.finish_reason_raw,
-        stop_reason: metadata.stop_reason,
-        aborted: metadata.aborted,
-        request_id: metadata.request_id,
-        index: choice.index,
-        usage: metadata.usage,
-        weight_versions: metadata.weight_versions,
-        sources,
-    })
+    found.insert("token_ids", Attribute::Ids(token_ids));
+    let echo = prompt_token_ids.map(|ids| ("prompt_token_ids", Attribute::Ids(ids)));
+    found.extend(echo);
+    let sources = sources
+        .into_iter()
+        .map(|(name, path)| (name.to_owned(), Value::Text(path)));
+    let small = [
+        ("finish_reason", metadata.finish_reason.map(Value::Text)),
+        (
+            "finish_reason_raw",
+            metadata.finish_reason_raw.map(Value::Text),
+        ),
+        ("stop_reason", metadata.stop_reason),
+        ("aborted", metadata.aborted.map(Value::Bool)),
+        ("request_id", metadata.request_id.map(Value::Text)),
+        ("index", Some(Value::Int(choice.index.into()))),
+        ("usage", metadata.usage),
+        ("weight_versions", metadata.weight_versions),
+        ("sources", Some(Value::Map(sources.collect()))),
+    ];
+    let small = small.into_iter();
+    found.extend(small.filter_map(|(name, value)| Some((name, Attribute::Json(value?)))));
+    Ok((found, tokens))
 }
 
 /// (f): as many lists of ids as there are tokens, each with the one that was sampled.
-fn sampling_mask(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Result<Option<Mask>> {
-    let Some((path, node)) = choice.sampling_mask.found() else {
-        return Ok(None);
-    };
+fn rows(
+    name: &'static str,
+    path: &str,
+    node: &Node,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Mask> {
     let mut mask = Mask {
         token_ids: Vec::new(),
         offsets: vec![0],
@@ -315,14 +311,9 @@ fn sampling_mask(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> Res
     for (i, ((row, id), list)) in rows.iter().zip(ids).zip(lists).enumerate() {
         if !row.contains(id) {
             let path = format!("{path}[{i}]");
-            let message = format!("token {id} was sampled, and did not survive");
-            return Err(logprobs::alignment(
-                "sampling_mask",
-                path,
-                list.start,
-                message,
-            ));
+            let message = format!("the list does not hold token {id}, which was sampled");
+            return Err(logprobs::alignment(name, path, list.start, message));
         }
     }
-    Ok(Some(mask))
+    Ok(mask)
 }

@@ -5,13 +5,14 @@ use std::cmp::Ordering;
 use super::json::Node;
 use super::logprobs::{self, Sourced};
 use super::readers::{self, Position};
-use super::structure::{Channel, Choice, first};
+use super::structure::{Channel, Choice};
+use super::wires::Role;
 use super::{PromptLogprobs, Top};
-use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
+use dynamo_tito::{Class, Error, MissingLogprob, Options, Result};
 
 /// The echo, which must be the prompt that the caller passed.
 pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced<Vec<i32>>> {
-    let Some((path, node)) = first(&choice.prompt_token_ids) else {
+    let Some((path, node)) = choice.found(Role::PromptTokenIds) else {
         return Ok(None);
     };
     let echo = readers::ids(node, path, options)?;
@@ -46,7 +47,7 @@ pub(super) fn echo(choice: &Choice<'_>, options: &Options<'_>) -> Result<Sourced
     Ok(Some((echo, path.to_owned())))
 }
 
-/// Where prompt logprobs are: read, or left out for want of ids.
+/// Prompt logprobs: read, or left out because the ids are not known.
 pub(super) enum Outcome {
     Absent,
     LeftOut,
@@ -59,11 +60,15 @@ pub(super) fn logprobs(
     ids: Option<&[i32]>,
     options: &Options<'_>,
 ) -> Result<Outcome> {
-    let sglang = options.wire == Wire::SglangGenerate;
-    let found = first(&choice.prompt_logprobs)
+    let sglang = options.wire.is_sglang();
+    let found = choice
+        .found(Role::PromptLogprobs)
         .filter(|(_, node)| !(sglang && node.as_array().is_some_and(<[Node]>::is_empty)));
     let Some((path, node)) = found else {
-        return match (options.score_from, choice.prompt_logprobs.last()) {
+        return match (
+            options.score_from,
+            choice.channels(Role::PromptLogprobs).last(),
+        ) {
             (Some(_), Some(last)) => Err(Error::new(
                 Class::Missing,
                 "missing",
@@ -78,13 +83,19 @@ pub(super) fn logprobs(
         return Ok(Outcome::LeftOut);
     };
     let read = match sglang {
-        true => from_triples(node, path, choice.prompt_top_triples.as_ref(), ids, options)?,
+        true => from_triples(
+            node,
+            path,
+            choice.channels(Role::PromptTopTriples).first(),
+            ids,
+            options,
+        )?,
         false => from_maps(node, path, ids, options)?,
     };
     Ok(Outcome::Read(read, path.to_owned()))
 }
 
-/// Before this position nobody asked for log-probabilities.
+/// The first position whose log-probability is asked for.
 fn start(ids: &[i32], options: &Options<'_>) -> usize {
     match options.score_from {
         Some(from) if from < ids.len() as u64 => from as usize,
@@ -148,13 +159,13 @@ fn from_maps(
 /// The log-probability of the token that is in the prompt.
 fn actual(position: &Position, id: i32, path: &str, missing: MissingLogprob) -> Result<f64> {
     match own(position, id, path)? {
-        Some(logprob) => logprobs::evidence(logprob, &format!("{path}.{id}.logprob"), missing),
+        Some(logprob) => logprobs::given(logprob, &format!("{path}.{id}.logprob"), missing),
         None => {
             let null = readers::Logprob {
                 value: None,
                 offset: position.start,
             };
-            logprobs::evidence(null, path, missing)
+            logprobs::given(null, path, missing)
         }
     }
 }
@@ -233,7 +244,7 @@ fn from_triples(
             top.end_position();
             continue;
         }
-        values.push(logprobs::evidence(
+        values.push(logprobs::given(
             triple.logprob,
             &format!("{place}[0]"),
             policy(i, options),

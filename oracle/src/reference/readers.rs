@@ -90,7 +90,7 @@ pub(super) fn number(node: &Node, path: &str) -> Result<f64> {
     }
 }
 
-/// A number, or null for no evidence.
+/// A number, or null for no log-probability.
 fn number_or_null(node: &Node, path: &str) -> Result<Option<f64>> {
     match node.is_null() {
         true => Ok(None),
@@ -274,7 +274,7 @@ fn triple(node: &Node, path: &str) -> Result<Triple> {
     })
 }
 
-/// What SGLang says about the alternatives at each position; null is no row.
+/// SGLang's alternatives of each position; null is an empty row.
 pub(super) fn rows_of_triples(
     node: &Node,
     path: &str,
@@ -286,7 +286,7 @@ pub(super) fn rows_of_triples(
     })
 }
 
-/// What is known about one position of the prompt: an entry per id, in the order of the wire.
+/// One position of the prompt: an entry for each id, in the order of the wire.
 pub(super) struct Position {
     pub(super) start: usize,
     /// None where the wire says null.

@@ -1,11 +1,12 @@
-//! Steps 2 to 6: what the document is, and where each wire keeps what.
+//! Steps 2 to 6: the structure of the document, and the channels of its choices.
 
 use super::json::{Kind, Node};
 use super::readers;
+use super::wires::{self, Role};
 use dynamo_tito::limits::MAX_CHOICES;
 use dynamo_tito::{Class, Error, Options, Result, Wire};
 
-/// A place where something may be: its path, and its value unless that is absent or null.
+/// A place of a field: its path, and its value unless that is absent or null.
 #[derive(Debug, Clone)]
 pub(super) struct Channel<'a> {
     pub(super) path: String,
@@ -16,6 +17,11 @@ impl<'a> Channel<'a> {
     /// The value with its path, if there is one.
     pub(super) fn found(&self) -> Option<(&str, &'a Node)> {
         self.node.map(|node| (self.path.as_str(), node))
+    }
+
+    /// The last key of the path.
+    pub(super) fn key(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
     }
 }
 
@@ -46,6 +52,17 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// The channel at the end of a path whose parts are objects or absent.
+    fn inner(&self, path: &str) -> Channel<'a> {
+        match path.split_once('.') {
+            None => self.channel(path),
+            Some((key, rest)) => {
+                let Channel { path, node } = self.channel(key);
+                Part { path, node }.inner(rest)
+            }
+        }
+    }
+
     /// Step 5: an object inside this one; null counts as absent.
     fn part(&self, key: &str) -> Result<Part<'a>> {
         let Channel { path, node } = self.channel(key);
@@ -56,42 +73,44 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Everything that one completion is made of, wherever the wire keeps it. Candidates are in order of authority.
+/// The channels of one completion.
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
-    pub(super) token_ids: Vec<Channel<'a>>,
-    pub(super) flat_logprobs: Vec<Channel<'a>>,
-    pub(super) content: Option<Channel<'a>>,
-    pub(super) triples: Option<Channel<'a>>,
-    /// The texts beside the flat list of completions.
-    pub(super) tokens: Option<Channel<'a>>,
-    /// SGLang's rows of triples.
-    pub(super) top_triples: Option<Channel<'a>>,
-    pub(super) prompt_token_ids: Vec<Channel<'a>>,
-    pub(super) prompt_logprobs: Vec<Channel<'a>>,
-    /// SGLang's rows of triples beside its prompt logprobs.
-    pub(super) prompt_top_triples: Option<Channel<'a>>,
-    pub(super) sampling_mask: Channel<'a>,
-    pub(super) routed_experts: Vec<Channel<'a>>,
-    /// Where the wire has none.
-    pub(super) unread_experts: Vec<Channel<'a>>,
-    pub(super) metadata: Metadata<'a>,
+    fields: Vec<(Role, Vec<Channel<'a>>)>,
 }
 
-pub(super) struct Metadata<'a> {
-    pub(super) request_id: Channel<'a>,
-    pub(super) usage: Usage<'a>,
-    pub(super) finish_reason: Channel<'a>,
-    pub(super) detailed_finish_reason: Option<Channel<'a>>,
-    pub(super) stop_reason: Vec<Channel<'a>>,
-    pub(super) weight_versions: Channel<'a>,
-    pub(super) weight_version: Option<Channel<'a>>,
-}
+impl<'a> Choice<'a> {
+    /// Looks every field of the wire up. `at` is the choice, or SGLang's element.
+    fn new(wire: Wire, index: u32, top: &Part<'a>, at: &Part<'a>) -> Self {
+        let channel = |place: &&str| match place.strip_prefix("choices[].") {
+            Some(inner) => at.inner(inner),
+            None => top.inner(place),
+        };
+        let fields = wires::fields(wire)
+            .map(|(role, places)| (*role, places.iter().map(channel).collect()))
+            .collect();
+        Self { index, fields }
+    }
 
-pub(super) enum Usage<'a> {
-    Whole(Channel<'a>),
-    /// One count each, named by its key.
-    Counts(Vec<(&'static str, Channel<'a>)>),
+    /// The channels of a role, in order of authority; none if the wire has none.
+    pub(super) fn channels(&self, role: Role) -> &[Channel<'a>] {
+        let field = self.fields.iter().find(|(of, _)| *of == role);
+        field.map_or(&[], |(_, channels)| channels)
+    }
+
+    /// The first channel of a role with a value in it.
+    pub(super) fn found(&self, role: Role) -> Option<(&str, &'a Node)> {
+        first(self.channels(role))
+    }
+
+    /// Every list of ids for each token: the attribute's name, and where the list stands.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&'static str, &str, &'a Node)> {
+        self.fields.iter().filter_map(|(role, channels)| {
+            let Role::Rows(name) = role else { return None };
+            let (path, node) = first(channels)?;
+            Some((*name, path, node))
+        })
+    }
 }
 
 /// Steps 2 to 6. The choices, by index.
@@ -102,28 +121,27 @@ pub(super) fn choices<'a>(
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
     repeated_keys(&elements, options.wire)?;
-    // A list has no members to say anything.
+    // Elements of an array are not looked at.
     server_error(document)?;
     let choices = if options.wire == Wire::SglangGenerate {
-        sglang(&elements, one_only)?
+        with_elements(&elements, one_only)?
     } else {
         with_choices(&Part::root(document), options.wire, one_only)?
     };
     for choice in &choices {
-        engine_error(&choice.metadata, options.wire)?;
+        engine_error(choice, options.wire)?;
     }
     Ok(choices)
 }
 
 /// Step 6: a finish reason that says that the engine failed.
-fn engine_error(metadata: &Metadata<'_>, wire: Wire) -> Result<()> {
-    let plain = metadata.finish_reason.node;
+fn engine_error(choice: &Choice<'_>, wire: Wire) -> Result<()> {
+    let reason = |role| choice.found(role).map(|(_, node)| node);
     let plain = match wire {
-        Wire::SglangGenerate => plain.and_then(|node| node.member("type")),
-        _ => plain,
+        wire if wire.is_sglang() => reason(Role::FinishReason).and_then(|node| node.member("type")),
+        _ => reason(Role::FinishReason),
     };
-    let detailed = metadata.detailed_finish_reason.as_ref();
-    let detailed = detailed.and_then(|channel| channel.node);
+    let detailed = reason(Role::DetailedFinishReason);
     for reason in [plain, detailed].into_iter().flatten() {
         if reason.as_text().is_some_and(|text| text.value == "error") {
             let message = "the engine failed before the completion was whole";
@@ -166,120 +184,44 @@ fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
     let mut found = Vec::new();
     for element in elements {
         if element.path.is_empty() {
-            let common = [
-                "error", "object", "status", "message", "type", "code", "choices",
-            ];
-            repeated(element, &common, &mut found);
-        }
-        let top: &[&str] = match wire {
-            Wire::DynamoChat | Wire::DynamoCompletions => {
-                &["nvext", "prompt_logprobs", "usage", "id"]
+            for key in wires::ERROR {
+                repeated(element, key, &mut found);
             }
-            Wire::VllmChat => &["prompt_token_ids", "prompt_logprobs", "usage", "id"],
-            Wire::VllmGenerate => &["prompt_token_ids", "prompt_logprobs", "usage", "request_id"],
-            Wire::SglangGenerate => &["output_ids", "meta_info", "prompt_token_ids"],
-        };
-        repeated(element, top, &mut found);
-        repeated(element, &["routed_experts"], &mut found);
-        if wire == Wire::SglangGenerate {
-            repeated(&child(element, "meta_info"), META_INFO_KEYS, &mut found);
-            continue;
         }
-        let list = element.node.and_then(|node| node.member("choices"));
-        let list = list.and_then(Node::as_array).unwrap_or_default();
-        for (i, choice) in list.iter().enumerate() {
-            let choice = Part {
-                path: format!("choices[{i}]"),
-                node: Some(choice),
-            };
-            repeated(&choice, CHOICE_KEYS, &mut found);
-            if !wire.is_dynamo() {
-                repeated(&choice, &["sampling_mask"], &mut found);
-            }
-            let logprobs: &[&str] = match wire {
-                Wire::DynamoCompletions => &["token_logprobs", "tokens"],
-                _ => &["content"],
-            };
-            repeated(&child(&choice, "logprobs"), logprobs, &mut found);
-        }
-        if wire.is_dynamo() {
-            let nvext = child(element, "nvext");
-            repeated(&nvext, NVEXT_KEYS, &mut found);
-            repeated(&child(&nvext, "engine_data"), ENGINE_DATA_KEYS, &mut found);
+        for place in wires::places(wire) {
+            repeated(element, place, &mut found);
         }
     }
     let earliest = found.into_iter().min_by_key(|error| error.offset);
     earliest.map_or(Ok(()), Err)
 }
 
-const CHOICE_KEYS: &[&str] = &[
-    "index",
-    "token_ids",
-    "logprobs",
-    "finish_reason",
-    "stop_reason",
-    "weight_versions",
-    "routed_experts",
-];
-
-const NVEXT_KEYS: &[&str] = &[
-    "engine_data",
-    "completion_token_ids",
-    "prompt_token_ids",
-    "routed_experts",
-    "prompt_logprobs",
-    "stop_reason",
-    "detailed_finish_reason",
-];
-
-const ENGINE_DATA_KEYS: &[&str] = &[
-    "completion_token_ids",
-    "completion_logprobs",
-    "prompt_token_ids",
-    "prompt_logprobs",
-    "finished",
-    "sampling_mask",
-    "routed_experts",
-];
-
-const META_INFO_KEYS: &[&str] = &[
-    "id",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "weight_version",
-    "weight_versions",
-    "output_token_logprobs",
-    "output_top_logprobs",
-    "input_token_logprobs",
-    "input_top_logprobs",
-    "output_token_sampling_mask",
-    "routed_experts",
-];
-
-/// An object inside another, whatever it is.
-fn child<'a>(part: &Part<'a>, key: &str) -> Part<'a> {
-    let Channel { path, node } = part.channel(key);
-    Part { path, node }
-}
-
-/// Every second occurrence of one of the keys.
-fn repeated(part: &Part<'_>, keys: &[&str], found: &mut Vec<Error>) {
+/// Every second occurrence of a key on the way to a place.
+fn repeated(part: &Part<'_>, place: &str, found: &mut Vec<Error>) {
+    let (key, rest) = match place.split_once('.') {
+        Some((key, rest)) => (key, Some(rest)),
+        None => (place, None),
+    };
+    let name = key.trim_end_matches("[]");
     let members = part.node.and_then(Node::as_object).unwrap_or_default();
-    for key in keys {
-        let second = members.iter().filter(|m| m.key.value == *key).nth(1);
-        if let Some(member) = second {
-            found.push(readers::duplicate_key(
-                &join(&part.path, key),
-                member.offset,
-            ));
-        }
+    if let Some(member) = members.iter().filter(|m| m.key.value == name).nth(1) {
+        let path = join(&part.path, name);
+        found.push(readers::duplicate_key(&path, member.offset));
+    }
+    let Some(rest) = rest else { return };
+    let Channel { path, node } = part.channel(name);
+    if name == key {
+        return repeated(&Part { path, node }, rest, found);
+    }
+    let list = node.and_then(Node::as_array).unwrap_or_default();
+    for (i, node) in list.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let node = Some(node);
+        repeated(&Part { path, node }, rest, found);
     }
 }
 
-/// Step 4: the server says that something went wrong.
+/// Step 4: an error of the server.
 fn server_error(document: &Node) -> Result<()> {
     let says_error = |key| {
         let text = document.get(key).and_then(Node::as_text);
@@ -331,38 +273,33 @@ fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Ch
         });
     }
     let indices = indices(&list)?;
-    let mut parts: Vec<(u32, Part<'a>, Part<'a>)> = Vec::new();
-    for (index, choice) in indices.into_iter().zip(list) {
-        let logprobs = choice.part("logprobs")?;
-        parts.push((index, choice, logprobs));
+    if wire != Wire::SglangChat {
+        for choice in &list {
+            choice.part("logprobs")?;
+        }
     }
     if (one_only || wire.is_dynamo())
-        && let Some((_, second, _)) = parts.get(1)
+        && let Some(second) = list.get(1)
     {
         return Err(several_choices(second));
     }
-    let (nvext, engine_data) = if wire.is_dynamo() {
-        let nvext = top.part("nvext")?;
-        let engine_data = nvext.part("engine_data")?;
-        (Some(nvext), Some(engine_data))
-    } else {
-        (None, None)
-    };
-    if let Some(engine_data) = &engine_data {
-        finished(engine_data)?;
+    if wire == Wire::SglangChat {
+        for choice in &list {
+            meta_info(choice)?;
+        }
     }
-    parts.sort_by_key(|(index, _, _)| *index);
-    let assemble =
-        |(index, choice, logprobs): &(u32, Part<'a>, Part<'a>)| match (&nvext, &engine_data) {
-            (Some(nvext), Some(engine_data)) => {
-                dynamo(wire, *index, top, choice, logprobs, nvext, engine_data)
-            }
-            _ => vllm(wire, *index, top, choice, logprobs),
-        };
-    Ok(parts.iter().map(assemble).collect())
+    if wire.is_dynamo() {
+        finished(&top.part("nvext")?.part("engine_data")?)?;
+    }
+    let parts = indices.into_iter().zip(&list);
+    let mut choices: Vec<_> = parts
+        .map(|(index, choice)| Choice::new(wire, index, top, choice))
+        .collect();
+    choices.sort_by_key(|choice| choice.index);
+    Ok(choices)
 }
 
-/// The index of each choice, which is its position unless it says otherwise.
+/// The index of each choice: its `index`, else its position.
 fn indices(list: &[Part<'_>]) -> Result<Vec<u32>> {
     let mut indices = Vec::new();
     for (i, choice) in list.iter().enumerate() {
@@ -385,7 +322,7 @@ fn indices(list: &[Part<'_>]) -> Result<Vec<u32>> {
     Ok(indices)
 }
 
-/// Step 6: the engine says that it did not finish.
+/// Step 6: an engine that did not finish.
 fn finished(engine_data: &Part<'_>) -> Result<()> {
     let Channel { path, node } = engine_data.channel("finished");
     match node {
@@ -400,143 +337,31 @@ fn finished(engine_data: &Part<'_>) -> Result<()> {
     }
 }
 
-fn dynamo<'a>(
-    wire: Wire,
-    index: u32,
-    top: &Part<'a>,
-    choice: &Part<'a>,
-    logprobs: &Part<'a>,
-    nvext: &Part<'a>,
-    engine_data: &Part<'a>,
-) -> Choice<'a> {
-    let chat = wire == Wire::DynamoChat;
-    let mut flat_logprobs = vec![engine_data.channel("completion_logprobs")];
-    if !chat {
-        flat_logprobs.push(logprobs.channel("token_logprobs"));
-    }
-    Choice {
-        index,
-        token_ids: vec![
-            engine_data.channel("completion_token_ids"),
-            nvext.channel("completion_token_ids"),
-            choice.channel("token_ids"),
-        ],
-        flat_logprobs,
-        content: chat.then(|| logprobs.channel("content")),
-        triples: None,
-        tokens: (!chat).then(|| logprobs.channel("tokens")),
-        top_triples: None,
-        prompt_token_ids: vec![
-            engine_data.channel("prompt_token_ids"),
-            nvext.channel("prompt_token_ids"),
-        ],
-        prompt_logprobs: vec![
-            engine_data.channel("prompt_logprobs"),
-            nvext.channel("prompt_logprobs"),
-            top.channel("prompt_logprobs"),
-        ],
-        prompt_top_triples: None,
-        sampling_mask: engine_data.channel("sampling_mask"),
-        routed_experts: vec![
-            nvext.channel("routed_experts"),
-            engine_data.channel("routed_experts"),
-        ],
-        unread_experts: vec![
-            choice.channel("routed_experts"),
-            top.channel("routed_experts"),
-        ],
-        metadata: Metadata {
-            request_id: top.channel("id"),
-            usage: Usage::Whole(top.channel("usage")),
-            finish_reason: choice.channel("finish_reason"),
-            detailed_finish_reason: Some(nvext.channel("detailed_finish_reason")),
-            stop_reason: vec![choice.channel("stop_reason"), nvext.channel("stop_reason")],
-            weight_versions: choice.channel("weight_versions"),
-            weight_version: None,
-        },
-    }
-}
-
-fn vllm<'a>(
-    wire: Wire,
-    index: u32,
-    top: &Part<'a>,
-    choice: &Part<'a>,
-    logprobs: &Part<'a>,
-) -> Choice<'a> {
-    let request_id = match wire {
-        Wire::VllmChat => "id",
-        _ => "request_id",
-    };
-    Choice {
-        index,
-        token_ids: vec![choice.channel("token_ids")],
-        flat_logprobs: Vec::new(),
-        content: Some(logprobs.channel("content")),
-        triples: None,
-        tokens: None,
-        top_triples: None,
-        prompt_token_ids: vec![top.channel("prompt_token_ids")],
-        prompt_logprobs: vec![top.channel("prompt_logprobs")],
-        prompt_top_triples: None,
-        sampling_mask: choice.channel("sampling_mask"),
-        routed_experts: vec![choice.channel("routed_experts")],
-        unread_experts: vec![top.channel("routed_experts")],
-        metadata: Metadata {
-            request_id: top.channel(request_id),
-            usage: Usage::Whole(top.channel("usage")),
-            finish_reason: choice.channel("finish_reason"),
-            detailed_finish_reason: None,
-            stop_reason: vec![choice.channel("stop_reason")],
-            weight_versions: choice.channel("weight_versions"),
-            weight_version: None,
-        },
-    }
-}
-
 /// Step 5 for SGLang: each element is a choice.
-fn sglang<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> {
+fn with_elements<'a>(elements: &[Part<'a>], one_only: bool) -> Result<Vec<Choice<'a>>> {
     if one_only && let Some(second) = elements.get(1) {
         return Err(several_choices(second));
     }
     let mut choices = Vec::new();
     for (i, element) in elements.iter().enumerate() {
-        let meta = element.part("meta_info")?;
-        if meta.node.is_none() {
-            return Err(missing(&meta.path, "there is no meta_info"));
-        }
-        let count = |key| (key, meta.channel(key));
-        choices.push(Choice {
-            index: i as u32,
-            token_ids: vec![element.channel("output_ids")],
-            flat_logprobs: Vec::new(),
-            content: None,
-            triples: Some(meta.channel("output_token_logprobs")),
-            tokens: None,
-            top_triples: Some(meta.channel("output_top_logprobs")),
-            prompt_token_ids: vec![element.channel("prompt_token_ids")],
-            prompt_logprobs: vec![meta.channel("input_token_logprobs")],
-            prompt_top_triples: Some(meta.channel("input_top_logprobs")),
-            sampling_mask: meta.channel("output_token_sampling_mask"),
-            routed_experts: vec![meta.channel("routed_experts")],
-            unread_experts: vec![element.channel("routed_experts")],
-            metadata: Metadata {
-                request_id: meta.channel("id"),
-                usage: Usage::Counts(vec![
-                    count("prompt_tokens"),
-                    count("completion_tokens"),
-                    count("cached_tokens"),
-                    count("reasoning_tokens"),
-                ]),
-                finish_reason: meta.channel("finish_reason"),
-                detailed_finish_reason: None,
-                stop_reason: Vec::new(),
-                weight_versions: meta.channel("weight_versions"),
-                weight_version: Some(meta.channel("weight_version")),
-            },
-        });
+        meta_info(element)?;
+        choices.push(Choice::new(
+            Wire::SglangGenerate,
+            i as u32,
+            element,
+            element,
+        ));
     }
     Ok(choices)
+}
+
+/// Step 5: SGLang's object that holds the answer.
+fn meta_info(part: &Part<'_>) -> Result<()> {
+    let meta = part.part("meta_info")?;
+    match meta.node {
+        Some(_) => Ok(()),
+        None => Err(missing(&meta.path, "there is no meta_info")),
+    }
 }
 
 fn object(node: &Node, path: &str) -> Result<()> {

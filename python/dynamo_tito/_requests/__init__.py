@@ -48,7 +48,7 @@ class DraftFunction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one transport asks.
+    """The requests of one transport.
 
     Attributes:
         path: below the server's root.
@@ -71,7 +71,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: its route, what was asked, the body without the ids, and the headers."""
+    """One request: its route, the call, the body without the ids, and the headers."""
 
     spec: Dialect
     call: Call = field(repr=False)
@@ -79,7 +79,7 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)
 
     def encode(self) -> bytes:
-        """The body; a ValueError if an id is none."""
+        """The body; a ValueError for a number that is no token id."""
         return encode(self.draft, self.call)
 
 

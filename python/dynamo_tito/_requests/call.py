@@ -20,7 +20,7 @@ _INT32_MAX = 2**31 - 1
 
 
 class SharedOptions(TypedDict, total=False):
-    """What sampling and scoring requests may say beside model and prompt; see :class:`GenerateOptions`."""
+    """Arguments of sampling and scoring beside model and prompt; see :class:`GenerateOptions`."""
 
     cache_salt: str | None
     priority: int | None
@@ -30,7 +30,7 @@ class SharedOptions(TypedDict, total=False):
 
 
 class CallOptions(SharedOptions, total=False):
-    """What a sampling request may say beside model and prompt; see :class:`GenerateOptions`."""
+    """Arguments of sampling beside model and prompt; see :class:`GenerateOptions`."""
 
     sampling_params: Mapping[str, Any] | None
     stop_token_ids: Sequence[int]
@@ -70,7 +70,7 @@ class Call:
 
 @dataclass(slots=True)
 class Draft:
-    """A request body before the ids are written into it, and what its answer must be read with.
+    """A request body before the ids are written into it, and the options that decode its answer.
 
     Attributes:
         members: the body without the ids.
@@ -176,9 +176,9 @@ def stop_ids(call: Call, listed: Any) -> list[int]:
 
 
 def take_logprobs(fields: dict[str, Any]) -> int:
-    """Remove ``logprobs`` (and OpenAI's ``top_logprobs``) and say how many per token are wanted.
+    """Remove ``logprobs`` (and OpenAI's ``top_logprobs``); the number per token that is wanted.
 
-    Absent asks for the sampled token's (1): without it the answer cannot be trained on. 0, None and False ask for none.
+    Absent is 1, that of the sampled token, which training needs. 0, None and False are 0.
     """
     wanted = fields.pop("logprobs", 1)
     top = fields.pop("top_logprobs", None)
@@ -206,13 +206,13 @@ def refuse(fields: Mapping[str, Any], *keys: str, why: str) -> None:
 
 
 def refuse_stream(fields: Mapping[str, Any]) -> None:
-    """Streams are not what these clients read."""
+    """Raise a ValueError for a streamed answer, which these functions do not read."""
     if fields.get("stream"):
         raise ValueError("stream cannot be true: the answer is read as one document")
 
 
 def refuse_features(call: Call, transport: str) -> None:
-    """Multimodal features travel on one route only."""
+    """Raise a ValueError for multimodal features, which only one route has."""
     if call.features is not None:
         raise NotImplementedError(
             f"{transport} carries no multimodal features; use transport='vllm_generate', which does"

@@ -37,7 +37,7 @@ TOP_K_ALL = 0
 def with_neutral(params: Mapping[str, Any], call: Call, *, top_k: int) -> dict[str, Any]:
     """``params``, and neutral values for what they leave open or give as None.
 
-    A temperature of 0 stays: with it, neutral values change nothing, and a penalty of the model's would.
+    A temperature of 0 stays. With it neutral values change nothing, but a penalty of the model would.
 
     Args:
         params: sampling parameters under the names that all servers share.

@@ -30,7 +30,7 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 
 PLACEHOLDER = {"role": "user", "content": "(token-in mode)"}
-"""Chat wants a message although ``token_data`` makes it irrelevant."""
+"""Chat requires a message. With ``token_data`` it has no effect."""
 
 _OURS = ("engine_data", "detailed_finish_reason")
 _START = "routed_experts_prompt_start"
@@ -84,9 +84,9 @@ def headers(call: Call) -> dict[str, str]:
 
 
 def names_prompt_start(message: str) -> bool:
-    """Whether a 400 says that the server does not know ``routed_experts_prompt_start``.
+    """Whether a 400 is about ``routed_experts_prompt_start``, which older servers do not take.
 
-    A server that knows it lists it among the expected fields when it refuses another one.
+    A server that takes it lists it among the expected fields when it refuses another one.
     """
     for marker in ("unknown field `", "Unsupported parameter(s): "):
         _, found, rest = message.partition(marker)
@@ -136,7 +136,7 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
 
 
 def _logprobs(params: dict[str, Any], extra: dict[str, Any], fields: dict[str, Any], transport: str) -> int:
-    # A None asks for none, and the filter has dropped it from the fields.
+    # None is 0, and the filter dropped it from the fields.
     asked = {key: value for key, value in {**params, **extra}.items() if key in ("logprobs", "top_logprobs")}
     for key in asked:
         fields.pop(key, None)
@@ -165,7 +165,7 @@ def _merged(*given: Any) -> dict[str, Any]:
 
 
 def _extra_fields(asked: Any) -> list[str]:
-    """The caller's, then ours, each once; the blob that engine data already holds is not sent a second time."""
+    """The fields of the caller, then those of the client, each once, without the blob that engine data holds."""
     return [name for name in dict.fromkeys([*_names(asked), *_OURS]) if name != "routed_experts"]
 
 

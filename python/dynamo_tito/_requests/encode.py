@@ -40,7 +40,7 @@ def _dump(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars and arrays as JSON's: sampling parameters are often computed."""
+    """Scalars and arrays of numpy as numbers and lists."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

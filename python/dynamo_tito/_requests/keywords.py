@@ -27,7 +27,7 @@ class Keywords:
         self._defaults = dict.fromkeys(self._annotations) | defaults
 
     def shown_by(self, function: F) -> F:
-        """Replace ``**options`` by the keywords in what :func:`inspect.signature` says of a function."""
+        """Replace ``**options`` by the keywords in the result of :func:`inspect.signature`."""
         signature = inspect.signature(function)
         *kept, _ = signature.parameters.values()
         keywords = [

@@ -31,7 +31,7 @@ _START = "routed_experts_prompt_start"
 
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
-    """``tokens`` is the prompt; ``messages`` and ``tools``, from ``extra_body``, steer how the answer is parsed."""
+    """``tokens`` is the prompt. The server parses the answer with ``messages`` and ``tools``, from ``extra_body``."""
     refuse_features(call, "prime_chat_tokens")
     if call.model is None:
         raise ValueError("the chat route needs a model")

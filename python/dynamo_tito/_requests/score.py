@@ -1,4 +1,4 @@
-"""Requests that score: what a prompt's own tokens are worth comes back, and one sampled token, because servers insist.
+"""Requests that score. The answer has the log-probabilities of the prompt and one token, which servers always sample.
 
 The rest of the answer is kept small. Text is left out where the route allows it. A teacher with routed experts would
 send those of the whole prompt: vLLM is asked for the last row only, SGLang sends none unasked, and on Dynamo's OpenAI
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .call import Draft
 
-# The sampled token is thrown away. No server divides a prompt's logits by this temperature: vLLM's processed modes do
+# The sampled token is not used. No server divides a prompt's logits by this temperature: vLLM's processed modes do
 # not reach prompt log-probabilities (vllm#47680), and SGLang computes those of the input without one.
 _ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "temperature": 1.0, "logprobs": None}
 
@@ -81,7 +81,7 @@ def check_scored_at(temperature: float, body: bytes) -> None:
 
 
 def score_rows_from(transport: RendererTransport, length: int) -> int | None:
-    """The position from which routed experts are sent, where that can be said: behind the sequence."""
+    """The position from which routed experts are sent, on routes that take one: behind the sequence."""
     return length if transport in ("vllm_generate", "prime_chat_tokens") else None
 
 
@@ -95,7 +95,7 @@ def score_draft(transport: RendererTransport, draft: Draft, *, start: int, top_k
         raise ValueError(f"n is {draft.choices}; scoring samples one token once")
     members = draft.members
     if transport == "sglang_generate":
-        # The first position that SGLang lists never has a value, whatever the start: it is asked for one more.
+        # The first position that SGLang lists never has a value, whatever the start. The request asks for one more.
         first = max(start - 1, 0)
         members.update(return_logprob=True, logprob_start_len=first, top_logprobs_num=top_k)
         if temperature != 1:

@@ -1,4 +1,4 @@
-"""``POST /generate``: SGLang. Sampling parameters carry its own names, and everything else is top level."""
+"""``POST /generate``: SGLang. Sampling parameters have its own names. All other fields are top level."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     """Log-probabilities as triples without text, routed experts on request.
 
     Without ``max_new_tokens`` the server stops after 128 tokens. The body names no model: an adapter is named in
-    ``lora_path``, and whether the model is one, the server has to be asked.
+    ``lora_path``; whether the model is one is in the list of the server.
     """
     refuse_features(call, "sglang_generate")
     extra = dict(call.extra_body or {})

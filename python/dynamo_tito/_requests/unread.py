@@ -1,4 +1,4 @@
-"""Fields that ask a server for what the decoder does not read: refused, because an answer without them looks whole."""
+"""Request fields that add data which the decoder does not read. They are refused, because the data would be lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ_AS = {"output_mode": "tokens", "sampling_logprobs_mode": "selected"}
 
 
 def refuse_unread(members: Mapping[str, Any]) -> None:
-    """Refuse a body, or ``sampling_params`` or ``nvext`` in it, that asks for what is not read.
+    """Refuse a body that has such a field, also in its ``sampling_params`` or ``nvext``.
 
     Raises:
         ValueError: a field whose answer would be dropped.

@@ -25,7 +25,7 @@ PATH = "/inference/v1/generate"
 
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
-    """``sampling_params`` verbatim, with neutral values for what is open and what the answer needs to decode."""
+    """``sampling_params`` as given, neutral values for absent ones, and the options that decoding needs."""
     extra = dict(call.extra_body or {})
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")
@@ -74,7 +74,7 @@ def headers(call: Call) -> dict[str, str]:
 
 def _take_logprobs(params: dict[str, Any]) -> int:
     # vLLM's field is an integer, -1 for the whole vocabulary; a bool is a 400 on Dynamo. OpenAI's top_logprobs is no
-    # sampling parameter here and stays as it came.
+    # sampling parameter here and stays as it is.
     top = params.pop("top_logprobs", None)
     wanted = take_logprobs(params)
     if wanted < -1:

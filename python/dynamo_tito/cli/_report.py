@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from rich.text import Text
 
 import dynamo_tito as tito
 
-_ENDS = 2
+_SHOWN = 2
 """Values shown from either end of an array."""
 
 
@@ -77,23 +78,28 @@ def _arrays(completion: tito.Completion) -> Iterator[_Row]:
 
 
 def _columns(completion: tito.Completion) -> Iterator[tuple[str, str, str]]:
-    for name in ("token_ids", "logprobs", "prompt_token_ids"):
-        array = getattr(completion, name)
-        if array is not None:
-            yield name, _shape(array), _ends(array)
-    if (top := completion.top_logprobs) is not None:
-        yield "top_logprobs", _ragged(top), _ends(top.token_ids)
-    if (prompt := completion.prompt_logprobs) is not None:
-        yield "prompt_logprobs", _shape(prompt.logprobs), _ends(prompt.logprobs)
-        yield "prompt_logprobs.top", _ragged(prompt.top), _ends(prompt.top.token_ids)
-    elif "prompt_logprobs" in completion.sources:
-        yield "prompt_logprobs", "not read", ""
-    if (routed := completion.routed_experts) is not None:
-        yield "routed_experts", _shape(routed.array), _ends(routed.array.reshape(-1))
-    elif "routed_experts" in completion.sources:
-        yield "routed_experts", "not read", ""
-    if (mask := completion.sampling_mask) is not None:
-        yield "sampling_mask", _ragged(mask), _ends(mask.token_ids)
+    for name, value in _attributes(completion):
+        if value is None and name in completion.sources:
+            yield name, "not read", ""
+        else:
+            yield from _described(name, value)
+
+
+def _described(name: str, value: object) -> Iterator[tuple[str, str, str]]:
+    if isinstance(value, np.ndarray):
+        yield name, _shape(value), _first_and_last(value.reshape(-1))
+    elif isinstance(value, tito.RoutedExperts):
+        yield from _described(name, value.array)
+    elif isinstance(value, tito.PromptLogprobs):
+        yield from _described(name, value.logprobs)
+        yield from _described(f"{name}.top", value.top)
+    elif isinstance(value, (tito.TopLogprobs, tito.SamplingMask)):
+        yield name, f"{len(value):,} positions, {len(value.token_ids):,} entries", _first_and_last(value.token_ids)
+
+
+def _attributes(completion: tito.Completion) -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(completion):
+        yield field.name, getattr(completion, field.name)
 
 
 def _facts(completion: tito.Completion) -> Iterator[tuple[str, str]]:
@@ -113,37 +119,20 @@ def _facts(completion: tito.Completion) -> Iterator[tuple[str, str]]:
 
 
 def _summary(completion: tito.Completion) -> dict[str, Any]:
-    top, prompt, routed, mask = (
-        completion.top_logprobs,
-        completion.prompt_logprobs,
-        completion.routed_experts,
-        completion.sampling_mask,
-    )
-    return {
-        "index": completion.index,
-        "token_ids": _array(completion.token_ids),
-        "logprobs": _optional(completion.logprobs),
-        "top_logprobs": None if top is None else {"positions": len(top), "entries": len(top.token_ids)},
-        "prompt_token_ids": _optional(completion.prompt_token_ids),
-        "prompt_logprobs": None if prompt is None else _array(prompt.logprobs),
-        "routed_experts": None
-        if routed is None
-        else _array(routed.array)
-        | {"start": routed.start, "wire_dtype": routed.wire_dtype, "complete": routed.complete},
-        "sampling_mask": None if mask is None else {"positions": len(mask), "entries": len(mask.token_ids)},
-        "finish_reason": completion.finish_reason,
-        "finish_reason_raw": completion.finish_reason_raw,
-        "stop_reason": completion.stop_reason,
-        "aborted": completion.aborted,
-        "request_id": completion.request_id,
-        "usage": completion.usage,
-        "weight_versions": completion.weight_versions,
-        "sources": dict(completion.sources),
-    }
+    return {name: _summarised(value) for name, value in _attributes(completion)}
 
 
-def _optional(array: np.ndarray[Any, Any] | None) -> dict[str, Any] | None:
-    return None if array is None else _array(array)
+def _summarised(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return _array(value)
+    if isinstance(value, tito.RoutedExperts):
+        facts = {"start": value.start, "wire_dtype": value.wire_dtype, "complete": value.complete}
+        return _array(value.array) | facts
+    if isinstance(value, tito.PromptLogprobs):
+        return _array(value.logprobs)
+    if isinstance(value, (tito.TopLogprobs, tito.SamplingMask)):
+        return {"positions": len(value), "entries": len(value.token_ids)}
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -151,8 +140,8 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {
         "dtype": array.dtype.name,
         "shape": list(array.shape),
-        "first": [*map(_plain_number, flat[:_ENDS].tolist())],
-        "last": [*map(_plain_number, flat[max(0, len(flat) - _ENDS) :].tolist())],
+        "first": [*map(_plain_number, flat[:_SHOWN].tolist())],
+        "last": [*map(_plain_number, flat[max(0, len(flat) - _SHOWN) :].tolist())],
     }
 
 
@@ -165,12 +154,8 @@ def _shape(array: np.ndarray[Any, Any]) -> str:
     return f"{array.dtype.name} [{', '.join(map(str, array.shape))}]"
 
 
-def _ragged(ragged: tito.TopLogprobs | tito.SamplingMask) -> str:
-    return f"{len(ragged):,} positions, {len(ragged.token_ids):,} entries"
-
-
-def _ends(flat: np.ndarray[Any, Any]) -> str:
-    values = flat.tolist() if len(flat) <= 2 * _ENDS else [*flat[:_ENDS].tolist(), "…", *flat[-_ENDS:].tolist()]
+def _first_and_last(flat: np.ndarray[Any, Any]) -> str:
+    values = flat.tolist() if len(flat) <= 2 * _SHOWN else [*flat[:_SHOWN].tolist(), "…", *flat[-_SHOWN:].tolist()]
     return " ".join(value if isinstance(value, str) else f"{value:.6g}" for value in values)
 
 

@@ -12,7 +12,7 @@ import typer
 from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
 from dynamo_tito.simulator import serve as start_engine
 
-# Where the middle is more telling than the default position.
+# Kinds whose default position is the middle.
 _FAULTS: dict[FaultKind, Fault] = {kind: Fault(kind=kind) for kind in get_args(FaultKind)} | {
     "reset": Fault(kind="reset", at=0.5),
     "truncate": Fault(kind="truncate", at=0.5),

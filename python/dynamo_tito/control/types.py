@@ -22,7 +22,7 @@ failed half-way leaves vLLM with emptied layers. ``keep_paused``: none.
 """
 
 WorkerState: TypeAlias = Literal["running", "paused", "unknown"]
-"""Whether a worker generates, by its last answer; ``unknown`` where no answer tells.
+"""Whether a worker generates, by its last answer; ``unknown`` where no answer shows it.
 
 It is ``unknown`` too after an update that may have begun and failed: the worker is held paused, its weights are not
 known.

@@ -15,7 +15,7 @@ from . import tree
 from .finish import assistant_message, finish_reason
 from .messages import fingerprints, plain
 from .routing import joined_rows, new_rows
-from .segments import joined_ids, joined_logprobs, joined_masks, segment_of
+from .segments import joined_ids, segment_of
 
 if TYPE_CHECKING:
     from dynamo_tito._types import Completion
@@ -57,12 +57,13 @@ class Answers:
         segment = segment_of(completion, 0 if before is None else len(before.token_ids))
         held = tree.rows_held(plan.parent, plan.start)
         rows = self._rows(plan, completion, held)
-        ids, logprobs, mask = completion.token_ids, completion.logprobs, completion.sampling_mask
+        ids = completion.token_ids
+        columns: dict[str, Any] = {name: getattr(completion, name) for name in tree.JOINED}
         parent, start, prompt, number = plan.parent, plan.start, plan.ids, 0
         segments: tuple[Segment, ...] = (segment,)
         if before is not None:
-            logprobs = joined_logprobs([(before.token_ids, before.logprobs), (ids, logprobs)])
-            mask = joined_masks([(before.token_ids, before.sampling_mask), (ids, mask)])
+            for name, join in tree.JOINED.items():
+                columns[name] = join([(before.token_ids, getattr(before, name)), (ids, columns[name])], name)
             ids = joined_ids(before.token_ids, ids)
             rows, held = joined_rows(before.rows, rows), before.rows_start
             parent, start, prompt = before.parent, before.start, prompt[: before.completion_start]
@@ -77,8 +78,7 @@ class Answers:
             start=start,
             prompt_ids=prompt[start:].copy(),
             token_ids=ids,
-            logprobs=logprobs,
-            sampling_mask=mask,
+            **columns,
             message=said,
             tool_calls=tuple(parsed.tool_calls),
             finish_reason=finish_reason(completion.finish_reason, parsed),

@@ -94,15 +94,15 @@ def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:
     return np.concatenate([before, after]) if len(after) else before
 
 
-def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]]) -> Float64Array | None:
+def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]], _: str) -> Float64Array | None:
     """float64: the log-probabilities of all segments, NaN for one without; None where none has any."""
     if all(logprobs is None for _, logprobs in segments):
         return None
     return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given in segments])
 
 
-def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]]) -> SamplingMask | None:
-    """The sampling masks of all segments.
+def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]], name: str) -> SamplingMask | None:
+    """The sampling masks of all segments, which the attribute ``name`` holds.
 
     Raises:
         AlignmentError: kind ``"count"``: a segment with tokens has no mask, another has one.
@@ -115,7 +115,7 @@ def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]]) -> 
         raise AlignmentError(
             f"{len(found)} of {len(masks)} answers of this turn hold a sampling mask; ask for it in all or in none",
             kind="count",
-            path="sampling_mask",
+            path=name,
         )
     ends = np.cumsum([0, *(len(mask.token_ids) for mask in found)])
     offsets = [found[0].offsets[:1], *(mask.offsets[1:] + end for mask, end in zip(found, ends, strict=False))]

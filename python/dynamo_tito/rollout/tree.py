@@ -6,14 +6,14 @@ belongs to a sequence is found by walking up; branches share all that lies befor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .segments import merged
+from .segments import joined_logprobs, joined_masks, merged
 
 if TYPE_CHECKING:
     from dynamo_tito._types import Float64Array, Int32Array, SamplingMask
@@ -48,8 +48,8 @@ class Turn:
     start: int
     prompt_ids: Int32Array = field(repr=False)
     token_ids: Int32Array = field(repr=False)
-    logprobs: Float64Array | None = field(repr=False)
-    sampling_mask: SamplingMask | None = field(repr=False)
+    logprobs: Float64Array | None = field(repr=False, metadata={"join": joined_logprobs})
+    sampling_mask: SamplingMask | None = field(repr=False, metadata={"join": joined_masks})
     message: Message
     tool_calls: Sequence[ParsedCall] = field(repr=False)
     finish_reason: str | None
@@ -94,6 +94,12 @@ class Turn:
     def rows_end(self) -> int:
         """Routing rows of the sequence up to this turn's end."""
         return self.rows_start + (0 if self.rows is None else len(self.rows))
+
+
+#: Attributes that a turn takes from its completion, and how those of a resumed turn join.
+JOINED: Mapping[str, Callable[[Sequence[tuple[Int32Array, Any]], str], Any]] = {
+    column.name: column.metadata["join"] for column in fields(Turn) if "join" in column.metadata
+}
 
 
 @dataclass(frozen=True, slots=True)

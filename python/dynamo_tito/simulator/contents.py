@@ -21,11 +21,14 @@ from .faults import Fault, FaultKind
 from .model import Sample
 from .response import Response
 
-__all__ = ["EDITS", "edited"]
+__all__ = ["EDITS", "UNFILLED", "edited"]
 
 Document: TypeAlias = dict[str, Any]
 Edit: TypeAlias = Callable[[Document, Sample, Fault], bool]
 """Changes the answer of one sample in place; whether there was anything to change."""
+
+#: Fields of a choice of /inference/v1/generate that servers write and the engine leaves null. A fault may fill them.
+UNFILLED: Mapping[str, None] = {"sampling_mask": None}
 
 #: What a server in raw-logits mode puts where a log-probability belongs.
 RAW_LOGIT = 18.25

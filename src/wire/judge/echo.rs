@@ -2,8 +2,9 @@
 
 use crate::error::{Class, Result};
 use crate::json::Cursor;
-use crate::wire::read::entries::{Content, UNNAMED, named_by};
+use crate::wire::read::entries::{Content, UNNAMED};
 use crate::wire::read::field::Span;
+use crate::wire::read::members::named_by;
 
 /// The list, or why it is left out.
 type Echo<T> = std::result::Result<T, String>;

@@ -5,7 +5,8 @@ use crate::json::Cursor;
 use crate::memory::Buffer;
 use crate::options::MissingLogprob;
 use crate::wire::decoded::TopLogprobs;
-use crate::wire::read::entries::{CONFLICT, Content, Top, UNNAMED, named_by};
+use crate::wire::read::entries::{CONFLICT, Content, Top, UNNAMED};
+use crate::wire::read::members::named_by;
 use crate::wire::read::triples::{TopRows, Triples};
 use crate::wire::sentinel::{
     any_doubt, first_too_high, is_sentinel, is_too_high, no_logprob, positive_logprob,

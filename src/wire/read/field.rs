@@ -16,7 +16,7 @@ pub(crate) enum Field<T> {
     Read {
         /// Offset of the value.
         at: usize,
-        /// What the reader made of it; the path of an error is relative to the field.
+        /// The result of the reader; the path of an error is relative to the field.
         value: Result<T>,
     },
     /// There, with valid syntax, and read only if no better channel is there: some answers carry the same data three times.
@@ -34,7 +34,7 @@ impl<T> Field<T> {
         !matches!(self, Field::Absent)
     }
 
-    /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
+    /// The offset of the value and the result of its reader; the path of an error is relative to the field.
     pub(crate) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
         match self {
             Field::Absent => None,
@@ -94,7 +94,7 @@ pub(crate) fn now<R: Reader>(
     Ok(Field::Read { at, value })
 }
 
-/// Validates the value and remembers where it is.
+/// Validates the value and keeps its offset.
 pub(crate) fn later<T>(
     walk: &mut Walk<'_>,
     cursor: &mut Cursor<'_>,

@@ -8,8 +8,8 @@ use crate::error::{Class, Error};
 use crate::json::{Cursor, Reader, Stop, canonical_id, misfit};
 use crate::memory::Buffer;
 
-use super::entries::{repeated, without_logprob};
 use super::ids::{Read, elements, number, one_more};
+use super::members::{repeated, without_logprob};
 
 /// The entries of every position, end to end.
 #[derive(Debug, Default)]

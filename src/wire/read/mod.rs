@@ -6,6 +6,7 @@ pub(crate) mod entries;
 pub(crate) mod field;
 pub(crate) mod ids;
 pub(crate) mod maps;
+pub(crate) mod members;
 pub(crate) mod server_error;
 pub(crate) mod triples;
 pub(crate) mod walk;

@@ -1,4 +1,4 @@
-"""The clients against the real Dynamo frontend: what they send reaches the engine, what it sampled comes back."""
+"""The clients against the real Dynamo frontend: the engine gets every field, and its samples come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control plane against the real Dynamo system server: two workers, one of which does not survive."""
+"""The control plane against the real Dynamo system server: two workers, one of which is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Five turns over the real Dynamo frontend, on every transport it has: the sample is what its engine recorded."""
+"""Five turns over the real Dynamo frontend, on every transport: the sample is what its engine recorded."""
 
 from __future__ import annotations
 

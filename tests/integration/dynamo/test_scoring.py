@@ -1,4 +1,4 @@
-"""Scoring through the real Dynamo frontend: what the engine gives each token comes back, on every route."""
+"""Scoring through the real Dynamo frontend, on every route: the values are those of the engine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def released(stack: DynamoStack) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def test_sglangs_own_route_answers_in_one_piece_from_17_on(dynamo_stack: DynamoStack, worker: Worker) -> None:
+def test_the_native_route_of_sglang_answers_in_one_piece_from_1_7_on(dynamo_stack: DynamoStack, worker: Worker) -> None:
     with TitoClient(
         dynamo_stack.url, model=dynamo_stack.model, transport="sglang_generate", timeout=60.0, trust_env=False
     ) as client:

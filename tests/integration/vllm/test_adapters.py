@@ -1,4 +1,4 @@
-"""LoRA adapters on a real vLLM: what answers under an adapter's name is the adapter that was asked for."""
+"""LoRA adapters on a real vLLM: a request that names an adapter is answered by that adapter."""
 
 from __future__ import annotations
 

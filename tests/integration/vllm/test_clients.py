@@ -1,4 +1,4 @@
-"""The clients over every HTTP library against a real vLLM, every value held against a forward pass."""
+"""The clients over every HTTP library against a real vLLM: every value equals that of a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet of two real vLLM servers: after an update both hold the new weights, whatever they were doing."""
+"""A fleet of two real vLLM servers: after an update both hold the new weights, also when requests were running."""
 
 from __future__ import annotations
 

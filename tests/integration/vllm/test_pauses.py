@@ -1,4 +1,4 @@
-"""Aborts, pauses and callers that leave, against a real vLLM: what comes back is whole, and the engine stops."""
+"""Aborts, pauses and cancelled calls against a real vLLM: answers are whole, and the engine stops."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_pause_abort_ends_the_request(moe: VllmServer, truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("http", ["httpx", "aiohttp"])
-def test_a_caller_who_leaves_stops_the_engine(moe: VllmServer, http: HttpLibrary) -> None:
+def test_a_cancelled_call_stops_the_engine(moe: VllmServer, http: HttpLibrary) -> None:
     async def main() -> None:
         async with session(moe, http) as (client, _):
             task = await begun(moe, client.generate(PROMPT, sampling_params=LONG))

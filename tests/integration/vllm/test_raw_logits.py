@@ -1,4 +1,4 @@
-"""A server that sends logits where log-probabilities belong: refused by name, on every way to ask."""
+"""A server that sends logits instead of log-probabilities: every call is refused, with the name of the option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations with a real vLLM whose `/tokenize` renders them: the sample is what a forward pass says."""
+"""Conversations with a real vLLM whose `/tokenize` renders them: the sample equals that of a forward pass."""
 
 from __future__ import annotations
 

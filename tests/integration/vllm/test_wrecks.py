@@ -1,4 +1,4 @@
-"""Updates that leave wrong weights or none: each is named, and no worker that has them is left running.
+"""Updates that leave wrong weights or none: each error names the worker, which does not go on running.
 
 They wreck the servers that the other files use, so this file is the last by name.
 """
@@ -72,7 +72,7 @@ def test_weights_are_verified_by_what_the_servers_compute(dense_pair: list[VllmS
     asyncio.run(main())
 
 
-def test_a_worker_that_was_reloaded_in_secret_is_named(dense_pair: list[VllmServer], truth: Truth) -> None:
+def test_a_worker_that_was_reloaded_elsewhere_is_named(dense_pair: list[VllmServer], truth: Truth) -> None:
     first, second = dense_pair
 
     async def main() -> None:

@@ -1,5 +1,5 @@
-//! The grammar: what is JSON and what is not, at every place of every wire, judged by a list of expectations, by the decoder,
-//! by its twin and by serde_json.
+//! The grammar: what is JSON and what is not, at every place of every wire. The list of fragments, the decoder, the
+//! reference and serde_json agree.
 
 mod fragments;
 mod places;
@@ -24,7 +24,7 @@ const NO_DOCUMENT: [&str; 6] = [
     "event_stream",
 ];
 
-/// A place sees one in so many of a large family, each place others.
+/// Of a large family, each place gets one fragment in so many, and each place others.
 const FAMILY: usize = 16;
 
 fn body(place: &Place, fragment: &[u8]) -> Vec<u8> {
@@ -36,7 +36,7 @@ fn serde_accepts(body: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(body).is_ok()
 }
 
-/// Holds a body against all four judges; `expected` is None where the surroundings decide.
+/// Compares the four; `expected` is None where the surroundings decide.
 fn check(body: &[u8], options: &Options<'_>, expected: Option<bool>, too_deep: bool) {
     let text = || format!("{:?}: {}", options.wire, body.escape_ascii());
     let grammatical = serde_accepts(body);

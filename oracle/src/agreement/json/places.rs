@@ -2,6 +2,8 @@
 
 use dynamo_tito::Wire;
 
+use crate::reference::wires::{self, Role};
+
 /// What stands before a hole, and behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -13,103 +15,49 @@ pub(super) struct Place {
     pub(super) depth: usize,
 }
 
-const CHAT_CHOICE: &[&str] = &[
-    "choices.0.index",
-    "choices.0.token_ids.0",
-    "choices.0.finish_reason",
-    "choices.0.stop_reason",
-    "choices.0.weight_versions.0.a",
-    "choices.0.message.content",
-    "choices.0.logprobs.content.0.token",
-    "choices.0.logprobs.content.0.token_id",
-    "choices.0.logprobs.content.0.logprob",
-    "choices.0.logprobs.content.0.bytes.0",
-    "choices.0.logprobs.content.0.top_logprobs.0.token",
-    "choices.0.logprobs.content.0.top_logprobs.0.logprob",
-    "choices.0.logprobs.content.0.top_logprobs.0.a",
-];
+/// Places inside a value that has this role.
+fn inside(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::TokenIds | Role::FlatLogprobs | Role::Tokens | Role::PromptTokenIds => &["0"],
+        Role::Content => &[
+            "0.token",
+            "0.token_id",
+            "0.logprob",
+            "0.bytes.0",
+            "0.top_logprobs.0.token",
+            "0.top_logprobs.0.logprob",
+            "0.top_logprobs.0.a",
+        ],
+        Role::Triples | Role::Rows(_) => &["0.0"],
+        Role::TopTriples | Role::PromptTopTriples => &["0.0.0"],
+        Role::PromptLogprobs => &["0.1.logprob", "0.1.a", "0.0"],
+        Role::RoutedExperts => &["data", "shape.0", "start", "dtype", "a.0"],
+        Role::Usage => &["prompt_tokens.a.0"],
+        Role::FinishReason => &["type", "matched", "a.0"],
+        Role::WeightVersions => &["0.a"],
+        _ => &[],
+    }
+}
 
-const ERROR: &[&str] = &[
-    "error.message",
-    "object",
-    "status",
-    "message",
-    "type",
-    "code",
-];
-
-const DYNAMO: &[&str] = &[
-    "id",
-    "usage.prompt_tokens.a.0",
-    "prompt_logprobs.0.1.logprob",
-    "nvext.completion_token_ids.0",
-    "nvext.stop_reason",
-    "nvext.detailed_finish_reason",
-    "nvext.prompt_logprobs.0.1.logprob",
-    "nvext.prompt_logprobs.0.1.a",
-    "nvext.routed_experts.data",
-    "nvext.routed_experts.shape.0",
-    "nvext.routed_experts.start",
-    "nvext.routed_experts.dtype",
-    "nvext.engine_data.completion_token_ids.0",
-    "nvext.engine_data.completion_logprobs.0",
-    "nvext.engine_data.prompt_token_ids.0",
-    "nvext.engine_data.prompt_logprobs.0.1.logprob",
-    "nvext.engine_data.finished",
-    "nvext.engine_data.sampling_mask.0.0",
-    "nvext.engine_data.routed_experts.data",
-];
-
-const COMPLETIONS_CHOICE: &[&str] = &[
-    "choices.0.token_ids.0",
-    "choices.0.logprobs.token_logprobs.0",
-    "choices.0.logprobs.tokens.0",
-    "choices.0.logprobs.top_logprobs.0.a",
-];
-
-const VLLM: &[&str] = &[
-    "id",
-    "request_id",
-    "usage.a.0",
-    "prompt_token_ids.0",
-    "prompt_logprobs.0.1.logprob",
-    "prompt_logprobs.0.1.a",
-    "choices.0.sampling_mask.0.0",
-    "choices.0.routed_experts.data",
-    "choices.0.routed_experts.shape.0",
-    "choices.0.routed_experts.start",
-    "choices.0.routed_experts.dtype",
-    "choices.0.routed_experts.a.0",
-];
-
-const SGLANG: &[&str] = &[
-    "0.output_ids.0",
-    "text",
-    "output_ids.0",
-    "prompt_token_ids.0",
-    "meta_info.id",
-    "meta_info.finish_reason.type",
-    "meta_info.finish_reason.matched",
-    "meta_info.finish_reason.a.0",
-    "meta_info.prompt_tokens",
-    "meta_info.weight_version",
-    "meta_info.weight_versions.0.a",
-    "meta_info.output_token_logprobs.0.0",
-    "meta_info.output_top_logprobs.0.0.0",
-    "meta_info.input_token_logprobs.0.0",
-    "meta_info.input_top_logprobs.0.0.0",
-    "meta_info.output_token_sampling_mask.0.0",
-    "meta_info.routed_experts.data",
-];
-
-fn paths(wire: Wire) -> Vec<&'static str> {
-    let lists = match wire {
-        Wire::DynamoChat => [ERROR, DYNAMO, CHAT_CHOICE],
-        Wire::DynamoCompletions => [ERROR, DYNAMO, COMPLETIONS_CHOICE],
-        Wire::VllmGenerate | Wire::VllmChat => [ERROR, VLLM, CHAT_CHOICE],
-        Wire::SglangGenerate => [ERROR, SGLANG, &[]],
-    };
-    lists.concat()
+/// Every path of a wire: keys, and 0 for an element.
+fn paths(wire: Wire) -> Vec<String> {
+    let others = [
+        "error.message",
+        "text",
+        "choices.0.message.content",
+        "0.output_ids.0",
+    ];
+    let errors = wires::ERROR.iter().chain(&others);
+    let mut paths: Vec<String> = errors.map(|path| (*path).to_owned()).collect();
+    for (role, places) in wires::fields(wire) {
+        for place in *places {
+            let place = place.replace("[]", ".0");
+            let inner = inside(*role).iter();
+            paths.extend(inner.map(|inner| format!("{place}.{inner}")));
+            paths.push(place);
+        }
+    }
+    paths
 }
 
 impl Place {

@@ -1,11 +1,11 @@
-//! What a blob is made of: base64 and npy headers.
+//! The parts of a blob: base64 and npy headers.
 
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
 
 use super::super::{base64, npy};
 
-/// Our verdict in the words of the crate: the bytes, or nothing.
+/// The decoded bytes; None for a text that is refused.
 fn ours(text: &[u8]) -> Option<Vec<u8>> {
     let decoded_len = base64::decoded_len(text)?;
     let bytes = base64::decode(text, usize::MAX).ok()?;

@@ -5,7 +5,7 @@ use ::base64::engine::general_purpose::STANDARD;
 use dynamo_tito::limits::{MAX_METADATA, MAX_METADATA_VALUES};
 use dynamo_tito::{Limits, Options, Wire};
 
-use super::super::{Completion, decode, decode_choices};
+use super::super::decode;
 use crate::agreement::agree;
 
 fn generate() -> Options<'static> {
@@ -35,9 +35,9 @@ fn refused(options: &Options<'_>, marked: &str, kind: &str, path: &str) {
 }
 
 #[track_caller]
-fn decoded(options: &Options<'_>, body: &str) -> Vec<Completion> {
+fn decoded(options: &Options<'_>, body: &str) -> Vec<dynamo_tito::Completion> {
     agreed(options, body);
-    decode_choices(body.as_bytes(), options).unwrap_or_else(|error| panic!("{error}"))
+    dynamo_tito::decode_choices(body.as_bytes(), options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]

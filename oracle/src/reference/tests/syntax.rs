@@ -19,16 +19,6 @@ fn text(document: &str) -> String {
 }
 
 #[test]
-fn every_proper_prefix_of_an_object_is_truncated() {
-    let body = " {\"a\\u00e9\":[1,-2.5e+3,true,false,null,{}],\"é€😀\":\"\\ud83d\\ude00\"}";
-    assert!(parse(body.as_bytes()).is_ok());
-    for end in 0..body.len() {
-        let error = parse(&body.as_bytes()[..end]).expect_err("a prefix");
-        assert_eq!((error.kind, error.offset), ("truncated", Some(end)));
-    }
-}
-
-#[test]
 fn as_many_brackets_as_the_ceiling_may_be_open() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
         let levels = MAX_DEPTH / (close.len());
@@ -103,33 +93,7 @@ fn same_as_serde(body: &[u8]) {
     );
 }
 
-#[test]
-fn serde_json_takes_and_refuses_the_same_nasty_documents() {
-    #[rustfmt::skip]
-    let documents: [&[u8]; 151] = [
-        b"", b" ", b"\n", b"null", b" null ", b"nul", b"nulll", b"NULL", b"Null", b"true", b"True", b"tru", b"truee", b"false", b"fals", b"falsee",
-        b"undefined", b"None", b"NaN", b"nan", b"-NaN", b"Infinity", b"-Infinity", b"inf", b"1e", b"0", b"-0", b"+0", b"00", b"01", b"-01", b"-",
-        b"--1", b"-+1", b"+1", b"1.", b"1.0", b".1", b"-.1", b"0.", b"0.0", b"0.00", b"1..2", b"1.2.3", b"1e5", b"1E5", b"1e+5", b"1e-5", b"1e+", b"1e-",
-        b"1e5.5", b"1e 5", b"1 e5", b"e5", b"1e05", b"1e00", b"0e0", b"0E0", b"-0e-0", b"-0.0e+0", b"0x10", b"0b1", b"0o7", b"1_0", b"1,0", b"1 2", b"1f", b"1L",
-        b"123456789012345678901234567890", b"-9223372036854775809", b"0.1e-400", b"1e-999999999", b"\"\"", b"\"a\"", b"\"a", b"a\"", b"'a'", b"\"a\"b\"",
-        b"\"\\\"", b"\"\\\\\"", b"\"\\/\"", b"\"\\b\\f\\n\\r\\t\"", b"\"\\a\"", b"\"\\v\"", b"\"\\0\"", b"\"\\x41\"", b"\"\\'\"", b"\"\\u\"", b"\"\\u0\"",
-        b"\"\\u004\"", b"\"\\u0041\"", b"\"\\u00e9\"", b"\"\\u00E9\"", b"\"\\u00g9\"", b"\"\\U0041\"", b"\"\\u 041\"", b"\"\\u-041\"", b"\"\\ud83d\\ude00\"",
-        b"\"\t\"", b"\"\n\"", b"\"\0\"", b"\"\x1f\"", b"\"\x20\"", b"\"\x7f\"", b"\"\xc3\xa9\"", b"\"\xc3\"", b"\"\xa9\"", b"\"\xc0\xaf\"", b"\"\xed\xa0\x80\"",
-        b"\"\xf0\x9f\x98\x80\"", b"\"\xf4\x90\x80\x80\"", b"\"\xef\xbb\xbf\"", b"\xef\xbb\xbf\"\"", b"[]", b"[ ]", b"[", b"]", b"[]]", b"[[]", b"[1]", b"[1,]", b"[,]",
-        b"[,1]", b"[1,,2]", b"[1 2]", b"[1;2]", b"[1:2]", b"(1)", b"[1}", b"[\"a\",null,true]", b"{}", b"{ }", b"{", b"}", b"{}}", b"{\"a\":1}", b"{\"a\" : 1 }",
-        b"{\"a\":1,}", b"{,\"a\":1}", b"{\"a\"}", b"{\"a\":}", b"{\"a\",1}", b"{:1}", b"{a:1}", b"{1:1}", b"{\"a\":1 \"b\":2}", b"{\"a\":1,\"a\":2}", b"{\"\":{}}",
-        b"{null:1}", b"[1]//", b"/**/1",
-    ];
-    for document in documents {
-        same_as_serde(document);
-        same_as_serde(&[b"[", document, b"]"].concat());
-        same_as_serde(&[b"{\"k\":", document, b"}"].concat());
-        same_as_serde(&[b" ", document, b"\n"].concat());
-        same_as_serde(&[document, b"\x0c"].concat());
-    }
-}
-
-/// Every word of up to `length` letters.
+/// Every text of up to `length` letters of the alphabet.
 fn words(alphabet: &[&[u8]], length: usize, visit: &mut impl FnMut(&[u8])) {
     fn grow(alphabet: &[&[u8]], left: usize, word: &mut Vec<u8>, visit: &mut impl FnMut(&[u8])) {
         visit(word);
@@ -173,18 +137,6 @@ fn serde_json_takes_and_refuses_the_same_strings() {
             for rest in [&b""[..], b"\x80", b"\x80\x80"] {
                 same_as_serde(&[&[b'"', first, second], rest, b"\""].concat());
             }
-        }
-    }
-}
-
-#[test]
-fn an_answer_spoilt_in_one_byte_is_json_where_serde_json_says_so() {
-    let body = include_bytes!("../../../../tests/data/captures/generate_basic.json");
-    for at in 0..body.len() {
-        for byte in [b'"', b'\\', b'{', b',', b'0', 0xff] {
-            let mut spoilt = body.to_vec();
-            spoilt[at] = byte;
-            same_as_serde(&spoilt);
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Connections that notice surplus bytes and headers without an end.
+"""Connections that detect surplus bytes and headers without an end.
 
 If a server sends more than it announced, the rest stays in the buffer of a pooled connection and becomes the start of
 the next answer. httpcore does not check that, so the streams below it do.

@@ -52,7 +52,7 @@ class AdminApi(Protocol):
         """Continue generation. Idempotent."""
 
     async def is_paused(self) -> bool | None:
-        """Whether generation is held; None if the worker cannot tell."""
+        """Whether generation is held; None if no route of the worker shows it."""
 
     async def flush_cache(self) -> None:
         """Empty every cache whose contents depend on the weights. Idempotent."""

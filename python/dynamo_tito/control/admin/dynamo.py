@@ -120,7 +120,7 @@ class DynamoAdmin(AdapterAdmin):
         await self._engine("destroy_weights_update_group")
 
     async def weight_version(self) -> str | None:
-        """``get_weight_version``; None until somebody declared one."""
+        """``get_weight_version``; None until one is declared."""
         answer = await self._engine("get_weight_version")
         return version_text(answer.get("version")) if answer.get("version_declared") else None
 

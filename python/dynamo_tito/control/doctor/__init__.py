@@ -80,7 +80,7 @@ class _Examination:
     def diagnosis(self) -> Diagnosis:
         name = _NAMES[self._backend]
         if self._version is not None:
-            # prime-rl's server is built on vLLM, whose version the route tells.
+            # prime-rl's server is built on vLLM, whose version the route has.
             name = f"{name}{', vLLM' if self._backend == 'prime' else ''} {self._version}"
         return Diagnosis(
             self._server.url,

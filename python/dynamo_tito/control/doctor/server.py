@@ -26,7 +26,7 @@ _VERSIONS: dict[Backend, tuple[str, ...]] = {
 
 
 async def version_of(server: Server, backend: Backend) -> tuple[str, str] | None:
-    """The version and the route that told it; None where none does."""
+    """The version and the route that has it; None where no route has it."""
     for path in _VERSIONS[backend]:
         version = (await _asked(server, path)).get("version")
         if isinstance(version, str):
@@ -35,7 +35,7 @@ async def version_of(server: Server, backend: Backend) -> tuple[str, str] | None
 
 
 async def sampling_defaults(server: Server, backend: Backend) -> tuple[Verdict, str]:
-    """Which sampling parameters apply that the caller did not give, as far as the server tells."""
+    """Which sampling parameters apply that the caller did not give, where the server shows them."""
     match backend:
         case "sglang":
             return await _of_sglang(server)
@@ -46,7 +46,7 @@ async def sampling_defaults(server: Server, backend: Backend) -> tuple[Verdict, 
 
 
 async def _of_vllm(server: Server) -> tuple[Verdict, str]:
-    """``/server_info`` of vLLM's development mode tells its configuration, not the file that it names."""
+    """``/server_info`` of vLLM's development mode has its configuration, not the content of the file that it names."""
     info = await _asked(server, "/server_info", {"config_format": "json"})
     config = _member(_member(info, "vllm_config"), "model_config")
     if "generation_config" not in config:

@@ -222,7 +222,7 @@ async def _lacks(admin: AdminApi, model: str) -> bool:
 
 
 async def _holds(progress: Progress, model: str, path: str, *, by_version: bool) -> bool | None:
-    """Whether a worker holds the adapter with this path; None where its list does not tell."""
+    """Whether a worker holds the adapter with this path; None where its list has no paths."""
     held = await progress.admin.adapters()
     absent = held is not None and model not in held
     if progress.error is not None:

@@ -160,7 +160,7 @@ class Fleet(AdapterOperations, WeightGroupOperations):
         return self._last
 
     async def wait_open(self) -> None:
-        """Wait until no operation is under way: a request sent after it meets no paused worker."""
+        """Wait until no operation runs. No worker is paused then."""
         await self._open.wait()
 
     async def versions(self) -> dict[str, str | None]:

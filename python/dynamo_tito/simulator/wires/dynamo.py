@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Call, EngineError
+from dynamo_tito.simulator.contents import UNFILLED
 from dynamo_tito.simulator.encode import (
     Raw,
     array_of,
@@ -334,7 +335,7 @@ class DynamoApp(App):
                 "logprobs": None if wanted.logprobs is None else self._token_logprobs(sample, wanted.logprobs),
                 "finish_reason": sample.finish_reason,
                 "routed_experts": await self._routing(call, sample, wanted),
-                "sampling_mask": None,
+                **UNFILLED,
             }
             for sample in samples
         ]

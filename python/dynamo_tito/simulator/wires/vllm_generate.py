@@ -11,6 +11,7 @@ from typing import Any, get_args
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
+from dynamo_tito.simulator.contents import UNFILLED
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
 from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
@@ -107,7 +108,7 @@ class VllmGenerateRoutes(App):
         if not self.since("0.32"):
             return {
                 "index": sample.index, "logprobs": logprobs, "finish_reason": self.finish_reason(sample), "token_ids":
-                ids(sample.token_ids), "routed_experts": routing, "sampling_mask": None,
+                ids(sample.token_ids), "routed_experts": routing, **UNFILLED,
             }  # fmt: skip
         choice = {
             "index": sample.index,
@@ -115,7 +116,7 @@ class VllmGenerateRoutes(App):
             "stop_reason": sample.stop_reason,
             "token_ids": ids(sample.token_ids),
             "routed_experts": routing,
-            "sampling_mask": None,
+            **UNFILLED,
             "weight_versions": self.spans(call, sample),
         }
         if text:

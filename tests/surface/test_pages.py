@@ -1,4 +1,4 @@
-"""The README's Python runs, in order, and prints what it says."""
+"""The Python of the pages runs, in order, and prints the output that is shown. Commands that they name exist."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from support.small import swap, with_experts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = [
+    (page, number, code)
+    for page in ("README.md", "docs/teacher.md")
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+]
 
 
-def test_there_is_something_to_run() -> None:
-    assert BLOCKS
+def test_both_pages_have_blocks() -> None:
+    assert {page for page, _, _ in BLOCKS} == {"README.md", "docs/teacher.md"}
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_runs_and_prints_what_it_says(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "number", "code"), BLOCKS)
+def test_a_block_prints_what_is_shown(
+    page: str, number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "response.json").write_bytes(with_experts())
     (tmp_path / "cut.json").write_bytes(swap(with_experts(), b"[5,6]", b"[5,6,7]"))
-    examples = doctest.DocTestParser().get_doctest(BLOCKS[number], {}, f"block {number}", "README.md", 0)
-    assert examples.examples, "a block without >>> proves nothing"
+    examples = doctest.DocTestParser().get_doctest(code, {}, f"block {number}", page, 0)
+    assert examples.examples, "a block without >>> is not checked"
     results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(examples)
     assert results.failed == 0
 
@@ -36,12 +42,6 @@ def test_every_make_target_that_is_named_exists() -> None:
     named = set(re.findall(r"make ([a-z-]+)", README))
     assert named
     assert named <= targets
-
-
-def test_every_file_that_is_linked_exists() -> None:
-    linked = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
-    assert linked
-    assert [path for path in linked if not (ROOT / path).exists()] == []
 
 
 def test_the_python_versions_agree() -> None:

@@ -1,12 +1,15 @@
-//! What cannot be, and what is not read, in every place of every wire: values above 0, echoes, masks, spans of weight versions,
-//! stray routed experts, finish reasons.
+//! Impossible and unread values in every place of every wire: log-probabilities above 0, echoes, sampling masks, spans of
+//! weight versions, stray routed experts, finish reasons.
+
+use dynamo_tito::{Options, Wire};
+use serde_json::json;
 
 use super::{agree, every_option};
-use dynamo_tito::{Options, Wire};
+use crate::reference::wires::{self, Role};
 
 const PROMPT: [i32; 5] = [1, 2, 3, 4, 5];
 
-/// Holds each body with each of `fragments` in the place of `@` against the twin; counts those that decode and those that do not.
+/// Decodes the body with each of `fragments` in the place of `@` with both decoders. Some decode and some are refused.
 fn check(wires: &[Wire], body: &str, fragments: &[&str]) {
     let mut counts = [0, 0];
     for fragment in fragments {
@@ -26,9 +29,10 @@ fn check(wires: &[Wire], body: &str, fragments: &[&str]) {
     assert!(counts[0] > 0 && counts[1] > 0, "{counts:?} of {body}");
 }
 
-const CHOICES: [Wire; 4] = [
+const CHOICES: [Wire; 5] = [
     Wire::VllmGenerate,
     Wire::VllmChat,
+    Wire::VllmCompletions,
     Wire::DynamoChat,
     Wire::DynamoCompletions,
 ];
@@ -174,30 +178,47 @@ fn of_masks_and_versions() {
         r#"[{"version":"a","start":0,"end":2},7]"#,
         "7",
     ];
-    let choice = r#"{"choices":[{"token_ids":[7,8],"#;
-    check(
-        &CHOICES[..2],
-        &format!(r#"{choice}"sampling_mask":@}}]}}"#),
-        &masks,
-    );
-    check(
-        &CHOICES,
-        &format!(r#"{choice}"weight_versions":@}}]}}"#),
-        &versions,
-    );
-    check(
-        &DYNAMO,
-        r#"{"choices":[{}],"nvext":{"engine_data":{"completion_token_ids":[7,8],"sampling_mask":@}}}"#,
-        &masks,
-    );
-    for (key, list) in [
-        ("output_token_sampling_mask", &masks[..]),
-        ("weight_versions", &versions[..]),
-    ] {
-        let body =
-            format!(r#"[{{"output_ids":[7,8],"meta_info":{{"weight_version":"x","{key}":@}}}}]"#);
-        check(&[Wire::SglangGenerate], &body, list);
+    for (_, wire) in Wire::ALL {
+        let mut checked = 0;
+        for (role, places) in wires::fields(wire) {
+            let fragments = match role {
+                Role::Rows(_) => &masks[..],
+                Role::WeightVersions => &versions[..],
+                _ => continue,
+            };
+            for place in *places {
+                check(&[wire], &with_ids(wire, place), fragments);
+                checked += 1;
+            }
+        }
+        assert!(checked >= 1, "{wire:?}");
     }
+}
+
+/// A body of two tokens, with `@` at a place of the wire.
+fn with_ids(wire: Wire, place: &str) -> String {
+    let mut fields = wires::fields(wire);
+    let ids = fields.find_map(|(role, places)| (*role == Role::TokenIds).then(|| places[0]));
+    let mut body = json!({});
+    for (place, value) in [(ids.expect("ids"), json!([7, 8])), (place, json!("@"))] {
+        let mut at = &mut body;
+        for key in place.split('.') {
+            at = match key.strip_suffix("[]") {
+                None => &mut at[key],
+                Some(list) => {
+                    if at[list].is_null() {
+                        at[list] = json!([{}]);
+                    }
+                    &mut at[list][0]
+                }
+            };
+        }
+        *at = value;
+    }
+    if wire.is_dynamo() && body["choices"].is_null() {
+        body["choices"] = json!([{}]);
+    }
+    body.to_string().replace(r#""@""#, "@")
 }
 
 #[test]
