@@ -35,7 +35,7 @@ async def roll(server: VllmServer, renderer: ServerRenderer, http: HttpLibrary, 
     return rollout
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 def test_four_turns(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     with httpx.Client(base_url=moe.url, timeout=60.0, trust_env=False) as plain:
         asked = {"model": MODEL, "prompt": "<|im_end|>", "add_special_tokens": False}
