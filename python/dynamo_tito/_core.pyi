@@ -121,7 +121,7 @@ class NativeEngine:
         max_error: int,
         proxy: tuple[bool, str, int, str | None] | None,
         roots: list[bytes] | None,
-        extra: bytes,
+        extra: str | None,
         verified: bool,
         named: bool,
     ) -> NativeEngine: ...

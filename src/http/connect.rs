@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::sync::OnceCell;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -54,7 +55,7 @@ pub struct Wiring {
 pub(super) struct Connector {
     wiring: Wiring,
     resolver: Resolver,
-    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
+    tls: OnceCell<Result<Arc<ClientConfig>, String>>,
 }
 
 impl Connector {
@@ -62,7 +63,7 @@ impl Connector {
         Self {
             wiring,
             resolver: Resolver::default(),
-            tls: OnceLock::new(),
+            tls: OnceCell::new(),
         }
     }
 
@@ -110,8 +111,13 @@ impl Connector {
     }
 
     async fn secure(&self, stream: Stream, host: &str) -> Result<Stream, Failure> {
-        let config = self.tls.get_or_init(|| tls::config(&self.wiring.trust));
-        let config = config.clone().map_err(failed)?;
+        // Reading the system's certificates takes tens of milliseconds.
+        let config = self.tls.get_or_init(|| async {
+            let trust = self.wiring.trust.clone();
+            let read = spawn_blocking(move || tls::config(&trust)).await;
+            read.unwrap_or_else(|error| Err(error.to_string()))
+        });
+        let config = config.await.clone().map_err(failed)?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| failed("the host's name cannot be part of a certificate"))?;
         let secured = TlsConnector::from(config).connect(name, stream).await;

@@ -1,5 +1,6 @@
 //! Whom a client trusts, in the terms of rustls.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,8 +16,8 @@ use rustls::{
 /// Whose signature makes a certificate good.
 #[derive(Debug, Clone)]
 pub enum Roots {
-    /// Whom the system trusts, and those of this PEM text.
-    System(Vec<u8>),
+    /// Whom the system trusts, and those of this file of PEM.
+    System(Option<PathBuf>),
     /// These certificates, in DER.
     These(Vec<Vec<u8>>),
 }
@@ -67,7 +68,9 @@ fn certificates(roots: &Roots) -> Vec<CertificateDer<'static>> {
         Roots::System(more) => {
             // What of the system's cannot be read is as if it was not there.
             let mut found = rustls_native_certs::load_native_certs().certs;
-            found.extend(CertificateDer::pem_slice_iter(more).filter_map(Result::ok));
+            if let Some(Ok(more)) = more.as_ref().map(CertificateDer::pem_file_iter) {
+                found.extend(more.filter_map(Result::ok));
+            }
             found
         }
         Roots::These(certificates) => {

@@ -1,6 +1,7 @@
 //! The HTTP engine: requests go in with the GIL, answers are taken out with it, and in between nobody needs it.
 
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::http::{
 /// Connections to servers, and the calls that are on their way. Safe to share between threads.
 ///
 /// ``proxy`` is (https, host, port, authorization or None). ``roots`` are the certificates to trust, in DER, or None for
-/// the system's and those of the PEM text ``extra``. ``verified`` says whether certificates are checked at all, ``named``
+/// the system's and those of the PEM file ``extra``. ``verified`` says whether certificates are checked at all, ``named``
 /// whether they must name the host. Times are in seconds, ceilings in bytes.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct NativeEngine {
@@ -37,7 +38,7 @@ impl NativeEngine {
         max_error: u64,
         proxy: Option<(bool, String, u16, Option<String>)>,
         roots: Option<Vec<Vec<u8>>>,
-        extra: Vec<u8>,
+        extra: Option<PathBuf>,
         verified: bool,
         named: bool,
     ) -> PyResult<Self> {

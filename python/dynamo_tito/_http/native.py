@@ -227,18 +227,15 @@ def _proxy(url: str) -> tuple[bool, str, int, str | None]:
 def _trust(tls: Any) -> dict[str, Any]:
     """What of a server's certificate is checked, and by whom it must be signed."""
     if not isinstance(tls, ssl.SSLContext):
-        extra = b""
-        if tls == "verify" and not names_its_own_roots():
-            with open(certifi.where(), "rb") as file:  # noqa: PTH123 - a path of any kind
-                extra = file.read()
+        extra = None if names_its_own_roots() else certifi.where()
         return {"roots": None, "extra": extra, "verified": tls == "verify", "named": True}
     if tls.verify_mode == ssl.CERT_NONE:
-        return {"roots": [], "extra": b"", "verified": False, "named": False}
+        return {"roots": [], "extra": None, "verified": False, "named": False}
     roots = tls.get_ca_certs(binary_form=True)
     unread = _unread(tls, roots)
     if unread is not None:
         raise ValueError(f"http='native' cannot read {unread} of an ssl.SSLContext; http='httpx' uses it as it is")
-    return {"roots": roots, "extra": b"", "verified": True, "named": tls.check_hostname}
+    return {"roots": roots, "extra": None, "verified": True, "named": tls.check_hostname}
 
 
 def _unread(context: ssl.SSLContext, roots: list[bytes]) -> str | None:
