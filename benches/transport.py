@@ -219,9 +219,7 @@ def _many(url: str, rounds: int) -> Table:
 
 async def _load(contender: Any, url: str) -> _Run:
     async with contender(url) as get:
-        await asyncio.gather(*(get(_SMALL) for _ in range(_AT_ONCE)))
-        for _ in range(2):
-            await get(_MIDDLE)
+        await asyncio.gather(*(get(_MIDDLE) for _ in range(_AT_ONCE)))
         lags: list[float] = []
         ticker = asyncio.create_task(_tick(lags))
         left = iter(range(_RESPONSES))
