@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::call::Call;
 use super::connect::{Connector, Proxy, Wiring};
-use super::exchange::{Answer, Ceilings, Sent, receive, send};
+use super::exchange::{Answer, Ceilings, Sent, hold, receive, send};
 use super::failure::{Failure, Phase};
 use super::mailbox::Mailbox;
 use super::pool::Pool;
@@ -116,6 +116,7 @@ impl Drop for Engine {
 
 impl Inner {
     async fn exchange(&self, request: &Request, call: &Call) -> Result<Answer, Failure> {
+        let mut held = hold(request.wanted);
         loop {
             let kept = self.pool.take(&request.origin).await;
             let used = kept.is_some();
@@ -138,7 +139,8 @@ impl Inner {
                 }
                 Sent::Part(error) => Some(error),
             };
-            let received = receive(&mut stream, inbox, &self.ceilings, request.wanted, call).await;
+            let (ceilings, held) = (&self.ceilings, held.take());
+            let received = receive(&mut stream, inbox, ceilings, request.wanted, held, call).await;
             return match (received, broken) {
                 (Ok((answer, reusable)), None) => {
                     if reusable {

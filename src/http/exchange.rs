@@ -193,6 +193,7 @@ pub(super) async fn receive(
     inbox: Buffer<u8>,
     ceilings: &Ceilings,
     wanted: Wanted,
+    held: Option<Buffer<u8>>,
     call: &Call,
 ) -> Result<(Answer, bool), Failure> {
     let (head, inbox) = read_head(stream, inbox, ceilings.head).await?;
@@ -204,7 +205,7 @@ pub(super) async fn receive(
     let refused =
         |why: &str| Failure::new(Phase::Body, format!("the answer is no valid HTTP: {why}"));
     let framing = head.framing().map_err(refused)?;
-    let mut incoming = Incoming::new(framing, &head, ceilings, wanted)?;
+    let mut incoming = Incoming::new(framing, &head, ceilings, wanted, held)?;
     if wanted.streamed {
         call.begins(head.clone());
     }
@@ -248,6 +249,21 @@ fn no_memory(out: OutOfMemory) -> Failure {
     Failure::memory(Phase::Body, out)
 }
 
+/// Memory for the answer, from when the request is sent: of those that were used before, if one is as large as the answer
+/// will probably be. So memory that one call gave back goes to the next at once, and none of it is given up in between.
+pub(super) fn hold(wanted: Wanted) -> Option<Buffer<u8>> {
+    let expected = wanted.expected.min(RESERVED as usize);
+    match wanted.decoded && !wanted.streamed {
+        true => Buffer::recycled(expected),
+        false => None,
+    }
+}
+
+/// Whether a body of this size may be in this memory.
+fn suits(held: &Buffer<u8>, size: usize) -> bool {
+    (size..=size.saturating_mul(2)).contains(&held.capacity())
+}
+
 /// A body that arrives.
 #[derive(Debug)]
 struct Incoming {
@@ -268,6 +284,7 @@ impl Incoming {
         head: &Head,
         ceilings: &Ceilings,
         wanted: Wanted,
+        held: Option<Buffer<u8>>,
     ) -> Result<Self, Failure> {
         let good = (200..300).contains(&head.status);
         let ceiling = if good { ceilings.body } else { ceilings.error };
@@ -289,9 +306,11 @@ impl Incoming {
             true => 0,
             false => announced.min(ceiling).min(RESERVED) as usize,
         };
-        let body = match good && wanted.decoded {
-            true => Buffer::transient(reserved, wanted.expected),
-            false => Buffer::with_capacity(reserved),
+        let held = held.filter(|held| announced == 0 || suits(held, reserved));
+        let body = match held {
+            Some(held) if good => Ok(held),
+            _ if good && wanted.decoded => Buffer::transient(reserved, wanted.expected),
+            _ => Buffer::with_capacity(reserved),
         };
         incoming.body = body.map_err(no_memory)?;
         Ok(incoming)
