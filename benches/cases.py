@@ -59,12 +59,12 @@ class Case:
 
     @property
     def prompt(self) -> int:
-        """Tokens of the prompt: the rows that a client does not want again."""
+        """Tokens of the prompt, whose rows a client has already."""
         return self.total - self.completion
 
     @property
     def wire(self) -> Wire:
-        """What the library is told that the body is."""
+        """The wire of the body."""
         return _DIALECTS[self.shape].wire
 
 
@@ -122,7 +122,7 @@ def truth(name: str) -> Truth:
 
 
 def where(name: str) -> Path:
-    """The file that holds the body of a named case; its truth lies beside it."""
+    """The file that holds the body of a named case; its expected values are beside it."""
     path = KEPT / f"{name}-{_recipe()}.json"
     if not path.exists():
         for suffix in ("json", "npz"):

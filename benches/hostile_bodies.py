@@ -325,7 +325,7 @@ def _logprobs(wire: Wire, texts: list[str]) -> bytes:
 
 
 def _halfway(rng: random.Random, exponent: int, digits: int | None) -> str:
-    """A decimal between two doubles, or so near to it that nothing but all of its digits can tell."""
+    """A decimal between two doubles, or so near to it that only all of its digits decide."""
     mantissa = rng.getrandbits(52) | 1 << 52
     numerator, power = 2 * mantissa + 1, exponent - 53
     whole = str(numerator * 10 ** (-power) >> -power) if power < 0 else str(numerator << power)

@@ -164,7 +164,7 @@ def _peak() -> int:
 
 
 def _serve(channel: Connection, options: argparse.Namespace) -> None:
-    framed = Fault(kind="length", by=0, framing=options.framing)  # nothing wrong, but for how the end is told
+    framed = Fault(kind="length", by=0, framing=options.framing)  # a whole body with another framing
     with simulator.running(
         num_layers=LAYERS,
         top_k=TOP_K,

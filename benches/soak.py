@@ -370,7 +370,7 @@ def _served(run: Run, ledger: Path, every: int) -> Iterator[list[tuple[Size, str
 
 
 def main() -> int:
-    """Run, report, and judge."""
+    """Run, report, and compare with the guarantees."""
     parser = argparse.ArgumentParser(prog="python -m benches.soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", type=int, default=20_000, help="responses of a few KB")
     parser.add_argument("--large", type=int, default=40, help="responses of megabytes, with routed experts")

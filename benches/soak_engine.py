@@ -24,7 +24,7 @@ from dynamo_tito.simulator import Backend, Engine, Fault
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call
 from dynamo_tito.simulator.faults import FaultPlan
-from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.flight import Flight
 from dynamo_tito.simulator.response import Response
 
 Size = Literal["small", "large"]
@@ -59,7 +59,7 @@ SETTINGS: dict[Size, dict[str, Any]] = {
 }
 
 RATE = 0.01
-"""Share of the requests that meet one of :data:`FAULTS`."""
+"""Share of the requests with one of :data:`FAULTS`."""
 
 FAULTS = (
     Fault(kind="status", status=429, headers={"retry-after": "0.01"}),
@@ -183,11 +183,11 @@ class Counting(Engine):
             self._known[key] = replace(response, headers=dict(response.headers))
         return response
 
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
-        """Sample, and count it."""
-        samples = await super().sample(call, ask)
+    async def take_off(self, call: Call, *asks: Ask, streams: bool = False) -> Flight:
+        """Begin to sample, and count it."""
+        flight = await super().take_off(call, *asks, streams=streams)
         self._ledger.sampled[int(call.request.headers[NUMBER])] += 1
-        return samples
+        return flight
 
 
 class _Plan(FaultPlan):

@@ -26,6 +26,7 @@ mod options;
 mod python;
 mod request;
 mod routing;
+mod stream;
 mod wire;
 
 pub use decode::{decode, decode_choices, decode_into};
@@ -37,6 +38,7 @@ pub use limits::Limits;
 pub use options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};
 pub use request::write_ids;
 pub use routing::{Expected, ExpertId, Facts, scan as scan_routing};
+pub use stream::{StreamDecoder, StreamDelta, StreamTop};
 pub use wire::{
     Attribute, Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason,
     TopLogprobs,

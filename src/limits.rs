@@ -63,3 +63,6 @@ pub const MAX_MESSAGE: usize = 1 << 14;
 
 /// Bytes of a server's error body that an exception keeps.
 pub const MAX_ERROR_BODY: usize = 4096;
+
+/// Bytes of a body of plain JSON that are kept where a stream was expected: it may be the server's error.
+pub const MAX_PLAIN: usize = 1 << 16;

@@ -45,6 +45,12 @@ impl Wire {
         matches!(self, Wire::DynamoChat | Wire::DynamoCompletions)
     }
 
+    /// Whether streamed answers of the wire are read.
+    #[must_use]
+    pub fn streams(self) -> bool {
+        !matches!(self, Wire::VllmCompletions | Wire::SglangChat)
+    }
+
     /// Whether meta_info carries the payload, with counts of its own for every choice.
     #[must_use]
     pub fn is_sglang(self) -> bool {
@@ -133,6 +139,14 @@ impl Options<'_> {
             final_row: FinalRow::Omitted,
             score_from: None,
             limits: Limits::default(),
+        }
+    }
+
+    /// The same without the prompt, which is borrowed.
+    pub(crate) fn detached(&self) -> Options<'static> {
+        Options {
+            prompt_token_ids: None,
+            ..*self
         }
     }
 

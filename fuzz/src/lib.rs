@@ -4,3 +4,4 @@ pub mod cases;
 pub mod containers;
 pub mod kernels;
 pub mod requests;
+pub mod streams;

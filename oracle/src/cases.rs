@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
 use dynamo_tito::{
-    Class, Error, ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Result, Wire,
+    Class, Error, ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Result, StreamDecoder,
+    Wire,
 };
 use serde_json::{Value, json};
 
-use crate::agreement::{agree, plain};
+use crate::agreement::{agree, agree_on_stream, plain};
+use crate::reference::stream::{Ending, Stream};
 use crate::reference::{self, Attribute, Completion, Mask, Top};
 
 struct Case {
     name: String,
     every_choice: bool,
+    /// Of a stream.
+    ending: Option<Ending>,
     options: Options<'static>,
     body: Vec<u8>,
     written: Value,
@@ -39,6 +43,7 @@ fn cases() -> Vec<Case> {
             cases.push(Case {
                 name: written["name"].as_str().expect("a name").to_owned(),
                 every_choice: written["choices"] == "all",
+                ending: ending(&written),
                 options: options(&written),
                 body: body(&written),
                 written,
@@ -49,6 +54,12 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// The bodies of the cases that decode.
+pub(crate) fn decodable() -> impl Iterator<Item = Vec<u8>> {
+    let decoding = |case: &Case| case.written.get("expect").is_some();
+    cases().into_iter().filter(decoding).map(|case| case.body)
+}
+
 fn body(case: &Value) -> Vec<u8> {
     if let Some(name) = case["file"].as_str() {
         return read(&tests().join("data").join(name));
@@ -56,6 +67,15 @@ fn body(case: &Value) -> Vec<u8> {
     match case["body64"].as_str() {
         Some(text) => STANDARD.decode(text).expect("base64"),
         None => case["body"].as_str().expect("a body").into(),
+    }
+}
+
+/// How a stream ends; a body has no ending.
+fn ending(case: &Value) -> Option<Ending> {
+    match case["ending"].as_str()? {
+        "finish" => Some(Ending::Finished),
+        "abandon" => Some(Ending::Abandoned),
+        other => panic!("the ending {other}"),
     }
 }
 
@@ -228,7 +248,10 @@ fn check(found: impl Fn(&Case) -> Value) {
 #[test]
 fn the_oracle_gives_what_each_case_says() {
     check(|case| {
-        let result = if case.every_choice {
+        let result = if let Some(ending) = case.ending {
+            Stream::new(&case.body, &case.options, !case.every_choice)
+                .end(ending, !case.every_choice)
+        } else if case.every_choice {
             reference::decode_choices(&case.body, &case.options)
         } else {
             reference::decode(&case.body, &case.options).map(|one| vec![one])
@@ -240,7 +263,9 @@ fn the_oracle_gives_what_each_case_says() {
 #[test]
 fn the_decoder_gives_what_each_case_says() {
     check(|case| {
-        let result = if case.every_choice {
+        let result = if let Some(ending) = case.ending {
+            streamed(case, ending)
+        } else if case.every_choice {
             dynamo_tito::decode_choices(&case.body, &case.options)
         } else {
             dynamo_tito::decode(&case.body, &case.options).map(|one| vec![one])
@@ -257,10 +282,43 @@ fn the_decoder_gives_what_each_case_says() {
     });
 }
 
+fn streamed(case: &Case, ending: Ending) -> Result<Vec<dynamo_tito::Completion>> {
+    let mut decoder = StreamDecoder::new(&case.options);
+    let fed = match case.every_choice {
+        true => decoder.feed_choices(&case.body),
+        false => decoder.feed(&case.body),
+    };
+    let resumes =
+        ending == Ending::Abandoned && matches!(&fed, Err(error) if error.class == Class::Server);
+    if !resumes {
+        fed?;
+    }
+    match (ending, case.every_choice) {
+        (Ending::Finished, true) => decoder.finish_choices(),
+        (Ending::Finished, false) => decoder.finish().map(|one| vec![one]),
+        (Ending::Abandoned, true) => decoder.abandon_choices(),
+        (Ending::Abandoned, false) => decoder.abandon().map(|one| vec![one]),
+    }
+}
+
 #[test]
 fn both_agree_on_each_case_in_every_call() {
     for case in cases() {
-        if let Err(difference) = agree(&case.body, &case.options) {
+        if case.ending.is_some() {
+            let len = case.body.len();
+            let check = |cuts: &[usize], every_choice| {
+                let agreed = agree_on_stream(&case.body, &case.options, cuts, every_choice);
+                assert_eq!(agreed, Ok(()), "{}", case.name);
+            };
+            for at in 0..=len {
+                check(&[at], case.every_choice);
+            }
+            let each: Vec<usize> = (1..len).collect();
+            for every_choice in [true, false] {
+                check(&[], every_choice);
+                check(&each, every_choice);
+            }
+        } else if let Err(difference) = agree(&case.body, &case.options) {
             panic!("{}: {difference}", case.name);
         }
     }
@@ -269,7 +327,9 @@ fn both_agree_on_each_case_in_every_call() {
 #[test]
 fn every_proper_prefix_of_a_recorded_answer_is_truncated() {
     let decodes = |case: &Case| case.written.get("expect").is_some();
-    let recorded = |case: &Case| case.written.get("file").is_some() && case.body.len() < 1000;
+    let recorded = |case: &Case| {
+        case.ending.is_none() && case.written.get("file").is_some() && case.body.len() < 1000
+    };
     let mut cases = cases();
     cases.retain(|case| decodes(case) && recorded(case));
     assert!(cases.len() > 10);

@@ -32,6 +32,7 @@ from ._errors import (
 )
 from ._native import (
     Body,
+    StreamDecoder,
     build_info,
     configure_memory,
     decode,
@@ -43,12 +44,40 @@ from ._native import (
     memory_stats,
     trim_memory,
 )
-from ._types import Completion, Divergence, PromptLogprobs, RoutedExperts, SamplingMask, TopLogprobs, Wire
+from ._types import (
+    Completion,
+    Divergence,
+    PromptLogprobs,
+    RoutedExperts,
+    SamplingMask,
+    StreamDelta,
+    Timing,
+    TopLogprobs,
+    Wire,
+)
 
 if TYPE_CHECKING:
-    from ._client import AsyncTitoClient, ClientOptions, GenerateOptions, ScoreOptions, TitoClient, connect
+    from ._client import (
+        AsyncTitoClient,
+        AsyncTitoStream,
+        ClientOptions,
+        GenerateOptions,
+        ScoreOptions,
+        StreamOptions,
+        TitoClient,
+        TitoStream,
+        connect,
+    )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
-    from ._http.base import AsyncHttpEngine, Exchange, HttpEngine, HttpRequest, HttpResponse
+    from ._http.base import (
+        AsyncHttpEngine,
+        AsyncStreamingHttpEngine,
+        Exchange,
+        HttpEngine,
+        HttpRequest,
+        HttpResponse,
+        StreamingHttpEngine,
+    )
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
@@ -57,7 +86,9 @@ __all__ = [
     "AdminError",
     "AlignmentError",
     "AsyncHttpEngine",
+    "AsyncStreamingHttpEngine",
     "AsyncTitoClient",
+    "AsyncTitoStream",
     "BadRequestError",
     "Body",
     "ClientOptions",
@@ -89,8 +120,14 @@ __all__ = [
     "SamplingMask",
     "ScoreOptions",
     "ServerError",
+    "StreamDecoder",
+    "StreamDelta",
+    "StreamOptions",
+    "StreamingHttpEngine",
+    "Timing",
     "TitoClient",
     "TitoError",
+    "TitoStream",
     "TopLogprobs",
     "TransportError",
     "UnauthorizedError",
@@ -119,7 +156,9 @@ __version__ = build_info()["version"]
 # importing the package stays cheap. A name here also stands in __all__ and, for type checkers, under TYPE_CHECKING.
 _LAZY: dict[str, str] = {
     "AsyncHttpEngine": "_http.base",
+    "AsyncStreamingHttpEngine": "_http.base",
     "AsyncTitoClient": "_client",
+    "AsyncTitoStream": "_client",
     "ClientOptions": "_client",
     "Exchange": "_http.base",
     "GenerateOptions": "_client",
@@ -134,7 +173,10 @@ _LAZY: dict[str, str] = {
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",
     "ScoreOptions": "_client",
+    "StreamOptions": "_client",
+    "StreamingHttpEngine": "_http.base",
     "TitoClient": "_client",
+    "TitoStream": "_client",
     "connect": "_client",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",

@@ -7,7 +7,16 @@ from typing_extensions import Buffer
 
 from ._config import Limits
 from ._errors import TransportPhase
-from ._types import Completion, Divergence, ExpertsMode, FinalRow, MissingLogprob, PromptLogprobs, Wire
+from ._types import (
+    Completion,
+    Divergence,
+    ExpertsMode,
+    FinalRow,
+    MissingLogprob,
+    PromptLogprobs,
+    StreamDelta,
+    Wire,
+)
 
 __all__ = [
     "Body",
@@ -15,6 +24,7 @@ __all__ = [
     "NativeEngine",
     "NativeMailbox",
     "Room",
+    "StreamDecoder",
     "build_info",
     "configure_memory",
     "decode",
@@ -154,6 +164,37 @@ class NativeMailbox:
     def __new__(cls) -> NativeMailbox: ...
     def fileno(self) -> int: ...
     def drain(self) -> list[int]: ...
+
+@final
+class StreamDecoder:
+    def __new__(
+        cls,
+        *,
+        wire: Wire,
+        prompt_len: int | None = None,
+        prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+        routed_experts_prompt_start: int | None = None,
+        num_layers: int | None = None,
+        top_k: int | None = None,
+        experts: ExpertsMode = "int32",
+        experts_out: NDArray[np.int32] | None = None,
+        require_logprobs: bool = True,
+        require_routed_experts: bool = False,
+        missing_logprob: MissingLogprob = "raise",
+        final_row: FinalRow = "omitted",
+        limits: Limits | None = None,
+        deltas: bool = True,
+    ) -> StreamDecoder: ...
+    def feed(self, data: Buffer, /) -> StreamDelta | None: ...
+    def feed_choices(self, data: Buffer, /) -> list[StreamDelta]: ...
+    def finish(self) -> Completion: ...
+    def finish_choices(self) -> list[Completion]: ...
+    def abandon(self) -> Completion: ...
+    def abandon_choices(self) -> list[Completion]: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def tokens(self) -> int: ...
 
 def build_info() -> dict[str, str]: ...
 def memory_stats() -> dict[str, int]: ...

@@ -187,6 +187,50 @@ class SamplingMask(_Ragged, _Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StreamDelta(_Record):
+    """What a part of a stream brought to one choice: n new tokens, its end, or both.
+
+    Attributes:
+        index: which of the request's choices this is.
+        start: the position in the completion of the first new token.
+        token_ids: int32 [n].
+        logprobs: float64 [n], natural logarithms; None where not every token of the choice so far has one. On Dynamo
+            they are rounded to float32, with NaN for a value that is no log-probability: the end brings the engine's.
+        top_logprobs: the alternatives at each of the n positions; None where they carry text only, and before the
+            first.
+        finish_reason: why the choice ended, once it has; as in :class:`Completion`.
+    """
+
+    index: int
+    start: int
+    token_ids: Int32Array
+    logprobs: Float64Array | None
+    top_logprobs: TopLogprobs | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Timing(_Record):
+    """When the tokens of a streamed completion were read, by the client's clock.
+
+    Attributes:
+        arrivals: float64 [C], seconds from when the request was handed to its connection.
+    """
+
+    arrivals: Float64Array
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds to the first token; None without tokens."""
+        return float(self.arrivals[0]) if len(self.arrivals) else None
+
+    @property
+    def between_tokens(self) -> Float64Array:
+        """Float64 [C - 1], seconds from each token to the next; 0 within one chunk."""
+        return np.diff(self.arrivals)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Completion(_Record):
     """One sampled completion. No array aliases the body it came from.
 
@@ -214,6 +258,7 @@ class Completion(_Record):
             ``{"token_ids": "nvext.engine_data.completion_token_ids"}``. What was left out is named with the reason:
             ``prompt_logprobs`` without prompt ids, ``routed_experts`` with ``experts="skip"``, and ``logprobs_echo``,
             entries beside the chosen log-probabilities that are not one for each token or cannot be read.
+        timing: when a client read each token of a stream; None otherwise.
     """
 
     token_ids: Int32Array
@@ -232,6 +277,7 @@ class Completion(_Record):
     usage: dict[str, Any] | None
     weight_versions: list[dict[str, Any]] | None
     sources: Mapping[str, str]
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         if type(self.sources) is dict:
@@ -244,8 +290,13 @@ class Completion(_Record):
 
     @property
     def complete(self) -> bool:
-        """False where rows of the routed experts are missing: at the end after an abort, or in front."""
-        return self.routed_experts is None or self.routed_experts.complete
+        """False where rows of the routed experts are missing: at the end after an abort, or in front.
+
+        False too where a stream was abandoned before the choice ended: then no server said ``"abort"``.
+        """
+        if self.routed_experts is None:
+            return self.finish_reason_raw is not None or self.finish_reason != "abort"
+        return self.routed_experts.complete
 
 
 def _names(record: Any) -> list[str]:

@@ -33,6 +33,8 @@ pub struct Routed {
     pub dtype: Element,
     /// No row is missing.
     pub complete: bool,
+    /// The position behind the rows of the container; None where an aborted completion has none.
+    pub(crate) reach: Option<u64>,
 }
 
 /// Expert ids in C order.
@@ -280,6 +282,7 @@ impl<'a> Rows<'a> {
             start: trimmed.start,
             dtype: self.dtype,
             complete: trimmed.complete && kept == rows - trimmed.drop as usize,
+            reach: trimmed.reach,
         })
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Trimmed {
     pub(super) drop: u64,
     pub(super) start: u64,
     pub(super) complete: bool,
+    /// The position behind the last row, where it is judged.
+    pub(super) reach: Option<u64>,
 }
 
 /// Places `rows` rows, the first of which is at the position `first` unless the container does not say.
@@ -45,6 +47,7 @@ pub(super) fn trim(
             drop: 0,
             start: n,
             complete: counted == Some(n.into()),
+            reach: None,
         });
     }
     // A caller that knows the prompt and asked for no start got untrimmed rows: an abort lacks rows at the end.
@@ -83,6 +86,7 @@ pub(super) fn trim(
             )));
         }
     };
+    let reach = start + (rows - drop);
     let covered = i128::from(start) + i128::from(rows - drop);
     let complete = match counted {
         Some(all) if covered < all && sequence.aborted => false,
@@ -103,6 +107,7 @@ pub(super) fn trim(
         drop,
         start,
         complete,
+        reach: Some(reach),
     })
 }
 

@@ -19,6 +19,50 @@ use crate::wire::{
 };
 use crate::{ExpertsMode, Options};
 
+/// The keywords of everything that decodes.
+pub(super) struct Keywords<'a, 'py> {
+    pub(super) wire: &'a str,
+    pub(super) prompt_len: Option<&'a Bound<'py, PyAny>>,
+    pub(super) prompt_token_ids: Option<&'a Bound<'py, PyAny>>,
+    pub(super) routed_experts_prompt_start: Option<&'a Bound<'py, PyAny>>,
+    pub(super) num_layers: Option<&'a Bound<'py, PyAny>>,
+    pub(super) top_k: Option<&'a Bound<'py, PyAny>>,
+    pub(super) experts: &'a str,
+    pub(super) require_logprobs: bool,
+    pub(super) require_routed_experts: bool,
+    pub(super) missing_logprob: &'a str,
+    pub(super) final_row: &'a str,
+    pub(super) limits: Option<&'a Bound<'py, PyAny>>,
+}
+
+impl Keywords<'_, '_> {
+    /// Checks them. `ids` is where the ids of the prompt go.
+    pub(super) fn options<'i>(&self, ids: &'i mut Option<Vec<i32>>) -> PyResult<Options<'i>> {
+        *ids = self
+            .prompt_token_ids
+            .map(|ids| arguments::token_ids("prompt_token_ids", ids))
+            .transpose()?;
+        let start = arguments::optional_count(
+            "routed_experts_prompt_start",
+            self.routed_experts_prompt_start,
+        )?;
+        Ok(Options {
+            prompt_len: arguments::optional_count("prompt_len", self.prompt_len)?,
+            prompt_token_ids: ids.as_deref(),
+            routed_experts_prompt_start: start,
+            num_layers: arguments::optional_size("num_layers", self.num_layers)?,
+            top_k: arguments::optional_size("top_k", self.top_k)?,
+            experts: arguments::experts(self.experts)?,
+            require_logprobs: self.require_logprobs,
+            require_routed_experts: self.require_routed_experts,
+            missing_logprob: arguments::missing_logprob(self.missing_logprob)?,
+            final_row: arguments::final_row(self.final_row)?,
+            limits: arguments::limits(self.limits)?,
+            ..Options::new(arguments::wire(self.wire)?)
+        })
+    }
+}
+
 /// Both decoding functions take the same keywords, visible in their signatures.
 macro_rules! decoder {
     ($(#[$doc:meta])* $name:ident -> $returns:ty, several: $several:literal, $completions:ident => $result:expr) => {
@@ -44,24 +88,22 @@ macro_rules! decoder {
             final_row: &str,
             limits: Option<&Bound<'py, PyAny>>,
         ) -> PyResult<$returns> {
-            let ids = prompt_token_ids
-                .map(|ids| arguments::token_ids("prompt_token_ids", ids))
-                .transpose()?;
-            let start = arguments::optional_count("routed_experts_prompt_start", routed_experts_prompt_start)?;
-            let options = Options {
-                prompt_len: arguments::optional_count("prompt_len", prompt_len)?,
-                prompt_token_ids: ids.as_deref(),
-                routed_experts_prompt_start: start,
-                num_layers: arguments::optional_size("num_layers", num_layers)?,
-                top_k: arguments::optional_size("top_k", top_k)?,
-                experts: arguments::experts(experts)?,
+            let keywords = Keywords {
+                wire,
+                prompt_len,
+                prompt_token_ids,
+                routed_experts_prompt_start,
+                num_layers,
+                top_k,
+                experts,
                 require_logprobs,
                 require_routed_experts,
-                missing_logprob: arguments::missing_logprob(missing_logprob)?,
-                final_row: arguments::final_row(final_row)?,
-                limits: arguments::limits(limits)?,
-                ..Options::new(arguments::wire(wire)?)
+                missing_logprob,
+                final_row,
+                limits,
             };
+            let mut ids = None;
+            let options = keywords.options(&mut ids)?;
             let mut $completions = run(body, &options, $several, experts_out)?;
             Ok($result)
         }
@@ -102,21 +144,39 @@ fn run<'py>(
     experts_out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Vec<Py<PyAny>>> {
     let py = body.py();
-    let mut out = experts_out.map(ExpertsOut::new).transpose()?;
-    if out.is_some() && options.experts != ExpertsMode::Int32 {
-        return Err(PyValueError::new_err(
-            "experts_out takes int32: it needs experts=\"int32\"",
-        ));
-    }
+    let mut out = lend(experts_out, options)?;
     let bytes = Content::new(body)?;
     let content = bytes.as_slice();
     let target = match &mut out {
         Some(out) => Target::Into(out.memory()?),
         None => Target::Own,
     };
-    let mut decoded = py
+    let decoded = py
         .detach(|| wire::decode(content, options, several, target))
         .map_err(|error| exception(py, &error, content))?;
+    completions(py, decoded, out)
+}
+
+/// Borrows the caller's array for routed experts.
+pub(super) fn lend<'py>(
+    experts_out: Option<&Bound<'py, PyAny>>,
+    options: &Options<'_>,
+) -> PyResult<Option<ExpertsOut<'py>>> {
+    let out = experts_out.map(ExpertsOut::new).transpose()?;
+    if out.is_some() && options.experts != ExpertsMode::Int32 {
+        return Err(PyValueError::new_err(
+            "experts_out takes int32: it needs experts=\"int32\"",
+        ));
+    }
+    Ok(out)
+}
+
+/// The records of the completions of one response.
+pub(super) fn completions(
+    py: Python<'_>,
+    mut decoded: Vec<Decoded>,
+    mut out: Option<ExpertsOut<'_>>,
+) -> PyResult<Vec<Py<PyAny>>> {
     // Choices of one response share their prompt: once none but one refers to it, its memory can become arrays.
     let prompts: Vec<Arc<Prompt>> = decoded
         .iter_mut()

@@ -7,10 +7,12 @@ mod call_unwind;
 mod completion;
 mod encode;
 mod errors;
+mod fill;
 mod http;
 mod memory;
 mod routing;
 mod scoring;
+mod stream;
 mod view;
 
 use pyo3::prelude::*;
@@ -32,6 +34,8 @@ mod _core {
     use super::routing::{encode_routed_experts, scan_routing};
     #[pymodule_export]
     use super::scoring::{decode_prompt_logprobs, divergence};
+    #[pymodule_export]
+    use super::stream::StreamDecoder;
 
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;

@@ -11,30 +11,30 @@ use super::read::triples::{TopRows, Triples};
 
 /// Where a channel stands: a path under the choice or element that [`Answer::prefix`] names, or from the top.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(crate) struct Place {
     local: bool,
     name: &'static str,
 }
 
 /// From the top of the body.
-pub(super) const fn top(name: &'static str) -> Place {
+pub(crate) const fn top(name: &'static str) -> Place {
     Place { local: false, name }
 }
 
 /// Under the answer's prefix.
-pub(super) const fn local(name: &'static str) -> Place {
+pub(crate) const fn local(name: &'static str) -> Place {
     Place { local: true, name }
 }
 
 /// Writes the paths of one answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Paths<'a> {
-    pub(super) prefix: &'a str,
+pub(crate) struct Paths<'a> {
+    pub(crate) prefix: &'a str,
 }
 
 impl Paths<'_> {
     /// The whole path of a place.
-    pub(super) fn text(&self, place: Place) -> String {
+    pub(crate) fn text(&self, place: Place) -> String {
         if place.local && !self.prefix.is_empty() {
             format!("{}.{}", self.prefix, place.name)
         } else {
@@ -45,33 +45,33 @@ impl Paths<'_> {
 
 /// A channel that may be absent.
 #[derive(Debug)]
-pub(super) struct Channel<T> {
-    pub(super) place: Place,
-    pub(super) field: Field<T>,
+pub(crate) struct Channel<T> {
+    pub(crate) place: Place,
+    pub(crate) field: Field<T>,
 }
 
 impl<T> Channel<T> {
     /// A channel under the answer's prefix.
-    pub(super) fn local(name: &'static str, field: Field<T>) -> Self {
+    pub(crate) fn local(name: &'static str, field: Field<T>) -> Self {
         let place = local(name);
         Self { place, field }
     }
 
     /// A channel with a path from the top of the body.
-    pub(super) fn top(name: &'static str, field: Field<T>) -> Self {
+    pub(crate) fn top(name: &'static str, field: Field<T>) -> Self {
         let place = top(name);
         Self { place, field }
     }
 
     /// A channel that the wire does not have. `place` is not shown.
-    pub(super) fn absent(place: Place) -> Self {
+    pub(crate) fn absent(place: Place) -> Self {
         let field = Field::Absent;
         Self { place, field }
     }
 }
 
 /// The first channel that is there.
-pub(super) fn first<T>(channels: Vec<Channel<T>>) -> Option<Channel<T>> {
+pub(crate) fn first<T>(channels: Vec<Channel<T>>) -> Option<Channel<T>> {
     channels
         .into_iter()
         .find(|channel| channel.field.is_present())
@@ -79,49 +79,51 @@ pub(super) fn first<T>(channels: Vec<Channel<T>>) -> Option<Channel<T>> {
 
 /// What a body holds.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     /// In the order of the body.
-    pub(super) list: Vec<Answer>,
+    pub(crate) list: Vec<Answer>,
     /// One for all answers, or one for each.
-    pub(super) prompts: Vec<PromptChannels>,
+    pub(crate) prompts: Vec<PromptChannels>,
+    /// Of a chunk without answers: what it says of all.
+    pub(crate) shared: Vec<Detail>,
 }
 
 /// One answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// Path of the choice or element.
-    pub(super) prefix: String,
-    pub(super) index: u32,
+    pub(crate) prefix: String,
+    pub(crate) index: u32,
     /// At least one channel; the first is named where none is there.
-    pub(super) token_ids: Vec<Channel<Buffer<i32>>>,
-    pub(super) logprobs: LogprobChannels,
-    pub(super) mask: Channel<IdLists>,
-    pub(super) experts: ExpertChannels,
+    pub(crate) token_ids: Vec<Channel<Buffer<i32>>>,
+    pub(crate) logprobs: LogprobChannels,
+    pub(crate) mask: Channel<IdLists>,
+    pub(crate) experts: ExpertChannels,
     /// In the order of judgement.
-    pub(super) metadata: Vec<Detail>,
+    pub(crate) metadata: Vec<Detail>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
-    pub(super) tells_abort: bool,
+    pub(crate) tells_abort: bool,
 }
 
 /// The channels of log-probabilities.
 #[derive(Debug)]
-pub(super) struct LogprobChannels {
+pub(crate) struct LogprobChannels {
     /// Flat lists, best first.
-    pub(super) flat: Vec<Channel<Buffer<f64>>>,
-    pub(super) content: Channel<Content>,
-    pub(super) triples: Channel<Triples>,
-    pub(super) top_rows: Channel<TopRows>,
+    pub(crate) flat: Vec<Channel<Buffer<f64>>>,
+    pub(crate) content: Channel<Content>,
+    pub(crate) triples: Channel<Triples>,
+    pub(crate) top_rows: Channel<TopRows>,
     /// Completions: the texts beside the flat list.
-    pub(super) tokens: Option<(Place, Span)>,
+    pub(crate) tokens: Option<(Place, Span)>,
     /// Every entry must name its token.
-    pub(super) must_name: bool,
+    pub(crate) must_name: bool,
     /// The path that is named where none is there.
-    pub(super) none: Place,
+    pub(crate) none: Place,
 }
 
 impl LogprobChannels {
     /// No channel; `none` is the path that is named.
-    pub(super) fn none(none: Place) -> Self {
+    pub(crate) fn none(none: Place) -> Self {
         Self {
             flat: Vec::new(),
             content: Channel::absent(none),
@@ -136,21 +138,21 @@ impl LogprobChannels {
 
 /// The channels of the prompt, shared by all choices of a vLLM body.
 #[derive(Debug)]
-pub(super) struct PromptChannels {
+pub(crate) struct PromptChannels {
     /// The ids of the prompt that was run, best first.
-    pub(super) echo: Vec<Channel<Buffer<i32>>>,
+    pub(crate) echo: Vec<Channel<Buffer<i32>>>,
     /// Maps of log-probabilities, best first.
-    pub(super) maps: Vec<Channel<PromptEntries>>,
-    pub(super) triples: Channel<Triples>,
+    pub(crate) maps: Vec<Channel<PromptEntries>>,
+    pub(crate) triples: Channel<Triples>,
     /// Alternatives beside the triples.
-    pub(super) top_rows: Channel<TopRows>,
+    pub(crate) top_rows: Channel<TopRows>,
     /// The path that is named where there are no log-probabilities.
-    pub(super) none: Place,
+    pub(crate) none: Place,
 }
 
 impl PromptChannels {
     /// No channel of log-probabilities; `none` is the path that is named.
-    pub(super) fn none(none: Place) -> Self {
+    pub(crate) fn none(none: Place) -> Self {
         Self {
             echo: Vec::new(),
             maps: Vec::new(),
@@ -163,18 +165,18 @@ impl PromptChannels {
 
 /// Where routed experts stand.
 #[derive(Debug)]
-pub(super) struct ExpertChannels {
+pub(crate) struct ExpertChannels {
     /// The best one that is there.
-    pub(super) found: Option<(Place, Container)>,
+    pub(crate) found: Option<(Place, Container)>,
     /// Where this wire does not carry them, with their offset.
-    pub(super) unread: Option<(Place, usize)>,
+    pub(crate) unread: Option<(Place, usize)>,
     /// The path that is named where none is there.
-    pub(super) none: Place,
+    pub(crate) none: Place,
 }
 
 /// What a small value is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     RequestId,
     Usage,
     /// One count of SGLang's usage.
@@ -191,14 +193,14 @@ pub(super) enum Role {
 
 /// A small value.
 #[derive(Debug)]
-pub(super) struct Detail {
-    pub(super) role: Role,
-    pub(super) place: Place,
-    pub(super) span: Span,
+pub(crate) struct Detail {
+    pub(crate) role: Role,
+    pub(crate) place: Place,
+    pub(crate) span: Span,
 }
 
 /// Gathers the small values that are there.
-pub(super) fn details<const N: usize>(list: [(Role, Place, Option<Span>); N]) -> Vec<Detail> {
+pub(crate) fn details<const N: usize>(list: [(Role, Place, Option<Span>); N]) -> Vec<Detail> {
     list.into_iter()
         .filter_map(|(role, place, span)| {
             Some(Detail {

@@ -25,7 +25,9 @@ pub(crate) fn decode(
     several: bool,
     target: Target<'_>,
 ) -> Result<Vec<Decoded>> {
-    let Answers { mut list, prompts } = super::answers(body, options, several)?;
+    let Answers {
+        mut list, prompts, ..
+    } = super::answers(body, options, several, false)?;
     if list.len() > 1 && matches!(target, Target::Into(_)) {
         return Err(Error::new(
             Class::Argument,
@@ -56,6 +58,17 @@ pub(crate) fn decode(
             decode_answer(answer, prompt, &mut tally, body, options, target)
         })
         .collect()
+}
+
+/// Reads a chunk of a streamed answer. Its answers are sorted by index, and none of them failed.
+pub(crate) fn chunk(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+    let mut answers = super::answers(body, options, several, true)?;
+    answers.list.sort_by_key(|answer| answer.index);
+    for answer in &answers.list {
+        let prefix = &answer.prefix;
+        refuse_failed(&answer.metadata, body, &Paths { prefix })?;
+    }
+    Ok(answers)
 }
 
 /// The prompts of a body's answers: one that all share (vLLM's choices), or one for each (SGLang's array).

@@ -37,7 +37,7 @@ pub struct Decoded {
 
 impl Decoded {
     /// A completion with nothing but its ids and its prompt.
-    pub(super) fn new(index: u32, token_ids: Buffer<i32>, prompt: Arc<Prompt>) -> Self {
+    pub(crate) fn new(index: u32, token_ids: Buffer<i32>, prompt: Arc<Prompt>) -> Self {
         Self {
             token_ids,
             logprobs: None,

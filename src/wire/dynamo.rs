@@ -116,13 +116,14 @@ impl Choice for Sample {
     }
 }
 
-/// The only answer of a body.
-pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
+/// The only answer of a body. A `chunk` of a stream may have none.
+pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result<Answers> {
     let document: Body = read_document(body, options, false)?;
     let one_only = "several choices, but nvext holds the data of one only";
-    let mut list = Choices::indexed(document.choices, body, false, one_only)?;
-    let nvext = document.nvext.get()?.unwrap_or_default();
-    let engine = nvext.engine_data.get()?.unwrap_or_default();
+    let mut list = Choices::indexed(document.choices, body, false, one_only, chunk)?;
+    let mut nvext = document.nvext.get()?.unwrap_or_default();
+    let engine = std::mem::take(&mut nvext.engine_data);
+    let engine = engine.get()?.unwrap_or_default();
     if let Some(at) = engine.finished {
         return Err(Error::new(
             Class::Malformed,
@@ -131,6 +132,16 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
             at,
             "the engine did not finish this completion",
         ));
+    }
+    let id = (Role::RequestId, top("id"), document.id);
+    let usage = (Role::Usage, top("usage"), document.usage);
+    if list.is_empty() {
+        refuse_unowned(&nvext, &engine, document.prompt_logprobs.is_present())?;
+        return Ok(Answers {
+            list: Vec::new(),
+            prompts: Vec::new(),
+            shared: details([id, usage]),
+        });
     }
     let (index, choice) = list.swap_remove(0);
     let logprobs = choice.logprobs.get()?.unwrap_or_default();
@@ -187,8 +198,8 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
             none: top("nvext.routed_experts"),
         },
         metadata: details([
-            (Role::RequestId, top("id"), document.id),
-            (Role::Usage, top("usage"), document.usage),
+            id,
+            usage,
             (
                 Role::FinishReason,
                 local("finish_reason"),
@@ -226,7 +237,37 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>) -> Result<Answers> {
     Ok(Answers {
         list: vec![answer],
         prompts: vec![prompt],
+        shared: Vec::new(),
     })
+}
+
+/// Fails if a chunk without a choice holds what belongs to one.
+fn refuse_unowned(nvext: &Nvext, engine: &EngineData, prompt_logprobs: bool) -> Result<()> {
+    let in_engine = engine.completion_token_ids.is_present()
+        || engine.completion_logprobs.is_present()
+        || engine.prompt_token_ids.is_present()
+        || engine.prompt_logprobs.is_present()
+        || engine.routed_experts.is_some()
+        || engine.sampling_mask.is_present();
+    let in_nvext = nvext.completion_token_ids.is_present()
+        || nvext.prompt_token_ids.is_present()
+        || nvext.prompt_logprobs.is_present()
+        || nvext.routed_experts.is_some()
+        || nvext.stop_reason.is_some()
+        || nvext.detailed_finish_reason.is_some();
+    let path = match (in_engine || in_nvext, prompt_logprobs) {
+        (true, _) => "nvext",
+        (false, true) => "prompt_logprobs",
+        (false, false) => return Ok(()),
+    };
+    let message = "it belongs to a choice, and the chunk has none";
+    Err(Error::new(
+        Class::Malformed,
+        "no_choice",
+        path,
+        None,
+        message,
+    ))
 }
 
 /// The best container: an object before a string before anything else; among equals the first.

@@ -4,13 +4,13 @@
 //! may fill a role of the [`answer`](answer::Answer). [`read`] turns the bytes of a value into columns, [`judge`] compares
 //! the columns with each other, and [`decode`] calls both in the order of `docs/judgement.md`.
 
-mod answer;
+pub(crate) mod answer;
 mod decode;
 mod decoded;
 mod dynamo;
-mod judge;
-mod read;
-mod sentinel;
+pub(crate) mod judge;
+pub(crate) mod read;
+pub(crate) mod sentinel;
 mod sglang;
 mod vllm;
 mod vllm_completions;
@@ -19,16 +19,18 @@ use crate::error::Result;
 use crate::options::{Options, Wire};
 use answer::Answers;
 
-pub(crate) use decode::decode;
+pub(crate) use decode::{chunk, decode};
 pub use decoded::{
     Attribute, Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
 };
 
-/// The answers of a body, by the file of its wire: every choice with `several`, else the only one.
-fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+/// The answers of a body, by the file of its wire: every choice with `several`, else the only one. A `chunk` of a stream
+/// may have none.
+fn answers(body: &[u8], options: &Options<'_>, several: bool, chunk: bool) -> Result<Answers> {
     match options.wire {
-        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options),
-        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several),
+        Wire::DynamoChat | Wire::DynamoCompletions => dynamo::answers(body, options, chunk),
+        Wire::VllmGenerate | Wire::VllmChat => vllm::answers(body, options, several, chunk),
+        Wire::SglangGenerate if chunk => sglang::chunk(body, options),
         Wire::VllmCompletions => vllm_completions::answers(body, options, several),
         Wire::SglangGenerate => sglang::answers(body, options, several),
         Wire::SglangChat => sglang::chat_answers(body, options, several),

@@ -12,19 +12,19 @@ const DYNAMO_F32: f64 = -1e30f32 as f64;
 
 /// Whether a written value means "no logprob".
 #[inline(always)]
-pub(super) fn is_sentinel(value: f64) -> bool {
+pub(crate) fn is_sentinel(value: f64) -> bool {
     value <= VLLM && (value == VLLM || value == DYNAMO || value == DYNAMO_F32)
 }
 
 /// The value, or NaN for a sentinel.
 #[inline(always)]
-pub(super) fn or_nan(value: f64) -> f64 {
+pub(crate) fn or_nan(value: f64) -> f64 {
     if is_sentinel(value) { f64::NAN } else { value }
 }
 
 /// Whether a value may be a sentinel, is NaN or too high. Without branches, so that the compiler vectorises it.
 #[inline]
-pub(super) fn any_doubt(values: &[f64]) -> bool {
+pub(crate) fn any_doubt(values: &[f64]) -> bool {
     values.iter().fold(false, |doubt, &value| {
         doubt | (value <= VLLM) | !is_possible(value)
     })
@@ -38,13 +38,13 @@ fn is_possible(value: f64) -> bool {
 
 /// Whether a value is so far above 0 that rounding does not explain it. NaN is not.
 #[inline(always)]
-pub(super) fn is_too_high(value: f64) -> bool {
+pub(crate) fn is_too_high(value: f64) -> bool {
     value > MAX_LOGPROB
 }
 
 /// The position of the first value that is too high.
 #[inline]
-pub(super) fn first_too_high(values: &[f64]) -> Option<usize> {
+pub(crate) fn first_too_high(values: &[f64]) -> Option<usize> {
     // A word per value, so that no branch and no bit is in the way.
     let any = values
         .iter()
@@ -57,7 +57,7 @@ pub(super) fn first_too_high(values: &[f64]) -> Option<usize> {
 
 /// The error of a token without a logprob.
 #[cold]
-pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
+pub(crate) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
     let found = if value.is_nan() {
         "null".to_owned()
     } else {
@@ -76,7 +76,7 @@ pub(super) fn no_logprob(value: f64, path: String, offset: Option<usize>) -> Err
 
 /// The error of a value above 0.
 #[cold]
-pub(super) fn positive_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
+pub(crate) fn positive_logprob(value: f64, path: String, offset: Option<usize>) -> Error {
     Error::new(
         Class::Missing,
         "positive_logprob",

@@ -19,7 +19,7 @@ use super::read::choices::{
 };
 use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
-use super::read::ids::{IdLists, Ids};
+use super::read::ids::{Id, IdLists, Ids};
 use super::read::triples::{TopRows, Triples};
 use super::read::walk::{Fields, Part, Path, Walk, fields};
 use crate::options::Options;
@@ -153,7 +153,7 @@ impl Choice for Sample {
 /// The answers of a body of `/v1/chat/completions`: every choice with `several`, else the only one.
 pub(super) fn chat_answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
     let document: Chat = read_document(body, options, several)?;
-    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL)?;
+    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL, false)?;
     let mut parts = Vec::with_capacity(list.len());
     for (position, (index, mut choice)) in list.into_iter().enumerate() {
         let prefix = format!("choices[{position}]");
@@ -175,7 +175,11 @@ pub(super) fn chat_answers(body: &[u8], options: &Options<'_>, several: bool) ->
         ranked(ids, echo, here.or(above), meta, index, prefix)
     });
     let (list, prompts) = ranked.unzip();
-    Ok(Answers { list, prompts })
+    Ok(Answers {
+        list,
+        prompts,
+        shared: Vec::new(),
+    })
 }
 
 /// The answers of a body of `/generate`: every element with `several`, else the only one.
@@ -211,7 +215,46 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
             ranked(ids, echo, unread, meta, i as u32, prefix(i))
         })
         .unzip();
-    Ok(Answers { list, prompts })
+    Ok(Answers {
+        list,
+        prompts,
+        shared: Vec::new(),
+    })
+}
+
+fields! {
+    /// A chunk of a streamed answer.
+    Chunk {
+        output_ids: Field<Buffer<i32>> = now::<Ids>,
+        prompt_token_ids: Field<Buffer<i32>> = now::<Ids>,
+        meta_info: Part<MetaInfo> = part,
+        /// Not of this level: their offset.
+        routed_experts: Option<usize> = offset,
+        /// Of the answer that it belongs to.
+        index: Option<Span> = span,
+    }
+}
+
+impl Document for Chunk {}
+
+/// The answer of a chunk.
+pub(super) fn chunk(body: &[u8], options: &Options<'_>) -> Result<Answers> {
+    let chunk: Chunk = read_document(body, options, false)?;
+    let meta = chunk.meta_info.get()?.ok_or_else(|| missing("meta_info"))?;
+    let index = match chunk.index {
+        Some(span) => Cursor::at(body, span.start).field::<Id>()?,
+        None => Ok(0),
+    };
+    let index = index.map_err(|error| error.under("index"))?;
+    let ids = Channel::local("output_ids", chunk.output_ids);
+    let echo = Channel::local("prompt_token_ids", chunk.prompt_token_ids);
+    let unread = chunk.routed_experts.map(|at| (local("routed_experts"), at));
+    let (answer, prompt) = ranked(ids, echo, unread, meta, index as u32, String::new());
+    Ok(Answers {
+        list: vec![answer],
+        prompts: vec![prompt],
+        shared: Vec::new(),
+    })
 }
 
 /// The channels of one answer.

@@ -74,11 +74,19 @@ impl Choice for Sample {
     }
 }
 
-/// The answers of a body: every choice with `several`, else the only one.
-pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
+/// The answers of a body: every choice with `several`, else the only one. A `chunk` of a stream may have none.
+pub(super) fn answers(
+    body: &[u8],
+    options: &Options<'_>,
+    several: bool,
+    chunk: bool,
+) -> Result<Answers> {
     let document: Body = read_document(body, options, several)?;
     let generate = options.wire == Wire::VllmGenerate;
-    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL)?;
+    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL, chunk)?;
+    let request_id = (Role::RequestId, top("request_id"), document.request_id);
+    let id = (Role::RequestId, top("id"), document.id);
+    let usage = (Role::Usage, top("usage"), document.usage);
     let mut answers = Vec::with_capacity(list.len());
     for (i, (index, choice)) in list.into_iter().enumerate() {
         let logprobs = choice.logprobs.get()?.unwrap_or_default();
@@ -102,9 +110,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 none: local("routed_experts"),
             },
             metadata: details([
-                (Role::RequestId, top("request_id"), document.request_id),
-                (Role::RequestId, top("id"), document.id),
-                (Role::Usage, top("usage"), document.usage),
+                request_id,
+                id,
+                usage,
                 (
                     Role::FinishReason,
                     local("finish_reason"),
@@ -128,5 +136,6 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
     Ok(Answers {
         list: answers,
         prompts: vec![prompt],
+        shared: details([request_id, id, usage]),
     })
 }

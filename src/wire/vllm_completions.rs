@@ -65,7 +65,7 @@ impl Choice for Sample {
 /// The answers of a body: every choice with `several`, else the only one.
 pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
     let document: Body = read_document(body, options, several)?;
-    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL)?;
+    let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL, false)?;
     // A choice has its prompt, so both lists have the order of the indices.
     let mut list: Vec<_> = list.into_iter().enumerate().collect();
     list.sort_by_key(|(_, (index, _))| *index);
@@ -84,7 +84,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 tokens: logprobs.tokens.map(|span| (local("logprobs.tokens"), span)),
                 ..LogprobChannels::none(local("logprobs.token_logprobs"))
             },
-            mask: Channel::absent(local("sampling_mask")),
+            mask: Channel::absent(local("")),
             experts: ExpertChannels {
                 found: choice
                     .routed_experts

@@ -35,7 +35,7 @@ class Stepping:
                 self._at_step(self.steps)
                 try:
                     value = yield waited_for
-                except BaseException as error:  # noqa: BLE001 - handed on as it is
+                except BaseException as error:  # noqa: BLE001 - passed on unchanged
                     waited_for = self._inner.throw(error)
                 else:
                     waited_for = self._inner.send(value)
@@ -44,7 +44,7 @@ class Stepping:
 
 
 def check(workers: Pool, outcome: object) -> None:
-    """All or nothing, and nobody paused."""
+    """All workers or none are updated, and none is paused."""
     assert isinstance(outcome, FleetResult | asyncio.CancelledError), repr(outcome)
     assert [engine.admin.paused for engine in workers.engines] == [None] * 4
     versions = {engine.admin.version for engine in workers.engines}
@@ -101,7 +101,7 @@ async def at_request(number: int, *, late: bool) -> bool:
         def watch(engine: Engine) -> None:
             ask = engine.faults.on_request
 
-            def on_request(path: str, *, samples: bool) -> Fault | None:
+            def on_request(path: str, *, samples: bool, streams: bool = False) -> Fault | None:
                 nonlocal arrived
                 arrived += 1
                 if arrived == number and not late:
@@ -109,7 +109,7 @@ async def at_request(number: int, *, late: bool) -> bool:
                 elif arrived == number:
                     asyncio.get_running_loop().call_later(0.002, task.cancel)
                     return Fault(kind="delay", seconds=0.004)
-                return ask(path, samples=samples)
+                return ask(path, samples=samples, streams=streams)
 
             engine.faults.on_request = on_request  # type: ignore[method-assign]
 

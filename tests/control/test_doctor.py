@@ -197,6 +197,8 @@ def test_streams_are_probed_with_one_token() -> None:
     ignores = Guise({"/v1/models": cards("vllm"), GENERATE: lambda _: generated(-0.5)}).examined()
     assert "note: ignores stream: true" in said(ignores, "vllm_generate")
     with simulator.running(backend="vllm") as engine:
+        assert "ok: streams on request: 2 server-sent events for one token" in said(ask(engine), "vllm_generate")
+    with simulator.running(backend="dynamo") as engine:
         assert "note: refuses streams (HTTP 501)" in said(ask(engine), "vllm_generate")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def refusing() -> Iterator[str]:
-    """A port that is taken, where nobody listens."""
+    """A port that is bound, and on which no socket listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -28,7 +28,7 @@ def main(kind: Kind, url: str) -> None:
     for module in (aiohttp, httpx, native):  # however slow the machine, the connection is kept
         setattr(module, "KEEPALIVE", 600.0)  # noqa: B010 - for mypy it is not the module's own
     with Driver(kind, url, retries=None) as client, Driver(kind, url, retries=None) as fresh:
-        # The event loop has descriptors of its own, from its first call on.
+        # The event loop opens descriptors in its first call.
         client.generate(deadline=60.0)
         fresh._runner.get_loop()
         for _ in range(3):

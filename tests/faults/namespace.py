@@ -46,7 +46,7 @@ def swallowed_by_the_device(kind: Kind) -> None:
 
 
 def swallowed_by_sockets(kind: Kind) -> None:
-    """The same without privileges: nobody accepts, nobody answers."""
+    """The same without privileges: no connection is accepted or answered."""
     with full_backlog() as url:
         for options, deadline in (({}, SHORT), ({"connect_timeout": SHORT}, LONG)):
             with Driver(kind, url, retries=None, **options) as client:

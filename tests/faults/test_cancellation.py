@@ -81,7 +81,7 @@ async def _awaited(step: int, coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def run(library: HttpLibrary, server: RawServer, *, fewest: int, fresh: bool, **options: Any) -> None:
-    """Cancel calls of a client everywhere, each on a connection of its own if ``fresh``."""
+    """Cancel calls of a client everywhere, each on a new connection if ``fresh``."""
 
     async def main() -> int:
         options.setdefault("preflight", False)

@@ -28,7 +28,7 @@ def test_a_page_with_status_200(connect: Connect, server: RawServer, content_typ
 
 @pytest.mark.parametrize("content_type", ["text/plain", "text/html; charset=latin-1", "", "nonsense", "\x80"])
 def test_json_of_another_type_is_json(connect: Connect, server: RawServer, content_type: str) -> None:
-    """What decides is the body: every byte of it is judged, and servers are careless with this header."""
+    """The header is not read: servers set it wrong, and every byte of the body is checked."""
     server.play(reply(200, BODY, content_type=content_type))
     client = connect(retries=QUICK)
     assert answered(client) == [7, 8, 9]

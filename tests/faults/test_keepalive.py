@@ -33,7 +33,7 @@ def test_an_idle_connection_that_ends_is_not_used(connect: Connect, server: RawS
     ids=["closed", "reset", "closed within", "reset within", "closed behind", "reset behind"],
 )
 def test_a_connection_that_ends_as_it_is_used(connect: Connect, server: RawServer, race: Answer | Early) -> None:
-    """Nobody knows whether the request was read, so it is an error, and never a second request."""
+    """It is not known whether the request was read, so the call fails and sends no second request."""
     server.play(GOOD)
     client = connect(retries=QUICK)
     answered(client)
@@ -47,7 +47,7 @@ def test_a_connection_that_ends_as_it_is_used(connect: Connect, server: RawServe
 
 
 def test_a_close_at_the_same_time_as_a_request(connect: Connect, server: RawServer) -> None:
-    """The server drops connections while calls go out: each is sampled at most once, whoever wins."""
+    """The server drops connections while calls are sent: each is sampled at most once."""
     server.play(GOOD)
     client = connect(retries=QUICK)
     answers = lost = 0

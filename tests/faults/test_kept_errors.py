@@ -86,7 +86,7 @@ def test_an_error_that_is_kept(connect: Connect, server: RawServer, fault: str) 
     with everything_back(), pytest.raises(TitoError) as kept:
         client.generate(deadline=ENOUGH if "silent" in fault else LONG)
     frames = [entry.frame for entry in kept.traceback]
-    # What has arrived and was not handed on is in the frames of the transport.
+    # The bytes that arrived and were not passed on are in the frames of the transport.
     held = [frame.f_locals for frame in frames if "_http" in str(frame.code.path)]
     assert len(frames) > 1
     assert not any(held)
@@ -120,7 +120,7 @@ def test_a_dropped_error_is_freed(connect: Connect, server: RawServer, fault: st
                 gone.append(weakref.ref(error))
         ends = time.monotonic() + LONG
         while any(error() for error in gone) and time.monotonic() < ends:
-            time.sleep(0.005)  # the thread that decodes lets go a moment later
+            time.sleep(0.005)  # the thread that decodes releases its references a moment later
         assert [error() for error in gone] == [None]
     finally:
         gc.enable()
@@ -147,7 +147,7 @@ def test_what_was_decoded_and_then_refused(connect: Connect, server: RawServer) 
 
 
 def test_a_body_that_a_transport_hands_out_twice() -> None:
-    """It belongs to the call that it was handed to, and the second call hears of it in plain words."""
+    """It belongs to the first call that gets it. The second call raises an error that says this."""
     body = Body()
     body.append(b"{")
 

@@ -46,7 +46,7 @@ SECRETS = (KEY, TEAM, CALL, PASSWORD)
 
 
 def told(request: Received) -> str:
-    """All that the server was told."""
+    """All that the server received."""
     return "\n".join(f"{name}: {value}" for name, value in request.headers.items())
 
 
@@ -240,7 +240,7 @@ def test_a_closed_port(connect: Connect, caplog: pytest.LogCaptureFixture) -> No
         client_of(connect, url).generate(deadline=LONG)
     for text in everything(caught.value):
         check(text)
-    # The retries are told of, the keys are not.
+    # The retries are logged, the keys are not.
     assert "sending again" in caplog.text
     check(caplog.text)
 

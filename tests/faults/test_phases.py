@@ -73,7 +73,7 @@ def test_a_close_behind_the_body_is_no_fault(connect: Connect, server: RawServer
     whole(client, server, hits=1)
 
 
-# What is complete, but not what was announced or no JSON: only the decoder can tell.
+# Complete bodies that differ from the announced ones, or are no JSON: only the decoder finds this.
 CUT: dict[str, Script] = {
     "cut, no length": [head(200, {"connection": "close"}) + HALF, Close()],
     "one byte cut, no length": [head(200, {"connection": "close"}) + BODY[:-1], Close()],

@@ -48,7 +48,7 @@ def test_after_its_loop_is_gone(kind: Kind, server: RawServer) -> None:
         try:
             return len((await client.generate(PROMPT, deadline=LONG)).token_ids)
         finally:
-            await client._transport.aclose()
+            await client._runner.transport.aclose()
             await asyncio.sleep(0)
 
     assert asyncio.run(once()) == 3
@@ -59,7 +59,7 @@ def test_after_its_loop_is_gone(kind: Kind, server: RawServer) -> None:
 
 @pytest.mark.parametrize("kind", ASYNC)
 def test_two_loops_at_once(kind: Kind, server: RawServer) -> None:
-    """Each has a client of its own; they share nothing."""
+    """Each has its own client. They share nothing."""
     server.play(GOOD)
     calls, results = 30, []
 
@@ -84,7 +84,7 @@ def in_a_child(work: Callable[[], object]) -> str:
         try:
             work()
             said = "done"
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:  # noqa: BLE001 - sent to the parent
             said = f"{type(error).__name__}: {error}"
         os.write(write, said.encode())
         os._exit(0)  # without the parent's test run, and its cleaning up
@@ -107,7 +107,7 @@ def closed(client: AsyncTitoClient | TitoClient) -> None:
 def test_a_forked_child_does_not_affect_its_parent(
     kind: Kind, tmp_path_factory: pytest.TempPathFactory, *, tls: bool
 ) -> None:
-    """It is told to make a client of its own, and may close the one it has inherited: the parent's goes on."""
+    """Its calls raise an error, and it may close the client that it inherited. That of the parent still works."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
     options: dict[str, Any] = {"tls": authority.trusted()} if tls else {}
     with (

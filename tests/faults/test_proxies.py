@@ -96,7 +96,7 @@ def test_a_tunnel_that_is_refused(kind: Kind, server: RawServer, monkeypatch: py
             client.generate(deadline=LONG)
         assert "deadline" not in str(caught.value)
     unseen(caught.value)
-    # The proxy was asked for a tunnel, by name, and told nothing that is the engine's.
+    # The proxy gets the host name of the tunnel, and no header for the engine.
     assert [request.method for request in server.requests] == ["CONNECT"]
     assert server.requests[0].path == "engine.invalid:8443"
     assert "authorization" not in server.requests[0].headers

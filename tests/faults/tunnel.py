@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Tunnel:
-    """Connects whoever asks with ``CONNECT``, and keeps the requests that it was asked with."""
+    """Opens a tunnel for each ``CONNECT``, and keeps the requests."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []

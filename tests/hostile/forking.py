@@ -50,7 +50,7 @@ def main() -> None:
         try:
             while not stop.is_set():
                 decode_and_check(body, sample)
-        except BaseException as failure:  # noqa: BLE001 - a thread must tell, whatever it was
+        except BaseException as failure:  # noqa: BLE001 - every failure of a thread is reported
             failures.append(failure)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]

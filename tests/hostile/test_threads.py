@@ -36,7 +36,7 @@ def at_once(work: Callable[[int], None]) -> None:
         begin.wait()
         try:
             work(number)
-        except BaseException as failure:  # noqa: BLE001 - told below
+        except BaseException as failure:  # noqa: BLE001 - reported below
             failures.append(failure)
 
     threads = [threading.Thread(target=begun, args=(number,), daemon=True) for number in range(THREADS)]
@@ -127,7 +127,7 @@ def test_each_thread_into_an_array_of_its_own() -> None:
 
 
 def test_one_array_for_all_threads_is_refused_or_whole() -> None:
-    """It is lent to one decode at a time; the others are told."""
+    """One decode uses it at a time. The others raise an error."""
     dialect = DIALECTS["prime_generate"]
     body, sample = answer(70, dialect)
     out = np.empty((699, 24, 8), np.int32)

@@ -97,7 +97,7 @@ def test_a_turn_that_cannot_be_closed_has_its_own_drift() -> None:
 
 def test_a_renderer_that_cannot_bridge_but_renders_the_same_has_no_drift() -> None:
     class Faithful(Forgetful):
-        """Renders sampled tokens as they were: what it reads, it remembers."""
+        """Renders sampled tokens unchanged, because it records what it parses."""
 
         def render(self, messages: list[Any], **options: Any) -> Tokens:
             parts: list[int] = []

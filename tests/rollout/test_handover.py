@@ -22,7 +22,7 @@ LONG = 1_500
 
 
 class Spy(ChatRenderer):
-    """Notes how many tokens of prompt it is handed, and uses up the lists."""
+    """Records how many tokens of prompt it gets, and empties the lists."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +43,7 @@ def say(text: str) -> list[dict[str, str]]:
 
 
 def alike(one: TrainingSample, other: TrainingSample) -> bool:
-    """Equal but for the ids under which the server knows the requests."""
+    """Equal except for the request ids of the server."""
 
     def nameless(sample: TrainingSample) -> TrainingSample:
         sample.turns = tuple(dataclasses.replace(turn, request_id=None) for turn in sample.turns)
@@ -61,10 +62,13 @@ def mask(ids: list[int], first: int) -> SamplingMask:
     return SamplingMask(np.array([n for each in kept for n in each], np.int32), offsets)
 
 
-def piece(rollout: Rollout, first: int, last: int, *, whole: bool, lost: int) -> tito.Completion:
+def piece(
+    rollout: Rollout, first: int, last: int, *, whole: bool, lost: int, prompt: int | None = None
+) -> tito.Completion:
     """Tokens first to last of the turn, answering what the rollout asks for now."""
     start = rollout.routed_experts_prompt_start
-    prompt = len(rollout.prompt_ids(say("a")) if rollout.head is None else rollout.token_ids)
+    if prompt is None:
+        prompt = len(rollout.prompt_ids(say("a")) if rollout.head is None else rollout.token_ids)
     ids = TURN[first:last]
     lost = 0 if whole else lost
     rows = prompt + len(ids) - 1 - start - lost
@@ -165,6 +169,23 @@ def test_a_mask_in_one_segment_only_is_refused() -> None:
     assert rollout.append(completion([])).sampling_mask is not None
 
 
+def test_a_mask_that_was_cut_off_is_not_known() -> None:
+    """It comes with the last event of a stream."""
+    rollout = Rollout(ShortRenderer())
+    rollout.prompt_ids(say("a"))
+    kept = mask([603, 604], 0)
+    answers = [([600, 601], None), ([], None), ([602], None), ([603, 604], kept), ([605], None)]
+    for ids, found in answers:
+        rollout.append(completion(ids, sampling_mask=found, aborted=True, finish_reason="abort"))
+        rollout.request(resume=True)
+    with pytest.raises(tito.AlignmentError, match="1 of 2 answers"):
+        rollout.append(completion([END]))
+    turn = rollout.append(completion([END], sampling_mask=mask([END], 2)))
+    assert turn.sampling_mask is not None
+    expected: list[list[int]] = [[], [], [], *(row.tolist() for row in kept), [], mask([END], 2)[0].tolist()]
+    assert [row.tolist() for row in turn.sampling_mask] == expected
+
+
 def test_logprobs_in_one_segment_only() -> None:
     rollout = Rollout(ShortRenderer())
     rollout.prompt_ids(say("a"))
@@ -233,6 +254,124 @@ def test_an_answer_that_does_not_fit_leaves_the_turn_open() -> None:
             rollout.append(answer)
         assert rollout.head is cut
     rollout.append(completion([END], routed(1, total - 1)))
+
+
+# --- calls that were cancelled ---
+
+
+def pending(rollout: Rollout) -> Any:
+    return rollout.interrupted
+
+
+class Cancelled:
+    """A client whose calls fail, all but the last: each error carries the tokens up to the next cut."""
+
+    def __init__(
+        self, rollout: Rollout, cuts: list[int], lost: int, error: Callable[[], BaseException] = asyncio.CancelledError
+    ) -> None:
+        self.rollout, self.bounds, self.lost, self.error = rollout, [*cuts, len(TURN)], lost, error
+        self.sent: list[dict[str, Any]] = []
+
+    async def generate(self, prompt_ids: Any, **keywords: Any) -> tito.Completion:
+        first, last = self.bounds[len(self.sent) - 1] if self.sent else 0, self.bounds[len(self.sent)]
+        self.sent.append({"prompt_ids": prompt_ids, **keywords})
+        whole = len(self.sent) == len(self.bounds)
+        answer = piece(self.rollout, first, last, whole=whole, lost=self.lost, prompt=len(prompt_ids))
+        if whole:
+            return answer
+        error: Any = self.error()
+        error.completion = answer
+        raise error
+
+
+FAILURES: list[Any] = [asyncio.CancelledError, lambda: tito.ServerError("engine failed", status=None, body=b"")]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("by_hand", [True, False])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(TURN)), min_size=1, max_size=4).map(sorted), lost=st.integers(0, 9))
+def test_a_turn_whose_calls_fail_is_the_uncut_turn(by_hand: bool, failure: Any, cuts: list[int], lost: int) -> None:
+    async def roll() -> Rollout:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, cuts, lost, failure)
+        coming = rollout.step(client, say("a"), sampling_params={"max_tokens": 9}, on_interrupt="return")
+        for number in range(len(cuts)):
+            before = rollout.head
+            with pytest.raises((asyncio.CancelledError, tito.ServerError)) as caught:
+                await coming
+            assert rollout.head is (before if number == 0 or by_hand else rollout.turns[0])
+            cut: Any = caught.value
+            assert pending(rollout) is cut.completion
+            if by_hand:
+                assert rollout.append(cut.completion).aborted
+                assert pending(rollout) is None
+            coming = rollout.resume(client)
+        await coming
+        assert [each["sampling_params"]["max_tokens"] for each in client.sent] == [9 - cut for cut in (0, *cuts)]
+        assert {each["on_interrupt"] for each in client.sent} == {"return"}
+        return rollout
+
+    rollout = asyncio.run(roll())
+    assert alike(rollout.sample(), cut_at().sample())
+    assert rollout.messages == cut_at().messages
+    assert len(rollout.leaves) == 1
+
+
+def test_a_cancelled_call_may_be_asked_again_from_the_start() -> None:
+    async def roll() -> None:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, [2], 0)
+        with pytest.raises(asyncio.CancelledError):
+            await rollout.step(client, say("a"))
+        assert (rollout.turns, len(rollout.token_ids)) == ([], 0)
+        assert pending(rollout) is not None
+        client = Cancelled(rollout, [], 0)
+        turn = await rollout.step(client, say("a"))
+        assert pending(rollout) is None
+        assert (len(turn.segments), rollout.messages[0]) == (1, say("a")[0])
+
+    asyncio.run(roll())
+
+
+def test_what_a_cancelled_call_had_is_taken_by_a_request_too() -> None:
+    async def roll() -> Rollout:
+        rollout = Rollout(ShortRenderer())
+        client: Any = Cancelled(rollout, [2], 0)
+        with pytest.raises(asyncio.CancelledError):
+            await rollout.step(client, say("a"))
+        return rollout
+
+    rollout = asyncio.run(roll())
+    rollout.request(resume=True)
+    rollout.append(piece(rollout, 2, len(TURN), whole=True, lost=0))
+    assert alike(rollout.sample(), cut_at().sample())
+
+
+def test_an_answer_that_came_whole_before_the_call_was_cancelled_is_not_asked_for_again() -> None:
+    class Slow(ShortRenderer):
+        blocking = True
+
+        def parse_response(self, *arguments: Any, **keywords: Any) -> Any:
+            parsing.set()
+            released.wait(10)
+            return super().parse_response(*arguments, **keywords)
+
+    async def roll() -> None:
+        rollout = Rollout(Slow())
+        client: Any = Cancelled(rollout, [], 0)
+        task = asyncio.create_task(rollout.step(client, say("a")))
+        await asyncio.to_thread(parsing.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        released.set()
+        turn = await rollout.resume(client)
+        assert (turn.aborted, turn.token_ids.tolist()) == (False, TURN)
+        assert len(client.sent) == 1
+
+    parsing, released = threading.Event(), threading.Event()
+    asyncio.run(roll())
 
 
 # --- the embedded engine ---

@@ -21,7 +21,8 @@ SGLANG = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 8}}
 def generate(engine: Engine, **headers: str) -> httpx.Response:
     sglang = engine.config.backend == "sglang"
     url = engine.url + ("/generate" if sglang else "/inference/v1/generate")
-    return httpx.post(url, json=SGLANG if sglang else VLLM, headers=headers, timeout=30.0, trust_env=False)
+    body = SGLANG | {"rid": headers.get("x-request-id")} if sglang else VLLM
+    return httpx.post(url, json=body, headers=headers, timeout=30.0, trust_env=False)
 
 
 class Background:

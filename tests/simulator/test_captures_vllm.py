@@ -66,7 +66,7 @@ NOT_PLAYED = {
     name: "the request is not recorded"
     for name, entry in INDEX.items()
     if "request" not in entry and name not in REQUESTS and name.endswith(".json")
-} | {name: "streams are not played yet" for name in INDEX if name.endswith(".sse")}
+} | {name: "streams: test_streams_recorded.py" for name in INDEX if name.endswith(".sse")}
 
 _BYTES = "the engine's tokenizer makes a token of each byte, so a text has another number of tokens"
 _LETTERS = "the engine's words have no such letter; test_a_stop_string_ends_the_answer"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.cli._app import app
+from support.events import documents
 
 COMMAND = [sys.executable, "-c", "from dynamo_tito.cli import main; main()", "serve"]
 
@@ -63,6 +64,21 @@ def test_it_plays_faults_from_options() -> None:
                 httpx.post(f"{url}/inference/v1/generate", json=body, trust_env=False).status_code for _ in range(20)
             }
             assert answers == {500, 503}
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_it_streams_as_it_is_told() -> None:
+    options = ["--json", "--sglang-generate", "--chunk-tokens", "3", "--fault", "drop", "--fault-rate", "1"]
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            body = {"input_ids": [1], "sampling_params": {"max_new_tokens": 7}, "stream": True}
+            answer = httpx.post(f"{url}/generate", json=body, trust_env=False).content
+            # The second of the chunks with 3, 3 and 1 tokens is dropped.
+            assert [len(event["output_ids"]) for event in documents(answer)[:-1]] == [3, 1]
         finally:
             process.terminate()
             process.wait(20)

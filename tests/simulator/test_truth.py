@@ -24,7 +24,7 @@ class Dialect:
     wire: tito.Wire
     path: str
     settings: dict[str, Any]
-    #: engine_data keeps float64; everyone else rounds.
+    #: engine_data keeps float64; every other channel rounds.
     float64: bool = False
     #: Bare routed experts do not say their shape.
     bare: bool = False

@@ -27,7 +27,7 @@ CONTAINERS: tuple[Container, ...] = ("object", "npy", "bare")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What an engine did for one choice; logarithms are natural, NaN means that the engine has no evidence."""
+    """One choice of an engine; logarithms are natural, NaN where the engine has no log-probability."""
 
     prompt: list[int]
     tokens: list[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,25 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
     return options | {"limits": Limits(**options["limits"])} if "limits" in options else options
 
 
+def streamed(case: dict[str, Any], pieces: Iterable[bytes]) -> list[tito.Completion]:
+    """What comes of a stream that is fed in pieces."""
+    decoder = tito.StreamDecoder(wire=case["wire"], **options_of(case))
+    every, abandoned = case.get("choices") == "all", case["ending"] == "abandon"
+    feed = decoder.feed_choices if every else decoder.feed
+    try:
+        for piece in pieces:
+            feed(piece)
+    except tito.ServerError:
+        if not abandoned:
+            raise
+    if every:
+        return decoder.abandon_choices() if abandoned else decoder.finish_choices()
+    return [decoder.abandon() if abandoned else decoder.finish()]
+
+
 def completions(case: dict[str, Any], body: bytes) -> list[tito.Completion]:
+    if "ending" in case:
+        return streamed(case, [body])
     if case.get("choices") == "all":
         return tito.decode_choices(body, wire=case["wire"], **options_of(case))
     return [tito.decode(body, wire=case["wire"], **options_of(case))]

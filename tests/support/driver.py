@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from dynamo_tito._client import AsyncTitoClient, TitoClient
+from dynamo_tito import StreamDelta
+from dynamo_tito._client import AsyncTitoClient, AsyncTitoStream, TitoClient, TitoStream
 from dynamo_tito._errors import TitoError
 from dynamo_tito._types import Completion, PromptLogprobs
 
@@ -16,6 +17,7 @@ Kind: TypeAlias = Literal["httpx", "aiohttp", "native", "blocking", "native, blo
 
 KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "native", "blocking", "native, blocking")
 ASYNC: tuple[Literal["httpx", "aiohttp", "native"], ...] = ("httpx", "aiohttp", "native")
+BLOCKING: dict[Kind, Literal["httpx", "native"]] = {"blocking": "httpx", "native, blocking": "native"}
 PROMPT = [1, 2, 3, 4, 5]
 
 
@@ -27,12 +29,10 @@ class Driver:
         options = {"model": "tito-model", "preflight": False, **options}
         self.kind = kind
         self.client: AsyncTitoClient | TitoClient
-        if kind == "blocking":
-            self.client = TitoClient(url, **options)
-        elif kind == "native, blocking":
-            self.client = TitoClient(url, http="native", **options)
+        if kind in BLOCKING:
+            self.client = TitoClient(url, http=BLOCKING[kind], **options)
         else:
-            self.client = AsyncTitoClient(url, http=kind, **options)
+            self.client = AsyncTitoClient(url, http=kind, **options)  # type: ignore[arg-type]
 
     def generate(self, prompt: Any = None, **arguments: Any) -> Completion:
         """One call, to its end."""
@@ -40,6 +40,30 @@ class Driver:
         if isinstance(self.client, TitoClient):
             return self.client.generate(prompt, **arguments)
         return self._runner.run(self.client.generate(prompt, **arguments))
+
+    def stream(self, prompt: Any = None, **arguments: Any) -> tuple[list[StreamDelta], AsyncTitoStream | TitoStream]:
+        """A stream to its end: the new tokens as they came, and what is left of it."""
+        stream = self.client.stream(PROMPT if prompt is None else prompt, **arguments)
+        return self.rest(stream), stream
+
+    def rest(
+        self, stream: AsyncTitoStream | TitoStream, after: Callable[[], object] = lambda: None
+    ) -> list[StreamDelta]:
+        """The rest of a stream; ``after`` is called after each delta."""
+        if not isinstance(stream, TitoStream):
+            return self._runner.run(self._rest(stream, after))
+        found = []
+        with stream:
+            for delta in stream:
+                found.append(delta)
+                after()
+        return found
+
+    def abort(self, request_id: str, **arguments: Any) -> None:
+        """One request aborted."""
+        done = self.client.abort(request_id, **arguments)
+        if done is not None:
+            self._runner.run(done)
 
     def score(self, token_ids: Any, **arguments: Any) -> PromptLogprobs:
         """One sequence scored."""
@@ -66,6 +90,15 @@ class Driver:
         else:
             self._runner.run(self._close(self.client))
         self._runner.close()
+
+    @staticmethod
+    async def _rest(stream: AsyncTitoStream, after: Callable[[], object]) -> list[StreamDelta]:
+        found = []
+        async with stream:
+            async for delta in stream:
+                found.append(delta)
+                after()
+        return found
 
     @staticmethod
     async def _close(client: AsyncTitoClient) -> None:

@@ -69,7 +69,7 @@ class Worker:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def requests(self) -> list[dict[str, Any]]:
-        """The requests that reached the engine, as the frontend handed them over."""
+        """The requests that the engine got from the frontend."""
         return [event["request"] for event in self.events() if event["event"] == "request"]
 
     def forget(self) -> None:

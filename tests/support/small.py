@@ -5,6 +5,7 @@ Prompt 1 2 3, completion 5 6. ``EXPERTS`` has the four rows that P + C - 1 asks 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,16 @@ def generated(tokens: list[int]) -> dict[str, Any]:
     content = [{"token": f"token_id:{token}", "logprob": -0.5} for token in tokens]
     choice = {"index": 0, "token_ids": tokens, "logprobs": {"content": content}, "finish_reason": "stop"}
     return {"request_id": "r", "choices": [choice]}
+
+
+def streamed(tokens: list[int], *, end: bytes = b"data: [DONE]\n\n") -> list[bytes]:
+    """The events of :func:`generated`, streamed: one token in each."""
+    choices = [{**generated([token])["choices"][0], "finish_reason": None} for token in tokens]
+    choices[-1]["finish_reason"] = "stop"
+    return [
+        *(b"data: " + json.dumps({"request_id": "r", "choices": [choice]}).encode() + b"\n\n" for choice in choices),
+        end,
+    ]
 
 
 def swap(body: bytes, old: bytes, new: bytes) -> bytes:

@@ -69,7 +69,7 @@ def randoms(draw: st.DrawFn) -> Random:
 
 
 def known(sample: Sample) -> dict[str, Any]:
-    """What a caller knows about a request."""
+    """The options of a caller."""
     shape = (None, 1, 1) if sample.experts is None else sample.experts.shape
     return {"prompt_token_ids": sample.prompt, "num_layers": shape[1], "top_k": shape[2]}
 

@@ -1,4 +1,4 @@
-"""Who imports whom in the Rust core: rooms import only rooms below them. Run as a script, this prints the arrows."""
+"""Imports of the Rust core: a module imports only modules of lower layers. Run as a script, this prints them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
 
-# From the ground up. Rooms of one floor do not import each other.
-FLOORS = [
+# From the ground up. Modules of one layer do not import each other.
+LAYERS = [
     ["error", "limits"],
     ["options"],
     ["memory"],
     ["base64", "divergence", "http", "json", "request", "routing"],
     ["experts"],
     ["wire"],
-    ["decode"],
+    ["decode", "stream"],
     ["python"],
 ]
 
@@ -80,7 +80,7 @@ def files() -> dict[Module, Path]:
 
 
 def exported(code: str) -> dict[str, str]:
-    """Which room each name comes from that ``lib.rs`` exports."""
+    """The module of each name that ``lib.rs`` exports."""
     trees = re.findall(r"\bpub use ([^;]*);", code)
     return {path[-1].split(" as ")[-1]: path[0] for tree in trees for path in names(tree)}
 
@@ -109,24 +109,24 @@ def imports() -> dict[Module, set[Module]]:
     return arrows
 
 
-def rooms() -> dict[str, set[str]]:
-    """The rooms that each room imports from."""
-    arrows: dict[str, set[str]] = {room: set() for floor in FLOORS for room in floor}
+def folders() -> dict[str, set[str]]:
+    """The modules that each module imports from."""
+    arrows: dict[str, set[str]] = {name: set() for layer in LAYERS for name in layer}
     for here, targets in imports().items():
         arrows.setdefault(here[0], set()).update(target[0] for target in targets if target[0] != here[0])
     return arrows
 
 
-def test_rooms_import_only_what_is_below() -> None:
-    """Every room stands on a floor, and its arrows point down, so there is no circle."""
-    floor = {room: level for level, rooms_of in enumerate(FLOORS) for room in rooms_of}
-    upward = [(room, other) for room, others in rooms().items() for other in others if floor[other] >= floor[room]]
+def test_modules_import_only_lower_layers() -> None:
+    """Every module has a layer, and imports from lower ones, so there is no circle."""
+    layer = {name: level for level, modules in enumerate(LAYERS) for name in modules}
+    upward = [(name, other) for name, others in folders().items() for other in others if layer[other] >= layer[name]]
     assert upward == []
 
 
-def test_every_room_is_seen() -> None:
+def test_every_module_has_a_layer() -> None:
     """The parser finds the arrows that are known to be there."""
-    arrows = rooms()
+    arrows = folders()
     assert set(arrows) == {module(path)[0] for path in SOURCES.rglob("*.rs") if module(path)}
     assert {"error", "experts", "json", "memory", "options"} <= arrows["wire"]
     assert {"base64", "routing", "wire"} <= arrows["python"]
@@ -157,10 +157,10 @@ def test_the_slow_decoder_shares_no_code() -> None:
 
 def main() -> None:
     """Print the arrows, then every pair of files that import each other: only files of one folder may."""
-    arrows = rooms()
-    for floor in reversed(FLOORS):
-        for room in floor:
-            sys.stdout.write(f"{room:12} -> {', '.join(sorted(arrows[room])) or '-'}\n")
+    arrows = folders()
+    for layer in reversed(LAYERS):
+        for name in layer:
+            sys.stdout.write(f"{name:12} -> {', '.join(sorted(arrows[name])) or '-'}\n")
     modules = imports()
     pairs = {tuple(sorted((here, to))) for here, targets in modules.items() for to in targets if here in modules[to]}
     for one, other in sorted(pairs):

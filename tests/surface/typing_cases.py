@@ -48,6 +48,19 @@ def bodies(body: bytes) -> None:
     assert_type(buffer.frozen, bool)
 
 
+async def streams(ours: tito.AsyncTitoClient, theirs: tito.TitoClient) -> None:
+    async with ours.stream([1, 2], on_interrupt="return") as stream:
+        assert_type(stream, tito.AsyncTitoStream)
+        async for delta in stream:
+            assert_type(delta, tito.StreamDelta)
+    assert_type(stream.completion, tito.Completion)
+    assert_type(stream.completion.timing, tito.Timing | None)
+    assert_type(await ours.generate([1], stream=True), tito.Completion)
+    with theirs.stream([1, 2]) as blocking:
+        assert_type([delta.finish_reason for delta in blocking], list[str | None])
+    theirs.abort("request", admin_base_url=["http://worker:9090"])
+
+
 async def scores(ours: tito.AsyncTitoClient, theirs: tito.TitoClient, ids: NDArray[np.int32], body: bytes) -> None:
     assert_type(await ours.score(ids, start=2), tito.PromptLogprobs)
     assert_type(theirs.score([1, 2], top_k=1), tito.PromptLogprobs)

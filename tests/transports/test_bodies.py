@@ -456,7 +456,7 @@ def test_logit_bias_on_dynamo(transport: RendererTransport, where: str) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_streams(transport: RendererTransport) -> None:
-    with pytest.raises(ValueError, match="stream cannot be true"):
+    with pytest.raises(ValueError, match="stream cannot be given here"):
         body(transport, extra_body={"stream": True})
 
 

@@ -216,7 +216,7 @@ def test_a_handler_of_httpx(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 def test_faults_over_a_client_of_ones_own(server: RawServer, library: str) -> None:
-    """Without our hooks nobody knows how far a request got, so it is not sent again."""
+    """Without hooks the phase of a failure is not known, so the request is not sent again."""
     server.play([Reset()])
 
     async def run() -> None:

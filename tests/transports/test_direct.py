@@ -155,7 +155,7 @@ def test_a_body_that_goes_on(connect: Connect, server: RawServer, passed: list[i
 
 
 def test_an_answer_to_no_request(connect: Connect, server: RawServer) -> None:
-    """A second answer is nobody's, whether it comes with the first or later, and closes its connection."""
+    """A second answer is discarded, whether it comes with the first or later. It closes its connection."""
     client = connect()
     other = json.dumps(DOCUMENT | {"choices": []}).encode()
     stray = head(200, {"content-type": "application/json", "content-length": str(len(other))}) + other

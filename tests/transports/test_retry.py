@@ -192,7 +192,7 @@ def test_a_large_request_to_a_server_that_reads_slowly(kind: Kind) -> None:
 
 
 def test_a_kept_connection_that_the_server_drops(connect: Connect, server: RawServer, recorded: Recorded) -> None:
-    """The request went out on it, and nobody knows whether it was read."""
+    """The request was sent on it, and it is not known whether it was read."""
     good = reply(200, recorded("generate_basic"))
     server.play(good, [Reset()], good)
     client = connect(retries=QUICK)

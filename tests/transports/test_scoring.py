@@ -107,7 +107,7 @@ def test_maps_of_dynamo_are_shuffled(engines: dict[tuple[str, str], Engine]) -> 
     engine = engines["dynamo", "0.32"]
     with TitoClient(engine.url, model="tito-model", transport="dynamo_chat") as client:
         bodies = []
-        inner = client._transport
+        inner = client._runner.transport
 
         class Listening:
             def send(self, exchange: Any) -> Any:
@@ -118,7 +118,7 @@ def test_maps_of_dynamo_are_shuffled(engines: dict[tuple[str, str], Engine]) -> 
             def close(self) -> None:
                 inner.close()
 
-        client._transport = Listening()
+        client._runner.transport = Listening()
         client.score(IDS, top_k=3)
     maps = json.loads(bodies[-1])["prompt_logprobs"]
     firsts = [next(iter(entries)) == str(token) for entries, token in zip(maps[1:], IDS[1:], strict=True)]
@@ -314,7 +314,7 @@ def test_one_failure_keeps_the_other_results(
     with Driver(kind, engine.url, transport=transport, preflight=True) as client:
         found = client.score_many(sequences, concurrency=concurrency, progress=lambda done, _: seen.append(done))
     failed = [number for number, one in enumerate(found) if isinstance(one, tito.TitoError)]
-    # One at a time they reach the engine in order, and meet its faults.
+    # One at a time they reach the engine in order, so each gets its fault.
     assert len(failed) == 4 if concurrency > 1 else failed == [0, 1, 2, 10]
     assert isinstance(found[10], tito.OverlongPromptError)
     for number, one in enumerate(found):

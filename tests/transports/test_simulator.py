@@ -101,7 +101,7 @@ def options(engine: Engine, transport: RendererTransport) -> dict[str, Any]:
 
 
 def ask(client: Driver, **arguments: Any) -> tuple[str, Completion]:
-    """A call under a name of its own."""
+    """A call with its own request id."""
     call = f"call-{next(NUMBERS)}"
     return call, client.generate(PROMPT, sampling_params={"max_tokens": TOKENS}, request_id=call, **arguments)
 
@@ -203,7 +203,7 @@ def test_connections_that_die_as_they_are_made(
 
 @pytest.mark.parametrize("library", ["httpx", "aiohttp", "native"])
 def test_a_storm(library: HttpLibrary) -> None:
-    """A third of the requests meets a fault, 400 calls at once: each ends right or in a typed error, sampled once."""
+    """400 calls at once, a third with a fault: each returns the sample or raises a typed error, sampled once."""
     faults = (*REFUSED, *HARMLESS[:4], *(fault for fault in FATAL if fault.kind not in ("stall", "trickle")))
     settings: dict[str, Any] = {"fault_rate": 0.33, "random_faults": faults, "backend": "vllm", "seed": 7}
 

@@ -25,14 +25,16 @@ SHARED = {
     "deadline": None,
     "transport": None,
 }
-GENERATE = {
+STREAM = {
     **SHARED,
     "sampling_params": None,
     "stop_token_ids": (),
     "routed_experts_prompt_start": None,
     "features": None,
     "request_id": None,
+    "on_interrupt": "raise",
 }
+GENERATE = {**STREAM, "stream": None}
 SCORE_MANY = {**SHARED, "top_k": 0, "temperature": 1.0}
 SCORE = {**SCORE_MANY, "start": 0, "request_id": None}
 
@@ -50,6 +52,7 @@ def test_the_verbs_are_the_same() -> None:
     ("verb", "defaults"),
     [
         ("generate", GENERATE),
+        ("stream", STREAM),
         ("score", SCORE),
         ("score_many", {**SCORE_MANY, "start": 0, "concurrency": 32, "progress": None}),
     ],
@@ -63,7 +66,8 @@ def test_the_keywords_and_their_defaults_are_visible(client: Any, verb: str, def
 
 def test_the_keywords_of_encode_request() -> None:
     knobs = inspect.signature(tito.encode_request).parameters
-    shared = {name: GENERATE[name] for name in GENERATE if name not in ("extra_headers", "deadline", "transport")}
+    not_shared = ("extra_headers", "deadline", "transport", "on_interrupt", "stream")
+    shared = {name: GENERATE[name] for name in GENERATE if name not in not_shared}
     assert {name: knobs[name].default for name in shared} == shared
     with pytest.raises(TypeError, match=r"^encode_request\(\) got an unexpected keyword argument 'n'$"):
         tito.encode_request("vllm_generate", model="m", prompt_ids=[1], n=1)  # type: ignore[call-arg]

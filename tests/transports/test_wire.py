@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -78,13 +79,17 @@ def test_a_prefix_of_the_path_is_kept(connect: Connect, server: RawServer) -> No
     assert server.requests[0].path == "/cluster-7/inference/v1/generate"
 
 
+UUID = "11111111-2222-4333-8444-555555555555"
+BOTH = {"x-request-id": UUID, "x-dynamo-request-id": UUID}
+
+
 @pytest.mark.parametrize(
     ("transport", "expected"),
     [
-        ("vllm_generate", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": "r"}),
-        ("prime_chat_tokens", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": "r"}),
-        ("dynamo_chat", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", "x-request-id": "r"}),
-        ("dynamo_completions", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", "x-request-id": "r"}),
+        ("vllm_generate", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": UUID}),
+        ("prime_chat_tokens", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": UUID}),
+        ("dynamo_chat", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", **BOTH}),
+        ("dynamo_completions", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", **BOTH}),
         ("sglang_generate", {}),
     ],
 )
@@ -94,12 +99,24 @@ def test_session_rank_and_request_id(
     server.play(reply(400, {"error": "seen enough"}))
     model = None if transport == "sglang_generate" else "tito-model"
     with pytest.raises(ServerError):
-        connect(transport=transport, model=model).generate(session_id="s", data_parallel_rank=3, request_id="r")
+        connect(transport=transport, model=model).generate(session_id="s", data_parallel_rank=3, request_id=UUID)
     sent = server.requests[0].headers
     assert {name: value for name, value in sent.items() if name.startswith("x-")} == expected
     if transport == "sglang_generate":
         body = server.requests[0].json
-        assert (body["session_id"], body["routed_dp_rank"], body["rid"]) == ("s", 3, "r")
+        assert (body["session_id"], body["routed_dp_rank"], body["rid"]) == ("s", 3, UUID)
+
+
+def test_dynamo_gets_a_uuid_of_the_request_for_the_engine(connect: Connect, server: RawServer) -> None:
+    """It makes up its own for another id, and the request could not be aborted."""
+    server.play(reply(400, {"error": "seen enough"}))
+    client = connect(transport="dynamo_chat")
+    for _ in range(2):
+        with pytest.raises(ServerError):
+            client.generate(request_id="r")
+    first, second = (uuid.UUID(request.headers["x-dynamo-request-id"]) for request in server.requests)
+    assert first != second
+    assert {request.headers["x-request-id"] for request in server.requests} == {"r"}
 
 
 def test_headers_of_the_client_and_of_the_call(connect: Connect, server: RawServer) -> None:

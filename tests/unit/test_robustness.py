@@ -48,13 +48,13 @@ def test_other_threads_run_while_one_decodes() -> None:
         nonlocal turns
         while not stop.is_set():
             turns += 1
-            time.sleep(0)  # lets go of the interpreter, which the long interval below would never ask for
+            time.sleep(0)  # releases the GIL, which the long interval below never requests
 
     interval = sys.getswitchinterval()
     counter = threading.Thread(target=count, daemon=True)
     try:
         counter.start()
-        # From here on a thread runs only while another lets go of the interpreter by itself.
+        # From here on a thread runs only while another releases the GIL by itself.
         sys.setswitchinterval(1000)
         progressed = False
         for _ in range(200):
@@ -154,7 +154,7 @@ def test_a_bound_that_does_not_fit(bound: Any, error: Any) -> None:
 
 
 def test_a_forked_process_decodes() -> None:
-    # In a process of its own: forking one with threads is deprecated, and pytest may have some.
+    # In a separate process: forking one with threads is deprecated, and pytest may have some.
     done = run(str(Path(__file__).with_name("forking.py")))
     assert (done.returncode, done.stdout) == (0, "parent and child agree\n"), done.stderr
 

@@ -73,6 +73,7 @@ HELPERS = (
 # The frontend's encoding of "all of the vocabulary" (-1).
 WHOLE_VOCABULARY = 2**32 - 1
 MEMORY_LIMIT = 16 << 30
+ABORT = "abort"
 
 logger = logging.getLogger("stand-in")
 
@@ -122,6 +123,8 @@ class Engine:
         self._models = model_module
         self._helpers = dynamo_helpers()
         self.paused, self.version, self.version_declared = False, "unknown", False
+        self._running: set[str] = set()
+        self._aborted: set[str] = set()
 
     def control(self) -> dict[str, Any]:
         return CONTROL | (json.loads(self._control.read_text()) if self._control.exists() else {})
@@ -139,9 +142,23 @@ class Engine:
         call = Call(request, control, self._helpers)
         model = self._models.Model(**{key: control[key] for key in ("num_layers", "top_k", "num_experts")})
         native = sglang_native.asked(request)
-        answered = self._sampled(call, model, context) if native is None else self._native(native, call, model, context)
-        async for chunk in answered:
-            yield chunk
+        if native is None:
+            answered = self._sampled(call, model, context)
+        else:
+            answered = self._native(sglang_native.Native(native, call.prompt, context.id(), control), model, context)
+        self._running.add(context.id())
+        try:
+            async for chunk in answered:
+                yield chunk
+        finally:
+            self._running.discard(context.id())
+            self._aborted.discard(context.id())
+
+    async def _held(self, context: Any, delay: float) -> None:
+        """The time of a chunk, and that of a pause which keeps requests."""
+        await asyncio.sleep(delay)
+        while self.paused and not context.is_stopped() and context.id() not in self._aborted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     async def _sampled(self, call: Call, model: Any, context: Any) -> AsyncIterator[dict[str, Any]]:
         control = self.control()
@@ -154,13 +171,14 @@ class Engine:
         ]  # fmt: skip
         accumulated: tuple[dict[int, list[int]], dict[int, list[float]]] = ({}, {})
         for begin in range(0, max(len(sample.token_ids) for sample in samples), control["chunk"]):
-            if control["delay"]:
-                await asyncio.sleep(control["delay"])
+            await self._held(context, control["delay"])
+            if aborted := context.id() in self._aborted:
+                samples = [_cut(model, sample, begin) for sample in samples]
             for sample in samples:
                 if context.is_stopped():
                     self.note("cancelled", context, at=begin)
                     return
-                if begin >= len(sample.token_ids):
+                if begin >= len(sample.token_ids) and sample.finish_reason != ABORT:
                     continue
                 chunk = call.chunk(sample, begin, model)
                 if call.wants_engine_data:
@@ -168,18 +186,26 @@ class Engine:
                 yield chunk
                 if str(chunk.get("finish_reason", "")).startswith("error"):
                     return
+            if aborted:
+                break
         self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample) for sample in samples])
 
-    async def _native(
-        self, native: dict[str, Any], call: Call, model: Any, context: Any
-    ) -> AsyncIterator[dict[str, Any]]:
-        params = native.get("sampling_params") or {}
-        length = params.get("max_new_tokens") or self.control()["max_tokens"]
-        sample = model.sample(
-            call.prompt, length, version=self.version, request_seed=params.get("sampling_seed"), min_tokens=length
-        )
-        for chunk in sglang_native.chunks(sample, native, len(call.prompt)):
-            yield chunk
+    async def _native(self, call: sglang_native.Native, model: Any, context: Any) -> AsyncIterator[dict[str, Any]]:
+        control = self.control()
+        sample = model.sample(call.prompt, call.max_tokens, version=self.version, **call.sampling)
+        begin = 0
+        while begin < len(sample.token_ids):
+            await self._held(context, control["delay"])
+            if context.is_stopped():
+                self.note("cancelled", context, at=begin)
+                return
+            if control["error_after"] is not None and begin >= control["error_after"]:
+                raise dynamo_exceptions.HttpError(503, "engine failed on purpose")
+            if context.id() in self._aborted:
+                sample = _cut(model, sample, begin)
+            end = min(begin + control["chunk"], len(sample.token_ids))
+            yield call.chunk(sample, begin, end, model)
+            begin = end
         self.note("sampled", context, prompt_ids=call.prompt, choices=[_noted(sample)])
 
     # --- administration, with the replies of dynamo/vllm/handlers.py ---
@@ -207,6 +233,10 @@ class Engine:
         mode = body.get("mode", "keep")
         if mode not in ("keep", "wait", "abort"):
             return _error(f"Invalid mode '{mode}'; expected keep|wait|abort")
+        if mode == "abort":
+            self._aborted |= self._running
+        while mode == "wait" and self._running:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         self.paused = True
         clear = bool(body.get("clear_cache", False))
         return {"status": "ok", "message": "Engine paused", "mode": mode, "clear_cache": clear}
@@ -220,7 +250,11 @@ class Engine:
 
     async def abort_request(self, body: dict[str, Any]) -> dict[str, Any]:
         request_id = body.get("request_id")
-        return {"status": "ok", "request_id": request_id} if request_id else _error("Missing 'request_id' in body")
+        if not request_id:
+            return _error("Missing 'request_id' in body")
+        if request_id in self._running:
+            self._aborted.add(request_id)
+        return {"status": "ok", "request_id": request_id}
 
     async def update_weights_from_disk(self, body: dict[str, Any]) -> dict[str, Any]:
         if not self.paused:
@@ -270,6 +304,14 @@ NOT_PAUSED = (
     "Worker must be paused via pause_generation() before updating weights. "
     "Call pause_generation() first, then update, then resume_generation()."
 )
+
+
+def _cut(model: Any, sample: Any, count: int) -> Any:
+    """The first tokens of a sample, aborted; or the whole of one that had ended."""
+    if count >= len(sample.token_ids):
+        return sample
+    ids = sample.token_ids[:count]
+    return model.given(sample.prompt_ids, ids, version=sample.version, index=sample.index, finish_reason=ABORT)
 
 
 def _noted(sample: Any) -> dict[str, Any]:

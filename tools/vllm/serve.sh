@@ -16,7 +16,7 @@ if [ "${ROUTED:-0}" = 1 ]; then
     # The model's generation_config has top_k and top_p.
     set -- --enable-return-routed-experts --generation-config vllm "$@"
 else
-    # With a Triton that has the backend, Model Runner V1 would want its kernels compiled.
+    # With a Triton that has the backend, Model Runner V1 compiles its kernels.
     export VLLM_USE_V2_MODEL_RUNNER=0 TRITON_BACKENDS_IN_TREE=1
 fi
 exec timeout --kill-after=10 "${LIFE:-900}" "$dir/venv/bin/python" -m vllm.entrypoints.openai.api_server \

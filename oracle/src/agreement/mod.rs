@@ -10,6 +10,10 @@ mod placing;
 mod regressions;
 #[cfg(test)]
 mod several;
+mod stream;
+mod stream_case;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -18,6 +22,8 @@ mod words;
 
 pub use case::{HEADER, case};
 pub use mutate::Mutator;
+pub use stream::agree_on_stream;
+pub use stream_case::{StreamCase, StreamMutator, stream_case};
 
 use dynamo_tito::memory::{Buffer, Plain};
 use dynamo_tito::{

@@ -151,7 +151,7 @@ impl Mutator {
     }
 
     /// One of the choices.
-    fn choose<T: Clone>(&mut self, choices: &[T]) -> T {
+    pub(super) fn choose<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())].clone()
     }
 
@@ -169,7 +169,7 @@ impl Mutator {
     }
 
     /// A wire, flags of which a few are set, a prompt, counts that are mostly left out, else mostly small; ceilings rarely.
-    fn header_byte(&mut self, at: usize) -> u8 {
+    pub(super) fn header_byte(&mut self, at: usize) -> u8 {
         (match at {
             0 | 3 => self.below(256),
             1 => self.below(256) & self.below(256),
@@ -181,7 +181,7 @@ impl Mutator {
     }
 
     /// One change. A body that is not JSON stays as it is.
-    fn change(&mut self, body: &mut Vec<u8>) {
+    pub(super) fn change(&mut self, body: &mut Vec<u8>) {
         let Some(map) = Map::new(body) else { return };
         let (start, end) = self.choose(&map.values);
         match self.below(20) {

@@ -247,20 +247,8 @@ fn on_scored_suffixes() {
     }
 }
 
-/// Bodies that say how long their prompt is in every way, to be mutated beside the recorded ones.
-const COUNTED: &[&str] = &[
-    r#"{"output_ids":[7,8],"prompt_token_ids":[1,2,3],"meta_info":{"prompt_tokens":3,"completion_tokens":2,"output_token_logprobs":[[-0.5,7,null],[-1,8,null]]}}"#,
-    r#"{"output_ids":[7,8],"meta_info":{"finish_reason":{"type":"stop","matched":8},"prompt_tokens":5,"completion_tokens":2,"output_token_logprobs":[[-0.5,7],[-1,8]]}}"#,
-    r#"{"output_ids":[],"meta_info":{"finish_reason":{"type":"abort"},"prompt_tokens":1,"completion_tokens":0}}"#,
-    r#"{"output_ids":[7],"prompt_token_ids":[1,2],"meta_info":{"finish_reason":{"type":"abort"},"output_token_logprobs":[[-1,7]],"routed_experts":{"data":"AAAAAAEAAAD//////////w==","shape":[2,1,2],"dtype":"int32"}}}"#,
-    r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1},"nvext":{"prompt_token_ids":[1,2,3],"engine_data":{"completion_token_ids":[7],"completion_logprobs":[-1],"routed_experts":{"data":"AAECAwQF","shape":[3,1,2]}}}}"#,
-    r#"{"object":"text_completion","choices":[{}],"usage":{"prompt_tokens":2,"completion_tokens":0},"nvext":{"detailed_finish_reason":"cancelled","engine_data":{"prompt_token_ids":[1,2],"completion_token_ids":[],"routed_experts":{"data":"","shape":[0,1,2]}}}}"#,
-    r#"{"prompt_token_ids":[1,2],"usage":{"prompt_tokens":2,"completion_tokens":3},"choices":[{"token_ids":[7],"logprobs":{"content":[{"token_id":7,"logprob":-1}]}},{"token_ids":[7,8],"logprobs":{"content":[{"token_id":7,"logprob":-1},{"token_id":8,"logprob":-1}]}}]}"#,
-    r#"{"id":"r","object":"chat.completion","choices":[{"index":0,"finish_reason":"stop","logprobs":null,"prompt_token_ids":[1,2,3],"response_token_ids":[7,8],"meta_info":{"id":"r","finish_reason":{"type":"stop","matched":8},"prompt_tokens":3,"completion_tokens":2,"weight_version":"a","output_token_logprobs":[[-0.5,7,null],[-1,8,null]],"output_top_logprobs":[null,[[-1,8,null],[-2,9,null]]],"output_token_sampling_mask":[[7],[8,9]]}}]}"#,
-    r#"{"object":"text_completion","choices":[{"index":1,"token_ids":[7],"prompt_token_ids":[1,2],"finish_reason":"length","logprobs":{"token_logprobs":[-1],"tokens":["token_id:7"]},"prompt_logprobs":[null,{"2":{"logprob":-1}}]},{"index":0,"token_ids":[],"prompt_token_ids":[1,2],"finish_reason":"abort"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}"#,
-];
-
-/// Changes of structure: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.
+/// Changes of structure, of recorded bodies and of the cases: `DYNAMO_TITO_MUTATIONS` of them, from the seed
+/// `DYNAMO_TITO_SEED`.
 #[test]
 fn on_mutated_structure() {
     let number = |name: &str, default: u64| match std::env::var(name) {
@@ -272,7 +260,7 @@ fn on_mutated_structure() {
         .into_iter()
         .map(|(_, body)| body)
         .chain(vllm_bodies().into_iter().map(|(_, body, _)| body))
-        .chain(COUNTED.iter().map(|body| body.as_bytes().to_vec()))
+        .chain(crate::cases::decodable())
         .filter(|body| body.len() < 4000)
         .collect();
     let mut mutator = Mutator::new(number("DYNAMO_TITO_SEED", 1), corpus);

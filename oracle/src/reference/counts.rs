@@ -7,12 +7,14 @@ use super::wires::Role;
 use dynamo_tito::Result;
 
 /// A number with the path and the offset of its error.
+#[derive(Debug, Clone)]
 pub(super) struct Count {
     pub(super) tokens: i128,
     path: String,
     offset: usize,
 }
 
+#[derive(Debug, Clone, Default)]
 pub(super) struct Counts {
     pub(super) prompt: Option<Count>,
     pub(super) completion: Option<Count>,

@@ -46,6 +46,17 @@ pub(super) fn read(
     if options.experts == ExpertsMode::Skip {
         return Ok(Outcome::Skipped);
     }
+    let experts = from(path, node, sequence, options)?;
+    Ok(Outcome::Read(experts, path.to_owned()))
+}
+
+/// The rows of a container.
+pub(super) fn from(
+    path: &str,
+    node: &Node,
+    sequence: &Sequence,
+    options: &Options<'_>,
+) -> Result<RoutedExperts> {
     let blob = match &node.kind {
         Kind::Object(_) => from_object(path, node, options)?,
         Kind::String(_) => from_string(path, node, options)?,
@@ -77,18 +88,17 @@ pub(super) fn read(
         let message = format!("expert {negative} is no expert: no route was captured");
         return Err(refuse("no_route", path, node.start, message));
     }
-    let experts = RoutedExperts {
+    Ok(RoutedExperts {
         values,
         shape: [rows, layers, top_k],
         start: wanted.start,
         dtype: blob.dtype.name(),
         complete,
-    };
-    Ok(Outcome::Read(experts, path.to_owned()))
+    })
 }
 
 /// The first object, else the first string, else the first value.
-fn source<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a Node)> {
+pub(super) fn source<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a Node)> {
     let found = || channels.iter().filter_map(Channel::found);
     found()
         .find(|(_, node)| node.as_object().is_some())

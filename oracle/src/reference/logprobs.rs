@@ -76,14 +76,19 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     })
 }
 
-fn last_candidate(choice: &Choice<'_>) -> String {
+pub(super) fn last_candidate(choice: &Choice<'_>) -> String {
     let roles = [Role::Content, Role::Triples, Role::FlatLogprobs];
     let channel = roles.map(|role| choice.channels(role).last());
     let channel = channel.into_iter().flatten().next();
     channel.map(|c| c.path.clone()).unwrap_or_default()
 }
 
-fn flat(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<Vec<f64>> {
+pub(super) fn flat(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Vec<f64>> {
     let values = readers::flat(node, path, options)?;
     same_count(values.len(), ids, path, node)?;
     let values = values.iter().enumerate();
@@ -92,7 +97,7 @@ fn flat(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<V
         .collect()
 }
 
-fn from_content(
+pub(super) fn from_content(
     node: &Node,
     path: &str,
     ids: &[i32],
@@ -100,6 +105,17 @@ fn from_content(
 ) -> Result<(Vec<f64>, Vec<Entry>)> {
     let entries = readers::content(node, path, options)?;
     same_count(entries.len(), ids, path, node)?;
+    let values = from_entries(&entries, path, ids, options)?;
+    Ok((values, entries))
+}
+
+/// The values of entries of which there is one for each id.
+pub(super) fn from_entries(
+    entries: &[Entry],
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Vec<f64>> {
     let mut values = Vec::new();
     for (i, (entry, id)) in entries.iter().zip(ids).enumerate() {
         let path = format!("{path}[{i}]");
@@ -113,10 +129,15 @@ fn from_content(
         let path = format!("{path}.logprob");
         values.push(given(entry.logprob, &path, options.missing_logprob)?);
     }
-    Ok((values, entries))
+    Ok(values)
 }
 
-fn from_triples(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<Vec<f64>> {
+pub(super) fn from_triples(
+    node: &Node,
+    path: &str,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Vec<f64>> {
     let triples = readers::triples(node, path, options)?;
     same_count(triples.len(), ids, path, node)?;
     let mut values = Vec::new();
@@ -169,17 +190,17 @@ fn texts_held_to_identity(
     Ok(Ok(()))
 }
 
-fn unreadable(path: &str) -> String {
+pub(super) fn unreadable(path: &str) -> String {
     format!("left out: {path} cannot be read")
 }
 
-fn of_another_length(path: &str, entries: usize, ids: &[i32]) -> String {
+pub(super) fn of_another_length(path: &str, entries: usize, ids: &[i32]) -> String {
     let tokens = ids.len();
     format!("left out: {path} has {entries} entries for {tokens} token ids")
 }
 
 /// An entry names the token at its position.
-fn identity(entry: &Entry, id: i32, path: &str) -> Result<()> {
+pub(super) fn identity(entry: &Entry, id: i32, path: &str) -> Result<()> {
     if let Some((named, offset)) = entry.token {
         same_id(named, id, format!("{path}.token"), offset)?;
     }
@@ -254,7 +275,7 @@ pub(super) fn or_nan(logprob: Logprob) -> f64 {
 }
 
 /// (c) from content, if every alternative names its token and there is an entry for every position.
-fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
+pub(super) fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<Top>> {
     let mut top = Top::start();
     let mut all_named = true;
     for (i, entry) in entries.iter().enumerate() {
@@ -287,7 +308,7 @@ fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Result<Sourced<
 }
 
 /// (c) from SGLang's rows.
-fn top_of_triples(
+pub(super) fn top_of_triples(
     node: &Node,
     path: &str,
     ids: &[i32],

@@ -69,7 +69,7 @@ pub(super) fn read(choice: &Choice<'_>, tokens: usize, options: &Options<'_>) ->
         stop_reason = matched.and_then(as_stop_reason);
     }
     if let (Some(spans), Some((path, node))) = (&weight_versions, versions_at) {
-        spans::judge(spans, path, node, tokens)?;
+        spans::judge(spans, path, Some(node), tokens)?;
     }
 
     let is_abort = |reason: &Option<String>| reason.as_deref().map(normalised) == Some("abort");

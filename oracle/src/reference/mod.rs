@@ -16,6 +16,7 @@ mod placing;
 mod prompt;
 mod readers;
 mod spans;
+pub mod stream;
 mod structure;
 #[cfg(test)]
 mod tests;

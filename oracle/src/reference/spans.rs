@@ -5,14 +5,14 @@ use super::json::Node;
 use dynamo_tito::{Class, Error, Result};
 
 /// Judges the list of a completion of `tokens` tokens.
-pub(super) fn judge(spans: &Value, path: &str, node: &Node, tokens: usize) -> Result<()> {
+pub(super) fn judge(spans: &Value, path: &str, node: Option<&Node>, tokens: usize) -> Result<()> {
     let Value::List(spans) = spans else {
         return Ok(());
     };
     let tokens = tokens as i128;
     let refuse = |class, kind, i: usize, message: &'static str| {
         let offset = node
-            .as_array()
+            .and_then(Node::as_array)
             .and_then(|list| list.get(i))
             .map(|span| span.start);
         Err(Error::new(

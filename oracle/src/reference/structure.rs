@@ -32,9 +32,9 @@ pub(super) fn first<'c, 'a>(channels: &'c [Channel<'a>]) -> Option<(&'c str, &'a
 
 /// An object of the structure, or nothing where it is absent: then all its channels are empty.
 #[derive(Clone)]
-struct Part<'a> {
-    path: String,
-    node: Option<&'a Node>,
+pub(super) struct Part<'a> {
+    pub(super) path: String,
+    pub(super) node: Option<&'a Node>,
 }
 
 impl<'a> Part<'a> {
@@ -45,7 +45,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn channel(&self, key: &str) -> Channel<'a> {
+    pub(super) fn channel(&self, key: &str) -> Channel<'a> {
         Channel {
             path: join(&self.path, key),
             node: self.node.and_then(|node| node.get(key)),
@@ -76,6 +76,8 @@ impl<'a> Part<'a> {
 /// The channels of one completion.
 pub(super) struct Choice<'a> {
     pub(super) index: u32,
+    /// The object itself: SGLang's element, else one of the list.
+    pub(super) place: Part<'a>,
     fields: Vec<(Role, Vec<Channel<'a>>)>,
 }
 
@@ -89,7 +91,11 @@ impl<'a> Choice<'a> {
         let fields = wires::fields(wire)
             .map(|(role, places)| (*role, places.iter().map(channel).collect()))
             .collect();
-        Self { index, fields }
+        Self {
+            index,
+            place: at.clone(),
+            fields,
+        }
     }
 
     /// The channels of a role, in order of authority; none if the wire has none.
@@ -120,18 +126,82 @@ pub(super) fn choices<'a>(
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
     let elements = top_level(document, options.wire)?;
-    repeated_keys(&elements, options.wire)?;
-    // Elements of an array are not looked at.
-    server_error(document)?;
+    no_error_body(document, &elements, &[], options.wire)?;
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), options.wire, one_only)?
+        with_choices(&Part::root(document), options.wire, one_only, false)?
     };
     for choice in &choices {
         engine_error(choice, options.wire)?;
     }
     Ok(choices)
+}
+
+/// Steps 2 to 6 for a chunk of a stream, which may have no choices: then what is beside them.
+pub(super) fn chunk<'a>(
+    document: &'a Node,
+    options: &Options<'_>,
+    one_only: bool,
+) -> Result<(Vec<Choice<'a>>, Option<Choice<'a>>)> {
+    let wire = options.wire;
+    object(document, "")?;
+    let top = Part::root(document);
+    let elements = std::slice::from_ref(&top);
+    let choices = if wire == Wire::SglangGenerate {
+        no_error_body(document, elements, &["index"], wire)?;
+        let mut choices = with_elements(elements, one_only)?;
+        if let Some((path, node)) = top.channel("index").found() {
+            choices[0].index = readers::id(node, path)?.unsigned_abs();
+        }
+        choices
+    } else {
+        no_error_body(document, elements, &[], wire)?;
+        with_choices(&top, wire, one_only, true)?
+    };
+    for choice in &choices {
+        engine_error(choice, wire)?;
+    }
+    if !choices.is_empty() {
+        return Ok((choices, None));
+    }
+    says_nothing_of_a_choice(&top, wire)?;
+    let nothing = Part {
+        path: "choices[0]".to_owned(),
+        node: None,
+    };
+    Ok((choices, Some(Choice::new(wire, 0, &top, &nothing))))
+}
+
+/// Dynamo's `nvext` belongs to the choice that is beside it.
+fn says_nothing_of_a_choice(top: &Part<'_>, wire: Wire) -> Result<()> {
+    if !wire.is_dynamo() {
+        return Ok(());
+    }
+    let of_a_choice = |place: &&str| place.starts_with("nvext.") && !place.ends_with(".finished");
+    let mut places = wires::places(wire).filter(of_a_choice);
+    let path = if places.any(|place| top.inner(place).node.is_some()) {
+        "nvext"
+    } else if top.channel("prompt_logprobs").node.is_some() {
+        "prompt_logprobs"
+    } else {
+        return Ok(());
+    };
+    let message = "this belongs to a choice, and the chunk has none";
+    let (class, kind) = (Class::Malformed, "no_choice");
+    Err(Error::new(class, kind, path, None, message))
+}
+
+/// Steps 3 and 4.
+fn no_error_body(
+    document: &Node,
+    elements: &[Part<'_>],
+    more: &[&'static str],
+    wire: Wire,
+) -> Result<()> {
+    repeated_keys(elements, more, wire)?;
+    // Elements of an array are not looked at.
+    server_error(document)
 }
 
 /// Step 6: a finish reason that says that the engine failed.
@@ -180,7 +250,7 @@ fn top_level(document: &Node, wire: Wire) -> Result<Vec<Part<'_>>> {
 }
 
 /// Step 3: the first key, in document order, that stands for a second time in one object.
-fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
+fn repeated_keys(elements: &[Part<'_>], more: &[&'static str], wire: Wire) -> Result<()> {
     let mut found = Vec::new();
     for element in elements {
         if element.path.is_empty() {
@@ -188,7 +258,7 @@ fn repeated_keys(elements: &[Part<'_>], wire: Wire) -> Result<()> {
                 repeated(element, key, &mut found);
             }
         }
-        for place in wires::places(wire) {
+        for place in wires::places(wire).chain(more.iter().copied()) {
             repeated(element, place, &mut found);
         }
     }
@@ -250,14 +320,19 @@ fn server_error(document: &Node) -> Result<()> {
 }
 
 /// Steps 5 and 6 for Dynamo and vLLM.
-fn with_choices<'a>(top: &Part<'a>, wire: Wire, one_only: bool) -> Result<Vec<Choice<'a>>> {
+fn with_choices<'a>(
+    top: &Part<'a>,
+    wire: Wire,
+    one_only: bool,
+    may_be_empty: bool,
+) -> Result<Vec<Choice<'a>>> {
     let Some((path, list)) = top.channel("choices").node.map(|node| ("choices", node)) else {
         return Err(missing("choices", "there are no choices"));
     };
     let Some(elements) = list.as_array() else {
         return Err(readers::wrong_type(path, list, "an array"));
     };
-    if elements.is_empty() {
+    if elements.is_empty() && !may_be_empty {
         return Err(missing(path, "the list of choices is empty"));
     }
     if elements.len() > MAX_CHOICES {

@@ -1,10 +1,13 @@
-"""The clients: steps that do no I/O, and the two drivers that carry them out.
+"""The clients: steps that do no I/O, and what carries them out, twice.
 
 =================  ====================================================================================
 ``steps``          what a call may ask its driver for: send, decode, wait, take a turn
 ``caller``         one server: preflight, sending, retries, decoding
 ``decoding``       how an answer is decoded
 ``generate``       one completion
+``streaming``      what has come of a streamed one, and when
+``abort``          ending a request on the server
+``own``            which requests are this client's
 ``score``          log-probabilities of given tokens
 ``text``           ``/tokenize`` and ``/detokenize``
 ``retry``          what is sent again, when, how often
@@ -13,6 +16,11 @@
 ``deadline``       time limits, asynchronous and blocking
 ``options``        the keywords of the clients and of their methods
 ``base``           what both clients have in common
+``run_async``      carries steps out on an event loop
+``run_sync``       carries them out on the calling thread
+``stream_async``   :class:`AsyncTitoStream`
+``stream_sync``    :class:`TitoStream`
+``stream_state``   what both streams have in common
 ``driver_async``   :class:`AsyncTitoClient`, :func:`connect`
 ``driver_sync``    :class:`TitoClient`
 =================  ====================================================================================
@@ -20,6 +28,18 @@
 
 from .driver_async import AsyncTitoClient, connect
 from .driver_sync import TitoClient
-from .options import ClientOptions, GenerateOptions, ScoreOptions
+from .options import ClientOptions, GenerateOptions, ScoreOptions, StreamOptions
+from .stream_async import AsyncTitoStream
+from .stream_sync import TitoStream
 
-__all__ = ["AsyncTitoClient", "ClientOptions", "GenerateOptions", "ScoreOptions", "TitoClient", "connect"]
+__all__ = [
+    "AsyncTitoClient",
+    "AsyncTitoStream",
+    "ClientOptions",
+    "GenerateOptions",
+    "ScoreOptions",
+    "StreamOptions",
+    "TitoClient",
+    "TitoStream",
+    "connect",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,18 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
 from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
-from dynamo_tito._http.endpoint import Endpoint, checked_headers
+from dynamo_tito._http.endpoint import EVENTS, JSON, Endpoint, checked_headers
 from dynamo_tito._http.secrets import hidden, secrets_of
 from dynamo_tito._requests import Call, Dialect, Request, dialect, encode
 from dynamo_tito._requests.call import check_sampling_defaults
 from dynamo_tito._requests.dynamo import names_prompt_start
 
 from .decoding import Decoding
+from .own import OwnRequests
 from .preflight import PATH as MODELS_PATH
 from .preflight import ModelCards
 from .retry import RetryWaits, retried, retry_after
-from .server_errors import error_of, request_id_of
-from .steps import Exclusive, Read, Send, Steps
+from .server_errors import class_of_body, error_of, request_id_of
+from .steps import Exclusive, Send, Steps, Work
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
@@ -58,6 +61,11 @@ class Caller:
         self.sampling_defaults = sampling_defaults
         self.decoding = decoding
         self.start_refused = False
+        self.streams = True
+        """Whether the HTTP engine can hand over a body as it comes."""
+        self.only_streams: set[str] = set()
+        """Routes of this server that answer 501 unless a stream is asked for."""
+        self.own = OwnRequests()
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight
@@ -65,22 +73,38 @@ class Caller:
 
     def headers(self, spec: Dialect, call: Call, extra: Mapping[str, str] | None) -> dict[str, str]:
         """The headers of a request: the client's, the route's, the call's own; later ones win."""
-        return {**self.endpoint.headers, **checked_headers(spec.headers(call)), **checked_headers(extra)}
+        own = dict(self.endpoint.headers)
+        if call.stream and own["accept"] == JSON:
+            own["accept"] = EVENTS
+        return {**own, **checked_headers(spec.headers(call)), **checked_headers(extra)}
 
     def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
         """Ask how long a prompt may be, send, decode."""
+        response = yield from self.ask(request, deadline)
+        return (yield from self._read(response, reading, request))
+
+    def ask(
+        self, request: Request, deadline: float | None, *, begins: Callable[[], None] | None = None
+    ) -> Steps[HttpResponse]:
+        """Ask how long a prompt may be, and send. Of a stream the result is without its body; see :class:`Send`."""
         body = request.encode()
         waits = RetryWaits(self._retries, deadline=deadline)
         if (yield from self._prepare(request, waits)):
             body = request.encode()
-        response = yield from self._ask(request, body, waits)
-        del body  # a megabyte for a long sequence
-        return (yield from self._read(response, reading, request))
+        self.own.note(request)
+        return (yield from self._ask(request, body, waits, begins))
+
+    def tell(
+        self, path: str, members: Mapping[str, Any], deadline: float | None, *, root: str | None = None
+    ) -> Steps[HttpResponse]:
+        """Send JSON to a route that samples nothing, of this server or of the one at ``root``."""
+        url = (self.endpoint.root if root is None else root) + path
+        request = HttpRequest("POST", url, self.endpoint.headers, json.dumps(members).encode())
+        return self._send(Send(request), None, RetryWaits(self._retries, deadline=deadline))
 
     def exchange(self, path: str, members: Mapping[str, Any], deadline: float | None) -> Steps[Any]:
-        """Send JSON to a route that samples nothing. The result is the answer's JSON."""
-        request = HttpRequest("POST", self.endpoint.root + path, self.endpoint.headers, json.dumps(members).encode())
-        response = yield from self._send(request, None, RetryWaits(self._retries, deadline=deadline), into_body=False)
+        """As :meth:`tell`, of this server. The result is the answer's JSON."""
+        response = yield from self.tell(path, members, deadline)
         try:
             return json.loads(bytes(response.content))
         except (ValueError, RecursionError):
@@ -92,58 +116,68 @@ class Caller:
         A server's error in a body with status 200 gets the request's id, and its secrets are masked.
         """
         try:
-            result: T = yield Read(response.content, reading)
+            result: T = yield Work(len(response.content), functools.partial(reading, response.content))
         except ServerError as error:
             release(response.content, error.__traceback__)
-            secrets = (*self.endpoint.secrets, *secrets_of(request.headers))
-            known = request_id_of(response.headers, error.body.encode(), secrets)
-            raise_without_cycle(
-                type(error)(
-                    hidden(str(error), secrets),
-                    body=hidden(error.body, secrets).encode(),
-                    request_id=known or request.call.request_id,
-                )
-            )
+            raise_without_cycle(self.told(error, response, request, type(error)))
         except BaseException as error:
             release(response.content, error.__traceback__)
             raise
         return result
 
-    def _ask(self, request: Request, body: bytes, waits: RetryWaits) -> Steps[HttpResponse]:
+    def told(
+        self, error: ServerError, response: HttpResponse, request: Request, kind: type[ServerError] | None = None
+    ) -> ServerError:
+        """An error that a server told with status 200, with the request's id and masked secrets.
+
+        Args:
+            error: as the decoder found it.
+            response: the answer.
+            request: what was asked.
+            kind: the class; None for that of the status in the error's body.
+        """
+        secrets = (*self.endpoint.secrets, *secrets_of(request.headers))
+        body = error.body.encode()
+        return (kind or class_of_body(body))(
+            hidden(str(error), secrets),
+            body=hidden(error.body, secrets).encode(),
+            request_id=request_id_of(response.headers, body, secrets) or request.call.request_id,
+        )
+
+    def _ask(
+        self, request: Request, body: bytes, waits: RetryWaits, begins: Callable[[], None] | None
+    ) -> Steps[HttpResponse]:
         """Send; once more without ``routed_experts_prompt_start`` if the server does not know it.
 
         Nothing was sampled then, and the rows are dropped when the answer is read.
         """
         spec, call = request.spec, request.call
-        url = self.endpoint.root + spec.path
+
+        def send(content: bytes) -> Steps[HttpResponse]:
+            sent = HttpRequest("POST", self.endpoint.root + spec.path, request.headers, content)
+            return self._send(Send(sent, not call.stream, stream=call.stream, begins=begins), call.request_id, waits)
+
         try:
-            return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, waits))
+            return (yield from send(body))
         except ServerError as error:
             refused = error.status == 400 and names_prompt_start(error.body)
             if not (refused and request.draft.prompt_start and spec.may_refuse_start):
                 raise
         self.start_refused = True
-        body = encode(spec.draft(call, send_start=False), call)
-        return (yield from self._send(HttpRequest("POST", url, request.headers, body), call.request_id, waits))
+        return (yield from send(encode(spec.draft(call, send_start=False), call)))
 
-    def _send(
-        self,
-        request: HttpRequest,
-        request_id: str | None,
-        waits: RetryWaits,
-        *,
-        into_body: bool = True,
-        timeout: float | None = None,
-    ) -> Steps[HttpResponse]:
+    def _send(self, send: Send, request_id: str | None, waits: RetryWaits) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
+        request = send.request
 
         def attempt() -> Steps[HttpResponse]:
             # The largest recent answer: aborted ones are small, and many are under way at once.
-            sizes = self._sizes.get(request.url, ())
-            response: HttpResponse = yield Send(request, into_body, timeout, max(sizes, default=0))
-            if 200 <= response.status < 300:
-                sizes = (*self._sizes.get(request.url, ()), len(response.content))
-                self._sizes[request.url] = sizes[-_REMEMBERED:]
+            expected = max(self._sizes.get(request.url, ()), default=0)
+            response: HttpResponse = yield dataclasses.replace(send, expected=expected)
+            if response.good:
+                if not send.stream:
+                    sizes = (*self._sizes.get(request.url, ()), len(response.content))
+                    self._sizes[request.url] = sizes[-_REMEMBERED:]
                 return response
             waits.server_asks = retry_after(response.headers)
             raise error_of(
@@ -184,10 +218,9 @@ class Caller:
         request = HttpRequest("GET", self.endpoint.root + MODELS_PATH, headers)
         try:
             if needed:
-                sent = self._send(request, None, waits, into_body=False, timeout=PREFLIGHT_TIMEOUT)
-                response = yield from sent
+                response = yield from self._send(Send(request, timeout=PREFLIGHT_TIMEOUT), None, waits)
             else:
-                response = yield Send(request, into_body=False, timeout=PREFLIGHT_TIMEOUT)
+                response = yield Send(request, timeout=PREFLIGHT_TIMEOUT)
         except TitoError as error:
             if needed and isinstance(error, ServerError) and error.status in _NO_ROUTE:
                 cards.unlisted(model)

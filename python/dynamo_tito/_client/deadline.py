@@ -56,13 +56,16 @@ class CurrentExchange:
 class time_limit:  # noqa: N801 - reads as the statement it is used in
     """``asyncio.timeout`` that raises :func:`deadline_error`."""
 
-    __slots__ = ("_current", "_timeout")
+    __slots__ = ("_current", "_seconds", "_timeout")
 
     def __init__(self, seconds: float | None, current: CurrentExchange) -> None:
+        self._seconds = seconds
         self._timeout = asyncio.timeout(seconds)
         self._current = current
 
     async def __aenter__(self) -> None:
+        if self._seconds is not None and self._seconds <= 0:
+            raise deadline_error(self._current.exchange)
         await self._timeout.__aenter__()
 
     async def __aexit__(

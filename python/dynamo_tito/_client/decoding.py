@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynamo_tito._config import Limits
 from dynamo_tito._errors import RoutedExpertsError, TitoError, raise_without_cycle
 from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
-from dynamo_tito._native import Body, decode
+from dynamo_tito._native import Body, StreamDecoder, decode
 from dynamo_tito._requests import Request
 from dynamo_tito._requests.call import wire_start
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings
@@ -47,37 +47,55 @@ class Reading:
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode, check, and drop rows of routed experts that were not asked for."""
-        choices, call, draft = self.decoding, self.request.call, self.request.draft
-        start = wire_start(call, draft.prompt_start)
         try:
-            completion = decode(
-                content,
-                wire=self.request.spec.wire,
-                prompt_len=call.prompt_len,
-                prompt_token_ids=call.prompt,
-                routed_experts_prompt_start=start,
-                num_layers=choices.num_layers,
-                top_k=choices.top_k,
-                experts=choices.experts,
-                require_logprobs=bool(draft.logprobs),
-                require_routed_experts=choices.require_routed_experts,
-                missing_logprob=choices.missing_logprob,
-                final_row=choices.final_row,
-                limits=choices.limits,
-            )
+            completion = decode(content, **self._arguments())
         except ValueError as error:
             if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
                 raise
-            # decode() takes rows without a shape for a wrong argument; here the server sent them unasked.
-            raise_without_cycle(RoutedExpertsError(str(error), kind="needs_num_layers"))
+            raise_without_cycle(_of_rows(error))
+        return self.checked(completion)
+
+    def decoder(self, *, deltas: bool) -> StreamDecoder:
+        """What decodes the answer if it is a stream; its completion is to be :meth:`checked`."""
+        return StreamDecoder(**self._arguments(), deltas=deltas)
+
+    def checked(self, completion: Completion) -> Completion:
+        """The strict checks, and without the rows of routed experts that were not asked for."""
+        choices, draft = self.decoding, self.request.draft
         refuse_logprobs(completion, choices.strict_logprobs)
         experts = completion.routed_experts
         if experts is None:
             return completion
         if choices.strict_routing is not None:
             refuse_findings(experts.array, choices.strict_routing)
-        surplus = draft.prompt_start - start
+        surplus = draft.prompt_start - self._start
         if not surplus:
             return completion
         rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
         return dataclasses.replace(completion, routed_experts=rest)
+
+    @property
+    def _start(self) -> int:
+        return wire_start(self.request.call, self.request.draft.prompt_start)
+
+    def _arguments(self) -> dict[str, Any]:
+        choices, call = self.decoding, self.request.call
+        return {
+            "wire": self.request.spec.wire,
+            "prompt_len": call.prompt_len,
+            "prompt_token_ids": call.prompt,
+            "routed_experts_prompt_start": self._start,
+            "num_layers": choices.num_layers,
+            "top_k": choices.top_k,
+            "experts": choices.experts,
+            "require_logprobs": bool(self.request.draft.logprobs),
+            "require_routed_experts": choices.require_routed_experts,
+            "missing_logprob": choices.missing_logprob,
+            "final_row": choices.final_row,
+            "limits": choices.limits,
+        }
+
+
+def _of_rows(error: ValueError) -> RoutedExpertsError:
+    """The core takes rows without a shape for a wrong argument; here the server sent them unasked."""
+    return RoutedExpertsError(str(error), kind="needs_num_layers")

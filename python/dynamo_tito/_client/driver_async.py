@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend, HttpLibrary
 from dynamo_tito._errors import TitoError
 from dynamo_tito._http import open_async
-from dynamo_tito._http.base import Exchange, Wiring
+from dynamo_tito._http.base import AsyncStreamingHttpEngine, Wiring
 
 from . import score, text
+from .abort import abort
 from .base import BaseClient
-from .deadline import CurrentExchange, deadline_after, time_limit
-from .generate import generate
-from .options import CLIENT, GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, TOKENIZE
-from .steps import Exclusive, Read, Send, Sleep
-from .threads import in_thread
+from .deadline import deadline_after
+from .generate import Generation
+from .options import CLIENT, GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, STREAM, TOKENIZE
+from .run_async import AsyncRunner
+from .stream_async import AsyncTitoStream
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from dynamo_tito._types import Completion, PromptLogprobs
     from dynamo_tito.control import Fleet
 
-    from .options import ClientOptions, GenerateOptions, Progress, ScoreManyOptions, ScoreOptions, TokenizeOptions
+    from .options import (
+        ClientOptions,
+        GenerateOptions,
+        Progress,
+        ScoreManyOptions,
+        ScoreOptions,
+        StreamOptions,
+        TokenizeOptions,
+    )
     from .steps import Steps
 
 T = TypeVar("T")
@@ -87,9 +95,9 @@ class AsyncTitoClient(BaseClient):
     _backend: Backend | None = None
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
-        self._transport = open_async(http, client, wiring)
-        self._slots = asyncio.Semaphore(self._concurrency)
-        self._turns = asyncio.Lock()
+        transport = open_async(http, client, wiring)
+        self._runner = AsyncRunner(transport, concurrency=self._concurrency, thread_from_bytes=self._thread_from_bytes)
+        self._caller.streams = isinstance(transport, AsyncStreamingHttpEngine)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @GENERATE.shown_by
@@ -114,7 +122,59 @@ class AsyncTitoClient(BaseClient):
             DecodeError: the answer cannot be trusted.
         """
         given = GENERATE.complete(self.generate, options)
-        return await self._call(functools.partial(generate, self._caller, prompt_ids, given), given["deadline"])
+        generation = Generation(self._caller, prompt_ids, given, emits=False)
+        try:
+            return await self._call(generation.steps, given["deadline"])
+        except BaseException as error:
+            kept = generation.kept(error)
+            if kept is None:
+                raise
+            return kept
+
+    @STREAM.shown_by
+    def stream(self, prompt_ids: PromptIds, **options: Unpack[StreamOptions]) -> AsyncTitoStream:
+        """Sample one completion of a prompt, and see its tokens as they come.
+
+        Example::
+
+            async with client.stream(prompt_ids) as stream:
+                async for delta in stream:
+                    print(delta.token_ids)
+            stream.completion
+
+        The completion is the same as that of :meth:`generate`. The request is sent when the stream is entered, or
+        asked for its first tokens, and never a second time once it may have reached an engine. The deadline is that of
+        the whole stream, the time between two questions included.
+
+        Args:
+            prompt_ids: as for :meth:`generate`.
+            **options: see :class:`GenerateOptions`.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: a wrong argument; the stream itself raises the errors of
+                :meth:`generate`.
+        """
+        given = STREAM.complete(self.stream, options)
+        generation = Generation(self._caller, prompt_ids, given, emits=True)
+        return AsyncTitoStream(self._runner, generation, self._allowed(given["deadline"]), self._check_usable)
+
+    async def abort(self, request_id: str, *, admin_base_url: str | Sequence[str] | None = None) -> None:
+        """Have the server end a request that this client sent; its call then returns an aborted completion.
+
+        vLLM has ``/inference/v1/abort_requests``, or ``/abort_requests``, SGLang ``/abort_request``, and each worker of
+        Dynamo ``/engine/abort_request``. A request that is over, or unknown to the server, is no error.
+
+        Args:
+            request_id: the ``request_id`` of the call, that of the stream, or that of the answer.
+            admin_base_url: the servers that have the route, instead of this one: of Dynamo the system servers of the
+                workers. The client's credentials are sent to them.
+
+        Raises:
+            ValueError: this client sent no request with this id, or SGLang would abort another one of it.
+            NotFoundError: the server has no such route.
+            ServerError, TransportError: the server did not take the request.
+        """
+        await self._call(functools.partial(abort, self._caller, request_id, admin_base_url), None)
 
     @SCORE.shown_by
     async def score(self, token_ids: PromptIds, **options: Unpack[ScoreOptions]) -> PromptLogprobs:
@@ -236,7 +296,7 @@ class AsyncTitoClient(BaseClient):
         """Close the connections. Calls in flight fail. In a forked child this does nothing: they are the parent's."""
         self._closed = True
         if os.getpid() == self._process:
-            await self._transport.aclose()
+            await self._runner.transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,51 +310,15 @@ class AsyncTitoClient(BaseClient):
         seconds = self._allowed(deadline)
         steps = begin(deadline_after(seconds))
         self._check_usable()
+        return await self._runner.run(steps, seconds)
+
+    def _check_usable(self) -> None:
+        super()._check_usable()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
             raise RuntimeError("the client is in use on another event loop; make one per loop")
-        current = CurrentExchange()
-        async with time_limit(seconds, current):
-            return await self._drive(steps, current)
-
-    async def _drive(self, steps: Steps[T], current: CurrentExchange) -> T:
-        answer: Any = None
-        failure: TitoError | None = None
-        with contextlib.closing(steps):
-            while True:
-                try:
-                    step = steps.send(answer) if failure is None else steps.throw(failure)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                finally:
-                    answer = failure = None
-                try:
-                    answer = await self._perform(step, current)
-                except TitoError as error:
-                    failure = error  # raised in the steps
-
-    async def _perform(self, step: object, current: CurrentExchange) -> object:
-        match step:
-            case Send():
-                async with time_limit(step.timeout, current), self._slots:
-                    current.exchange = exchange = Exchange(step.request, step.into_body, expected=step.expected)
-                    with exchange:
-                        return await self._transport.asend(exchange)
-            case Read():
-                if len(step.content) < self._thread_from_bytes:
-                    return step.reading(step.content)
-                return await in_thread(functools.partial(step.reading, step.content))
-            case Sleep():
-                await asyncio.sleep(step.seconds)
-                return None
-            case Exclusive():
-                async with self._turns:
-                    return await self._drive(step.steps(), current)
-            case _:
-                raise TypeError(f"no step: {step!r}")
 
 
 @CLIENT.shown_by

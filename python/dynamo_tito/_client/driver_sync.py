@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
-from dynamo_tito._errors import TitoError, TransportError
+from dynamo_tito._errors import TitoError
 from dynamo_tito._http import open_sync
-from dynamo_tito._http.base import Exchange, Wiring
+from dynamo_tito._http.base import StreamingHttpEngine, Wiring
 
 from . import score, text
+from .abort import abort
 from .base import BaseClient
-from .deadline import acquired, deadline_after, deadline_error
-from .generate import generate
-from .options import GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, TOKENIZE
-from .steps import Exclusive, Read, Send, Sleep
+from .deadline import deadline_after
+from .generate import Generation
+from .options import GENERATE, SCORE, SCORE_CONCURRENCY, SCORE_MANY, STREAM, TOKENIZE
+from .run_sync import Runner
+from .stream_sync import TitoStream
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from dynamo_tito._requests import PromptIds
     from dynamo_tito._types import Completion, PromptLogprobs
 
-    from .options import GenerateOptions, Progress, ScoreManyOptions, ScoreOptions, TokenizeOptions
+    from .options import GenerateOptions, Progress, ScoreManyOptions, ScoreOptions, StreamOptions, TokenizeOptions
     from .steps import Steps
 
 T = TypeVar("T")
@@ -45,15 +44,41 @@ class TitoClient(BaseClient):
     """
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:
-        self._transport = open_sync(http, client, wiring)
-        self._slots = threading.Semaphore(self._concurrency)
-        self._turns = threading.Lock()
+        transport = open_sync(http, client, wiring)
+        self._runner = Runner(transport, concurrency=self._concurrency)
+        self._caller.streams = isinstance(transport, StreamingHttpEngine)
 
     @GENERATE.shown_by
     def generate(self, prompt_ids: PromptIds, **options: Unpack[GenerateOptions]) -> Completion:
         """Sample one completion of a prompt; see :meth:`AsyncTitoClient.generate`."""
         given = GENERATE.complete(self.generate, options)
-        return self._call(functools.partial(generate, self._caller, prompt_ids, given), given["deadline"])
+        generation = Generation(self._caller, prompt_ids, given, emits=False)
+        try:
+            return self._call(generation.steps, given["deadline"])
+        except BaseException as error:
+            kept = generation.kept(error)
+            if kept is None:
+                raise
+            return kept
+
+    @STREAM.shown_by
+    def stream(self, prompt_ids: PromptIds, **options: Unpack[StreamOptions]) -> TitoStream:
+        """Sample one completion of a prompt, and see its tokens as they come; see :meth:`AsyncTitoClient.stream`.
+
+        Example::
+
+            with client.stream(prompt_ids) as stream:
+                for delta in stream:
+                    print(delta.token_ids)
+            stream.completion
+        """
+        given = STREAM.complete(self.stream, options)
+        generation = Generation(self._caller, prompt_ids, given, emits=True)
+        return TitoStream(self._runner, generation, self._allowed(given["deadline"]), self._check_usable)
+
+    def abort(self, request_id: str, *, admin_base_url: str | Sequence[str] | None = None) -> None:
+        """Have the server end a request that this client sent; see :meth:`AsyncTitoClient.abort`."""
+        self._call(functools.partial(abort, self._caller, request_id, admin_base_url), None)
 
     @SCORE.shown_by
     def score(self, token_ids: PromptIds, **options: Unpack[ScoreOptions]) -> PromptLogprobs:
@@ -117,7 +142,7 @@ class TitoClient(BaseClient):
         """Close the connections; see :meth:`AsyncTitoClient.aclose`. Calls in flight on other threads fail."""
         self._closed = True
         if os.getpid() == self._process:
-            self._transport.close()
+            self._runner.transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,49 +155,4 @@ class TitoClient(BaseClient):
     def _call(self, begin: Callable[[float | None], Steps[T]], seconds: float | None) -> T:
         deadline = deadline_after(self._allowed(seconds))
         self._check_usable()
-        return self._drive(begin(deadline), deadline)
-
-    def _drive(self, steps: Steps[T], deadline: float | None) -> T:
-        answer: Any = None
-        failure: TitoError | None = None
-        with contextlib.closing(steps):
-            while True:
-                try:
-                    step = steps.send(answer) if failure is None else steps.throw(failure)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                finally:
-                    answer = failure = None
-                try:
-                    answer = self._perform(step, deadline)
-                except TitoError as error:
-                    failure = error  # raised in the steps
-
-    def _perform(self, step: object, deadline: float | None) -> object:
-        match step:
-            case Send():
-                return self._send(step, deadline)
-            case Read():
-                return step.reading(step.content)
-            case Sleep():
-                time.sleep(step.seconds)
-                return None
-            case Exclusive():
-                with acquired(self._turns, deadline):
-                    return self._drive(step.steps(), deadline)
-            case _:
-                raise TypeError(f"no step: {step!r}")
-
-    def _send(self, step: Send, deadline: float | None) -> object:
-        own = deadline_after(step.timeout)
-        deadline = min((end for end in (own, deadline) if end is not None), default=None)
-        exchange = Exchange(step.request, step.into_body, deadline, expected=step.expected)
-        with acquired(self._slots, deadline):
-            try:
-                with exchange:
-                    return self._transport.send(exchange)
-            except TransportError:
-                if deadline is None or time.monotonic() < deadline:
-                    raise
-        raise deadline_error(exchange)
+        return self._runner.run(begin(deadline), deadline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from dynamo_tito._config import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, MAX_CONCURRENCY, THREAD_FROM_BYTES, RetryPolicy
 from dynamo_tito._requests import CallOptions, Keywords, SharedOptions
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called after every sequence with how many are done, failed ones included, and how many there are."""
+
+OnInterrupt: TypeAlias = Literal["raise", "return"]
+"""What becomes of a stream that breaks off: an error, or the completion of what came before."""
 
 SCORE_CONCURRENCY = 32
 """Sequences in flight at once. Scoring is prefill only: a few long sequences fill an engine."""
@@ -59,8 +62,16 @@ class SendOptions(TypedDict, total=False):
     transport: RendererTransport | None
 
 
-class GenerateOptions(CallOptions, SendOptions, total=False):
-    r"""The keywords of ``generate``. ``stop_token_ids`` defaults to ``()``, the others to None.
+class StreamOptions(CallOptions, SendOptions, total=False):
+    """The keywords of ``stream``: those of ``generate`` but for ``stream``; see :class:`GenerateOptions`."""
+
+    on_interrupt: OnInterrupt
+
+
+class GenerateOptions(StreamOptions, total=False):
+    r"""The keywords of ``generate``.
+
+    ``stop_token_ids`` defaults to ``()``, ``on_interrupt`` to ``"raise"``, the others to None.
 
     Attributes:
         sampling_params: as for vLLM or OpenAI; names are translated for the server. Without ``logprobs`` one per token
@@ -81,7 +92,15 @@ class GenerateOptions(CallOptions, SendOptions, total=False):
         extra_headers: for this request.
         deadline: seconds for this call, instead of the client's ``timeout``; ``math.inf`` for no limit.
         transport: the route of this call, instead of the client's.
+        on_interrupt: what becomes of a call whose deadline passes or whose connection breaks after it was sent:
+            ``"raise"``, or ``"return"``: the completion of what came before, ``aborted`` and not ``complete``. It asks
+            for a stream. An error that is raised in either case has it as ``completion``: a cancellation, an interrupt
+            of the thread, and what the server says within a stream.
+        stream: whether to ask for a stream of events, which is read to its end. None asks for one only where a server
+            answers 501 without, which is learnt once for each route, with nothing sampled.
     """
+
+    stream: bool | None
 
 
 class ScoreManyOptions(SharedOptions, SendOptions, total=False):
@@ -137,7 +156,8 @@ CLIENT = Keywords(
     tls="verify",
     trust_env=True,
 )
-GENERATE = Keywords(GenerateOptions, stop_token_ids=())
+GENERATE = Keywords(GenerateOptions, stop_token_ids=(), on_interrupt="raise")
+STREAM = Keywords(StreamOptions, stop_token_ids=(), on_interrupt="raise")
 SCORE = Keywords(ScoreOptions, start=0, top_k=0, temperature=1.0)
 SCORE_MANY = Keywords(ScoreManyOptions, top_k=0, temperature=1.0)
 TOKENIZE = Keywords(TokenizeOptions, add_generation_prompt=True)

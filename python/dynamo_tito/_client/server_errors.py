@@ -99,6 +99,15 @@ def error_of(
     )
 
 
+def class_of_body(body: bytes) -> type[ServerError]:
+    """The class of an error that has no status but the one that its body names, if any."""
+    document = _document(body)
+    inner = document.get("error") if isinstance(document, Mapping) else None
+    codes = [part.get("code") for part in (inner, document) if isinstance(part, Mapping)]
+    code = next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
+    return ServerError if code is None else _class(code, message_of(body, document))
+
+
 def request_id_of(headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...] = ()) -> str | None:
     """The id that the server gives for the request, if any."""
     found = headers.get("x-request-id") or _text(_document(body), "request_id")

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import io
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,31 +55,9 @@ class AiohttpEngine:
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """See :class:`.base.AsyncHttpEngine`."""
-        if self._session is None:
-            self._session = self._open()
-        request = exchange.request
-        if not self._owned:
-            # Without our trace hooks the phase is unknown, so the request counts as sent.
-            exchange.phase = "headers"
-        response = None
         try:
-            response = await self._session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                data=_data(request.content),
-                headers=request.headers,
-                timeout=self._timeout,
-                proxy=self._wiring.proxy if self._owned else None,
-                allow_redirects=False,
-                auto_decompress=False,
-                raise_for_status=False,
-                read_bufsize=_READ_BUFFER,
-                max_line_size=self._wiring.limits.max_header_bytes,
-                max_field_size=self._wiring.limits.max_header_bytes,
-                trace_request_ctx=exchange,
-            )
-            receiver = exchange.receiver(response.status, response.headers, self._wiring.limits)
-            with _reports_loss(response):
+            async with self._opened(exchange) as response:
+                receiver = exchange.receiver(response.status, response.headers, self._wiring.limits)
                 await _receive_in_place(response, receiver)
                 # Not iter_chunks(): for an answer without a body it ends once per process; later ones loop for ever
                 # without yielding to the event loop (aiohttp 3.14.5).
@@ -89,17 +67,54 @@ class AiohttpEngine:
                         break
         except _FAILURES as error:
             raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
-        finally:
-            if response is not None:
-                # A connection goes back into the pool only if the answer was read to its end.
-                response.close() if not response.content.at_eof() else response.release()
         return receiver.finish()
+
+    async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """See :class:`.base.AsyncStreamingHttpEngine`."""
+        try:
+            async with self._opened(exchange) as response:
+                yield exchange.begin(response.status, response.headers, limits=self._wiring.limits)
+                while not response.content.at_eof():
+                    yield await response.content.readany()
+        except _FAILURES as error:
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
 
     async def aclose(self) -> None:
         """See :class:`.base.AsyncHttpEngine`."""
         session, self._session = self._session, None
         if self._owned and session is not None:
             await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, exchange: Exchange) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer whose headers are there."""
+        if self._session is None:
+            self._session = self._open()
+        request = exchange.request
+        if not self._owned:
+            # Without our trace hooks the phase is unknown, so the request counts as sent.
+            exchange.phase = "headers"
+        response = await self._session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            data=_data(request.content),
+            headers=request.headers,
+            timeout=self._timeout,
+            proxy=self._wiring.proxy if self._owned else None,
+            allow_redirects=False,
+            auto_decompress=False,
+            raise_for_status=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=self._wiring.limits.max_header_bytes,
+            max_field_size=self._wiring.limits.max_header_bytes,
+            trace_request_ctx=exchange,
+        )
+        try:
+            with _reports_loss(response):
+                yield response
+        finally:
+            # A connection goes back into the pool only if the answer was read to its end.
+            response.close() if not response.content.at_eof() else response.release()
 
     def _open(self) -> aiohttp.ClientSession:
         wiring = self._wiring

@@ -1,14 +1,14 @@
 """What every HTTP engine has in common.
 
-An engine carries one request and returns one whole answer. It sends once, follows no redirect and does not decompress:
-:class:`Receiver` checks sizes and completeness for all of them.
+An engine carries one request and returns one whole answer, or hands over its body as it comes. It sends once, follows
+no redirect and does not decompress: :class:`Receiver` checks sizes and completeness for all of them.
 """
 
 from __future__ import annotations
 
 import traceback
 import zlib
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -66,6 +66,11 @@ class HttpResponse:
     headers: Mapping[str, str] = field(repr=False)
     content: Body | bytes = field(repr=False)
 
+    @property
+    def good(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -80,6 +85,7 @@ class Exchange:
             nothing of the request was written, so that it may be sent again.
         expected: bytes that a good answer will probably have, where the server does not say; 0 is unknown.
         body: where a good answer's bytes go, from its headers on; None again when the exchange is over.
+        incoming: what checks the body of a stream, from its headers on; None again when the exchange is over.
     """
 
     request: HttpRequest
@@ -88,6 +94,7 @@ class Exchange:
     phase: TransportPhase = "connect"
     expected: int = 0
     body: Body | None = field(default=None, repr=False)
+    incoming: Receiver | None = field(default=None, repr=False)
 
     def receive(
         self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], *, limits: Limits | None = None
@@ -119,6 +126,23 @@ class Exchange:
                 break
         return receiver.finish()
 
+    def begin(self, status: int, headers: Mapping[str, str], *, limits: Limits | None = None) -> bytes:
+        """Say that the headers of a stream are there; see :meth:`StreamingHttpEngine.stream`.
+
+        Args:
+            status: the HTTP status.
+            headers: of the answer; names in any case.
+            limits: of the answer; the default ones if None.
+
+        Returns:
+            An empty chunk, which the engine yields first: the client sees the headers before the first byte.
+
+        Raises:
+            TransportError: headers over a limit, or a body that cannot be read.
+        """
+        self.incoming = self.receiver(status, headers, limits)
+        return b""
+
     def receiver(self, status: int, headers: Mapping[str, str], limits: Limits | None = None) -> Receiver:
         """What takes the body, whose phase begins."""
         self.phase = "body"
@@ -134,6 +158,7 @@ class Exchange:
     ) -> None:
         """It is over."""
         body, self.body = self.body, None
+        self.incoming = None
         if error is not None:
             release(body, raised)
 
@@ -195,6 +220,31 @@ class HttpEngine(Protocol):
         """Close every connection."""
 
 
+@runtime_checkable
+class AsyncStreamingHttpEngine(AsyncHttpEngine, Protocol):
+    """An engine that can also hand over a body as it comes; without this method there are no streams over it."""
+
+    def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """As :meth:`StreamingHttpEngine.stream`: an asynchronous generator."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class StreamingHttpEngine(HttpEngine, Protocol):
+    """An engine that can also hand over a body as it comes; without this method there are no streams over it."""
+
+    def stream(self, exchange: Exchange) -> Generator[bytes, None, None]:
+        """Send once and yield the body in chunks as they come and as they were sent: a generator.
+
+        It first yields what :meth:`Exchange.begin` returns, whatever the status. It reads from the connection only when
+        it is asked for the next chunk, and closes the connection when it is closed before the end of the body.
+
+        TransportError, with the exchange's phase, if the body breaks off, or does not go on before
+        ``exchange.deadline``, which may change between two chunks.
+        """
+        raise NotImplementedError
+
+
 class Receiver:
     """The body of one answer, as it arrives.
 
@@ -203,27 +253,32 @@ class Receiver:
             or broken compression (phase ``"body"``).
     """
 
-    __slots__ = ("_announced", "_good", "_inflater", "_limit", "_most", "_received", "_sink", "headers", "status")
+    __slots__ = ("_announced", "_inflater", "_limit", "_most", "_received", "_sink", "good", "headers", "status")
 
     def __init__(self, status: int, headers: Mapping[str, str], *, exchange: Exchange, limits: Limits) -> None:
         self.status = status
         self.headers = headers
-        self._good = 200 <= status < 300
+        self.good = 200 <= status < 300
         # A field is its name, a colon, a space, its value and the end of the line.
         check_head(sum(len(name) + len(value) + 4 for name, value in headers.items()), limits)
-        self._limit = limits.max_response_bytes if self._good else limits.max_error_bytes
-        self._most = limits.max_decompressed_bytes if self._good else limits.max_error_bytes
+        self._limit = limits.max_response_bytes if self.good else limits.max_error_bytes
+        self._most = limits.max_decompressed_bytes if self.good else limits.max_error_bytes
         self._received = 0
         self._announced = _content_length(headers)
-        if self._good:
+        if self.good:
             self._check(self._announced or 0)
         _check_framing(headers)
         self._inflater = _inflater(headers, self._most)
         self._sink: Body | bytearray = bytearray()
-        if self._good and exchange.into_body:
+        if self.good and exchange.into_body:
             self._sink = exchange.body = Body(
                 min(self._announced or 0, _RESERVED), expected=min(exchange.expected, _RESERVED)
             )
+
+    @property
+    def head(self) -> HttpResponse:
+        """The answer without its body."""
+        return HttpResponse(self.status, self.headers, b"")
 
     @property
     def complete(self) -> bool:
@@ -248,20 +303,31 @@ class Receiver:
     def feed(self, chunk: bytes) -> bool:
         """Take a chunk as sent. False if the rest need not be read, because the limit of an error's body is reached."""
         self._received += len(chunk)
-        if self._good:
+        if self.good:
             self._check(self._received)
         if self._inflater is None:
             _add(self._sink, chunk)
-        elif not self._inflater.feed(chunk, self._sink) and self._good:
+        elif not self._inflater.feed(chunk, self._sink) and self.good:
             found = f"decompressed, the body has at least {self._most + 1} bytes"
             raise TransportError(over_limit_message(found, self._most, "max_decompressed_bytes"), phase="body")
-        return self._good or len(self._sink) < self._limit
+        return self.good or len(self._sink) < self._limit
+
+    def passed(self, chunk: bytes) -> bytes | bytearray:
+        """A chunk of a stream, checked and decompressed. Nothing of it stays here."""
+        if self._inflater is None:
+            self._received += len(chunk)
+            self._check(self._received)
+            return chunk
+        self._sink = plain = bytearray()
+        self.feed(chunk)
+        self._sink = bytearray()
+        return plain
 
     def finish(self) -> HttpResponse:
         """The answer; TransportError unless a good one is whole."""
-        if self._good and self._announced is not None and self._received < self._announced:
+        if self.good and self._announced is not None and self._received < self._announced:
             raise TransportError(f"the body ended after {self._received} of {self._announced} bytes", phase="body")
-        if self._good and self._inflater is not None:
+        if self.good and self._inflater is not None:
             self._inflater.finish()
         sink = self._sink
         return HttpResponse(self.status, self.headers, bytes(sink) if isinstance(sink, bytearray) else sink)
@@ -299,6 +365,13 @@ def transport_error(
     return TransportError(
         f"{type(error).__name__}: {message}" if message else type(error).__name__, phase=exchange.phase
     )
+
+
+def begun(exchange: Exchange, first: bytes | None) -> Receiver:
+    """What takes the body of a stream; ``first`` is what the engine yielded first."""
+    if exchange.incoming is None or first != b"":
+        raise TypeError("the stream of an HTTP engine yields first what Exchange.begin returns")
+    return exchange.incoming
 
 
 class _Inflater:

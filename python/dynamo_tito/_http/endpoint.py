@@ -13,6 +13,9 @@ from .secrets import secrets_of, secrets_of_url
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
+JSON = "application/json"
+EVENTS = "text/event-stream, application/json"
+
 USER_AGENT = "dynamo-tito"
 
 
@@ -46,9 +49,9 @@ def make_endpoint(
     host = _host(parts)
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     merged = {
-        "accept": "application/json",
+        "accept": JSON,
         "accept-encoding": "gzip, deflate" if compression else "identity",
-        "content-type": "application/json",
+        "content-type": JSON,
         "user-agent": USER_AGENT,
     }
     if parts.username is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TypeAlias
 
 from .base import Exchange, HttpRequest, HttpResponse
@@ -39,6 +39,18 @@ class MockTransport:
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """Ask the handler."""
         return self.send(exchange)
+
+    def stream(self, exchange: Exchange) -> Generator[bytes, None, None]:
+        """Ask the handler; its content is one chunk."""
+        self.requests.append(exchange.request)
+        answer = self._handler(exchange.request)
+        yield exchange.begin(answer.status, answer.headers)
+        yield bytes(answer.content)
+
+    async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """Ask the handler; its content is one chunk."""
+        for chunk in self.stream(exchange):
+            yield chunk
 
     def close(self) -> None:
         """Nothing to close."""

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -63,6 +63,29 @@ class AsyncNativeEngine:
                 return response
             await asyncio.sleep(0)
 
+    async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """See :class:`.base.AsyncStreamingHttpEngine`."""
+        box = self._box(asyncio.get_running_loop())
+        number = box.number()
+        told = box.expect(number)
+        call = None
+        try:
+            call = _start(self._engine, exchange, box.mailbox, number, streamed=True)
+            await told
+            head = call.head()
+            if head is not None:
+                yield exchange.begin(*head, limits=self._wiring.limits)
+            while (chunk := call.next()) != b"":
+                if chunk is None:
+                    await box.expect(number)
+                else:
+                    yield chunk
+        finally:
+            box.forget(number)
+            if call is not None:
+                exchange.phase = call.phase
+                call.cancel()
+
     async def aclose(self) -> None:
         """See :class:`.base.AsyncHttpEngine`."""
         self._engine.close()
@@ -104,8 +127,25 @@ class NativeHttpEngine:
             except StopIteration as done:
                 response: HttpResponse = done.value
                 return response
-            if exchange.deadline is not None and time.monotonic() > exchange.deadline:
-                raise TransportError("the deadline is over", phase=exchange.phase)
+            _check_deadline(exchange)
+
+    def stream(self, exchange: Exchange) -> Generator[bytes, None, None]:
+        """See :class:`.base.StreamingHttpEngine`."""
+        call = _start(self._engine, exchange, None, 0, streamed=True)
+        try:
+            self._wait(call, exchange.deadline)
+            head = call.head()
+            if head is not None:
+                yield exchange.begin(*head, limits=self._wiring.limits)
+            while (chunk := call.next()) != b"":
+                if chunk is None:
+                    self._wait(call, exchange.deadline)
+                else:
+                    yield chunk
+                    _check_deadline(exchange)
+        finally:
+            exchange.phase = call.phase
+            call.cancel()
 
     def close(self) -> None:
         """See :class:`.base.HttpEngine`."""
@@ -180,6 +220,11 @@ def _start(
         )
     except OSError as error:
         raise_without_cycle(_no_connection(error))
+
+
+def _check_deadline(exchange: Exchange) -> None:
+    if exchange.deadline is not None and time.monotonic() > exchange.deadline:
+        raise TransportError("the deadline is over", phase=exchange.phase)
 
 
 def _no_connection(error: OSError) -> TransportError:

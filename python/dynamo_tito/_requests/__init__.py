@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Unpack
 
 from . import dynamo, prime_chat, sglang, vllm_generate
+from .abort import Abort, aborts
 from .call import Call, CallOptions, Draft, PromptIds, SharedOptions, make_call
 from .encode import encode
 from .keywords import Keywords
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CALL_KEYWORDS",
     "DIALECTS",
+    "Abort",
     "Call",
     "CallOptions",
     "Dialect",
@@ -27,6 +29,7 @@ __all__ = [
     "PromptIds",
     "Request",
     "SharedOptions",
+    "aborts",
     "check_scored_at",
     "checked_score",
     "checked_temperature",
@@ -51,21 +54,27 @@ class Dialect:
     """The requests of one transport.
 
     Attributes:
+        transport: its name.
         path: below the server's root.
         wire: what its answers are decoded as.
         draft: the body.
         headers: session, data-parallel rank and request id, where they travel in headers.
+        id_at: the header, or the member of the body, that names the request to the engine.
         may_refuse_start: whether servers are known that answer ``routed_experts_prompt_start`` with a 400.
+        streams_routing: whether its streams bring routed experts.
         reserved: tokens of the context that a prompt must leave free. vLLM, and Dynamo with it, must sample one.
             SGLang 0.5.23 keeps seven (``tp_worker.py``, ``managers/utils.py``), and cuts longer prompts without a word
             under ``--allow-auto-truncate``.
     """
 
+    transport: RendererTransport
     path: str
     wire: Wire
     draft: DraftFunction
     headers: Callable[[Call], dict[str, str]]
+    id_at: str = "x-request-id"
     may_refuse_start: bool = False
+    streams_routing: bool = True
     reserved: int = 1
 
 
@@ -78,20 +87,44 @@ class Request:
     draft: Draft = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
 
+    @property
+    def engine_id(self) -> str | None:
+        """The id that the engine gives the request, where the request names one."""
+        name, members = self.spec.id_at, self.draft.members
+        found = self.headers.get(name) or members.get(name) or members.get("request_id")
+        return found if isinstance(found, str) else None
+
     def encode(self) -> bytes:
         """The body; a ValueError for a number that is no token id."""
         return encode(self.draft, self.call)
 
 
-DIALECTS: Mapping[str, Dialect] = {
-    "vllm_generate": Dialect(vllm_generate.PATH, "vllm_generate", vllm_generate.draft, vllm_generate.headers),
-    "dynamo_chat": Dialect(dynamo.CHAT_PATH, "dynamo_chat", dynamo.draft_chat, dynamo.headers, may_refuse_start=True),
-    "dynamo_completions": Dialect(
-        dynamo.COMPLETIONS_PATH, "dynamo_completions", dynamo.draft_completions, dynamo.headers, may_refuse_start=True
+_DIALECTS = (
+    Dialect("vllm_generate", vllm_generate.PATH, "vllm_generate", vllm_generate.draft, vllm_generate.headers),
+    Dialect(
+        "dynamo_chat",
+        dynamo.CHAT_PATH,
+        "dynamo_chat",
+        dynamo.draft_chat,
+        dynamo.headers,
+        dynamo.ID,
+        may_refuse_start=True,
     ),
-    "prime_chat_tokens": Dialect(prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers),
-    "sglang_generate": Dialect(sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, reserved=7),
-}
+    Dialect(
+        "dynamo_completions",
+        dynamo.COMPLETIONS_PATH,
+        "dynamo_completions",
+        dynamo.draft_completions,
+        dynamo.headers,
+        dynamo.ID,
+        may_refuse_start=True,
+    ),
+    Dialect(
+        "prime_chat_tokens", prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers, streams_routing=False
+    ),
+    Dialect("sglang_generate", sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, "rid", reserved=7),
+)
+DIALECTS: Mapping[str, Dialect] = {dialect.transport: dialect for dialect in _DIALECTS}
 
 
 def dialect(transport: str) -> Dialect:
@@ -114,6 +147,7 @@ def encode_request(
     prompt_ids: PromptIds,
     return_routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
+    stream: bool = False,
     **options: Unpack[CallOptions],
 ) -> bytes:
     """The request body that the clients send: compact JSON in UTF-8.
@@ -129,6 +163,7 @@ def encode_request(
         return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
         sampling_defaults: ``"neutral"`` fills what ``sampling_params`` leave open with temperature 1, top_p 1, top_k
             off, min_p 0 and neutral penalties; ``"model"`` leaves it to the server.
+        stream: ask for a stream of events instead of one document.
         **options: as for :meth:`dynamo_tito.AsyncTitoClient.generate`; see :class:`dynamo_tito.GenerateOptions`.
 
     Raises:
@@ -141,6 +176,7 @@ def encode_request(
         model=model,
         routed_experts=return_routed_experts,
         sampling_defaults=sampling_defaults,
+        stream=stream,
         **CALL_KEYWORDS.complete(encode_request, options),
     )
     draft = dialect(transport).draft(call)

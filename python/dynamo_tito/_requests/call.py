@@ -61,6 +61,7 @@ class Call:
     request_id: str | None = None
     routed_experts: bool = False
     sampling_defaults: SamplingDefaults = "neutral"
+    stream: bool = False
 
     @property
     def prompt_len(self) -> int:
@@ -97,6 +98,7 @@ def make_call(
     model: str | None,
     routed_experts: bool = False,
     sampling_defaults: SamplingDefaults = "neutral",
+    stream: bool = False,
     ids_name: str = "prompt_ids",
     **options: Unpack[CallOptions],
 ) -> Call:
@@ -119,6 +121,7 @@ def make_call(
         prompt=_prompt(ids_name, prompt_ids),
         routed_experts=routed_experts,
         sampling_defaults=sampling_defaults,
+        stream=stream,
         **members,
     )
 
@@ -205,10 +208,23 @@ def refuse(fields: Mapping[str, Any], *keys: str, why: str) -> None:
             raise ValueError(f"{key} cannot be given: {why}")
 
 
-def refuse_stream(fields: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a streamed answer, which these functions do not read."""
-    if fields.get("stream"):
-        raise ValueError("stream cannot be true: the answer is read as one document")
+def take_stream(call: Call, fields: dict[str, Any]) -> dict[str, Any]:
+    """Remove ``stream`` and, of a stream, ``stream_options``; the members of the body that ask for what is wanted.
+
+    A stream without ``include_usage`` brings no counts.
+    """
+    if fields.pop("stream", None):
+        raise ValueError("stream cannot be given here: it is an argument of generate, and stream() is a method")
+    if not call.stream:
+        return {"stream": False}
+    return {"stream": True, "stream_options": {"include_usage": True, **(fields.pop("stream_options", None) or {})}}
+
+
+def refuse_unstreamed(call: Call, transport: str, **asked: Any) -> None:
+    """Of a stream, refuse to ask for what the route's streams do not bring."""
+    for name, value in asked.items():
+        if call.stream and value is not None:
+            raise ValueError(f"{name} cannot be given: a stream of {transport} brings none; give stream=False")
 
 
 def refuse_features(call: Call, transport: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ from .call import (
     checked_start,
     refuse,
     refuse_features,
-    refuse_stream,
     stop_ids,
     take,
     take_logprobs,
+    take_stream,
     wire_start,
 )
 from .defaults import TOP_K_OFF, with_neutral
@@ -32,7 +33,12 @@ COMPLETIONS_PATH = "/v1/completions"
 PLACEHOLDER = {"role": "user", "content": "(token-in mode)"}
 """Chat requires a message. With ``token_data`` it has no effect."""
 
+ID = "x-dynamo-request-id"
+
 _OURS = ("engine_data", "detailed_finish_reason")
+_DELTAS = "completion_token_ids"
+"""Of a stream, the ids of each chunk; engine data comes with the last one only."""
+
 _START = "routed_experts_prompt_start"
 # More is a 400 from Dynamo 1.6.1.
 _MAX_LOGPROBS = {"dynamo_chat": 20, "dynamo_completions": 5}
@@ -49,7 +55,7 @@ def draft_chat(call: Call, *, send_start: bool = True) -> Draft:
     budget = fields.pop("max_tokens", None)
     if budget is not None:
         fields.setdefault("max_completion_tokens", budget)
-    members: dict[str, Any] = {"model": _model(call), "messages": [dict(PLACEHOLDER)], "stream": False, **fields}
+    members: dict[str, Any] = {"model": _model(call), "messages": [dict(PLACEHOLDER)], **fields}
     if logprobs:
         members["logprobs"] = True
     if logprobs > 1:
@@ -66,7 +72,7 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
     budget = fields.pop("max_completion_tokens", None)
     if budget is not None:
         fields.setdefault("max_tokens", budget)
-    members: dict[str, Any] = {"model": _model(call), "stream": False, **fields}
+    members: dict[str, Any] = {"model": _model(call), **fields}
     if logprobs:
         members["logprobs"] = logprobs
     members["nvext"] = nvext
@@ -74,11 +80,15 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
 
 
 def headers(call: Call) -> dict[str, str]:
-    """Dynamo takes the session from a header only."""
+    """Dynamo takes the session from a header only, and the engine's id of the request too.
+
+    The id must be a UUID (1.6.1 and 1.7): for another one the frontend makes up its own, so one is made up here.
+    """
     named = {
         "x-dynamo-session-id": call.session_id,
         "x-dynamo-dp-rank": call.data_parallel_rank,
         "x-request-id": call.request_id,
+        ID: None if call.request_id is None else _uuid(call.request_id),
     }
     return {name: str(value) for name, value in named.items() if value is not None}
 
@@ -106,8 +116,7 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
     start = take({_START: call.routed_experts_prompt_start}, params, extra, nvext, key=_START)
 
     fields = {key: value for key, value in {**params, **extra}.items() if value is not None and key not in _NOT_SENT}
-    refuse_stream(fields)
-    fields.pop("stream", None)
+    fields = {**take_stream(call, fields), **fields}
     if fields.get("n", 1) != 1:
         raise ValueError(f"n must be 1 on {transport}: of several samples the answer holds the ids of one")
     if fields.pop("logit_bias", None):
@@ -128,7 +137,7 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
         nvext["cache_salt"] = checked_salt(salt)
     if priority is not None:
         nvext["agent_hints"] = {**(nvext.get("agent_hints") or {}), "priority": checked_integer("priority", priority)}
-    nvext["extra_fields"] = _extra_fields(nvext.get("extra_fields"))
+    nvext["extra_fields"] = _extra_fields(nvext.get("extra_fields"), (*_OURS, _DELTAS) if call.stream else _OURS)
     position = checked_start(start, call.prompt_len)
     if position and send_start:
         nvext[_START] = wire_start(call, position)
@@ -164,9 +173,9 @@ def _merged(*given: Any) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _extra_fields(asked: Any) -> list[str]:
+def _extra_fields(asked: Any, ours: tuple[str, ...]) -> list[str]:
     """The fields of the caller, then those of the client, each once, without the blob that engine data holds."""
-    return [name for name in dict.fromkeys([*_names(asked), *_OURS]) if name != "routed_experts"]
+    return [name for name in dict.fromkeys([*_names(asked), *ours]) if name != "routed_experts"]
 
 
 def _names(asked: Any) -> list[str]:
@@ -175,6 +184,14 @@ def _names(asked: Any) -> list[str]:
     if isinstance(asked, str) or not isinstance(asked, Sequence):
         raise TypeError(f"nvext.extra_fields must be a list of names, not {type(asked).__name__}")
     return list(asked)
+
+
+def _uuid(text: str) -> str:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return str(uuid.uuid4())
+    return text
 
 
 def _model(call: Call) -> str:

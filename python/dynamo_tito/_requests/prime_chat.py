@@ -11,10 +11,11 @@ from .call import (
     checked_start,
     refuse,
     refuse_features,
-    refuse_stream,
+    refuse_unstreamed,
     stop_ids,
     take,
     take_logprobs,
+    take_stream,
     wire_start,
 )
 from .defaults import TOP_K_ALL, with_neutral
@@ -38,10 +39,14 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     params, extra = dict(call.sampling_params), dict(call.extra_body or {})
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
-    start = checked_start(take({_START: call.routed_experts_prompt_start}, params, extra, key=_START), call.prompt_len)
+    asked = take({_START: call.routed_experts_prompt_start}, params, extra, key=_START)
+    start = checked_start(asked, call.prompt_len)
     given = {**params, **extra}
     refuse(given, "tokens", why="the prompt is prompt_ids")
-    refuse_stream(given)
+    stream = take_stream(call, given)
+    refuse_unstreamed(
+        call, "prime_chat_tokens", prompt_logprobs=given.get("prompt_logprobs"), routed_experts_prompt_start=asked
+    )
     logprobs = take_logprobs(given)
     if logprobs < 0:
         raise ValueError(f"logprobs is {logprobs}; it must be at least 0")
@@ -52,12 +57,16 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         "model": call.model,
         "messages": fields.pop("messages", [dict(PLACEHOLDER)]),
         **fields,
+        **(stream if call.stream else {}),
         "return_token_ids": True,
     }
     if logprobs:
         members["logprobs"] = True
     if logprobs > 1:
         members["top_logprobs"] = logprobs
+    elif logprobs and call.stream:
+        # vLLM below 0.32 streams log-probabilities only where this is given.
+        members["top_logprobs"] = 0
     if ids := stop_ids(call, fields.get("stop_token_ids")):
         members["stop_token_ids"] = ids
     if salt is not None:

@@ -11,10 +11,10 @@ from .call import (
     checked_start,
     refuse,
     refuse_features,
-    refuse_stream,
     stop_ids,
     take,
     take_logprobs,
+    take_stream,
     wire_start,
 )
 from .defaults import TOP_K_OFF, with_neutral
@@ -43,7 +43,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     refuse_features(call, "sglang_generate")
     extra = dict(call.extra_body or {})
     refuse(extra, "input_ids", "text", "input_embeds", why="the prompt is prompt_ids")
-    refuse_stream(extra)
+    stream = take_stream(call, extra)["stream"]
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
     priority = take({"priority": call.priority}, params, extra, key="priority")
@@ -67,7 +67,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
         "return_logprob": bool(logprobs),
         "top_logprobs_num": logprobs if logprobs > 1 else 0,
         "return_text_in_logprobs": False,
-        "stream": False,
+        "stream": stream,
     }
     if call.routed_experts or start:
         members["return_routed_experts"] = True

@@ -10,10 +10,11 @@ from .call import (
     checked_salt,
     checked_start,
     refuse,
-    refuse_stream,
+    refuse_unstreamed,
     stop_ids,
     take,
     take_logprobs,
+    take_stream,
     wire_start,
 )
 from .defaults import TOP_K_ALL, with_neutral
@@ -29,7 +30,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     extra = dict(call.extra_body or {})
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")
-    refuse_stream(extra)
+    stream = take_stream(call, extra)
     params = {**call.sampling_params, **(extra.pop("sampling_params", None) or {})}
 
     salt = take({"cache_salt": call.cache_salt}, params, extra, key="cache_salt")
@@ -48,7 +49,8 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     if start and send_start:
         params["routed_experts_prompt_start"] = wire_start(call, start)
 
-    members: dict[str, Any] = {}
+    refuse_unstreamed(call, "vllm_generate", prompt_logprobs=params.get("prompt_logprobs"))
+    members: dict[str, Any] = stream if call.stream else {}
     if call.model is not None:
         members["model"] = call.model
     members["sampling_params"] = params

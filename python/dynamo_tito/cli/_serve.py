@@ -20,6 +20,12 @@ _FAULTS: dict[FaultKind, Fault] = {kind: Fault(kind=kind) for kind in get_args(F
     "abort": Fault(kind="abort", at=0.5),
     "trickle": Fault(kind="trickle", chunk=1_024, seconds=0.01),
     "delay": Fault(kind="delay", seconds=1.0),
+    # Behind the first chunk with tokens.
+    "error_event": Fault(kind="error_event", at=2),
+    "duplicate": Fault(kind="duplicate", at=1),
+    "drop": Fault(kind="drop", at=1),
+    "swap": Fault(kind="swap", at=1),
+    "huge_event": Fault(kind="huge_event", at=1, by=1 << 20),
 }
 
 
@@ -46,6 +52,16 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
     ] = 0.0,
     latency: Annotated[float, typer.Option(help="Time before an answer.", min=0, metavar="SECONDS")] = 0.0,
     token_latency: Annotated[float, typer.Option(help="Time per sampled token.", min=0, metavar="SECONDS")] = 0.0,
+    chunk_tokens: Annotated[
+        int, typer.Option(help="Tokens of a choice that a chunk of a stream brings.", min=1, metavar="N")
+    ] = 1,
+    incremental_streaming_output: Annotated[
+        bool,
+        typer.Option("--incremental-streaming-output", help="Let SGLang's chunks bring the new tokens alone."),
+    ] = False,
+    sglang_generate: Annotated[
+        bool, typer.Option("--sglang-generate", help="Let Dynamo serve SGLang's /generate, as streams.")
+    ] = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,6 +95,9 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
             eos_rate=eos_rate,
             latency=latency,
             token_latency=token_latency,
+            chunk_tokens=chunk_tokens,
+            incremental_streaming_output=incremental_streaming_output,
+            sglang_generate=sglang_generate,
             fault_rate=fault_rate,
             random_faults=tuple(map(_fault, fault or ())),
             keep_records=keep_records,

@@ -62,8 +62,13 @@ class Answers:
         parent, start, prompt, number = plan.parent, plan.start, plan.ids, 0
         segments: tuple[Segment, ...] = (segment,)
         if before is not None:
+            cut = all(part.aborted for part in before.segments if part.start < part.stop)
             for name, join in tree.JOINED.items():
-                columns[name] = join([(before.token_ids, getattr(before, name)), (ids, columns[name])], name)
+                pieces = [
+                    (before.token_ids, getattr(before, name), cut),
+                    (ids, columns[name], bool(completion.aborted)),
+                ]
+                columns[name] = join(pieces, name)
             ids = joined_ids(before.token_ids, ids)
             rows, held = joined_rows(before.rows, rows), before.rows_start
             parent, start, prompt = before.parent, before.start, prompt[: before.completion_start]

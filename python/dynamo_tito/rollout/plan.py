@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Int32Array
+    from dynamo_tito._types import Completion, Int32Array
 
     from .messages import Message
     from .tree import Turn
@@ -48,6 +48,7 @@ class Plan:
         replaces: the branch that then makes way.
         resumes: the turn that the answer continues and whose place the joined turn takes; it is then ``parent`` too.
         asked: the keywords with which the whole turn is asked for.
+        cut: what a call that failed brought of the answer.
     """
 
     ids: Int32Array
@@ -60,3 +61,4 @@ class Plan:
     replaces: Turn | None = None
     resumes: Turn | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    cut: Completion | None = None

@@ -121,6 +121,11 @@ class Rollout:
         return tree.conversation(self._held.head)
 
     @property
+    def interrupted(self) -> Completion | None:
+        """What a call had sampled that was cancelled, or that the server failed; None where there is nothing."""
+        return None if self._plan is None else self._plan.cut
+
+    @property
     def on_drift(self) -> OnDrift:
         """What is done where the conversation cannot continue token by token."""
         return self._planner.on_drift
@@ -197,6 +202,8 @@ class Rollout:
         if resume:
             if next_messages is not None or conversation is not None:
                 raise TypeError("resume=True continues the current turn: give no messages with it")
+            if self.interrupted is not None:
+                self.append(self.interrupted)
             plan, keywords = self._planned_rest(asked_for(sampling_params, {}))
         else:
             keywords = asked_for(sampling_params, {})
@@ -248,10 +255,13 @@ class Rollout:
             next_messages: as of :meth:`prompt_ids`.
             conversation: likewise.
             sampling_params: as of :meth:`dynamo_tito.AsyncTitoClient.generate`.
-            **arguments: its other keywords. The renderer's stop tokens are sent along.
+            **arguments: its other keywords. The renderer's stop tokens are sent along. With ``on_interrupt="return"`` a
+                turn that a deadline or a broken connection cuts is held as an aborted one, for :meth:`resume`.
 
         Raises:
             TypeError: the client is the blocking one.
+            asyncio.CancelledError, ServerError: the turns stay as they were. What had been sampled is
+                :attr:`interrupted` and the error's ``completion`` (with ``on_interrupt="return"``).
             Exception: as of :meth:`prompt_ids`, ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
@@ -267,6 +277,8 @@ class Rollout:
         **arguments: Any,
     ) -> Turn:
         """Continue the current turn token by token after it was aborted; call it again while ``turn.aborted``.
+
+        It continues what is :attr:`interrupted`, too.
 
         The tokens that the turn holds become the prompt, and routing is asked for from the first position on whose row
         is missing. What comes back and what is held become one turn with one message, which takes the place of the
@@ -288,6 +300,10 @@ class Rollout:
             Exception: as of ``generate`` and :meth:`append`; the rollout stays as it was.
         """
         with self._one_step(client):
+            if (cut := self.interrupted) is not None:
+                turn = await self._appended(self._planned(), cut)
+                if not turn.aborted:
+                    return turn
             plan, keywords = self._planned_rest(asked_for(sampling_params, arguments))
             return await self._answered(client, plan, arguments | keywords)
 
@@ -373,7 +389,18 @@ class Rollout:
 
     async def _answered(self, client: AsyncTitoClient, plan: Plan, keywords: Mapping[str, Any]) -> Turn:
         request = await self._aside(lambda: self._request(plan, keywords))
-        completion = await client.generate(**request)
+        try:
+            completion = await client.generate(**request)
+        except BaseException as error:
+            self._plan = dataclasses.replace(plan, cut=getattr(error, "completion", None))
+            raise
+        try:
+            return await self._appended(plan, completion)
+        except asyncio.CancelledError:
+            self._plan = dataclasses.replace(plan, cut=completion)
+            raise
+
+    async def _appended(self, plan: Plan, completion: Completion) -> Turn:
         turn = await self._aside(lambda: self._answers.turn(plan, completion, None))
         return self._commit(turn, plan)
 

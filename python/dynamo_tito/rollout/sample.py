@@ -6,15 +6,16 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .routing import Rows
-from .segments import WeightSpan
+from .segments import WeightSpan, age_by
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -96,6 +97,54 @@ class TrainingSample:
         A sampled token in no span is one of which the server said no version. See ``WeightSpan.measured``.
         """
         return tuple(span for turn in self.turns for span in turn.weight_versions)
+
+    def version_indices(self) -> tuple[tuple[str, ...], Int32Array]:
+        """The same per token.
+
+        Returns:
+            The versions in the order in which they first sampled, and int32 [N]: which of them sampled the token; -1
+            where the token was not sampled, or the server said no version.
+        """
+        versions: dict[str, int] = {}
+        indices = np.full(len(self), -1, np.int32)
+        for span in self.weight_versions:
+            indices[span.start : span.end] = versions.setdefault(span.version, len(versions))
+        return tuple(versions), indices
+
+    def mask_off_policy(
+        self,
+        *,
+        older_than: str,
+        order: Callable[[str], Any] | Sequence[str] | None = None,
+        unmeasured: Literal["mask", "trust"] = "mask",
+    ) -> TrainingSample:
+        """The same sample, with ``mask`` False also where older weights sampled the token.
+
+        A token of which it is not known which weights sampled it is masked: one without a version, and one under a bare
+        label (``WeightSpan.measured`` is False), which names the version when the answer was written, not when the
+        token was sampled.
+
+        Args:
+            older_than: the oldest version to keep.
+            order: the versions from oldest to newest, or a function that gives what to compare versions by. None where
+                all are one text with a whole number behind it, such as ``"step_7"`` or ``"12"``: the number counts.
+            unmeasured: ``"trust"`` takes a bare label for the version of every token of its answer.
+
+        Returns:
+            A sample that shares all arrays but ``mask``.
+
+        Raises:
+            ValueError: a version that has no place in the order.
+        """
+        if unmeasured not in ("mask", "trust"):
+            raise ValueError(f"unmeasured must be 'mask' or 'trust', not {unmeasured!r}")
+        age = age_by(order, older_than)
+        oldest = age(older_than)
+        kept = np.zeros(len(self), np.bool_)
+        for span in self.weight_versions:
+            if (span.measured or unmeasured == "trust") and not age(span.version) < oldest:
+                kept[span.start : span.end] = True
+        return TrainingSample(self.token_ids, self.mask & kept, self.logprobs, self._rows, self.turns, self.shared)
 
     @property
     def routed_experts(self) -> Chunk | None:

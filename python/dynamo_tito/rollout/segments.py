@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,13 @@ from dynamo_tito._types import SamplingMask
 if TYPE_CHECKING:
     from dynamo_tito._types import Completion, Float64Array, Int32Array
 
+T = TypeVar("T")
+
+Piece: TypeAlias = tuple["Int32Array", T | None, bool]
+"""A segment's tokens, a column of it, and whether it was cut off."""
+
 _PATH = "weight_versions"
+_DIGITS = "0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,37 +95,78 @@ def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:
     return tuple(found)
 
 
+def age_by(order: Callable[[str], Any] | Sequence[str] | None, example: str) -> Callable[[str], Any]:
+    """What to compare versions by, older ones first; see :meth:`TrainingSample.mask_off_policy`.
+
+    The function that is returned raises ValueError for a version that has no place.
+    """
+    if callable(order):
+        return order
+    if order is not None:
+        if isinstance(order, str) or not isinstance(order, Sequence):
+            raise TypeError(f"order must be a sequence of versions or a function, not {type(order).__name__}")
+        places = {version: place for place, version in enumerate(order)}
+        if len(places) < len(order):
+            raise ValueError(f"a version stands twice in the order {list(order)}")
+
+        def place(version: str) -> int:
+            if version not in places:
+                raise ValueError(f"version {version!r} is not in the order given, {list(places)}")
+            return places[version]
+
+        return place
+    text = example.rstrip(_DIGITS)
+
+    def number(version: str) -> int:
+        if version.rstrip(_DIGITS) != text or len(version) == len(text):
+            raise ValueError(
+                f"versions {version!r} and {example!r} are not one text with a whole number behind it; say with order "
+                "which is older"
+            )
+        return int(version[len(text) :])
+
+    return number
+
+
 def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:
     """int32: the tokens of two segments."""
     return np.concatenate([before, after]) if len(after) else before
 
 
-def joined_logprobs(segments: Sequence[tuple[Int32Array, Float64Array | None]], _: str) -> Float64Array | None:
+def joined_logprobs(pieces: Sequence[Piece[Float64Array]], _: str) -> Float64Array | None:
     """float64: the log-probabilities of all segments, NaN for one without; None where none has any."""
-    if all(logprobs is None for _, logprobs in segments):
+    if all(logprobs is None for _, logprobs, _ in pieces):
         return None
-    return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given in segments])
+    return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given, _ in pieces])
 
 
-def joined_masks(segments: Sequence[tuple[Int32Array, SamplingMask | None]], name: str) -> SamplingMask | None:
+def joined_masks(pieces: Sequence[Piece[SamplingMask]], name: str) -> SamplingMask | None:
     """The sampling masks of all segments, which the attribute ``name`` holds.
 
+    A segment without one that was cut off has rows without an id: a server may send the mask in its last event.
+
     Raises:
-        AlignmentError: kind ``"count"``: a segment with tokens has no mask, another has one.
+        AlignmentError: kind ``"count"``: another segment with tokens has no mask, and one has.
     """
-    masks = [mask for ids, mask in segments if len(ids)]
-    found = [mask for mask in masks if mask is not None]
-    if not found:
+    masks = [(ids, mask, cut) for ids, mask, cut in pieces if len(ids)]
+    if all(mask is None for _, mask, _ in masks):
         return None
-    if len(found) < len(masks):
+    found = [_unknown(ids) if mask is None and cut else mask for ids, mask, cut in masks]
+    kept = [mask for mask in found if mask is not None]
+    if len(kept) < len(found):
         raise AlignmentError(
-            f"{len(found)} of {len(masks)} answers of this turn hold a sampling mask; ask for it in all or in none",
+            f"{len(kept)} of {len(found)} answers of this turn hold a sampling mask; ask for it in all or in none",
             kind="count",
             path=name,
         )
-    ends = np.cumsum([0, *(len(mask.token_ids) for mask in found)])
-    offsets = [found[0].offsets[:1], *(mask.offsets[1:] + end for mask, end in zip(found, ends, strict=False))]
-    return SamplingMask(np.concatenate([mask.token_ids for mask in found]), np.concatenate(offsets))
+    ends = np.cumsum([0, *(len(mask.token_ids) for mask in kept)])
+    offsets = [kept[0].offsets[:1], *(mask.offsets[1:] + end for mask, end in zip(kept, ends, strict=False))]
+    return SamplingMask(np.concatenate([mask.token_ids for mask in kept]), np.concatenate(offsets))
+
+
+def _unknown(ids: Int32Array) -> SamplingMask:
+    """A row without an id for each token; no server sends one, for it holds the sampled token."""
+    return SamplingMask(np.empty(0, np.int32), np.zeros(len(ids) + 1, np.int64))
 
 
 def _span(fields: Any, count: int, first: int) -> WeightSpan:

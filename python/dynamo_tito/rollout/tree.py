@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .segments import joined_logprobs, joined_masks, merged
+from .segments import Piece, joined_logprobs, joined_masks, merged
 
 if TYPE_CHECKING:
     from dynamo_tito._types import Float64Array, Int32Array, SamplingMask
@@ -35,7 +35,8 @@ class Turn:
         prompt_ids: int32, what this turn added to the prompt; never sampled.
         token_ids: int32 [C], what the engine sampled.
         logprobs: float64 [C], NaN where the engine gave none.
-        sampling_mask: the vocabulary that survived at each sampled token, where the engine sends it.
+        sampling_mask: the vocabulary that survived at each sampled token, where the engine sends it. A row without an
+            id is not known: of an answer that was cut before the server sent its mask.
         message: the assistant's message.
         tool_calls: every attempt at a tool call, malformed ones too, as the renderer parsed it.
         finish_reason: as of the engine; ``"tool_calls"`` where it stopped after a well-formed call.
@@ -97,7 +98,7 @@ class Turn:
 
 
 #: Attributes that a turn takes from its completion, and how those of a resumed turn join.
-JOINED: Mapping[str, Callable[[Sequence[tuple[Int32Array, Any]], str], Any]] = {
+JOINED: Mapping[str, Callable[[Sequence[Piece[Any]], str], Any]] = {
     column.name: column.metadata["join"] for column in fields(Turn) if "join" in column.metadata
 }
 

@@ -9,7 +9,8 @@ seed, the weight version and the tokens before them. It records what was sampled
         truth = engine.last.samples[0]
         truth.token_ids, truth.logprobs, truth.routed_experts
 
-It does not stream.
+It streams where the servers do. A test holds the streams (`engine.pace.hold(after=3)`) and lets them go step by step
+(`engine.pace.step()`); `Record.outcome` and `Record.tokens_sent` say how each ended and how far it got.
 """
 
 from __future__ import annotations

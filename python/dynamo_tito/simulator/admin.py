@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from .calls import EngineError
@@ -26,7 +27,9 @@ _TENSORS = ("model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.lay
 class Admin:
     """Pause state, weight version and loaded adapters of one worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        #: Called after what concerns requests that are being sampled.
+        self._changed = changed
         self.paused: PauseMode | None = None
         #: What the weights are: the version, or their source if no version was named. Sampling depends on it.
         self.weights = "default"
@@ -70,11 +73,13 @@ class Admin:
         """Hold new requests from now on."""
         self.paused = mode
         self._resumed.clear()
+        self._changed()
 
     def resume(self) -> None:
         """Continue them."""
         self.paused = None
         self._resumed.set()
+        self._changed()
 
     def landed(self) -> None:
         """One request is done."""
@@ -102,6 +107,7 @@ class Admin:
         if version is not None:
             self.name_version(version)
         self.cache_flushes += flush
+        self._changed()
 
     def checksums(self) -> dict[str, str]:
         """Name of each tensor to a digest that depends on the weights."""
@@ -115,3 +121,4 @@ class Admin:
     def name_version(self, version: Any) -> None:
         """Report this version from now on."""
         self.version, self.version_declared = version, True
+        self._changed()

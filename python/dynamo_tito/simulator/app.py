@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from .calls import Call, EngineError
 from .core import Core
 from .encode import dumps
+from .flight import Flight
 from .response import Framing, Response
+from .stream import DONE, Event, EventStream
+from .stream_faults import spoiled
 
 __all__ = ["App", "Route"]
 
@@ -21,6 +24,8 @@ class App:
     """The routes of one listener, and the envelope of its errors."""
 
     framing: ClassVar[Framing] = "length"
+    events_type: ClassVar[str] = "text/event-stream; charset=utf-8"
+    events_headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, engine: Core) -> None:
         self.engine = engine
@@ -71,6 +76,32 @@ class App:
     def reply(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """A JSON answer."""
         return Response(status, dumps(value), headers=dict(headers or {}), framing=self.framing)
+
+    def streamed(self, call: Call, flight: Flight, events: AsyncIterator[Event]) -> Response:
+        """An answer as server-sent events, which lets the flight land."""
+        stream = EventStream(call, flight, events, lambda error: Event(self.stream_error(call, error), failed=True))
+        stream.spoil = spoiled
+        fault = call.fault_of("content_type")
+        return Response(
+            200,
+            content_type=self.events_type if fault is None else fault.message or "application/json",
+            headers=dict(self.events_headers),
+            framing="chunked",
+            stream=stream.pieces(),
+            on_over=lambda _count, _left: flight.land(),
+            on_drop=flight.complete,
+        )
+
+    def stream_error(self, call: Call, error: EngineError) -> dict[str, Any] | bytes:
+        """An engine error as the data of an event."""
+        raise NotImplementedError
+
+    def failed_stream(self, call: Call, error: EngineError) -> Response:
+        """A stream that fails before its first chunk."""
+        call.record.failed = True
+        events = (Event(self.stream_error(call, error)), Event(DONE))
+        body = b"".join(event.bytes() for event in events)
+        return Response(200, body, self.events_type, dict(self.events_headers), framing="chunked")
 
     def uuid(self, call: Call) -> str:
         """An id for an answer: the same in every run."""

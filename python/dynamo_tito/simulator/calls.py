@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .faults import Fault
 from .http import Request
 from .model import Sample
 
-__all__ = ["SAMPLING_PATHS", "Ask", "Call", "EngineError", "Record"]
+__all__ = ["SAMPLING_PATHS", "Ask", "Call", "EngineError", "Outcome", "Record"]
 
 #: Where a POST makes the engine sample.
 SAMPLING_PATHS = frozenset(
     ("/v1/chat/completions", "/v1/chat/completions/tokens", "/v1/completions", "/inference/v1/generate", "/generate")
 )
+
+Outcome: TypeAlias = Literal["finished", "cancelled", "broken"]
 
 
 class EngineError(Exception):
@@ -68,12 +70,24 @@ class Record:
     received: float
     fault: Fault | None = None
     status: int | None = None
-    #: What the engine sampled, one entry per choice; empty if the request was answered without sampling.
+    #: What the engine sampled, one entry per choice; empty if the request was answered without sampling. While it is
+    #: being streamed, and where it was left: up to here, with the finish reason abort.
     samples: list[Sample] = field(default_factory=list, repr=False)
     #: Body bytes that were handed to the connection.
     sent: int = 0
     #: The client left before the answer was out.
     disconnected: bool = False
+    #: How it ended: all of it was sent; the client left before; or the server broke it off, or said that it failed.
+    #: None: it is under way.
+    outcome: Outcome | None = None
+    #: The request asked for a stream.
+    asked_stream: bool = False
+    #: Of a stream: the tokens of each choice, and the events, that were handed to the connection whole.
+    tokens_sent: list[int] = field(default_factory=list)
+    events_sent: int = 0
+    #: Of a stream: the last event, and an error, were sent.
+    complete: bool = False
+    failed: bool = False
 
     def json(self) -> Any:
         """The request's body."""
@@ -100,9 +114,11 @@ class Call:
     request: Request
     record: Record
     fault: Fault | None
-    #: The weight version that was in force when the engine sampled.
-    version: str = ""
 
     def fault_of(self, kind: str) -> Fault | None:
         """This call's fault, if it is of that kind."""
         return self.fault if self.fault is not None and self.fault.kind == kind else None
+
+    def streams(self, document: dict[str, Any]) -> bool:
+        """Whether the answer is a stream."""
+        return bool(document.get("stream")) and self.fault_of("unary") is None

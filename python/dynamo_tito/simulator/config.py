@@ -61,6 +61,12 @@ class EngineConfig:
     #: Seconds before an answer, and per sampled token.
     latency: float = 0.0
     token_latency: float = 0.0
+    #: Tokens of a choice that one chunk of a stream brings.
+    chunk_tokens: int = 1
+    #: `--incremental-streaming-output` of SGLang: a chunk brings the new tokens, not all up to it.
+    incremental_streaming_output: bool = False
+    #: DYN_SGLANG_ENABLE_GENERATE: Dynamo serves SGLang's own `/generate`, as streams only.
+    sglang_generate: bool = False
     #: Compress bodies with gzip for clients that accept it.
     gzip: bool = False
     #: Share of requests that meet one of `random_faults`, chosen from the seed.
@@ -84,3 +90,5 @@ class EngineConfig:
             )
         if self.latency < 0 or self.token_latency < 0:
             raise ValueError("latency and token_latency must not be negative")
+        if self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")

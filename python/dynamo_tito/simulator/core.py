@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from .admin import Admin, PauseMode
 from .calls import SAMPLING_PATHS, Ask, Call, EngineError, Record
 from .config import EngineConfig
 from .faults import Fault, FaultPlan
+from .flight import Flight, Pace
 from .model import Model, Sample
 from .tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ class Core:
             eos_rate=c.eos_rate,
         )
         self.tokenizer = Tokenizer(c.vocab_size)
-        self.admin = Admin()
+        self.admin = Admin(self.wake)
         self.faults = FaultPlan(seed=c.seed, rate=c.fault_rate, random_faults=c.random_faults)
         #: Base URL of the routes that a client talks to, without `/v1`.
         self.url = ""
@@ -52,7 +52,11 @@ class Core:
         self.total_requests = self.total_sampled = 0
         self._records: deque[Record] = deque(maxlen=c.keep_records)
         self._numbers = 0
-        self._flights: dict[int, tuple[Record, asyncio.Event]] = {}
+        self._flights: dict[int, Flight] = {}
+        #: Where the engine runs, once it does.
+        self.loop: asyncio.AbstractEventLoop | None = None
+        #: Holds streams, and lets them go step by step.
+        self.pace = Pace(self.wake)
         self._lives = 0
         self.instance_id = self._identity()
 
@@ -100,81 +104,92 @@ class Core:
 
     # --- sampling ---
 
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
+    async def take_off(self, call: Call, *asks: Ask, streams: bool = False) -> Flight:
+        """Begin to sample; whoever calls lets it land.
+
+        Raises:
+            EngineError: the prompt is longer than the context.
+        """
+        limit = self.config.max_model_len
+        for ask in asks:
+            if len(ask.prompt_ids) >= limit:
+                message = f"Input length ({len(ask.prompt_ids)}) exceeds model's maximum context length ({limit})."
+                raise EngineError(400, message, kind="overlong")
+        await self.admin.admitted()
+        if self.admin.destroyed:
+            raise EngineError(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
+        flight = Flight(self, call, asks, streams=streams)
+        self._flights[call.record.number] = flight
+        self.admin.in_flight += 1
+        try:
+            width = self.config.num_layers * self.config.top_k
+            if sum((len(ask.prompt_ids) + self._room(ask)) * ask.n for ask in asks) * width > LARGE:
+                await asyncio.to_thread(flight.draw)
+            else:
+                flight.draw()
+        except BaseException:
+            self.landed(flight)
+            raise
+        self.total_sampled += 1
+        return flight
+
+    def landed(self, flight: Flight) -> None:
+        """A request is no longer being sampled."""
+        flight.admin.landed()
+        del self._flights[flight.call.record.number]
+
+    async def sample(self, call: Call, *asks: Ask) -> list[Sample]:
         """One sample per choice, recorded.
 
         Raises:
             EngineError: the prompt is longer than the context.
         """
-        room = self.config.max_model_len - len(ask.prompt_ids)
-        if room < 1:
-            raise EngineError(
-                400,
-                f"Input length ({len(ask.prompt_ids)}) exceeds model's maximum context length "
-                f"({self.config.max_model_len}).",
-                kind="overlong",
-            )
-        await self.admin.admitted()
-        if self.admin.destroyed:
-            raise EngineError(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
-        aborted = asyncio.Event()
-        self._flights[call.record.number] = call.record, aborted
-        self.admin.in_flight += 1
+        flight = await self.take_off(call, *asks)
         try:
-            count = min(room, self.config.default_max_tokens if ask.max_tokens is None else ask.max_tokens)
-            started = time.monotonic()
-            version, call.version = self.admin.weights, str(self.admin.version)
-            entries = (len(ask.prompt_ids) + count) * ask.n * self.config.num_layers * self.config.top_k
-            if entries > LARGE:
-                samples = await asyncio.to_thread(self._sample, ask, count, version)
-            else:
-                samples = self._sample(ask, count, version)
-            busy = self.config.latency + self.config.token_latency * max(len(sample.token_ids) for sample in samples)
-            if busy:
-                await _within(aborted.wait(), busy - (time.monotonic() - started))
-            samples = [self._spoil(call, sample) for sample in samples]
-            if aborted.is_set():
-                share = min(1.0, (time.monotonic() - started) / busy) if busy else 1.0
-                samples = [_cut(sample, int(share * len(sample.token_ids))) for sample in samples]
+            return await flight.whole()
         finally:
-            self.admin.landed()
-            del self._flights[call.record.number]
-        call.record.samples = samples
-        self.total_sampled += 1
-        return samples
+            flight.land()
 
-    def _sample(self, ask: Ask, count: int, version: str) -> list[Sample]:
+    def _room(self, ask: Ask) -> int:
+        count = self.config.default_max_tokens if ask.max_tokens is None else ask.max_tokens
+        return min(count, self.config.max_model_len - len(ask.prompt_ids))
+
+    def draw(self, call: Call, ask: Ask, index: int, weights: str, before: Sample | None) -> Sample:
+        """What these weights sample for a choice, behind the tokens that it has already."""
         prompt = np.asarray(ask.prompt_ids, dtype=np.int64)
-        samples = [
-            self.model.sample(
-                prompt, count, version=version, index=index, request_seed=ask.seed, stop_token_ids=ask.stop_token_ids,
-                ignore_eos=ask.ignore_eos, min_tokens=ask.min_tokens, forced=ask.forced,
-            )
-            for index in range(ask.n)
-        ]  # fmt: skip
-        return [self._stopped(sample, ask) for sample in samples] if ask.stop else samples
+        made = 0 if before is None else len(before.token_ids)
+        sample = self.model.sample(
+            prompt if before is None else np.concatenate([prompt, before.token_ids]), self._room(ask) - made,
+            version=weights, index=index, request_seed=ask.seed, stop_token_ids=ask.stop_token_ids,
+            ignore_eos=ask.ignore_eos, min_tokens=max(0, ask.min_tokens - made), forced=ask.forced,
+        )  # fmt: skip
+        if before is not None and made:
+            sample = before.joined(sample)
+        return self._spoil(call, self._stopped(sample, ask) if ask.stop else sample)
 
     def _stopped(self, sample: Sample, ask: Ask) -> Sample:
         """The sample up to the token that completes one of the texts that end it."""
-        tokens, text = sample.token_ids.tolist(), ""
-        for count, token in enumerate(tokens, 1):
+        text = ""
+        for count, token in enumerate(sample.token_ids.tolist(), 1):
             text += self.tokenizer.decode((token,))
             found = next((stop for stop in ask.stop if stop in text), None)
             if found is not None and count > ask.min_tokens:
-                return sample.model.given(
-                    sample.prompt_ids, tokens[:count], version=sample.version, index=sample.index,
-                    finish_reason="stop", stop_reason=found,
-                )  # fmt: skip
+                return sample.first(count, "stop", found)
         return sample
 
-    def _spoil(self, call: Call, sample: Sample) -> Sample:
+    @staticmethod
+    def _spoil(call: Call, sample: Sample) -> Sample:
         if call.fault_of("early_abort") is not None:
-            return _cut(sample, 0)
+            return sample.first(0)
         if (fault := call.fault_of("abort")) is not None:
-            return _cut(sample, fault.position(len(sample.token_ids)))
+            return sample.first(fault.position(len(sample.token_ids)))
         if (fault := call.fault_of("finish")) is not None:
             return replace(sample, finish_reason=fault.message or sample.finish_reason, stop_reason=fault.stop_reason)
         return sample
+
+    def routed(self, sample: Sample) -> bool:
+        """Whether there is routing to tell of: not before the first token."""
+        return self.config.routed_experts and len(sample.token_ids) > 0
 
     async def rows(self, call: Call, sample: Sample, start: int) -> np.ndarray[Any, Any]:
         """Routed experts from position `start` on, as the engine hands them out (`wrong_rows` included)."""
@@ -193,26 +208,22 @@ class Core:
         if mode != "keep":
             await self.admin.idle()
 
-    def abort(self, key: str | None = None, *, prefix: bool = False) -> int:
-        """Abort what is being sampled: all, or the calls with this key (or one that begins with it); how many."""
-        count = 0
-        for record, aborted in self._flights.values():
-            if key is None or record.key == key or (prefix and record.key.startswith(key)):
-                aborted.set()
-                count += 1
-        return count
+    def abort(self, name: str | None = None, *, prefix: bool = False) -> int:
+        """Abort what is being sampled: all, or what bears this id (or one that begins with it); how many."""
+        found = [
+            flight
+            for flight in self._flights.values()
+            if name is None or name in flight.names or (prefix and any(own.startswith(name) for own in flight.names))
+        ]
+        for flight in found:
+            flight.abort()
+        return len(found)
 
+    def wake(self) -> None:
+        """Let everything that is being sampled look at what has changed. Safe from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._wake)
 
-async def _within(awaitable: Any, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await awaitable
-    except TimeoutError:
-        pass
-
-
-def _cut(sample: Sample, count: int) -> Sample:
-    """The sample as it stood after `count` tokens, aborted."""
-    return sample.model.given(
-        sample.prompt_ids, sample.token_ids[:count], version=sample.version, index=sample.index, finish_reason="abort"
-    )
+    def _wake(self) -> None:
+        for flight in self._flights.values():
+            flight.wake()

@@ -60,6 +60,7 @@ class Engine(Core):
 
     async def start(self) -> None:
         """Listen. `url`, `rl_url` and `system_url` are known afterwards."""
+        self.loop = asyncio.get_running_loop()
         apps = apps_of(self)
         urls: dict[str, str] = {}
         for name, app in apps.items():
@@ -81,7 +82,7 @@ class Engine(Core):
         """Act as a new process at the same address: another identity, nothing paused, the first weights."""
         self._lives += 1
         self.instance_id = self._identity()
-        self.admin = Admin()
+        self.admin = Admin(self.wake)
         for listener in self._listeners:
             listener.drop()
 
@@ -109,24 +110,33 @@ class Engine(Core):
             headers=request.headers,
             body=request.body,
             received=time.monotonic(),
-            fault=self.faults.on_request(request.path, samples=samples),
         )
+        record.asked_stream = samples and _asks_for_a_stream(request)
+        record.fault = self.faults.on_request(request.path, samples=samples, streams=record.asked_stream)
         self._records.append(record)
         call = Call(request, record, record.fault)
         try:
             response = await self._answer(app, call)
         except asyncio.CancelledError:
             record.disconnected = True
+            record.outcome = "broken" if self.stopped else "cancelled"
             raise
         app.finish(call, response)
         record.status = response.status
         response.fault = record.fault
+        ended = response.on_over
 
-        def on_sent(count: int) -> None:
-            record.sent = count
-            record.disconnected = count < len(response.body)
+        def on_over(count: int, left: bool) -> None:  # noqa: FBT001 - as `Answer.on_over` says
+            if ended is not None:
+                ended(count, left)
+            if response.stream is None:
+                record.sent = count
+                record.complete = count == len(response.body)
+            record.disconnected = not record.complete
+            finished = record.complete and not record.failed
+            record.outcome = "finished" if finished else "cancelled" if left else "broken"
 
-        response.on_sent = on_sent
+        response.on_over = on_over
         return response
 
     async def _answer(self, app: App, call: Call) -> Response:
@@ -141,18 +151,24 @@ class Engine(Core):
             before = self.admin.state()
             response = await app.handle(call)
             if fault is not None and fault.when == "sampled":
-                await self._fail_late(fault)
-                response = self._untrue(call, response, before, fault)
+                try:
+                    await self._fail_late(fault)
+                    response = self._untrue(call, response, before, fault)
+                except BaseException:
+                    response.drop()
+                    raise
         except EngineError as error:
             return app.failure(call, error)
         if fault is not None and fault.kind == "error_body":
+            response.drop()
             return self._error_body(response, app, call, fault)
         return response
 
     def _untrue(self, call: Call, response: Response, before: dict[str, Any], fault: Fault) -> Response:
         """The answer, changed where the fault makes it untrue."""
         if fault.kind in EDITS or fault.kind == "events":
-            return edited(response, call, fault)
+            # The events of a stream are edited one by one.
+            return response if response.stream is not None else edited(response, call, fault)
         if fault.kind in ADMIN_FAULTS:
             return ADMIN_FAULTS[fault.kind].play(self, before, response, fault)
         return response
@@ -160,7 +176,7 @@ class Engine(Core):
     @staticmethod
     def _error_body(response: Response, app: App, call: Call, fault: Fault) -> Response:
         body = fault.body if fault.body is not None else app.failure(call, EngineError(500, fault.message or "")).body
-        return replace(response, status=200, body=body)
+        return replace(response, status=200, body=body, stream=None, content_type="application/json")
 
     async def _vanish(self, kind: FaultKind) -> None:
         """Die or restart; either drops the connection of this request."""
@@ -173,7 +189,7 @@ class Engine(Core):
     async def _fail_early(self, fault: Fault, app: App) -> None:
         match fault.kind:
             case "status":
-                raise EngineError(fault.status, fault.message or "", headers=dict(fault.headers))
+                raise EngineError(fault.status, fault.message or "", kind="worker", headers=dict(fault.headers))
             case "not_ready":
                 raise EngineError(503, fault.message or app.not_ready, kind="not_ready", headers=dict(fault.headers))
             case "delay":
@@ -187,11 +203,21 @@ class Engine(Core):
 
     async def _fail_late(self, fault: Fault) -> None:
         if fault.kind == "status":
-            raise EngineError(fault.status, fault.message or "", headers=dict(fault.headers))
+            raise EngineError(fault.status, fault.message or "", kind="worker", headers=dict(fault.headers))
         if fault.kind == "delay":
             await asyncio.sleep(fault.seconds or 0.0)
         if fault.kind in ("die", "restart"):
             await self._vanish(fault.kind)
+
+
+def _asks_for_a_stream(request: Request) -> bool:
+    if b'"stream"' not in request.body:
+        return False
+    try:
+        document = request.json()
+    except ValueError:
+        return False
+    return isinstance(document, dict) and document.get("stream") is True
 
 
 def serve(config: EngineConfig | None = None, /, **settings: Any) -> Engine:

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["ADMIN_PATHS", "AdminKind", "ContentKind", "Fault", "FaultKind", "FaultPlan", "Phase"]
+__all__ = [
+    "ADMIN_PATHS",
+    "STREAM_KINDS",
+    "AdminKind",
+    "ContentKind",
+    "Fault",
+    "FaultKind",
+    "FaultPlan",
+    "Phase",
+    "StreamKind",
+]
 
 #: Untrue answers; `contents` has the edits.
 ContentKind: TypeAlias = Literal[
@@ -34,9 +44,28 @@ ContentKind: TypeAlias = Literal[
 AdminKind: TypeAlias = Literal[
     "did_nothing", "refused_reload", "updated_not_flushed", "flush_refused", "session_left_open"
 ]
+#: What goes wrong inside a stream; `stream_faults` has the edits.
+StreamKind: TypeAlias = Literal[
+    "error_event",
+    "no_done",
+    "no_finish",
+    "duplicate",
+    "drop",
+    "swap",
+    "contradiction",
+    "wrong_ids",
+    "huge_event",
+    "line_ends",
+    "comments",
+    "data_lines",
+    "utf8",
+    "content_type",
+    "unary",
+]
 FaultKind: TypeAlias = Literal[
     ContentKind,
     AdminKind,
+    StreamKind,
     "status",
     "not_ready",
     "error_body",
@@ -54,6 +83,9 @@ FaultKind: TypeAlias = Literal[
 ]
 Phase: TypeAlias = Literal["accept", "request", "sampled", "headers", "body"]
 
+STREAM_KINDS: frozenset[FaultKind] = frozenset(get_args(StreamKind))
+# What no stream has.
+_UNARY: frozenset[FaultKind] = frozenset(("length", "events"))
 _LOADS = ("/load_lora", "/load_lora_adapter")
 _UPDATES = ("/update_weights_from_disk", "/update_weights_from_distributed")
 #: The routes that a fault of administration fits, by the end of their path, if it names none.
@@ -67,6 +99,7 @@ ADMIN_PATHS: Mapping[FaultKind, tuple[str, ...]] = {
 
 _DEFAULT_PHASE: Mapping[FaultKind, Phase] = {
     **dict.fromkeys((*get_args(ContentKind), *get_args(AdminKind)), "sampled"),
+    **dict.fromkeys(get_args(StreamKind), "body"),
     "status": "request",
     "not_ready": "request",
     "error_body": "sampled",
@@ -132,6 +165,24 @@ class Fault:
     | `long_echo` | the echoed prompt is `by` tokens longer than the one that was sent |
     | `events` | server-sent events for a request that did not ask to stream |
 
+    Inside a stream (phase body), for requests that ask for one; an error in the stream where it has no such part.
+    `at` counts the events that bring tokens, or all events for `error_event` and `huge_event`:
+
+    | kind | what the stream says |
+    |---|---|
+    | `error_event` | an error (`status`, `message`, or `body` as it is) in place of event `at` and of all that follow |
+    | `no_done`, `no_finish` | no `[DONE]`; no finish reason |
+    | `duplicate`, `drop`, `swap` | event `at` twice; not at all; after the next one |
+    | `contradiction` | cumulative event `at` says another id (`message="logprob"`: value) of the first token |
+    | `wrong_ids` | the last event of a choice names other ids |
+    | `huge_event` | event `at` has `by` bytes more, in a field that nobody knows |
+    | `line_ends` | lines end in `message` (CRLF by default, CR, or `"mixed"`) |
+    | `comments` | comments, `id` and `retry` between the events and in them |
+    | `data_lines` | each document is in several `data` lines |
+    | `utf8` | letters of 2, 3 and 4 bytes, and the body in pieces of `chunk` bytes |
+    | `content_type` | `message` (`application/json` by default) is the content type |
+    | `unary` | one JSON document |
+
     Administration whose answer is not what happened (phase sampled), on the routes of `ADMIN_PATHS`:
 
     | kind | what happens |
@@ -144,7 +195,8 @@ class Fault:
 
     Phases: `accept`: as soon as the connection is there; `request`: the request has been read, nothing is sampled;
     `sampled`: the engine has done its work, nothing is sent; `headers`, `body`: after `at` bytes of them. `at` is a
-    number of bytes (negative: from the end), or a share of them when it is a float.
+    number of bytes (negative: from the end), or a share of them when it is a float; in a stream with `unit="events"` a
+    number of events. A stream whose place is a share or counted from the end is sent when all of it is there.
     """
 
     kind: FaultKind
@@ -154,6 +206,7 @@ class Fault:
     #: How many requests that fit are let through before.
     skip: int = 0
     at: int | float = 0
+    unit: Literal["bytes", "events"] = "bytes"
     by: int = 1
     status: int = 500
     message: str | None = None
@@ -221,11 +274,11 @@ class FaultPlan:
         """The fault of a new connection."""
         return self._take(lambda fault: fault.when == "accept")
 
-    def on_request(self, path: str, *, samples: bool) -> Fault | None:
+    def on_request(self, path: str, *, samples: bool, streams: bool = False) -> Fault | None:
         """The fault of a request."""
 
         def fits(fault: Fault) -> bool:
-            if fault.when == "accept":
+            if fault.when == "accept" or fault.kind in (_UNARY if streams else STREAM_KINDS):
                 return False
             if fault.path is not None:
                 return path.endswith(fault.path)

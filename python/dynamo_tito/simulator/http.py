@@ -11,8 +11,8 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar, cast
@@ -71,12 +71,13 @@ class Answer:
     """What is written in answer to one request.
 
     Attributes:
-        steps: the bytes, with pauses between them.
+        steps: the bytes, with pauses between them. Those that come one by one are asked for when the one before has
+            been written, and closed when the answer is over.
         keep_alive: whether the connection takes another request.
         on_over: called when the answer is over, with the bytes that were written and whether the client left before.
     """
 
-    steps: Iterable[Step]
+    steps: Iterable[Step] | AsyncGenerator[Step]
     keep_alive: bool = True
     on_over: Callable[[int, bool], None] | None = None
 
@@ -120,6 +121,7 @@ class Listener:
     def drop(self) -> None:
         """Drop every connection, and go on listening."""
         for connection in list(self.connections):
+            connection.dropped = True
             connection.transport.abort()
 
     async def stop(self) -> None:
@@ -143,6 +145,8 @@ class Connection(asyncio.Protocol):
         self._arrived = asyncio.Event()
         self._writable = asyncio.Event()
         self._closed = False
+        #: The server ended it.
+        self.dropped = False
         self.task: asyncio.Task[None] | None = None
 
     # --- asyncio.Protocol ---
@@ -240,32 +244,42 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         return data
 
-    async def _play(self, steps: Iterable[Step], on_over: Callable[[int, bool], None] | None = None) -> None:
+    async def _play(
+        self, steps: Iterable[Step] | AsyncGenerator[Step], on_over: Callable[[int, bool], None] | None = None
+    ) -> None:
         """Take each step in turn. Raises _GoneError where one ends the connection, or the client left."""
         written = 0
         try:
-            for step in steps:
-                if isinstance(step, bytes):
-                    # asyncio moves what it could not send yet with every write, so it gets no more than a piece.
-                    for begin in range(0, len(step), _PIECE):
-                        self.transport.write(step[begin : begin + _PIECE])
-                        await self._writable.wait()
-                        if self._closed:
-                            raise _GoneError
-                    written += len(step)
-                elif isinstance(step, Pause):
-                    # connection_lost cancels this when the client leaves.
-                    await (asyncio.Event().wait() if step.seconds is None else asyncio.sleep(step.seconds))
-                elif isinstance(step, Close):
-                    raise _GoneError
-                else:
-                    await self._flushed()
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.transport.abort()
-                    raise _GoneError
+            if isinstance(steps, AsyncGenerator):
+                async with aclosing(steps):
+                    async for step in steps:
+                        written += await self._take(step)
+            else:
+                for step in steps:
+                    written += await self._take(step)
         finally:
             if on_over is not None:
-                on_over(written, self._closed)
+                on_over(written, self._closed and not self.dropped)
+
+    async def _take(self, step: Step) -> int:
+        """Take one step; the bytes that it wrote."""
+        if isinstance(step, bytes):
+            # asyncio moves what it could not send yet with every write, so it gets no more than a piece.
+            for begin in range(0, len(step), _PIECE):
+                self.transport.write(step[begin : begin + _PIECE])
+                await self._writable.wait()
+                if self._closed:
+                    raise _GoneError
+            return len(step)
+        if isinstance(step, Pause):
+            # connection_lost cancels this when the client leaves.
+            await (asyncio.Event().wait() if step.seconds is None else asyncio.sleep(step.seconds))
+            return 0
+        if isinstance(step, Reset):
+            await self._flushed()
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        raise _GoneError
 
     async def _flushed(self) -> None:
         """Wait until all that was written has reached the client's side, so that a reset cannot swallow it."""

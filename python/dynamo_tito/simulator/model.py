@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NUM_BYTES", "NUM_SPECIAL", "Model", "Sample", "Scores"]
+__all__ = ["NUM_BYTES", "NUM_SPECIAL", "Model", "Part", "Sample", "Scores"]
 
 NUM_BYTES = 256
 NUM_SPECIAL = 4
@@ -65,6 +66,21 @@ class Scores:
     #: Distance in log-probability between neighbouring ranks.
     gaps: NDArray[np.float64]
 
+    def __getitem__(self, part: slice) -> Scores:
+        """The scores of some of the tokens; the arrays are views."""
+        return Scores(self.token_ids[part], self.logprobs[part], self.ranks[part], self.gaps[part])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens that the same weights sampled."""
+
+    #: Number of tokens before it.
+    start: int
+    #: What the weights are, and the version that the server reports for them.
+    weights: str
+    label: str
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -78,8 +94,11 @@ class Sample:
     #: What ended it, if the request named it: a stop token, or a stop string.
     stop_reason: int | str | None
     index: int
+    #: What the weights were when the first token was sampled.
     version: str
     model: Model = field(repr=False, compare=False)
+    #: Which weights sampled what; empty: `version` everything.
+    parts: tuple[Part, ...] = ()
 
     @property
     def logprobs(self) -> NDArray[np.float64]:
@@ -97,7 +116,60 @@ class Sample:
         stop = max(start, len(ids) - 1 + extra_rows)
         if stop > len(ids):
             ids = np.concatenate([ids, np.zeros(stop - len(ids), dtype=np.int64)])
-        return self.model.routing(ids, version=self.version, start=start, stop=stop)
+        # The forward pass that samples a token routes the position before it.
+        changes = [(len(self.prompt_ids) + part.start - 1, part.weights) for part in self.parts[1:]]
+        if not changes:
+            return self.model.routing(ids, version=self.version, start=start, stop=stop)
+        edges = [0, *(edge for edge, _ in changes), stop]
+        weights = [self.version, *(weights for _, weights in changes)]
+        return np.concatenate(
+            [
+                self.model.routing(ids, version=version, start=max(start, begin), stop=max(start, end))
+                for version, begin, end in zip(weights, edges[:-1], edges[1:], strict=True)
+            ]
+        )
+
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        """`{version, start, end}` of the tokens that each version sampled, as servers report them."""
+        spans: list[dict[str, Any]] = []
+        for part in self.parts or (Part(0, self.version, self.version),):
+            if not spans or part.label != spans[-1]["version"]:
+                spans.append({"version": part.label, "start": part.start})
+        for span, end in zip(spans, [*(after["start"] for after in spans[1:]), len(self.token_ids)], strict=True):
+            span["end"] = end
+        return spans
+
+    def first(self, count: int, finish_reason: str = "abort", stop_reason: int | str | None = None) -> Sample:
+        """The sample as it stood after `count` tokens."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:count],
+            scores=self.scores[:count],
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+            parts=tuple(part for part in self.parts if part.start < max(count, 1)),
+        )
+
+    def joined(self, rest: Sample) -> Sample:
+        """This sample, and behind it what was sampled for a prompt that ends with it."""
+        scores = Scores(
+            *(
+                np.concatenate([getattr(self.scores, name), getattr(rest.scores, name)])
+                for name in ("token_ids", "logprobs", "ranks", "gaps")
+            )
+        )
+        return replace(
+            self,
+            token_ids=scores.token_ids,
+            scores=scores,
+            finish_reason=rest.finish_reason,
+            stop_reason=rest.stop_reason,
+        )
+
+    def between(self, begin: int, end: int) -> Sample:
+        """The tokens from `begin` to `end` alone, as a chunk of a stream brings them."""
+        return replace(self, token_ids=self.token_ids[begin:end], scores=self.scores[begin:end])
 
 
 class Model:

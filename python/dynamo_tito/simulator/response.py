@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Literal, TypeAlias
@@ -27,12 +28,24 @@ class Response:
     #: The connection ends after this answer, which does not say so (uvicorn, after an exception that nothing handles).
     hangs_up: bool = False
     fault: Fault | None = None
-    #: Called with the number of body bytes that left, when the answer is over, however it ended.
-    on_sent: Callable[[int], None] | None = None
+    #: The body of a stream, piece by piece.
+    stream: AsyncGenerator[Step] | None = None
+    #: Called when the answer is over, however it ended: the number of body bytes that left (0 of a stream, which counts
+    #: by itself), and whether the client left before.
+    on_over: Callable[[int, bool], None] | None = None
+    #: Called when a stream is not sent at all.
+    on_drop: Callable[[], None] | None = None
+
+    def drop(self) -> None:
+        """Send another answer than this one."""
+        if self.on_drop is not None:
+            self.on_drop()
 
 
 def answer_of(response: Response, *, keep_alive: bool) -> Answer:
     """The steps that send a response, with its fault at its byte."""
+    if response.stream is not None:
+        return _streamed(response, response.stream, keep_alive=keep_alive)
     fault, body = response.fault, response.body
     by = fault.by if fault is not None and fault.kind == "length" else 0
     framing = "length" if by else (fault.framing if fault is not None else None) or response.framing
@@ -50,12 +63,43 @@ def answer_of(response: Response, *, keep_alive: bool) -> Answer:
         cut = cuts.get(fault.when, 0)
         steps = [data[:cut], *_ACTIONS[fault.kind](fault, data[cut:], closing)]
 
-    def on_over(written: int, _left: bool) -> None:  # noqa: FBT001 - as `Answer.on_over` says
-        if response.on_sent is not None:
-            response.on_sent(max(0, min(len(body), written - offset)))
+    def on_over(written: int, left: bool) -> None:  # noqa: FBT001 - as `Answer.on_over` says
+        if response.on_over is not None:
+            response.on_over(max(0, min(len(body), written - offset)), left)
 
     # A length that lies leaves the connection in no state to go on with.
     return Answer(steps, keep_alive and not by and not response.hangs_up, on_over)
+
+
+def _streamed(response: Response, body: AsyncGenerator[Step], *, keep_alive: bool) -> Answer:
+    """A body whose length is not known: in chunks, or until the connection ends."""
+    fault = response.fault
+    framing: Framing = "close" if fault is not None and fault.framing == "close" else "chunked"
+    keep_alive = keep_alive and framing == "chunked"
+    start = _head(response, framing, keep_alive=keep_alive, length=0)
+
+    async def steps() -> AsyncGenerator[Step]:
+        async with aclosing(body):
+            if fault is not None and fault.kind in _ACTIONS and fault.when in ("sampled", "headers"):
+                cut = fault.position(len(start)) if fault.when == "headers" else 0
+                for step in (start[:cut], *_ACTIONS[fault.kind](fault, start[cut:], b"")):
+                    yield step
+            else:
+                yield start
+            async for piece in body:
+                yield (
+                    b"%x\r\n%b\r\n" % (len(piece), piece)
+                    if framing == "chunked" and isinstance(piece, bytes)
+                    else piece
+                )
+            if framing == "chunked":
+                yield b"0\r\n\r\n"
+
+    def on_over(_written: int, left: bool) -> None:  # noqa: FBT001 - as `Answer.on_over` says
+        if response.on_over is not None:
+            response.on_over(0, left)
+
+    return Answer(steps(), keep_alive, on_over)
 
 
 def on_accept(fault: Fault | None) -> Iterable[Step]:

@@ -2,6 +2,7 @@
 
 use crate::error::{Class, Result};
 use crate::json::Cursor;
+use crate::memory::Buffer;
 use crate::wire::read::entries::{Content, UNNAMED};
 use crate::wire::read::field::Span;
 use crate::wire::read::members::named_by;
@@ -13,49 +14,59 @@ type Echo<T> = std::result::Result<T, String>;
 pub(crate) fn entries(read: Result<Content>, ids: &[i32], path: &str) -> Result<Echo<Content>> {
     match read {
         Ok(entries) if entries.names.len() == ids.len() => Ok(Ok(entries)),
-        Ok(entries) => Ok(Err(miscounted(path, entries.names.len(), ids))),
+        Ok(entries) => Ok(Err(miscounted(path, entries.names.len(), ids.len()))),
         Err(error) if error.class == Class::Memory => Err(error),
         Err(_) => Ok(Err(unreadable(path))),
     }
 }
 
-/// The texts beside a flat list: the first that names another token, with its position and offset.
+/// The texts beside a flat list.
+pub(crate) enum Texts {
+    Unreadable,
+    Read {
+        elements: usize,
+        /// The first that names another token, with its position and offset.
+        wrong: Option<(usize, i32, usize)>,
+    },
+}
+
+/// Reads the texts beside a flat list and compares them with `ids`; appends what they name to `names`.
 pub(crate) fn texts(
     span: Span,
     body: &[u8],
     ids: &[i32],
-    path: &str,
-) -> Result<Echo<Option<(usize, i32, usize)>>> {
+    mut names: Option<&mut Buffer<i32>>,
+) -> Result<Texts> {
     let mut cursor = Cursor::at(body, span.start);
     if cursor.byte() != Some(b'[') {
-        return Ok(Err(unreadable(path)));
+        return Ok(Texts::Unreadable);
     }
-    let (mut wrong, mut count) = (None, 0);
+    let (mut wrong, mut elements) = (None, 0);
     cursor.array(|cursor, i| {
-        count = i + 1;
+        elements = i + 1;
         let at = cursor.pos;
-        if cursor.byte() != Some(b'"') {
-            return cursor.skip_value();
+        let name = match cursor.byte() {
+            Some(b'"') => named_by(&cursor.string()?),
+            _ => {
+                cursor.skip_value()?;
+                UNNAMED
+            }
+        };
+        if let Some(names) = &mut names {
+            names.push(name)?;
         }
-        let name = named_by(&cursor.string()?);
         if name != UNNAMED && ids.get(i) != Some(&name) && wrong.is_none() {
             wrong = Some((i, name, at));
         }
         Ok(())
     })?;
-    if count != ids.len() {
-        return Ok(Err(miscounted(path, count, ids)));
-    }
-    Ok(Ok(wrong))
+    Ok(Texts::Read { elements, wrong })
 }
 
-fn miscounted(path: &str, found: usize, ids: &[i32]) -> String {
-    format!(
-        "left out: {path} has {found} entries for {} token ids",
-        ids.len()
-    )
+pub(crate) fn miscounted(path: &str, found: usize, tokens: usize) -> String {
+    format!("left out: {path} has {found} entries for {tokens} token ids")
 }
 
-fn unreadable(path: &str) -> String {
+pub(crate) fn unreadable(path: &str) -> String {
     format!("left out: {path} cannot be read")
 }

@@ -71,13 +71,17 @@ pub(crate) fn choose_logprobs(
     }
     if let Some((place, span)) = channels.tokens {
         let path = paths.text(place);
-        match echo::texts(span, body, ids, &path)? {
-            Ok(Some((i, name, at))) => {
-                let path = format!("{path}[{i}]");
-                return Err(sampled.identity(i, &name.to_string(), path, Some(at)));
+        match echo::texts(span, body, ids, None)? {
+            echo::Texts::Unreadable => left_out = Some(echo::unreadable(&path)),
+            echo::Texts::Read { elements, .. } if elements != ids.len() => {
+                left_out = Some(echo::miscounted(&path, elements, ids.len()));
             }
-            Ok(None) => {}
-            Err(why) => left_out = Some(why),
+            echo::Texts::Read { wrong, .. } => {
+                if let Some((i, name, at)) = wrong {
+                    let path = format!("{path}[{i}]");
+                    return Err(sampled.identity(i, &name.to_string(), path, Some(at)));
+                }
+            }
         }
     }
     if values.is_none() {

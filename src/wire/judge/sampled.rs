@@ -160,7 +160,7 @@ impl Sampled<'_> {
     ) -> Result<()> {
         for (i, &name) in entries.names.as_slice().iter().enumerate() {
             if name != self.ids[i] && (name != UNNAMED || must_name) {
-                return Err(self.misnamed(i, path, at));
+                return Err(self.misnamed(i, name, path, at));
             }
             then(i)?;
         }
@@ -169,7 +169,7 @@ impl Sampled<'_> {
 
     /// The error of an entry that names another token, or none where it must.
     #[cold]
-    fn misnamed(&self, i: usize, path: &str, at: usize) -> Error {
+    fn misnamed(&self, i: usize, name: i32, path: &str, at: usize) -> Error {
         let find = |key| locate(self.body, at, &[Step::Index(i), Step::Key(key)]);
         let token = find("token").and_then(|at| {
             let text = Cursor::at(self.body, at).string().ok()?;
@@ -191,6 +191,10 @@ impl Sampled<'_> {
                         format!("{path}[{i}].token_id"),
                         Some(at),
                     )
+                }
+                // The entries of a stream, whose text is gone.
+                None if name >= 0 => {
+                    self.identity(i, &name.to_string(), format!("{path}[{i}]"), None)
                 }
                 None => {
                     let at = locate(self.body, at, &[Step::Index(i)]);

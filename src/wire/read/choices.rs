@@ -97,16 +97,17 @@ impl<C: Choice> Choices<C> {
     }
 
     /// The choices with their indices, if the list has the right shape. With `several` it may have more than one, else
-    /// `one_only` is the message.
+    /// `one_only` is the message; with `none` it may be empty.
     pub(crate) fn indexed(
         part: Part<Self>,
         body: &[u8],
         several: bool,
         one_only: &'static str,
+        none: bool,
     ) -> Result<Vec<(u32, C)>> {
         let choices = part
             .get()?
-            .filter(|choices| !choices.heads.is_empty())
+            .filter(|choices| none || !choices.heads.is_empty())
             .ok_or_else(|| missing("choices"))?;
         if let Some(error) = choices.too_many.or(choices.wrong) {
             return Err(error);

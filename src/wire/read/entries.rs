@@ -68,19 +68,39 @@ impl Reader for Content {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let (mut content, at) = (Content::default(), cursor.pos);
+        let mut content = Content::default();
+        content.append(cursor)?;
+        Ok(content)
+    }
+}
+
+impl Content {
+    /// Appends the entries of the list at the cursor.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, cursor: &mut Cursor<'_>) -> Read<()> {
+        let at = cursor.pos;
         elements!(cursor, String::new(), {
-            one_more(cursor, content.names.len(), at)?;
+            one_more(cursor, self.names.len(), at)?;
             let place = Place {
-                position: content.names.len(),
+                position: self.names.len(),
                 alternative: None,
             };
-            let entry = entry::<false>(cursor, place, &mut content.top)?;
-            content.top.end(place.position)?;
-            content.names.push(entry.name)?;
-            content.logprobs.push(entry.logprob)?;
+            let entry = entry::<false>(cursor, place, &mut self.top)?;
+            self.top.end(place.position)?;
+            self.names.push(entry.name)?;
+            self.logprobs.push(entry.logprob)?;
         });
-        Ok(content)
+        Ok(())
+    }
+
+    /// Empties the columns, and keeps their memory.
+    pub(crate) fn clear(&mut self) {
+        self.names.truncate(0);
+        self.logprobs.truncate(0);
+        self.top.ids.truncate(0);
+        self.top.logprobs.truncate(0);
+        self.top.offsets.truncate(0);
+        self.top.text_only = false;
     }
 }
 

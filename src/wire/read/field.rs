@@ -34,7 +34,15 @@ impl<T> Field<T> {
         !matches!(self, Field::Absent)
     }
 
-    /// The offset of the value and the result of its reader; the path of an error is relative to the field.
+    /// The offset of the value, if it is there.
+    pub(crate) fn at(&self) -> Option<usize> {
+        match self {
+            Field::Absent => None,
+            Field::Read { at, .. } | Field::Later { at, .. } => Some(*at),
+        }
+    }
+
+    /// The offset of the value and what its reader makes of it; the path of an error is relative to the field.
     pub(crate) fn take<R: Reader<Value = T>>(self, body: &[u8]) -> Option<(usize, Result<T>)> {
         match self {
             Field::Absent => None,

@@ -127,14 +127,22 @@ impl Reader for Ids {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<i32>> {
-        let (mut ids, at) = (Buffer::new(), cursor.pos);
-        elements!(cursor, String::new(), {
-            one_more(cursor, ids.len(), at)?;
-            let id = id(cursor, || format!("[{}]", ids.len()))?;
-            ids.push(id)?;
-        });
+        let mut ids = Buffer::new();
+        append_ids(cursor, &mut ids)?;
         Ok(ids)
     }
+}
+
+/// Appends the ids of the list at the cursor.
+#[inline(always)]
+pub(crate) fn append_ids(cursor: &mut Cursor<'_>, ids: &mut Buffer<i32>) -> Read<()> {
+    let at = cursor.pos;
+    elements!(cursor, String::new(), {
+        one_more(cursor, ids.len(), at)?;
+        let id = id(cursor, || format!("[{}]", ids.len()))?;
+        ids.push(id)?;
+    });
+    Ok(())
 }
 
 /// A flat list of numbers.
@@ -145,14 +153,22 @@ impl Reader for Numbers {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Buffer<f64>> {
-        let (mut numbers, at) = (Buffer::new(), cursor.pos);
-        elements!(cursor, String::new(), {
-            one_more(cursor, numbers.len(), at)?;
-            let number = number(cursor, || format!("[{}]", numbers.len()))?;
-            numbers.push(number)?;
-        });
+        let mut numbers = Buffer::new();
+        append_numbers(cursor, &mut numbers)?;
         Ok(numbers)
     }
+}
+
+/// Appends the numbers of the list at the cursor.
+#[inline(always)]
+pub(crate) fn append_numbers(cursor: &mut Cursor<'_>, numbers: &mut Buffer<f64>) -> Read<()> {
+    let at = cursor.pos;
+    elements!(cursor, String::new(), {
+        one_more(cursor, numbers.len(), at)?;
+        let number = number(cursor, || format!("[{}]", numbers.len()))?;
+        numbers.push(number)?;
+    });
+    Ok(())
 }
 
 /// Lists of token ids, end to end.

@@ -64,6 +64,35 @@ impl ServerError {
     }
 }
 
+/// The error that an event named `error` reports: the words in its JSON, or its text.
+pub(crate) fn reported(data: &[u8]) -> Error {
+    let mut said = ServerError::default();
+    let mut cursor = Cursor::new(data);
+    let read = cursor.kind().is_ok_and(|kind| kind == Kind::Object)
+        && cursor
+            .object(|cursor, key| {
+                let known = ServerError::NAMES
+                    .iter()
+                    .find(|name| key.is(name.as_bytes()));
+                match known {
+                    Some(name) if said.member(cursor, name)? => Ok(()),
+                    _ => cursor.skip_value(),
+                }
+            })
+            .is_ok();
+    said.named = true;
+    let known = said.error.is_some() || said.message.is_some();
+    if let (true, Some(error)) = (read && known, said.error(data)) {
+        return error;
+    }
+    let head = &data[..data.len().min(MAX_MESSAGE)];
+    let message = match head.trim_ascii() {
+        b"" => "the server answered with an error".into(),
+        text => String::from_utf8_lossy(text).into_owned(),
+    };
+    Error::new(Class::Server, "server", "", None, message)
+}
+
 /// The message of an `error` member: its `message`, or itself.
 fn error_text(span: Span, body: &[u8]) -> Option<String> {
     let mut cursor = Cursor::at(body, span.start);

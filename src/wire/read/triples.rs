@@ -37,7 +37,7 @@ pub(crate) fn triple(cursor: &mut Cursor<'_>, path: impl Fn() -> String) -> Read
 }
 
 /// SGLang's triples in columns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Triples {
     pub(crate) logprobs: Buffer<f64>,
     pub(crate) ids: Buffer<i32>,
@@ -48,19 +48,25 @@ impl Reader for Triples {
 
     #[inline(always)]
     fn read(cursor: &mut Cursor<'_>) -> Read<Self> {
-        let mut columns = Triples {
-            logprobs: Buffer::new(),
-            ids: Buffer::new(),
-        };
+        let mut columns = Triples::default();
+        columns.append(cursor)?;
+        Ok(columns)
+    }
+}
+
+impl Triples {
+    /// Appends the triples of the list at the cursor.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, cursor: &mut Cursor<'_>) -> Read<()> {
         let at = cursor.pos;
         elements!(cursor, String::new(), {
-            let row = columns.ids.len();
+            let row = self.ids.len();
             one_more(cursor, row, at)?;
             let (logprob, id) = triple(cursor, || format!("[{row}]"))?;
-            columns.logprobs.push(logprob)?;
-            columns.ids.push(id)?;
+            self.logprobs.push(logprob)?;
+            self.ids.push(id)?;
         });
-        Ok(columns)
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ import pytest
 from dynamo_tito import simulator
 from dynamo_tito.simulator import Engine
 from support.dynamo_stack import DynamoStack, Worker
+from support.events import documents
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/inference/v1/generate"
 PROMPT = [1, 2, 300, 4_000, 31_999]
@@ -195,6 +196,50 @@ def test_same_request_same_answer(frontend: httpx.Client, worker: Worker, embedd
         assert len(worker.requests()) >= 1
 
 
+# The place of an error within a field that is not the last one is serde's own.
+_PLACED = ("generate max_tokens negative", "generate logprobs a bool")
+STREAMED: dict[str, tuple[str, Any]] = {
+    **{
+        name: asked
+        for name, asked in REQUESTS.items()
+        if isinstance(asked[1], dict) and "stream" not in asked[1] and name not in _PLACED
+    },
+    "chat usage": chat(stream_options={"include_usage": True}, logprobs=True),
+    "chat usage in each": chat(n=2, stream_options={"include_usage": True, "continuous_usage_stats": True}),
+    "chat usage in each alone": chat(stream_options={"continuous_usage_stats": True}),
+    "chat annotations": chat(nvext={"annotations": ["formatted_prompt", "token_ids", "llm_metrics"]}),
+    "completions usage": completions(n=2, stream_options={"include_usage": True}),
+    "completions usage in each": completions(stream_options={"include_usage": True, "continuous_usage_stats": True}),
+    "completions annotations": completions(nvext={"annotations": ["formatted_prompt", "token_ids"]}),
+}
+
+
+def by_choice(events: list[Any]) -> list[Any]:
+    """What a stream says, one choice after the other: their chunks come in no order."""
+    places = [
+        (event.get("choices") or [{"index": 99}])[0]["index"] if isinstance(event, dict) else 99 for event in events
+    ]
+    return [comparable(events[at]) for at in sorted(range(len(events)), key=places.__getitem__)]
+
+
+TOLD = ("content-type", "cache-control")
+
+
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.usefixtures("worker")
+def test_same_request_same_stream(frontend: httpx.Client, embedded: Engine, name: str) -> None:
+    path, document = STREAMED[name]
+    body, headers = compact(document | {"stream": True}), {"content-type": "application/json"}
+    real = frontend.post(path, content=body, headers=headers)
+    ours = httpx.post(embedded.url + path, content=body, headers=headers, trust_env=False)
+    assert ours.status_code == real.status_code, (ours.text[:300], real.text[:300])
+    assert {key: ours.headers.get(key) for key in TOLD} == {key: real.headers.get(key) for key in TOLD}
+    if real.status_code >= 400:
+        assert ours.text == real.text
+    else:
+        assert by_choice(documents(ours.content)) == by_choice(documents(real.content))
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, GENERATE])
 @pytest.mark.parametrize("body", [b"", b'{"model"', b"{]", b"nope", b"\xff"])
 def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, body: bytes) -> None:
@@ -202,7 +247,7 @@ def test_what_is_no_json(frontend: httpx.Client, embedded: Engine, path: str, bo
     real = frontend.post(path, content=body, headers=headers)
     ours = httpx.post(embedded.url + path, content=body, headers=headers, trust_env=False)
     assert (ours.status_code, ours.headers["content-type"]) == (real.status_code, real.headers["content-type"])
-    # The words are serde's; the class of the answer and its prefix are what a client can tell.
+    # The text is serde's. A client reads the class of the answer and its prefix.
     assert ours.text.partition(":")[0] == real.text.partition(":")[0]
 
 

@@ -14,11 +14,11 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito._client import TitoClient
 from dynamo_tito.control import Fleet, VllmAdmin, make_admin
+from support.vllm_live import TOLERANCE
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
 PROMPT = np.random.default_rng(9).integers(0, 340, 40).tolist()
-TOLERANCE = 1e-4
 ADAPTERS = (None, "adapter_1", "adapter_2")
 
 

@@ -10,17 +10,13 @@ import numpy as np
 import pytest
 
 import dynamo_tito as tito
+from support.vllm_live import TIE, TOLERANCE
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Forward, Truth
 
 PROMPT_LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 64, 127, 128, 129, 300, 480)  # around vLLM's blocks of 16 and 128
 COMPLETION_LENGTHS = (1, 2, 12)
 TOP = 3
-#: Float32 on both sides, summed in another order.
-TOLERANCE = 1e-4
-#: Two experts whose logits are this close may be chosen either way: what rounding decides, and everything that follows
-#: from it, is not compared.
-TIE = 2e-5
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import dynamo_tito as tito
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito._types import PromptLogprobs
+from support.vllm_live import TOLERANCE
 from support.vllm_stack import MAX_MODEL_LEN, MODEL, VllmServer
 from support.vllm_truth import Truth
 
-TOLERANCE = 1e-4
 PROMPT = np.random.default_rng(3).integers(0, 340, 40).tolist()
 
 

@@ -14,11 +14,11 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito.control import Fleet, FleetLimits, PhaseLimit
+from support.vllm_live import TOLERANCE
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
 PROMPT = np.random.default_rng(8).integers(0, 340, 40).tolist()
-TOLERANCE = 1e-4
 LIMIT = PhaseLimit(60.0, 120.0)
 LIMITS = FleetLimits(
     gate=LIMIT, pause=LIMIT, update=LIMIT, verify=LIMIT, flush=LIMIT, resume=LIMIT, attempts=3, wait=0.1

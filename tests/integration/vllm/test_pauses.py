@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -15,30 +14,13 @@ import dynamo_tito as tito
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito.control import AdminApi, VllmAdmin, make_admin
+from support.vllm_live import TOLERANCE, running, until_running
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
 PROMPT = np.random.default_rng(6).integers(0, 340, 30).tolist()
 #: Some ten seconds of the interpreter.
 LONG = {"max_tokens": 400, "ignore_eos": True}
-TOLERANCE = 1e-4
-WAIT = 60.0
-
-
-async def running(server: VllmServer) -> int:
-    """How many requests the engine works on."""
-    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
-        text = (await client.get(f"{server.url}/metrics")).text
-    (line,) = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
-    return int(float(line.rpartition(" ")[2]))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -58,12 +40,8 @@ async def session(server: VllmServer, http: HttpLibrary = "httpx") -> AsyncItera
 async def begun(server: VllmServer, call: Awaitable[Any]) -> asyncio.Future[Any]:
     """Start the call; return when the engine works on it."""
     task = asyncio.ensure_future(call)
-    await until(lambda: _is(server, 1))
+    await until_running(server, 1)
     return task
-
-
-async def _is(server: VllmServer, count: int) -> bool:
-    return await running(server) == count
 
 
 def check(truth: Truth, completion: tito.Completion, *, aborted: bool) -> None:
@@ -119,7 +97,7 @@ def test_pause_wait_returns_when_the_request_is_done(moe: VllmServer, truth: Tru
         async with session(moe) as (client, admin):
             task = await begun(moe, client.generate(PROMPT, sampling_params=LONG | {"max_tokens": 60}))
             await admin.pause("wait")
-            assert await _is(moe, 0)
+            assert await running(moe) == 0
             completion: tito.Completion = await task
             return completion
 
@@ -147,9 +125,9 @@ def test_a_cancelled_call_stops_the_engine(moe: VllmServer, http: HttpLibrary) -
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: _is(moe, 0))
+            await until_running(moe, 0)
             with pytest.raises(tito.TransportError):
                 await client.generate(PROMPT, sampling_params=LONG, deadline=1.0)
-            await until(lambda: _is(moe, 0))
+            await until_running(moe, 0)
 
     asyncio.run(main())

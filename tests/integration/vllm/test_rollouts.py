@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from dynamo_tito._client import AsyncTitoClient, TitoClient
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito.rollout import Rollout, ServerRenderer
+from support.vllm_live import TOLERANCE, end_token
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
-TOLERANCE = 1e-4
 TURNS = 4
 
 
@@ -37,9 +36,7 @@ async def roll(server: VllmServer, renderer: ServerRenderer, http: HttpLibrary, 
 
 @pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 def test_four_turns(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
-    with httpx.Client(base_url=moe.url, timeout=60.0, trust_env=False) as plain:
-        asked = {"model": MODEL, "prompt": "<|im_end|>", "add_special_tokens": False}
-        (stop,) = plain.post("/tokenize", json=asked).raise_for_status().json()["tokens"]
+    stop = end_token(moe)
     with TitoClient(moe.url, model=MODEL, transport="vllm_generate", timeout=60.0, trust_env=False) as asking:
         rollout = asyncio.run(roll(moe, ServerRenderer(asking, stop_token_ids=[stop]), http, stop))
     assert rollout.drifts == []
@@ -48,7 +45,7 @@ def test_four_turns(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     ids = sample.token_ids.tolist()
     assert sample.routed_experts is not None
     assert sample.mask.sum() > TURNS
-    # The dropped token is needed for nothing: every row and value lies before it.
+    # The dropped token is not needed: every row and value is of a token before it.
     forward = truth.one("moe_a", ids)
     np.testing.assert_array_equal(sample.routed_experts, forward.experts)
     at = np.flatnonzero(sample.mask)

@@ -17,7 +17,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from dynamo_tito._config import KEEPALIVE, POOL_SIZE
 from dynamo_tito._errors import TransportError, raise_without_cycle
 from dynamo_tito._http.base import Exchange, HttpResponse, Receiver, Wiring, transport_error
 
-from .blocking import BlockingBackend, deadline, remaining
+from .blocking import BlockingBackend, remaining, until
 from .streaming import AsyncioBackend
 from .watch import TracksSurplusBytes
 
@@ -98,6 +98,17 @@ class AsyncHttpxEngine:
             raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
         return receiver.finish()
 
+    async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """See :class:`dynamo_tito._http.base.AsyncStreamingHttpEngine`."""
+        try:
+            async with self._opened(exchange) as answer:
+                yield answer.begin(exchange, self._wiring)
+                async for chunk in answer.chunks:
+                    yield chunk
+                    answer.note_end(chunk, exchange.incoming)
+        except _FAILURES as error:
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
+
     async def aclose(self) -> None:
         """See :class:`dynamo_tito._http.base.AsyncHttpEngine`."""
         for pool in self._pools.owned():
@@ -140,9 +151,8 @@ class HttpxEngine:
 
     def send(self, exchange: Exchange) -> HttpResponse:
         """See :class:`dynamo_tito._http.base.HttpEngine`."""
-        token = deadline.set(exchange.deadline)
         try:
-            with self._opened(exchange) as answer:
+            with until(exchange.deadline), self._opened(exchange) as answer:
                 receiver = answer.receiver(exchange, self._wiring)
                 for chunk in answer.chunks:
                     if not receiver.feed(chunk):
@@ -151,9 +161,26 @@ class HttpxEngine:
                     remaining(None, httpcore.ReadTimeout)
         except _FAILURES as error:
             raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
-        finally:
-            deadline.reset(token)
         return receiver.finish()
+
+    def stream(self, exchange: Exchange) -> Generator[bytes, None, None]:
+        """See :class:`dynamo_tito._http.base.StreamingHttpEngine`."""
+        try:
+            with contextlib.ExitStack() as stack:
+                # Between two chunks the thread may be at another call.
+                with until(exchange.deadline):
+                    answer = stack.enter_context(self._opened(exchange))
+                yield answer.begin(exchange, self._wiring)
+                while True:
+                    with until(exchange.deadline):
+                        remaining(None, httpcore.ReadTimeout)
+                        chunk = next(answer.chunks, None)
+                    if chunk is None:
+                        return
+                    yield chunk
+                    answer.note_end(chunk, exchange.incoming)
+        except _FAILURES as error:
+            raise_without_cycle(transport_error(error, exchange, _BEFORE_SENDING, self._wiring))
 
     def close(self) -> None:
         """See :class:`dynamo_tito._http.base.HttpEngine`."""
@@ -170,7 +197,7 @@ class HttpxEngine:
             with self._pools.one() as pool:
                 core = pool.handle_request(_core_request(exchange, asked))
                 try:
-                    yield _of_core(core, core.iter_stream())
+                    yield _of_core(core, iter(core.iter_stream()))
                 finally:
                     core.close()
             return
@@ -192,15 +219,23 @@ class _Answer(Generic[_Chunks]):
 
     def receiver(self, exchange: Exchange, wiring: Wiring) -> Receiver:
         """What takes the body; TransportError for an answer that came before its request."""
+        self._check_head(exchange)
+        return exchange.receiver(self.status, self.headers, wiring.limits)
+
+    def begin(self, exchange: Exchange, wiring: Wiring) -> bytes:
+        """As :meth:`receiver`, of a stream."""
+        self._check_head(exchange)
+        return exchange.begin(self.status, self.headers, limits=wiring.limits)
+
+    def _check_head(self, exchange: Exchange) -> None:
         if isinstance(self.stream, TracksSurplusBytes):
             if self.stream.unsolicited:
                 raise TransportError("the connection held an answer before the request was sent", phase=exchange.phase)
             self.stream.saw_head()
-        return exchange.receiver(self.status, self.headers, wiring.limits)
 
-    def note_end(self, chunk: bytes, receiver: Receiver) -> None:
+    def note_end(self, chunk: bytes, receiver: Receiver | None) -> None:
         """Note whether bytes of the connection follow the end of the body."""
-        if receiver.complete and isinstance(self.stream, TracksSurplusBytes):
+        if receiver is not None and receiver.complete and isinstance(self.stream, TracksSurplusBytes):
             self.stream.ends_with(chunk)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpcore
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
 
 _WRITE_STEP = 1 << 16
 
-deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
-"""The deadline of this thread's call, on the monotonic clock."""
+_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("dynamo_tito_deadline", default=None)
+
+
+@contextlib.contextmanager
+def until(deadline: float | None) -> Iterator[None]:
+    """Operations of this thread end at the deadline, which is on the monotonic clock."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def remaining(timeout: float | None, expired: type[httpcore.TimeoutException]) -> float | None:
     """The seconds that one operation may take: its own timeout, at most what the call has left."""
-    ends = deadline.get()
+    ends = _deadline.get()
     if ends is None:
         return timeout
     left = ends - time.monotonic()

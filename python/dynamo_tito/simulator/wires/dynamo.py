@@ -5,33 +5,24 @@
 
 from __future__ import annotations
 
-import random
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
+from uuid import UUID
 
-from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.contents import UNFILLED
-from dynamo_tito.simulator.encode import (
-    Raw,
-    array_of,
-    dumps,
-    f32_text,
-    f32_wide_text,
-    f64_text,
-    ids,
-    routing_bare,
-    routing_object,
-)
-from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.encode import dumps, f32_text, f32_wide_text, ids
 from dynamo_tito.simulator.response import Framing, Response
 
-from .common import Entry, Numbers, entries, prompt_entries, prompt_maps
-from .dynamo_request import Wanted, read_chat, read_completions, read_generate
+from .dynamo_answers import openai_reason, usage
+from .dynamo_request import read_chat, read_completions, read_generate, read_native
+from .dynamo_stream import DynamoStreams
+from .sglang_generate import SglangGenerate
 
 __all__ = ["DynamoApp"]
 
-GENERATE = "/inference/v1/generate"
+GENERATE, NATIVE = "/inference/v1/generate", "/generate"
 
 _FLAT_TYPES = {
     400: "Bad Request",
@@ -53,23 +44,35 @@ _GENERATE_ERRORS = {
     501: ("not_implemented", "not implemented"),
     503: ("service_unavailable", "Service temporarily unavailable"),
 }
-# Chat and completions know no abort.
-_OPENAI_REASONS = {"abort": "stop", "cancelled": "stop", "eos": "stop"}
+_STREAM_ERRORS = {status: error for status, error in _GENERATE_ERRORS.items() if status in (400, 404, 429, 503)}
 
 
-class DynamoApp(App):
-    """The OpenAI routes, the token route, and the list of models."""
+class DynamoApp(DynamoStreams, SglangGenerate):
+    """The OpenAI routes, the token route, SGLang's own if it is enabled, and the list of models."""
 
     framing: ClassVar[Framing] = "chunked"
+    events_type: ClassVar[str] = "text/event-stream"
+    events_headers: ClassVar[Mapping[str, str]] = {"cache-control": "no-cache"}
 
     def add_routes(self) -> None:
         self.route("POST", "/v1/chat/completions", self.chat)
         self.route("POST", "/v1/completions", self.completions)
         self.route("POST", GENERATE, self.generate)
+        if self.engine.config.sglang_generate:
+            self.route("POST", NATIVE, self.native)
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.live)
         self.route("GET", "/dynamo_tito/engine", self.addresses)
+
+    def uuid(self, call: Call) -> str:
+        """The id that a header names, if it is one."""
+        named = call.request.headers.get("x-dynamo-request-id", "")
+        try:
+            UUID(named)
+        except ValueError:
+            return super().uuid(call)
+        return named
 
     def finish(self, call: Call, response: Response) -> None:
         if "x-request-id" in call.request.headers:
@@ -87,6 +90,10 @@ class DynamoApp(App):
     # --- errors ---
 
     def failure(self, call: Call, error: EngineError) -> Response:
+        if call.record.asked_stream and error.kind in ("worker", "overlong"):
+            return self.failed_stream(call, error)
+        if call.request.path == NATIVE:
+            return self._native_failure(error)
         status, headers = error.status, error.headers
         if error.kind == "syntax" and call.request.path == GENERATE:
             text = f"Failed to parse the request body as JSON: {error.message}"
@@ -102,6 +109,25 @@ class DynamoApp(App):
         default = _FLAT_MESSAGES.get(status, "Internal server error")
         flat = {"message": message or default, "type": _FLAT_TYPES.get(status, "Error"), "code": status}
         return self.reply(flat, status, headers)
+
+    def stream_error(self, call: Call, error: EngineError) -> dict[str, Any]:
+        if call.request.path == NATIVE:
+            return self._native_error(error)
+        kind, default = _STREAM_ERRORS.get(error.status, ("internal_server_error", "Internal server error"))
+        return {"error": {"message": error.message or default, "type": kind, "code": error.status}}
+
+    def _native_failure(self, error: EngineError) -> Response:
+        if error.kind == "deserialize":
+            kind = _FLAT_TYPES[error.status]
+            flat = {"object": "error", "message": error.message, "type": kind, "param": None, "code": error.status}
+            return self.reply(flat, error.status, error.headers)
+        return self.reply(self._native_error(error), error.status, error.headers)
+
+    @staticmethod
+    def _native_error(error: EngineError) -> dict[str, Any]:
+        # What fails in the worker is unavailable there, whatever it was.
+        default = _STREAM_ERRORS[503 if error.status >= 500 else 400][1]
+        return {"error": {"message": error.message or default}}
 
     def no_route(self, call: Call) -> Response:
         request = call.request
@@ -160,44 +186,45 @@ class DynamoApp(App):
     async def chat(self, call: Call) -> Response:
         engine = self.engine
         wanted = read_chat(call.request.body, engine.config, engine.tokenizer)
+        if wanted.stream is not None and call.fault_of("unary") is None:
+            return await self.stream_chat(call, wanted, wanted.stream)
         samples = await engine.sample(call, wanted.asks[0])
         document: dict[str, Any] = {
             "id": f"chatcmpl-{self.uuid(call)}",
             "choices": [
                 {
                     "index": sample.index,
-                    "message": {"content": self._text(sample), "refusal": None, "role": "assistant"},
-                    "finish_reason": _OPENAI_REASONS.get(sample.finish_reason, sample.finish_reason),
-                    "logprobs": self._chat_logprobs(sample, wanted),
+                    "message": {"content": self.text(sample), "refusal": None, "role": "assistant"},
+                    "finish_reason": openai_reason(sample),
+                    "logprobs": self.chat_logprobs(sample, wanted),
                 }
                 for sample in samples
             ],
             "created": int(time.time()),
             "model": engine.config.model,
             "object": "chat.completion",
-            "usage": _usage(samples, {"cached_tokens": 0}),
+            "usage": usage(samples, {"cached_tokens": 0}),
         }
         if wanted.prompt_logprobs is not None:
-            document["prompt_logprobs"] = self._prompt_logprobs(
+            document["prompt_logprobs"] = self.prompt_logprobs(
                 call, samples[-1], wanted.prompt_logprobs, f32_text, shuffled=True
             )
-        if extension := await self._extension(call, wanted, samples):
+        if extension := await self.extension(call, wanted, samples[-1]):
             document["nvext"] = extension
         return self.reply(document)
 
     async def completions(self, call: Call) -> Response:
         engine = self.engine
         wanted = read_completions(call.request.body, engine.config, engine.tokenizer)
-        samples: list[Sample] = []
-        for ask in wanted.asks:
-            samples += await engine.sample(call, ask)
-        call.record.samples = samples
+        if wanted.stream is not None and call.fault_of("unary") is None:
+            return await self.stream_completions(call, wanted, wanted.stream)
+        samples = await engine.sample(call, *wanted.asks)
         choices: list[dict[str, Any]] = []
         for index, sample in enumerate(samples):
-            choice: dict[str, Any] = {"text": self._text(sample), "index": index}
+            choice: dict[str, Any] = {"text": self.text(sample), "index": index}
             if wanted.logprobs is not None:
-                choice["logprobs"] = self._text_logprobs(sample, wanted.logprobs)
-            choice["finish_reason"] = _OPENAI_REASONS.get(sample.finish_reason, sample.finish_reason)
+                choice["logprobs"] = self.text_logprobs(sample, wanted.logprobs)
+            choice["finish_reason"] = openai_reason(sample)
             choices.append(choice)
         document: dict[str, Any] = {
             "id": f"cmpl-{self.uuid(call)}",
@@ -206,119 +233,21 @@ class DynamoApp(App):
             "model": engine.config.model,
             "system_fingerprint": None,
             "object": "text_completion",
-            "usage": _usage(samples, {"audio_tokens": None, "cached_tokens": 0}),
+            "usage": usage(samples, {"audio_tokens": None, "cached_tokens": 0}),
         }
-        if extension := await self._extension(call, wanted, samples):
+        if extension := await self.extension(call, wanted, samples[-1]):
             document["nvext"] = extension
         return self.reply(document)
 
-    def _text(self, sample: Sample) -> str:
-        tokens = sample.token_ids.tolist()
-        if sample.stop_reason is not None and tokens and tokens[-1] == sample.stop_reason:
-            tokens.pop()  # a stop token is among the ids and not in the text
-        return self.engine.tokenizer.decode(tokens, skip_special=True)
+    # --- SGLang's /generate ---
 
-    def _chat_logprobs(self, sample: Sample, wanted: Wanted) -> dict[str, Any] | None:
-        if wanted.logprobs is None:
-            return None
-        piece = self.engine.tokenizer.piece
-
-        def top(entry: Entry) -> str:
-            text, data = piece(entry[0])
-            return f'{{"token":{text},"logprob":{entry[1]},"bytes":{data}}}'
-
-        def content(row: list[Entry]) -> str:
-            token, logprob, _ = row[0]
-            text, data = piece(token)
-            alternatives = "" if wanted.hide_alternatives else ",".join(map(top, row))
-            head = f'"token":{text},"logprob":{logprob},"token_id":{token},"bytes":{data}'
-            return f'{{{head},"top_logprobs":[{alternatives}]}}'
-
-        rows = entries(self.engine.model, sample.scores, wanted.logprobs, f32_text)
-        return {"content": array_of(map(content, rows)), "refusal": None}
-
-    def _text_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
-        piece = self.engine.tokenizer.piece
-        rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
-        tops = [
-            "{"
-            + ",".join({text: f"{text}:{value}" for text, value in ((piece(t)[0], v) for t, v, _ in row)}.values())
-            + "}"
-            for row in rows
-        ]
-        return {
-            "tokens": array_of(piece(row[0][0])[0] for row in rows),
-            "token_logprobs": array_of(f32_text(sample.logprobs)),
-            "top_logprobs": array_of(tops),
-            "text_offset": [],
-        }
-
-    def _prompt_logprobs(self, call: Call, sample: Sample, k: int, numbers: Numbers, *, shuffled: bool) -> Raw:
-        piece = self.engine.tokenizer.piece
-
-        def write(place: int, entry: Entry) -> str:
-            decoded = f',"decoded_token":{piece(entry[0])[0]}' if place else ""
-            return f'{{"logprob":{entry[1]},"rank":{entry[2]}{decoded}}}'
-
-        # The same order wherever this answer writes the maps: they are copies of one hash map.
-        shuffle = random.Random(call.record.number) if shuffled else None  # noqa: S311 - repeatable by design
-        return prompt_maps(
-            prompt_entries(self.engine.model, sample.prompt_ids, sample.version, k, numbers), write, shuffle=shuffle
+    async def native(self, call: Call) -> Response:
+        document = read_native(call.request.body)
+        if not document.get("stream"):
+            raise EngineError(501, "non-streaming SGLang generate requests are not implemented; set stream=true")
+        return await (
+            self.events(call, document, deltas=True) if call.streams(document) else self.whole(call, document)
         )
-
-    async def _extension(self, call: Call, wanted: Wanted, samples: list[Sample]) -> dict[str, Any]:
-        """`nvext`: of several choices, it holds the last one's."""
-        fields, sample = wanted.extra_fields, samples[-1]
-        # The frontend merges the chunks' extensions: what the first chunk brings comes first.
-        first: dict[str, Any] = {}
-        rest: dict[str, Any] = {}
-        if "worker_id" in fields:
-            first["worker_id"] = dict.fromkeys(("prefill_worker_id", "decode_worker_id"), self.engine.instance_id)
-        if "timing" in fields:
-            rest["timing"] = {
-                "request_received_ms": int(time.time() * 1e3), "prefill_wait_time_ms": 0.1, "prefill_time_ms": 1.25,
-                "ttft_ms": 1.35, "total_time_ms": 2.5,
-            }  # fmt: skip
-        routing = await self._routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
-        if "routed_experts" in fields and routing is not None:
-            rest["routed_experts"] = routing
-        if "engine_data" in fields:
-            rest["engine_data"] = self._engine_data(call, wanted, sample, routing)
-        if "stop_reason" in fields and sample.stop_reason is not None:
-            rest["stop_reason"] = sample.stop_reason
-        if "detailed_finish_reason" in fields:
-            rest["detailed_finish_reason"] = "cancelled" if sample.finish_reason == "abort" else sample.finish_reason
-        if "completion_token_ids" in fields:
-            (first if len(sample.token_ids) > 1 else rest)["completion_token_ids"] = ids(sample.token_ids)
-        if "prompt_logprobs" in fields and wanted.prompt_logprobs is not None:
-            rest["prompt_logprobs"] = self._prompt_logprobs(
-                call, sample, wanted.prompt_logprobs, f32_wide_text, shuffled=True
-            )
-        return first | rest
-
-    def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any) -> dict[str, Any]:
-        data: dict[str, Any] = {"prompt_token_ids": ids(sample.prompt_ids)}
-        if wanted.asks[0].n == 1:
-            data["kv_cache_hit"] = {"prompt_tokens": len(sample.prompt_ids), "reused_tokens": 0}
-        if wanted.prompt_logprobs is not None:
-            data["prompt_logprobs"] = self._prompt_logprobs(
-                call, sample, wanted.prompt_logprobs, f64_text, shuffled=False
-            )
-        if routing is not None:
-            data["routed_experts"] = routing
-        data["completion_token_ids"] = ids(sample.token_ids)
-        data["finished"] = True
-        if wanted.logprobs is not None and len(sample.token_ids):
-            data["completion_logprobs"] = array_of(f64_text(sample.logprobs))
-        return data
-
-    async def _routing(self, call: Call, sample: Sample, wanted: Wanted) -> Any:
-        if not self.engine.config.routed_experts:
-            return None
-        rows = await self.engine.rows(call, sample, min(wanted.start, len(sample.prompt_ids)))
-        if self.engine.config.routed_experts_container == "bare":
-            return routing_bare(rows)
-        return routing_object(rows, min(wanted.start, len(sample.prompt_ids)))
 
     # --- /inference/v1/generate ---
 
@@ -332,16 +261,16 @@ class DynamoApp(App):
             {
                 "index": sample.index,
                 "token_ids": ids(sample.token_ids),
-                "logprobs": None if wanted.logprobs is None else self._token_logprobs(sample, wanted.logprobs),
+                "logprobs": None if wanted.logprobs is None else self.token_logprobs(sample, wanted.logprobs),
                 "finish_reason": sample.finish_reason,
-                "routed_experts": await self._routing(call, sample, wanted),
+                "routed_experts": await self.routing(call, sample, wanted),
                 **UNFILLED,
             }
             for sample in samples
         ]
         prompt_logprobs = None
         if wanted.prompt_logprobs is not None:
-            prompt_logprobs = self._prompt_logprobs(
+            prompt_logprobs = self.prompt_logprobs(
                 call, samples[0], wanted.prompt_logprobs, f32_wide_text, shuffled=True
             )
         document = {
@@ -351,25 +280,3 @@ class DynamoApp(App):
             "kv_transfer_params": None,
         }
         return self.reply(document)
-
-    def _token_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
-        placeholder = self.engine.tokenizer.placeholder
-
-        def entry(item: Entry) -> str:
-            name, data = placeholder(item[0])
-            return f'"token":{name},"logprob":{item[1]},"bytes":{data}'
-
-        def content(row: list[Entry]) -> str:
-            return f'{{{entry(row[0])},"top_logprobs":[{",".join(f"{{{entry(item)}}}" for item in row)}]}}'
-
-        return {"content": array_of(map(content, entries(self.engine.model, sample.scores, k, f32_wide_text)))}
-
-
-def _usage(samples: list[Sample], details: dict[str, Any]) -> dict[str, Any]:
-    # Of a batch of prompts the frontend adds each prompt once.
-    prompts = {sample.prompt_ids.tobytes(): len(sample.prompt_ids) for sample in samples}
-    prompt, completion = sum(prompts.values()), sum(len(sample.token_ids) for sample in samples)
-    return {
-        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-        "prompt_tokens_details": details,
-    }  # fmt: skip

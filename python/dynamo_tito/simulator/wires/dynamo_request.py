@@ -11,7 +11,7 @@ from dynamo_tito.simulator.tokenizer import Tokenizer
 
 from .serde import Kind, check, check_known, deserialize_error, end_of, parse
 
-__all__ = ["Wanted", "read_chat", "read_completions", "read_generate"]
+__all__ = ["Streaming", "Wanted", "read_chat", "read_completions", "read_generate", "read_native"]
 
 PROMPT_START = "routed_experts_prompt_start"
 
@@ -75,6 +75,17 @@ _NOT_NULL = frozenset(("stream", "model", "messages"))
 
 
 @dataclass(frozen=True, slots=True)
+class Streaming:
+    """What a stream says beside its tokens."""
+
+    #: The counts in a last chunk; in each chunk.
+    usage: bool
+    continuous: bool
+    #: The prompt as text, ahead of all.
+    prompt: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A request that the frontend has accepted."""
 
@@ -84,6 +95,8 @@ class Wanted:
     logprobs: int | None
     prompt_logprobs: int | None
     start: int
+    #: How to stream; None: the answer is whole.
+    stream: Streaming | None = None
     #: Chat's `top_logprobs` of 0: entries without alternatives.
     hide_alternatives: bool = False
 
@@ -106,6 +119,8 @@ def read_chat(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted
     if top is not None and top > 20:
         raise _invalid(f"Top_logprobs must be between 0 and 20, got {top}")
     _ranges(document, config)
+    fields = frozenset(nvext.get("extra_fields") or ())
+    _check_named(fields, document.get("n") or 1)
     prompt = nvext.get("token_data")
     if prompt is None:
         prompt = tokenizer.apply_chat_template(document["messages"])
@@ -114,10 +129,11 @@ def read_chat(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted
     wants = bool(document.get("logprobs"))
     return Wanted(
         [ask],
-        frozenset(nvext.get("extra_fields") or ()),
+        fields,
         max(1, 1 if top is None else top) if wants else None,
         document.get("prompt_logprobs"),
         start,
+        _streaming(document, nvext, tokenizer),
         hide_alternatives=top == 0,
     )
 
@@ -138,14 +154,27 @@ def read_completions(body: bytes, config: EngineConfig, tokenizer: Tokenizer) ->
     _unsupported(document, COMPLETIONS, config)
     prompts = _prompts(document["prompt"], body, tokenizer)
     fields = frozenset(nvext.get("extra_fields") or ())
-    if "completion_token_ids" in fields and (len(prompts) > 1 or (document.get("n") or 1) > 1):
-        raise _invalid('`nvext.extra_fields=["completion_token_ids"]` requires exactly one generated choice')
+    _check_named(fields, len(prompts) * (document.get("n") or 1))
     _ranges(document, config)
     asks = [_ask(document, prompt, document.get("max_tokens"), config) for prompt in prompts]
     prompt_logprobs = document.get("prompt_logprobs")
     if document.get("echo") and prompt_logprobs is None:
         prompt_logprobs = document.get("logprobs")
-    return Wanted(asks, fields, document.get("logprobs"), prompt_logprobs, start)
+    return Wanted(asks, fields, document.get("logprobs"), prompt_logprobs, start, _streaming(document, nvext, None))
+
+
+def read_native(body: bytes) -> dict[str, Any]:
+    """A request of SGLang's /generate, which the frontend hardly reads.
+
+    Raises:
+        EngineError: as the frontend refuses it.
+    """
+    document = _document(body, "SglangGenerateRequest")
+    if "input_ids" in document:
+        _token_ids(document["input_ids"], body, "input_ids")
+    if ((document.get("sampling_params") or {}).get("n") or 1) != 1:
+        raise EngineError(400, "sampling_params.n must be 1; parallel sampling is not supported.")
+    return document
 
 
 def read_generate(body: bytes, config: EngineConfig) -> Wanted:
@@ -158,10 +187,12 @@ def read_generate(body: bytes, config: EngineConfig) -> Wanted:
     params = _generate_types(document, body)
     if not document["token_ids"]:
         raise EngineError(400, "token_ids must contain at least one token ID.")
-    if document.get("stream"):
-        raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if params.get("max_tokens") == 0:
         raise EngineError(400, "sampling_params.max_tokens must be greater than 0.")
+    if document.get("stream"):
+        if params.get("prompt_logprobs") is not None:
+            raise EngineError(400, "sampling_params.prompt_logprobs are not available when stream=true.")
+        raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if document.get("model") not in (None, config.model):
         raise EngineError(404, f"Model not found: {document['model']}")
     # From here on it is the worker that refuses; the frontend redacts what it says.
@@ -249,14 +280,14 @@ def _each(values: list[Any] | None, kind: Kind, body: bytes, *path: str) -> None
             raise deserialize_error(problem, end_of(body, *path, number))
 
 
-def _token_ids(values: Any, body: bytes) -> None:
+def _token_ids(values: Any, body: bytes, name: str = "token_ids") -> None:
     if problem := check(values, "a sequence"):
-        raise deserialize_error(f"token_ids: {problem}", end_of(body, "token_ids"))
+        raise deserialize_error(f"{name}: {problem}", end_of(body, name))
     if all(type(value) is int for value in values) and max(values, default=0) < 2**32 and min(values, default=0) >= 0:
         return
     for number, value in enumerate(values):
         if problem := check(value, "u32"):
-            raise deserialize_error(f"token_ids[{number}]: {problem}", end_of(body, "token_ids", number))
+            raise deserialize_error(f"{name}[{number}]: {problem}", end_of(body, name, number))
 
 
 def _types(document: dict[str, Any], fields: dict[str, Kind | None], body: bytes, *, required: tuple[str, ...]) -> None:
@@ -287,10 +318,19 @@ def _ranges(document: dict[str, Any], config: EngineConfig) -> None:
             raise _invalid(f"Max tokens must be greater than 0, got {document[name]}")
     if document.get("stream_options") is not None and not document.get("stream"):
         raise _invalid("The 'stream_options' field is only allowed when 'stream' is set to true.")
-    if document.get("stream"):
-        raise EngineError(501, "the embedded engine does not stream")
     if document["model"] != config.model:
         raise EngineError(404, "Model not found")
+
+
+def _streaming(document: dict[str, Any], nvext: dict[str, Any], tokenizer: Tokenizer | None) -> Streaming | None:
+    if not document.get("stream"):
+        return None
+    options = document.get("stream_options") or {}
+    text = None
+    if tokenizer is not None and "formatted_prompt" in (nvext.get("annotations") or ()):
+        text = tokenizer.decode(tokenizer.apply_chat_template(document["messages"]))
+    include = bool(options.get("include_usage"))
+    return Streaming(include, include and bool(options.get("continuous_usage_stats")), text)
 
 
 def _prompts(prompt: Any, body: bytes, tokenizer: Tokenizer) -> list[list[int]]:
@@ -326,6 +366,11 @@ def _ask(document: dict[str, Any], prompt: list[int], limit: int | None, config:
         ignore_eos=ignore_eos,
         min_tokens=document.get("min_tokens") or 0,
     )
+
+
+def _check_named(fields: frozenset[str], choices: int) -> None:
+    if "completion_token_ids" in fields and choices > 1:
+        raise _invalid('`nvext.extra_fields=["completion_token_ids"]` requires exactly one generated choice')
 
 
 def _invalid(message: str) -> EngineError:

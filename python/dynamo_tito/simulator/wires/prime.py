@@ -50,7 +50,7 @@ class PrimeApp(VllmApp):
         return super().generate_answer(answer, document, samples, choices, scored) | {"usage": self.usage(samples)}
 
     async def routing(self, call: Call, sample: Sample, start: int) -> Any:
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(sample):
             return None
         return routing_object(await self.engine.rows(call, sample, start), start)
 

@@ -6,25 +6,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-from dynamo_tito.simulator.app import App, Route
-from dynamo_tito.simulator.calls import Ask, Call, EngineError
-from dynamo_tito.simulator.encode import array_of, f32_wide_text, ids, routing_bare
-from dynamo_tito.simulator.model import Sample
+from dynamo_tito.simulator.app import Route
+from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
-from .common import Entry, entries, integer, integers, prompt_entries
+from .common import integers
+from .sglang_generate import SglangGenerate
 
 __all__ = ["SglangApp"]
 
 
-class SglangApp(App):
+class SglangApp(SglangGenerate):
     """`python -m sglang.launch_server --enable-return-routed-experts`."""
 
     def add_routes(self) -> None:
-        self.route("POST PUT", "/generate", self.generate)
+        self.route("POST PUT", "/generate", self.native)
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/model_info", self.model_info)
         self.route("GET", "/health", self.health)
@@ -58,11 +56,27 @@ class SglangApp(App):
     def failure(self, call: Call, error: EngineError) -> Response:
         return self.reply({"error": {"message": error.message or "injected fault"}}, error.status, error.headers)
 
+    def stream_error(self, call: Call, error: EngineError) -> dict[str, Any]:
+        return {
+            "error": {"message": error.message or "injected fault", "type": "invalid_request_error", "code":
+            error.status, "retryable": False},
+        }  # fmt: skip
+
     def no_route(self, call: Call) -> Response:
         return self.reply({"detail": "Not Found"}, 404)
 
     def wrong_method(self, allowed: Any) -> Response:
         return self.reply({"detail": "Method Not Allowed"}, 405, {"allow": ", ".join(allowed)})
+
+    async def native(self, call: Call) -> Response:
+        document = self.document(call)
+        if not call.streams(document):
+            return await self.whole(call, document)
+        try:
+            return await self.events(call, document, deltas=self.engine.config.incremental_streaming_output)
+        except EngineError as error:
+            # The answer has begun before the request is looked at.
+            return self.failed_stream(call, error)
 
     def document(self, call: Call) -> dict[str, Any]:
         """The request's JSON object; an empty body is an empty one.
@@ -112,101 +126,6 @@ class SglangApp(App):
 
     async def detokenize(self, call: Call) -> Response:
         return self.reply({"text": self.engine.tokenizer.decode(integers(self.document(call), "tokens"))})
-
-    # --- /generate ---
-
-    async def generate(self, call: Call) -> Response:
-        document = self.document(call)
-        params = document.get("sampling_params") or {}
-        if document.get("stream"):
-            raise EngineError(501, "the embedded engine does not stream")
-        if "input_ids" not in document and "text" not in document:
-            raise EngineError(400, "Either text, input_ids or input_embeds should be provided.")
-        prompt = (
-            integers(document, "input_ids")
-            if "input_ids" in document
-            else self.engine.tokenizer.encode(document["text"])
-        )
-        start = integer(document, "routed_experts_start_len", 0)
-        if start > len(prompt):
-            raise EngineError(
-                400, f"routed_experts_start_len ({start}) must not exceed the prompt length ({len(prompt)})"
-            )
-        if integer(document, "logprob_start_len", -1, low=-1) > len(prompt):
-            raise EngineError(400, f"logprob_start_len must not exceed the prompt length ({len(prompt)})")
-        n = integer(params, "n", 1, low=1)
-        ask = Ask(
-            prompt,
-            integer(params, "max_new_tokens"),
-            n=n,
-            seed=integer(params, "sampling_seed"),
-            stop_token_ids=integers(params, "stop_token_ids"),
-            ignore_eos=bool(params.get("ignore_eos")),
-            min_tokens=integer(params, "min_new_tokens", 0),
-        )
-        samples = await self.engine.sample(call, ask)
-        answers = [await self._answer(call, document, sample, start) for sample in samples]
-        return Response(200, b"[" + b",".join(answers) + b"]" if n > 1 else answers[0])
-
-    async def _answer(self, call: Call, document: dict[str, Any], sample: Sample, start: int) -> bytes:
-        completion = len(sample.token_ids)
-        info: dict[str, Any] = {
-            "id": document.get("rid") or self.uuid(call).replace("-", ""),
-            "finish_reason": _finish_reason(sample),
-            "prompt_tokens": len(sample.prompt_ids),
-            "weight_version": call.version,
-            "num_retractions": 0,
-        }
-        if document.get("return_logprob"):
-            info |= self._logprobs(document, sample)
-        info |= {"reasoning_tokens": 0, "completion_tokens": completion, "cached_tokens": 0}
-        if document.get("return_routed_experts") and self.engine.config.routed_experts:
-            info["routed_experts"] = routing_bare(await self.engine.rows(call, sample, start))
-        info["e2e_latency"] = 0.1
-        answer: dict[str, Any] = {
-            "text": self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True),
-            "output_ids": ids(sample.token_ids),
-            "meta_info": info,
-        }
-        if document.get("return_prompt_token_ids"):
-            answer["prompt_token_ids"] = ids(sample.prompt_ids)
-        return self.reply(answer).body
-
-    def _logprobs(self, document: dict[str, Any], sample: Sample) -> dict[str, Any]:
-        texts = bool(document.get("return_text_in_logprobs"))
-        top = integer(document, "top_logprobs_num", 0)
-        model = self.engine.model
-        triple = self._triples(texts=texts)
-
-        def best(row: list[Entry]) -> str:
-            ranked = sorted(row, key=lambda entry: entry[2])[:top]
-            return "[" + ",".join(map(triple, ranked)) + "]"
-
-        info: dict[str, Any] = {"input_token_logprobs": []}
-        begin = integer(document, "logprob_start_len", -1, low=-1)
-        if begin >= 0:
-            rows = prompt_entries(model, sample.prompt_ids, sample.version, top, f32_wide_text)[begin:]
-            # Whatever the start, the first has no value.
-            first = triple((int(sample.prompt_ids[begin]), "null", 0)) if rows else None
-            info["input_token_logprobs"] = array_of(
-                [*([first] if first else []), *(triple(row[0]) for row in rows[1:])]
-            )
-            if top and rows:
-                info["input_top_logprobs"] = array_of(["null", *(best(row) for row in rows[1:])])
-        rows = entries(model, sample.scores, top, f32_wide_text)
-        info["output_token_logprobs"] = array_of(triple(row[0]) for row in rows)
-        info["output_token_logprobs_length"] = len(rows)
-        if top:
-            info["output_top_logprobs"] = array_of(map(best, rows))
-        return info
-
-    def _triples(self, *, texts: bool) -> Callable[[Entry], str]:
-        piece = self.engine.tokenizer.piece
-
-        def triple(entry: Entry) -> str:
-            return f"[{entry[1]},{entry[0]},{piece(entry[0])[0] if texts else 'null'}]"
-
-        return triple
 
     # --- administration ---
 
@@ -298,18 +217,3 @@ class SglangApp(App):
             return self.reply({"success": True, "message": message})
 
         return handle
-
-
-def _finish_reason(sample: Sample) -> dict[str, Any]:
-    match sample.finish_reason:
-        case "length":
-            return {"type": "length", "length": len(sample.token_ids)}
-        case "abort":
-            return {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
-        case "stop" | "eos":
-            return {
-                "type": "stop",
-                "matched": sample.stop_reason if sample.stop_reason is not None else int(sample.token_ids[-1]),
-            }
-        case other:
-            return {"type": other}

@@ -16,12 +16,12 @@ from .common import integers
 from .vllm_admin import VllmAdminRoutes
 from .vllm_errors import bad_field, bad_request, envelope, invalid
 from .vllm_request import check_salt
-from .vllm_text import VllmTextRoutes
+from .vllm_stream import VllmStreams
 
 __all__ = ["VllmApp"]
 
 
-class VllmApp(VllmTextRoutes, VllmAdminRoutes):
+class VllmApp(VllmStreams, VllmAdminRoutes):
     """The routes of `vllm serve --enable-scale-out` with `VLLM_SERVER_DEV_MODE=1`."""
 
     def add_routes(self) -> None:
@@ -36,6 +36,10 @@ class VllmApp(VllmTextRoutes, VllmAdminRoutes):
     # --- errors ---
 
     def failure(self, call: Call, error: EngineError) -> Response:
+        refused = error.kind == "late" or (error.kind == "not_ready" and self.since("0.33"))
+        if refused and call.record.asked_stream:
+            # The engine refuses it when the answer has begun.
+            return self.failed_stream(call, error)
         response = self.reply(envelope(error), error.status, error.headers)
         response.hangs_up = error.kind == "unhandled"
         return response
@@ -71,8 +75,6 @@ class VllmApp(VllmTextRoutes, VllmAdminRoutes):
         if model not in (None, self.engine.config.model, *self.engine.admin.adapters):
             said = f"The model `{model}` does not exist. Valid aliases: {self.engine.config.model}."
             raise EngineError(404, said, param="model")
-        if document.get("stream"):
-            raise EngineError(501, "the embedded engine does not stream")
         check_salt(document.get("cache_salt"))
         return document
 

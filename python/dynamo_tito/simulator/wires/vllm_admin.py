@@ -108,7 +108,7 @@ class VllmAdminRoutes(App):
 
     def _abort(self, names: list[str]) -> None:
         for name in names:
-            self.engine.abort(name.removeprefix("generate-tokens-").removeprefix("chatcmpl-").removeprefix("cmpl-"))
+            self.engine.abort(name)
 
     async def reset_prefix_cache(self, call: Call) -> Response:
         # Blocks that running requests hold cannot be reset, unless these are preempted: 200, and false.

@@ -10,7 +10,7 @@ from typing import Any
 
 from dynamo_tito.simulator.calls import EngineError
 
-__all__ = ["bad_field", "bad_request", "envelope", "http_error", "invalid", "worker_failed"]
+__all__ = ["bad_field", "bad_request", "envelope", "http_error", "invalid", "late", "worker_failed"]
 
 _TYPES = {
     400: "BadRequestError", 404: "NotFoundError", 422: "UnprocessableEntityError", 500: "InternalServerError", 501:
@@ -41,6 +41,13 @@ def bad_request(message: str, param: str | None = None, value: Any = None) -> En
     if value is not None:
         details.append(f"value={value}")
     return EngineError(400, f"{message} ({', '.join(details)})" if details else message, param=param)
+
+
+def late(message: str, param: str | None = None, value: Any = None) -> EngineError:
+    """`bad_request` of the engine, which looks at a request when the server has begun to stream the answer."""
+    error = bad_request(message, param, value)
+    error.kind = "late"
+    return error
 
 
 def bad_field(kind: str, where: str, said: str, value: Any, context: dict[str, Any] | None = None) -> str:

@@ -13,6 +13,7 @@ from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
 from dynamo_tito.simulator.contents import UNFILLED
 from dynamo_tito.simulator.encode import Raw, array_of, f32_wide_text, ids, routing_npy
+from dynamo_tito.simulator.flight import Flight
 from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
 
@@ -21,6 +22,8 @@ from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampli
 
 __all__ = ["VllmGenerateRoutes"]
 
+#: Of the ids of requests; chat's is that of every other route.
+_PREFIXES = {"/inference/v1/generate": "generate-tokens", "/v1/completions": "cmpl"}
 _VERSIONS: tuple[VllmVersion, ...] = get_args(VllmVersion)
 
 
@@ -58,16 +61,14 @@ class VllmGenerateRoutes(App):
             raise missing("sampling_params", document)
         wanted = read_sampling(params, prompt, self.engine.config)
         check_prompt(prompt, self.engine.config)
-        samples = await self.sample(call, wanted.ask)
         text = document.get("output_mode") == "text" and self.since("0.32")
+        if call.streams(document):
+            return await self.stream_generate(call, document, wanted, text=text)
+        samples = await self.sample(call, wanted.ask)
         choices = [await self.choice(call, sample, wanted, text=text) for sample in samples]
-        answer = {"request_id": f"generate-tokens-{self.name_of(call, document)}"}
+        answer = {"request_id": self.id_of(call)}
         scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
         return self.reply(self.generate_answer(answer, document, samples, choices, scored))
-
-    def name_of(self, call: Call, document: dict[str, Any]) -> str:
-        """The request's id as the client gave it, else one that the server makes."""
-        return call.request.headers.get("x-request-id") or document.get("request_id") or self.uuid(call)
 
     def generate_answer(
         self,
@@ -95,8 +96,22 @@ class VllmGenerateRoutes(App):
             "choices": choices,
         }
 
+    async def stream_generate(self, call: Call, document: dict[str, Any], wanted: Sampling, *, text: bool) -> Response:
+        """The answer in chunks."""
+        raise NotImplementedError
+
     async def choice(self, call: Call, sample: Sample, wanted: Sampling, *, text: bool) -> dict[str, Any]:
         """One choice of /inference/v1/generate, in the dialect's order."""
+        end: dict[str, Any] = {
+            "finish_reason": self.finish_reason(sample),
+            "stop_reason": sample.stop_reason,
+            "routed_experts": await self.routing(call, sample, wanted.start),
+            "weight_versions": self.spans(sample),
+        }
+        return self.choice_of(sample, wanted, end, text=text)
+
+    def choice_of(self, sample: Sample, wanted: Sampling, end: dict[str, Any], *, text: bool) -> dict[str, Any]:
+        """These tokens of a choice, and what is said of its end; nothing of that while it goes on."""
         k = wanted.logprobs
         if k is None:
             logprobs = None
@@ -104,20 +119,19 @@ class VllmGenerateRoutes(App):
             logprobs = {"content": self.text_content(sample, k, cut=not self.since("0.33"))}
         else:
             logprobs = {"content": self.content(sample, k)}
-        routing = await self.routing(call, sample, wanted.start)
         if not self.since("0.32"):
             return {
-                "index": sample.index, "logprobs": logprobs, "finish_reason": self.finish_reason(sample), "token_ids":
-                ids(sample.token_ids), "routed_experts": routing, **UNFILLED,
+                "index": sample.index, "logprobs": logprobs, "finish_reason": end.get("finish_reason"), "token_ids":
+                ids(sample.token_ids), "routed_experts": end.get("routed_experts"), **UNFILLED,
             }  # fmt: skip
         choice = {
             "index": sample.index,
-            "finish_reason": self.finish_reason(sample),
-            "stop_reason": sample.stop_reason,
+            "finish_reason": end.get("finish_reason"),
+            "stop_reason": end.get("stop_reason"),
             "token_ids": ids(sample.token_ids),
-            "routed_experts": routing,
+            "routed_experts": end.get("routed_experts"),
             **UNFILLED,
-            "weight_versions": self.spans(call, sample),
+            "weight_versions": end.get("weight_versions"),
         }
         if text:
             choice["text"] = self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True)
@@ -148,15 +162,32 @@ class VllmGenerateRoutes(App):
 
     # --- shared with chat and completions ---
 
-    async def sample(self, call: Call, ask: Ask) -> list[Sample]:
+    async def sample(self, call: Call, *asks: Ask) -> list[Sample]:
         """Sample; while generation is paused, wait, or from 0.33 on refuse what the mode does not keep."""
+        flight = await self.take_off(call, *asks, streams=False)
+        try:
+            return await flight.whole()
+        finally:
+            flight.land()
+
+    async def take_off(self, call: Call, *asks: Ask, streams: bool) -> Flight:
+        """Begin to sample, under the ids that the server gives its requests."""
         if self.since("0.33") and self.engine.admin.paused in ("abort", "wait"):
             raise EngineError(503, self.not_ready, kind="not_ready")
-        return await self.engine.sample(call, ask)
+        flight = await self.engine.take_off(call, *asks, streams=streams)
+        name = self.id_of(call)
+        flight.names = {f"{name}-{number}" for number in range(len(asks))} if name.startswith("cmpl-") else {name}
+        return flight
+
+    def id_of(self, call: Call) -> str:
+        """The id of the answer; under it, of completions with the number of the prompt, the request can be aborted."""
+        document = call.request.json()
+        named = call.request.headers.get("x-request-id") or document.get("request_id") or self.uuid(call)
+        return f"{_PREFIXES.get(call.request.path, 'chatcmpl')}-{named}"
 
     async def routing(self, call: Call, sample: Sample, start: int) -> Any:
         """Routed experts in this server's container."""
-        if not self.engine.config.routed_experts:
+        if not self.engine.routed(sample):
             return None
         return routing_npy(await self.engine.rows(call, sample, start))
 
@@ -173,9 +204,9 @@ class VllmGenerateRoutes(App):
         return prompt_maps(rows, write, shuffle=None)
 
     @staticmethod
-    def spans(call: Call, sample: Sample) -> list[dict[str, Any]]:
-        """Which weights sampled which tokens."""
-        return [{"version": call.version, "start": 0, "end": len(sample.token_ids)}]
+    def spans(sample: Sample) -> list[dict[str, Any]]:
+        """Which weights sampled which tokens; empty without any."""
+        return sample.spans if len(sample.token_ids) else []
 
     @staticmethod
     def finish_reason(sample: Sample) -> str:

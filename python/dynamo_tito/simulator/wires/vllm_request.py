@@ -12,9 +12,9 @@ from typing import Any
 from dynamo_tito.simulator.calls import Ask, EngineError
 from dynamo_tito.simulator.config import EngineConfig
 
-from .vllm_errors import bad_field, bad_request, invalid
+from .vllm_errors import bad_field, bad_request, invalid, late
 
-__all__ = ["Sampling", "check_prompt", "check_salt", "missing", "read_ids", "read_sampling"]
+__all__ = ["Sampling", "check_prompt", "check_room", "check_salt", "missing", "read_ids", "read_sampling"]
 
 SALT_LIMIT = 128
 _GENERATE = "body.sampling_params"
@@ -89,7 +89,7 @@ def read_sampling(
     start = numbers["routed_experts_prompt_start"]
     if start is not None and not 0 <= start <= len(prompt):
         name = "routed_experts_prompt_start"
-        raise bad_request(f"{name} must be between 0 and the prompt length ({len(prompt)}), inclusive.", name, start)
+        raise late(f"{name} must be between 0 and the prompt length ({len(prompt)}), inclusive.", name, start)
     forced = [int(token) for token, bias in (values.get("logit_bias") or {}).items() if bias >= _CERTAIN]
     ask = Ask(
         prompt,
@@ -115,18 +115,34 @@ def check_prompt(prompt: Sequence[int], config: EngineConfig) -> None:
     """What the engine refuses of a prompt: ids that the model has not, and what leaves no room for a token."""
     limit = config.max_model_len
     if len(prompt) > limit:
-        raise bad_request(
+        raise late(
             f"The decoder prompt (length {len(prompt)}) is longer than the maximum model length of {limit}. Make sure "
             "that `max_model_len` is no smaller than the number of text tokens."
         )
     if len(prompt) == limit:
-        raise bad_request(
+        raise late(
             f"The decoder prompt (length {limit}) plus the number of requested output tokens (at least 1) is longer "
             f"than the maximum model length of {limit}. Make sure that `max_model_len` is no smaller than the number "
             "of text tokens (prompt + requested output tokens)."
         )
     if (largest := max(prompt, default=0)) >= config.vocab_size:
-        raise bad_request(f"Token id {largest} is out of vocabulary")
+        raise late(f"Token id {largest} is out of vocabulary")
+
+
+def check_room(count: int, config: EngineConfig, *, counted: bool) -> None:
+    """What chat and completions refuse of a prompt; one that was text is not counted beyond the limit."""
+    limit = config.max_model_len
+    if count > limit or (count == limit and not counted):
+        said = str(count) if counted else f"at least {(count := min(count, limit + 1))}"
+        raise bad_request(
+            f"This model's maximum context length is {limit} tokens. However, your prompt contains {said} input "
+            "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
+            "prompt.",
+            "input_tokens",
+            count,
+        )
+    if count == limit:
+        raise bad_request("max_tokens must be at least 1, got 0.", "max_tokens", 0)
 
 
 def check_salt(salt: Any) -> None:
@@ -193,5 +209,5 @@ def _alternatives(count: int | None, name: str, what: str, config: EngineConfig)
     count = config.vocab_size if count == -1 else count
     most = config.vocab_size if config.max_logprobs == -1 else config.max_logprobs
     if count > most:
-        raise bad_request(f"Requested {what} of {count}, which is greater than max allowed: {most}", name, count)
+        raise late(f"Requested {what} of {count}, which is greater than max allowed: {most}", name, count)
     return count

@@ -17,7 +17,7 @@ from dynamo_tito.simulator.response import Response
 from .common import Entry, entries
 from .vllm_errors import bad_field, bad_request, invalid
 from .vllm_generate import VllmGenerateRoutes
-from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
+from .vllm_request import Sampling, check_prompt, check_room, missing, read_ids, read_sampling
 
 __all__ = ["VllmTextRoutes"]
 
@@ -44,11 +44,14 @@ class VllmTextRoutes(VllmGenerateRoutes):
     async def answer_chat(self, call: Call, document: dict[str, Any], prompt: list[int]) -> Response:
         """A chat completion of these prompt tokens."""
         wanted = self._read_chat(document, prompt)
+        if call.streams(document):
+            _check_stream(wanted)
+            return await self.stream_chat(call, document, wanted)
         samples = await self.sample(call, wanted.ask)
         returned = bool(document.get("return_token_ids"))
         choices: list[dict[str, Any]] = []
         for sample in samples:
-            content = self._chat_content(sample, wanted, document) if document.get("logprobs") else None
+            content = self.chat_content(sample, wanted, document) if document.get("logprobs") else None
             choice = {
                 "index": sample.index,
                 "message": self._message(sample),
@@ -59,10 +62,10 @@ class VllmTextRoutes(VllmGenerateRoutes):
                 "routed_experts": await self.routing(call, sample, wanted.start),
             }
             if self.since("0.33"):
-                choice["weight_versions"] = self.spans(call, sample) if document.get("return_weight_versions") else None
+                choice["weight_versions"] = self.spans(sample) if document.get("return_weight_versions") else None
             choices.append(choice)
         scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
-        answer = self._envelope(f"chatcmpl-{self.name_of(call, document)}", "chat.completion", choices, samples) | {
+        answer = self._envelope(self.id_of(call), "chat.completion", choices, samples) | {
             "prompt_logprobs": scored,
             "prompt_token_ids": prompt if returned else None,
         }
@@ -72,22 +75,17 @@ class VllmTextRoutes(VllmGenerateRoutes):
             answer["kv_transfer_params"] = None
         return self.reply(answer)
 
+    async def stream_chat(self, call: Call, document: dict[str, Any], wanted: Sampling) -> Response:
+        """The answer in chunks."""
+        raise NotImplementedError
+
     def _read_chat(self, document: dict[str, Any], prompt: list[int]) -> Sampling:
         config = self.engine.config
         limit = document.get("max_completion_tokens")
         values = document | {"logprobs": document.get("top_logprobs") or 0 if document.get("logprobs") else None}
         if limit is not None:
             values["max_tokens"] = limit
-        if len(prompt) >= config.max_model_len:
-            # The tokenizer stops one token behind the limit.
-            least = min(len(prompt), config.max_model_len + 1)
-            raise bad_request(
-                f"This model's maximum context length is {config.max_model_len} tokens. However, your prompt contains "
-                f"at least {least} input tokens, which exceeds this limit even without any output tokens. Please "
-                "reduce the length of the input prompt.",
-                "input_tokens",
-                least,
-            )
+        check_room(len(prompt), config, counted=False)
         wanted = read_sampling(values, prompt, config, where="body")
         check_prompt(prompt, config)
         return wanted
@@ -99,7 +97,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
             absent["tool_calls"] = []
         return {"role": "assistant", "content": content, **absent, "reasoning": None}
 
-    def _chat_content(self, sample: Sample, wanted: Sampling, document: dict[str, Any]) -> Raw:
+    def chat_content(self, sample: Sample, wanted: Sampling, document: dict[str, Any]) -> Raw:
         return self.text_content(
             sample, wanted.logprobs or 0, placeholders=bool(document.get("return_tokens_as_token_ids"))
         )
@@ -129,21 +127,29 @@ class VllmTextRoutes(VllmGenerateRoutes):
 
     async def completions(self, call: Call) -> Response:
         document = self.document(call)
-        samples: list[Sample] = []
-        choices: list[dict[str, Any]] = []
+        wanted: list[Sampling] = []
         for prompt in self._prompts(document):
-            wanted = read_sampling(document, prompt, self.engine.config, where="body")
+            check_room(len(prompt), self.engine.config, counted=not isinstance(document["prompt"], str))
+            wanted.append(read_sampling(document, prompt, self.engine.config, where="body"))
             check_prompt(prompt, self.engine.config)
-            for sample in await self.sample(call, wanted.ask):
-                samples.append(sample)
-                choices.append(await self._text_choice(call, document, sample, wanted, len(choices)))
-        call.record.samples = samples
-        answer = self._envelope(f"cmpl-{self.name_of(call, document)}", "text_completion", choices, samples) | {
+        if call.streams(document):
+            _check_stream(wanted[0])
+            return await self.stream_completions(call, document, wanted)
+        samples = await self.sample(call, *(one.ask for one in wanted))
+        choices = [
+            await self._text_choice(call, document, sample, wanted[number // wanted[0].ask.n], number)
+            for number, sample in enumerate(samples)
+        ]
+        answer = self._envelope(self.id_of(call), "text_completion", choices, samples) | {
             "kv_transfer_params": None,
         }
         if self.since("0.32"):
             answer |= {"ec_transfer_params": None, "metrics": None}
         return self.reply(answer)
+
+    async def stream_completions(self, call: Call, document: dict[str, Any], wanted: list[Sampling]) -> Response:
+        """The answer in chunks."""
+        raise NotImplementedError
 
     def _prompts(self, document: dict[str, Any]) -> list[list[int]]:
         """A text, token ids, or a list of either."""
@@ -179,7 +185,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
         choice = {
             "index": index,
             "text": self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True),
-            "logprobs": None if wanted.logprobs is None else self._text_logprobs(sample, wanted.logprobs),
+            "logprobs": None if wanted.logprobs is None else self.text_logprobs(sample, wanted.logprobs),
             "finish_reason": self.finish_reason(sample),
             "stop_reason": sample.stop_reason,
             "token_ids": ids(sample.token_ids) if returned else None,
@@ -188,11 +194,14 @@ class VllmTextRoutes(VllmGenerateRoutes):
             "routed_experts": await self.routing(call, sample, wanted.start),
         }
         if self.since("0.33"):
-            choice["weight_versions"] = self.spans(call, sample) if document.get("return_weight_versions") else None
+            choice["weight_versions"] = self.spans(sample) if document.get("return_weight_versions") else None
         return choice
 
-    def _text_logprobs(self, sample: Sample, k: int) -> dict[str, Any]:
-        """Lists beside each other; the alternatives are keyed by their text, so that equal texts are one."""
+    def text_logprobs(self, sample: Sample, k: int, *, offset: int = 0) -> dict[str, Any]:
+        """Lists beside each other, `offset` letters into the text.
+
+        The alternatives are keyed by their text, so that equal texts are one.
+        """
         piece = self.engine.tokenizer.whole_piece
         rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
         texts = [piece(row[0][0])[0] for row in rows]
@@ -200,7 +209,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
             "{" + ",".join(f"{text}:{lp}" for text, lp in {piece(t)[0]: lp for t, lp, _ in row}.items()) + "}"
             for row in rows
         ]
-        offsets, at = [], 0
+        offsets, at = [], offset
         for text in texts:
             offsets.append(at)
             at += len(json.loads(text))
@@ -210,3 +219,9 @@ class VllmTextRoutes(VllmGenerateRoutes):
             "tokens": array_of(texts),
             "top_logprobs": array_of(tops),
         }
+
+
+def _check_stream(wanted: Sampling) -> None:
+    if wanted.prompt_logprobs:
+        name = "prompt_logprobs"
+        raise bad_request(f"`{name}` are not available when `stream=True`.", name)

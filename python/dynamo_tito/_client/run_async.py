@@ -1,0 +1,144 @@
+"""Carries out the steps of calls on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from dynamo_tito._errors import TitoError
+from dynamo_tito._http.base import AsyncHttpEngine, AsyncStreamingHttpEngine, Exchange, HttpResponse, begun
+
+from .deadline import CurrentExchange, time_limit
+from .steps import Emit, Exclusive, Pull, Send, Sleep, Work
+from .threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .steps import Steps
+
+T = TypeVar("T")
+
+Arriving: TypeAlias = AsyncGenerator[HttpResponse | bytes | bytearray, None]
+"""The answer, without its body if it is a good one, then the body's chunks."""
+
+
+class Flight(CurrentExchange):
+    """One call under way: its exchange, and the body that is still arriving."""
+
+    __slots__ = ("_arriving",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arriving: Arriving | None = None
+
+    async def open(self, arriving: Arriving) -> object:
+        """The answer."""
+        self._arriving = arriving
+        answer = await anext(arriving)
+        if isinstance(answer, HttpResponse) and not answer.good:
+            await self.aclose()
+        return answer
+
+    async def pull(self, within: float | None) -> object:
+        """The next chunk; None at the end, and after ``within`` seconds."""
+        assert self._arriving is not None  # noqa: S101 - only an open stream is pulled
+        if within is None:
+            return await anext(self._arriving, None)
+        try:
+            async with asyncio.timeout(within):
+                return await anext(self._arriving, None)
+        except TimeoutError:
+            return None
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None:
+            await arriving.aclose()
+
+
+class AsyncRunner:
+    """The connections of one client, and its turns."""
+
+    def __init__(self, transport: AsyncHttpEngine, *, concurrency: int, thread_from_bytes: int) -> None:
+        self.transport = transport
+        self._slots = asyncio.Semaphore(concurrency)
+        self._turns = asyncio.Lock()
+        self._thread_from_bytes = thread_from_bytes
+
+    async def run(self, steps: Steps[T], seconds: float | None) -> T:
+        """Carry out a whole call, in at most so many seconds."""
+        flight = Flight()
+        try:
+            with contextlib.closing(steps):
+                async with time_limit(seconds, flight):
+                    result: T = await self.advance(steps, flight)
+                    return result
+        finally:
+            await flight.aclose()
+
+    async def advance(self, steps: Steps[Any], flight: Flight) -> Any:
+        """Carry out steps, to the result of the call or to the next :class:`Emit`."""
+        answer: Any = None
+        failure: TitoError | None = None
+        while True:
+            try:
+                step = steps.send(answer) if failure is None else steps.throw(failure)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                answer = failure = None
+            if isinstance(step, Emit):
+                return step
+            try:
+                answer = await self._perform(step, flight)
+            except TitoError as error:
+                failure = error  # raised in the steps
+
+    async def _perform(self, step: object, flight: Flight) -> object:
+        match step:
+            case Pull():
+                return await flight.pull(step.within)
+            case Work():
+                return await in_thread(step.run) if step.size >= self._thread_from_bytes else step.run()
+            case Send(stream=True):
+                flight.exchange = exchange = Exchange(step.request)
+                return await flight.open(self._arriving(exchange, step.begins))
+            case Send():
+                async with time_limit(step.timeout, flight), self._slots:
+                    flight.exchange = exchange = Exchange(step.request, step.into_body, expected=step.expected)
+                    with exchange:
+                        return await self.transport.asend(exchange)
+            case Sleep():
+                await asyncio.sleep(step.seconds)
+            case Exclusive():
+                async with self._turns:
+                    with contextlib.closing(step.steps()) as steps:
+                        return await self.advance(steps, flight)
+            case _:
+                raise TypeError(f"no step: {step!r}")
+        return None
+
+    async def _arriving(self, exchange: Exchange, begins: Callable[[], None] | None) -> Arriving:
+        # It does not hold the flight: a stream that is dropped is closed at once, not when it is collected.
+        assert isinstance(self.transport, AsyncStreamingHttpEngine)  # noqa: S101 - as the caller knows
+        async with self._slots:
+            if begins is not None:
+                begins()
+            with exchange:
+                async with contextlib.aclosing(self.transport.astream(exchange)) as chunks:
+                    receiver = begun(exchange, await anext(chunks, None))
+                    if receiver.good:
+                        yield receiver.head
+                    async for chunk in chunks:
+                        if not receiver.good:
+                            if not receiver.feed(chunk):
+                                break
+                        elif chunk:
+                            yield receiver.passed(chunk)
+                    response = receiver.finish()
+            if not receiver.good:
+                yield response

@@ -1,0 +1,216 @@
+//! What the chunks so far say of one choice.
+
+use crate::error::{Class, Error, Result};
+use crate::experts::Routed;
+use crate::json::Value;
+use crate::limits;
+use crate::memory::Buffer;
+use crate::options::Options;
+use crate::wire::answer::{Channel, Paths, Place};
+use crate::wire::read::ids::{IdLists, Ids};
+use crate::wire::{Decoded, Finish, Prompt};
+
+use super::columns::Alternatives;
+use super::usual::Shape;
+
+/// A chunk that is being judged.
+pub(super) struct Context<'a> {
+    /// Its bytes.
+    pub(super) body: &'a [u8],
+    pub(super) options: Options<'a>,
+    /// Gives an error of the chunk its address in the stream.
+    pub(super) place: &'a dyn Fn(Error) -> Error,
+}
+
+/// What may be said once for all choices, or for each.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// The request id, as written and as read.
+    pub(super) id: Option<(Vec<u8>, String)>,
+    pub(super) usage: Option<Value>,
+    pub(super) prompt: Prompt,
+}
+
+/// Dynamo's entries, which are the log-probabilities or an echo; only the end knows.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// The ids that they name; of completions, those that `tokens` name.
+    pub(super) names: Buffer<i32>,
+    /// The values as written.
+    pub(super) values: Buffer<f64>,
+    /// Where `content` or `token_logprobs` stood.
+    pub(super) place: Option<Place>,
+    /// The first error of the reader.
+    pub(super) unreadable: Option<Error>,
+    /// `tokens`: where they stood, and whether one was no list.
+    pub(super) tokens: Option<(Place, bool)>,
+    /// The whole list of the engine, and where it stood.
+    pub(super) engine: Option<(Buffer<f64>, Place)>,
+}
+
+/// One choice.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) index: u32,
+    pub(super) ids: Buffer<i32>,
+    /// The best channel that named ids, and its rank.
+    pub(super) named: Option<(usize, Place)>,
+    /// Chunks so far.
+    pub(super) chunks: usize,
+    /// Entries name the tokens until a list does.
+    pub(super) provisional: bool,
+    /// A list of all tokens came.
+    pub(super) whole: bool,
+    /// Whether lists hold all tokens so far, once that is known.
+    pub(super) cumulative: Option<bool>,
+    pub(super) logprobs: Buffer<f64>,
+    /// Where they stood, if they came.
+    pub(super) logprobs_at: Option<Place>,
+    pub(super) top: Alternatives,
+    /// Where they stood, if they came.
+    pub(super) top_at: Option<Place>,
+    pub(super) entries: Entries,
+    pub(super) mask: Option<(IdLists, Place)>,
+    pub(super) routed: Option<Routed>,
+    /// Where routed experts stood, if they came, and what `sources` says where they are left out.
+    pub(super) routed_at: Option<(Place, Option<String>)>,
+    pub(super) finish: Finish,
+    /// With their place, and whether they are spans.
+    pub(super) weight_versions: Option<(Value, Place, bool)>,
+    pub(super) said: Said,
+    /// What its chunks look like.
+    pub(super) shape: Option<Shape>,
+    /// Tokens that deltas have told.
+    pub(super) told: usize,
+    /// A delta has told the end.
+    pub(super) told_end: bool,
+}
+
+/// A list of ids of a chunk.
+pub(super) struct Listed {
+    pub(super) rank: usize,
+    pub(super) place: Place,
+    pub(super) at: usize,
+    pub(super) ids: Buffer<i32>,
+}
+
+impl Choice {
+    pub(super) fn new(index: u32) -> Self {
+        Self {
+            index,
+            ids: Buffer::new(),
+            named: None,
+            chunks: 0,
+            provisional: true,
+            whole: false,
+            cumulative: None,
+            logprobs: Buffer::new(),
+            logprobs_at: None,
+            top: Alternatives::default(),
+            top_at: None,
+            entries: Entries::default(),
+            mask: None,
+            routed: None,
+            routed_at: None,
+            finish: Finish::default(),
+            weight_versions: None,
+            said: Said::default(),
+            shape: None,
+            told: 0,
+            told_end: false,
+        }
+    }
+
+    /// Whether a chunk had the finish reason.
+    pub(super) fn ended(&self) -> bool {
+        self.finish.reason.is_some()
+    }
+
+    /// Takes note of the channel of a list.
+    pub(super) fn name(&mut self, list: &Listed) {
+        let best = self.named.is_none_or(|(rank, _)| list.rank < rank);
+        if best {
+            self.named = Some((list.rank, list.place));
+        }
+    }
+
+    /// Appends new tokens of a list at `at`.
+    pub(super) fn append(
+        &mut self,
+        new: &[i32],
+        (place, at): (Place, usize),
+        cx: &Context<'_>,
+        paths: &Paths<'_>,
+    ) -> Result<()> {
+        if !new.is_empty() && (self.ended() || self.whole) {
+            return Err(Error::new(
+                Class::Malformed,
+                "after_finish",
+                paths.text(place),
+                at,
+                format!("found {} more tokens of a choice that has ended", new.len()),
+            ));
+        }
+        let ceiling = cx.options.limits.max_tokens;
+        let tokens = self.ids.len() + new.len();
+        if tokens > ceiling {
+            let found = format!("the choice has {tokens} tokens");
+            let message = limits::passed(found, ceiling, "max_tokens");
+            let path = paths.text(place);
+            return Err(Error::new(Class::Malformed, "too_many", path, at, message));
+        }
+        self.ids.extend_from_slice(new)?;
+        Ok(())
+    }
+
+    /// Takes what the metadata of a chunk says of the choice.
+    pub(super) fn take_finish(&mut self, found: &mut Decoded, paths: &Paths<'_>) -> Result<()> {
+        let finish = std::mem::take(&mut found.finish);
+        if finish.reason.is_some() {
+            if self.ended() {
+                if (&self.finish.reason, &self.finish.raw) != (&finish.reason, &finish.raw) {
+                    return Err(Error::new(
+                        Class::Alignment,
+                        "contradiction",
+                        paths.prefix,
+                        None,
+                        "the choice has another finish reason than an earlier chunk said",
+                    ));
+                }
+                self.finish.aborted = finish.aborted.or(self.finish.aborted);
+            } else {
+                let stop_reason = self.finish.stop_reason.take();
+                self.finish = finish;
+                self.finish.stop_reason = self.finish.stop_reason.take().or(stop_reason);
+                return Ok(());
+            }
+        }
+        if finish.stop_reason.is_some() {
+            self.finish.stop_reason = finish.stop_reason;
+        }
+        Ok(())
+    }
+}
+
+/// The ids of the first channel that is there.
+pub(super) fn listed(
+    channels: Vec<Channel<Buffer<i32>>>,
+    cx: &Context<'_>,
+    paths: &Paths<'_>,
+) -> Result<Option<Listed>> {
+    let mut channels = channels.into_iter().enumerate();
+    let Some((rank, channel)) = channels.find(|(_, channel)| channel.field.is_present()) else {
+        return Ok(None);
+    };
+    let place = channel.place;
+    let Some((at, ids)) = channel.field.take::<Ids>(cx.body) else {
+        return Ok(None);
+    };
+    let ids = ids.map_err(|error| error.under(&paths.text(place)))?;
+    Ok(Some(Listed {
+        rank,
+        place,
+        at,
+        ids,
+    }))
+}

@@ -1,0 +1,376 @@
+//! The end of a stream: joined columns become completions.
+
+use std::sync::Arc;
+
+use crate::error::{Class, Error, Result};
+use crate::json::Value;
+use crate::memory::Buffer;
+use crate::options::{FinalRow, Options, Wire};
+use crate::wire::answer::{
+    Channel, Detail, LogprobChannels, Paths, Place, Role, local, top as top_level,
+};
+use crate::wire::judge::counts::{Counts, Tally};
+use crate::wire::judge::echo;
+use crate::wire::judge::logprobs::{Logprobs, choose_logprobs};
+use crate::wire::judge::mask::check_mask;
+use crate::wire::judge::weight_spans::check_tiling;
+use crate::wire::read::entries::{Content, Top, UNNAMED};
+use crate::wire::read::field::{Field, Span};
+use crate::wire::read::triples::TopRows;
+use crate::wire::{Decoded, Prompt};
+
+use super::choice::{Choice, Entries};
+use super::columns::Alternatives;
+
+/// What a stream says of all its choices.
+pub(super) struct Whole<'a> {
+    pub(super) options: Options<'a>,
+    pub(super) request_id: Option<String>,
+    pub(super) usage: Option<Value>,
+    /// vLLM's.
+    pub(super) prompt: Arc<Prompt>,
+    /// There is more than one choice.
+    pub(super) several: bool,
+    /// Every choice has ended.
+    pub(super) ended: bool,
+    pub(super) tally: Tally,
+}
+
+/// The error of joined columns, which have no bytes any more.
+fn joined(mut error: Error) -> Error {
+    error.offset = None;
+    error
+}
+
+/// A value that is read already.
+fn read<T>(place: Place, value: T) -> Channel<T> {
+    let field = Field::Read {
+        at: 0,
+        value: Ok(value),
+    };
+    Channel { place, field }
+}
+
+/// Judges the columns of a choice, which has the given rank.
+pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Result<Decoded> {
+    let options = whole.options;
+    let sglang = options.wire == Wire::SglangGenerate;
+    let prefix = match sglang {
+        true if whole.several => format!("[{rank}]"),
+        true => String::new(),
+        false => format!("choices[{rank}]"),
+    };
+    let paths = Paths { prefix: &prefix };
+    let ended = choice.ended();
+    let (prompt, usage, request_id) = match options.wire {
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => {
+            let shared = (whole.usage.clone(), whole.request_id.clone());
+            (Arc::clone(&whole.prompt), shared.0, shared.1)
+        }
+        Wire::DynamoChat | Wire::DynamoCompletions => {
+            let shared = (whole.usage.clone(), whole.request_id.clone());
+            (Arc::new(choice.said.prompt), shared.0, shared.1)
+        }
+        Wire::SglangGenerate | Wire::SglangChat => {
+            let id = choice.said.id.map(|(_, id)| id);
+            (Arc::new(choice.said.prompt), choice.said.usage, id)
+        }
+    };
+    // (a)
+    let source = match choice.named {
+        Some((_, place)) => Some(paths.text(place)),
+        None if ended || unnamed(options.wire, choice.chunks, &choice.ids) => {
+            return Err(Error::new(
+                Class::Missing,
+                "missing",
+                paths.text(first_channel(options.wire)),
+                None,
+                "the stream has no token ids; ask the server for them",
+            ));
+        }
+        None => {
+            let place = local("logprobs.content[].token_id");
+            (!choice.ids.is_empty()).then(|| paths.text(place))
+        }
+    };
+    // (b), (c)
+    let completion = choice.ids.len();
+    let texts = match choice.entries.tokens {
+        Some((place, false)) => {
+            compare_texts(&choice.entries.names, &choice.ids, &paths.text(place))
+        }
+        Some((place, true)) => Ok(Some(echo::unreadable(&paths.text(place)))),
+        None => Ok(None),
+    };
+    let channels = match options.wire {
+        Wire::DynamoChat | Wire::DynamoCompletions => {
+            entries(choice.entries, choice.top, options.wire)?
+        }
+        wire => {
+            let seen = choice.logprobs_at.map(|at| (at, choice.logprobs));
+            columns(seen, choice.top, choice.top_at, completion, wire)?
+        }
+    };
+    let ids = choice.ids.as_slice();
+    let chosen = choose_logprobs(channels, ids, &[], &options, &paths).map_err(joined);
+    let Logprobs {
+        values,
+        top,
+        mut sources,
+    } = match chosen {
+        // What is missing comes last.
+        Err(error) if error.kind == "missing" => return Err(texts.err().unwrap_or(error)),
+        chosen => chosen?,
+    };
+    sources.extend(texts?.map(|why| ("logprobs_echo", why)));
+    let mut decoded = Decoded::new(choice.index, choice.ids, prompt);
+    (decoded.logprobs, decoded.top_logprobs) = (values, top);
+    decoded.usage = usage;
+    decoded.request_id = request_id;
+    decoded.finish = choice.finish;
+    let named = source.map(|source| ("token_ids", source));
+    decoded.sources.extend(named.into_iter().chain(sources));
+    decoded.sources.extend_from_slice(&decoded.prompt.sources);
+    // (e)
+    if !ended {
+        decoded.finish.reason = Some("abort".into());
+        decoded.finish.raw = None;
+        decoded.finish.stop_reason = None;
+        decoded.finish.aborted = Some(true);
+    }
+    let tiled = take_versions(choice.weight_versions, &mut decoded, &paths);
+    let aborted = decoded.finish.aborted == Some(true);
+    let known = options.prompt_len_or(decoded.prompt.token_ids.as_ref().map(Buffer::len));
+    let details = counted(sglang);
+    let mut counts = Counts::new(&details, decoded.usage.as_ref());
+    let sum = whole.tally.add(completion);
+    if ended {
+        tiled?;
+        if aborted && completion == 0 {
+            counts.prompt = None;
+        }
+        counts.check_prompt(known, &paths).map_err(joined)?;
+        if let Some(ids) = sum.filter(|_| sglang || whole.ended) {
+            counts.check_completion(ids, &paths).map_err(joined)?;
+        }
+    }
+    // (f)
+    if let Some((rows, place)) = choice.mask {
+        let source = check_mask(read(place, rows), &[], &paths, &mut decoded);
+        decoded.sources.extend(source.map_err(joined)?);
+    }
+    // (g)
+    decoded.routed_experts = choice.routed;
+    let came = choice.routed_at.is_some();
+    if let Some((place, left_out)) = choice.routed_at {
+        let path = paths.text(place);
+        if let (None, Some(count)) = (known, counts.prompt) {
+            check_rows(&mut decoded, count.tokens, &options, &path)?;
+        }
+        let source = left_out.unwrap_or(path);
+        decoded.sources.push(("routed_experts", source));
+    }
+    let excused = came || !ended || aborted && completion == 0;
+    if options.require_routed_experts && !excused {
+        return Err(Error::new(
+            Class::Missing,
+            "missing",
+            paths.text(experts_channel(options.wire)),
+            None,
+            "the stream has no routed experts; ask the server for them, and see that it captures them",
+        ));
+    }
+    Ok(decoded)
+}
+
+/// Compares what the texts of completions name with the tokens; why they are left out, if they are.
+fn compare_texts(names: &Buffer<i32>, ids: &Buffer<i32>, path: &str) -> Result<Option<String>> {
+    let (names, ids) = (names.as_slice(), ids.as_slice());
+    if names.len() != ids.len() {
+        return Ok(Some(echo::miscounted(path, names.len(), ids.len())));
+    }
+    let mut pairs = names.iter().zip(ids);
+    let wrong = pairs.position(|(name, id)| *name != UNNAMED && name != id);
+    let Some(i) = wrong else { return Ok(None) };
+    let message = format!(
+        "the text names {}, the token id at its position is {}",
+        names[i], ids[i]
+    );
+    let path = format!("{path}[{i}]");
+    Err(Error::new(
+        Class::Alignment,
+        "identity",
+        path,
+        None,
+        message,
+    ))
+}
+
+/// Whether a choice that has not ended had tokens, and none of them was named.
+fn unnamed(wire: Wire, chunks: usize, ids: &Buffer<i32>) -> bool {
+    // The first chunk of vLLM's chat has the role only.
+    ids.is_empty() && chunks > usize::from(wire == Wire::VllmChat)
+}
+
+fn first_channel(wire: Wire) -> Place {
+    match wire {
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => local("token_ids"),
+        Wire::DynamoChat | Wire::DynamoCompletions => {
+            top_level("nvext.engine_data.completion_token_ids")
+        }
+        Wire::SglangGenerate | Wire::SglangChat => local("output_ids"),
+    }
+}
+
+fn experts_channel(wire: Wire) -> Place {
+    match wire {
+        Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => local("routed_experts"),
+        Wire::DynamoChat | Wire::DynamoCompletions => top_level("nvext.routed_experts"),
+        Wire::SglangGenerate | Wire::SglangChat => local("meta_info.routed_experts"),
+    }
+}
+
+/// The log-probabilities that were judged chunk by chunk.
+fn columns(
+    logprobs: Option<(Place, Buffer<f64>)>,
+    top: Alternatives,
+    rows_at: Option<Place>,
+    tokens: usize,
+    wire: Wire,
+) -> Result<LogprobChannels> {
+    let none = local(match wire {
+        Wire::SglangGenerate => "meta_info.output_token_logprobs",
+        _ => "logprobs.content",
+    });
+    let mut channels = LogprobChannels::none(none);
+    let logprobs = logprobs.map(|(place, values)| read(place, values));
+    channels.flat = logprobs.into_iter().collect();
+    let place = rows_at.unwrap_or(local("logprobs.content[].top_logprobs"));
+    let mut offsets = top.offsets;
+    if offsets.is_empty() && rows_at.is_some() && top.rows != tokens {
+        for _ in 0..=top.rows {
+            offsets.push(0)?;
+        }
+    }
+    if !offsets.is_empty() && !top.text_only {
+        let rows = TopRows {
+            ids: top.ids,
+            logprobs: top.logprobs,
+            offsets,
+        };
+        channels.top_rows = read(place, rows);
+    }
+    Ok(channels)
+}
+
+/// Dynamo's log-probabilities: the engine's, else the entries.
+fn entries(entries: Entries, top: Alternatives, wire: Wire) -> Result<LogprobChannels> {
+    let chat = wire == Wire::DynamoChat;
+    let mut channels = LogprobChannels::none(local(match chat {
+        true => "logprobs.content",
+        false => "logprobs.token_logprobs",
+    }));
+    let first = entries.engine.is_none();
+    let engine = entries.engine.map(|(values, place)| read(place, values));
+    channels.flat.extend(engine);
+    let Some(place) = entries.place else {
+        return Ok(channels);
+    };
+    let unreadable = match entries.unreadable {
+        Some(error) if first => return Err(error),
+        unreadable => unreadable,
+    };
+    if !chat {
+        if first {
+            channels.flat.push(read(place, entries.values));
+        }
+        return Ok(channels);
+    }
+    let content = Content {
+        logprobs: entries.values,
+        names: entries.names,
+        top: Top {
+            ids: top.ids,
+            logprobs: top.logprobs,
+            offsets: top.offsets,
+            text_only: top.text_only,
+        },
+    };
+    channels.content = read(place, content);
+    if let Some(error) = unreadable {
+        let value = Err(error);
+        channels.content.field = Field::Read { at: 0, value };
+    }
+    Ok(channels)
+}
+
+/// Takes the weight versions, which tile the completion; leaves out those that do not.
+fn take_versions(
+    versions: Option<(Value, Place, bool)>,
+    decoded: &mut Decoded,
+    paths: &Paths<'_>,
+) -> Result<()> {
+    let Some((versions, place, spans)) = versions else {
+        return Ok(());
+    };
+    if spans {
+        check_tiling(&versions, decoded.token_ids.len())
+            .map_err(|(i, error)| error.under(&format!("{}[{i}]", paths.text(place))))?;
+    }
+    decoded.weight_versions = Some(versions);
+    Ok(())
+}
+
+/// Where the server's counts stand.
+fn counted(sglang: bool) -> Vec<Detail> {
+    let span = Span { start: 0, end: 0 };
+    let detail = |role, place| Detail { role, place, span };
+    match sglang {
+        true => vec![
+            detail(
+                Role::Count("prompt_tokens"),
+                local("meta_info.prompt_tokens"),
+            ),
+            detail(
+                Role::Count("completion_tokens"),
+                local("meta_info.completion_tokens"),
+            ),
+        ],
+        false => vec![detail(Role::Usage, top_level("usage"))],
+    }
+}
+
+/// Compares the rows with the prompt as the server counts it, which it may do after the rows have come.
+fn check_rows(
+    decoded: &mut Decoded,
+    prompt: i128,
+    options: &Options<'_>,
+    path: &str,
+) -> Result<()> {
+    let aborted = decoded.finish.aborted == Some(true);
+    let tokens = decoded.token_ids.len();
+    let Some(routed) = &mut decoded.routed_experts else {
+        return Ok(());
+    };
+    let last = i128::from(options.final_row == FinalRow::Omitted);
+    let all = prompt + tokens as i128 - last;
+    let Some(reach) = routed.reach else {
+        routed.complete = all == i128::from(routed.start);
+        return Ok(());
+    };
+    let reached = i128::from(reach);
+    if reached < all && aborted {
+        routed.complete = false;
+    } else if reached != all {
+        return Err(Error::new(
+            Class::RoutedExperts,
+            "rows",
+            path,
+            None,
+            format!(
+                "rows reach position {reached}, the prompt and {tokens} completion tokens need {all}"
+            ),
+        ));
+    }
+    Ok(())
+}
