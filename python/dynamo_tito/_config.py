@@ -32,8 +32,8 @@ SamplingDefaults: TypeAlias = Literal["neutral", "model"]
 ArtifactMode: TypeAlias = Literal["inline"]
 """Where a generation artifact is sent: in the answer."""
 
-HttpLibrary: TypeAlias = Literal["httpx", "aiohttp"]
-"""Which library moves the bytes."""
+HttpLibrary: TypeAlias = Literal["httpx", "aiohttp", "native"]
+"""What moves the bytes: a library, or the compiled core."""
 
 BACKEND_TRANSPORTS: dict[Backend, RendererTransport] = {
     "vllm": "vllm_generate",
