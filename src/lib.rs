@@ -18,6 +18,7 @@ mod decode;
 mod divergence;
 mod error;
 mod experts;
+pub mod http;
 mod json;
 pub mod limits;
 pub mod memory;

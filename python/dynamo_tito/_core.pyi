@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from ._config import Limits
+from ._errors import TransportPhase
 from ._types import (
     Completion,
     Divergence,
@@ -19,6 +20,9 @@ from ._types import (
 
 __all__ = [
     "Body",
+    "NativeCall",
+    "NativeEngine",
+    "NativeMailbox",
     "Room",
     "StreamDecoder",
     "build_info",
@@ -132,6 +136,52 @@ class Room:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+@final
+class NativeEngine:
+    def __new__(
+        cls,
+        *,
+        connect_timeout: float,
+        keepalive: float,
+        max_head: int,
+        max_body: int,
+        max_error: int,
+        proxy: tuple[bool, str, int, str | None] | None,
+        roots: list[bytes] | None,
+        extra: str | None,
+        verified: bool,
+        named: bool,
+    ) -> NativeEngine: ...
+    def start(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes,
+        decoded: bool,
+        expected: int,
+        streamed: bool,
+        mailbox: NativeMailbox | None,
+        number: int,
+    ) -> NativeCall: ...
+    def close(self) -> None: ...
+
+@final
+class NativeCall:
+    @property
+    def phase(self) -> TransportPhase: ...
+    def wait(self, seconds: float) -> bool: ...
+    def take(self) -> tuple[int, dict[str, str], Body | bytes]: ...
+    def head(self) -> tuple[int, dict[str, str]] | None: ...
+    def next(self) -> bytes | None: ...
+    def cancel(self) -> None: ...
+
+@final
+class NativeMailbox:
+    def __new__(cls) -> NativeMailbox: ...
+    def fileno(self) -> int: ...
+    def drain(self) -> list[int]: ...
 
 @final
 class StreamDecoder:

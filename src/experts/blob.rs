@@ -49,6 +49,11 @@ impl Blob {
         })
     }
 
+    /// Offset of the opening quote.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// The bytes that the whole text stands for.
     pub(crate) fn bytes(&self, body: &[u8]) -> Result<Buffer<u8>> {
         let text = self.text(body);
@@ -60,7 +65,7 @@ impl Blob {
     }
 
     /// The text as base64.
-    pub(super) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
+    pub(crate) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
         let raw = &body[self.at + 1..self.end];
         if self.escaped {
             let text = Cursor::at(body, self.at)
@@ -83,7 +88,7 @@ impl Blob {
 }
 
 /// A base64 text without its escapes.
-pub(super) struct Text<'a> {
+pub(crate) struct Text<'a> {
     blob: Blob,
     letters: usize,
     pub(super) text: Cow<'a, [u8]>,
@@ -97,7 +102,7 @@ impl Text<'_> {
     }
 
     /// How many bytes the text stands for, judged by its length and padding alone.
-    pub(super) fn decoded_len(&self) -> Result<usize> {
+    pub(crate) fn decoded_len(&self) -> Result<usize> {
         if !self.text.len().is_multiple_of(4) {
             return Err(refused(
                 "base64",
@@ -126,7 +131,7 @@ impl Text<'_> {
     }
 
     /// The whole text is canonical.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.check_letters(usize::MAX)?;
         decoded_len(&self.text).map(|_| ()).map_err(|bad| {
             refused(

@@ -12,6 +12,7 @@ mod trim;
 
 pub(crate) use blob::Blob;
 pub(crate) use container::Container;
+pub(crate) use fill::{doubles, integers};
 pub use rows::{ExpertIds, Routed};
 pub(crate) use rows::{Target, check_expected, check_rows, decode_rows, room};
 pub(crate) use trim::{Sequence, trim};

@@ -9,6 +9,7 @@ mod completion;
 mod encode;
 mod errors;
 mod fill;
+mod http;
 mod memory;
 mod routing;
 mod scoring;
@@ -28,6 +29,8 @@ mod _core {
     use super::completion::{decode, decode_choices};
     #[pymodule_export]
     use super::encode::encode_token_ids;
+    #[pymodule_export]
+    use super::http::{NativeCall, NativeEngine, NativeMailbox};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
     #[pymodule_export]

@@ -14,7 +14,7 @@ LAYERS = [
     ["error", "limits"],
     ["options"],
     ["memory"],
-    ["base64", "divergence", "json", "request", "routing"],
+    ["base64", "divergence", "http", "json", "request", "routing"],
     ["experts"],
     ["artifact"],
     ["wire"],

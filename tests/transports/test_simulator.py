@@ -30,7 +30,9 @@ ROUTES: list[tuple[simulator.Backend, RendererTransport]] = [
     ("vllm", "vllm_generate"),
     ("prime", "vllm_generate"),
     ("prime", "prime_chat_tokens"),
+    ("vllm", "vllm_completions"),
     ("sglang", "sglang_generate"),
+    ("sglang", "sglang_chat"),
 ]
 
 REFUSED = [
@@ -138,7 +140,7 @@ def test_what_is_refused_before_sampling_is_sent_again(
     kind: Kind, route: tuple[Engine, RendererTransport], fault: Fault
 ) -> None:
     engine, transport = route
-    if transport == "sglang_generate" and fault.kind == "not_ready":
+    if transport.startswith("sglang") and fault.kind == "not_ready":
         fault = Fault(kind="status", status=503, message="The request queue is full.")
     with Driver(kind, engine.url, **options(engine, transport)) as client:
         engine.inject(fault, fault)
@@ -201,7 +203,7 @@ def test_connections_that_die_as_they_are_made(
         check(engine, again, completion)
 
 
-@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("library", ["httpx", "aiohttp", "native"])
 def test_a_storm(library: HttpLibrary) -> None:
     """400 calls at once, a third with a fault: each returns the sample or raises a typed error, sampled once."""
     faults = (*REFUSED, *HARMLESS[:4], *(fault for fault in FATAL if fault.kind not in ("stall", "trickle")))

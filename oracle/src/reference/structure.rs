@@ -415,6 +415,9 @@ fn with_choices<'a>(
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
     }
+    if artifact.is_none() && wire.packs() {
+        list.iter().try_for_each(unpacked)?;
+    }
     let parts = indices.into_iter().zip(&list);
     let mut choices: Vec<_> = parts
         .map(|(index, choice)| Choice::new(wire, index, top, choice))
@@ -434,6 +437,19 @@ fn with_choices<'a>(
         }
     }
     Ok(choices)
+}
+
+/// Of a chunk: its log-probabilities are not packed.
+fn unpacked(choice: &Part<'_>) -> Result<()> {
+    let packed = ["completion_logprobs", "compact_logprobs"];
+    let found = packed.map(|key| choice.channel(key));
+    match found.iter().find_map(Channel::found) {
+        None => Ok(()),
+        Some((path, node)) => {
+            let message = "packed log-probabilities in a stream";
+            Err(Error::new(Class::Malformed, "packed", path, node.start, message))
+        }
+    }
 }
 
 /// The index of each choice: its `index`, else its position.
