@@ -138,11 +138,7 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
     if priority is not None:
         nvext["agent_hints"] = {**(nvext.get("agent_hints") or {}), "priority": checked_integer("priority", priority)}
     nvext["extra_fields"] = _extra_fields(call, nvext.get("extra_fields"))
-    if call.artifact is not None:
-        if call.stream:
-            raise NotImplementedError("an artifact in a stream is not read: give stream=False")
-        refuse(nvext, "metadata_upload", why="artifact asks for it")
-        nvext["metadata_upload"] = _upload(call, logprobs)
+    _add_upload(call, nvext, logprobs)
     position = checked_start(start, call.prompt_len)
     if position and send_start:
         nvext[_START] = wire_start(call, position)
@@ -180,7 +176,7 @@ def _merged(*given: Any) -> dict[str, Any]:
 
 def _extra_fields(call: Call, asked: Any) -> list[str]:
     """The fields of the caller, then those of the client, each once, without what engine data or an artifact holds."""
-    ours = (*_OURS, _DELTAS) if call.stream else _OURS
+    ours: tuple[str, ...] = (*_OURS, _DELTAS) if call.stream else _OURS
     if call.artifact is not None:
         ours = tuple(name for name in ours if name != "engine_data")
     return [name for name in dict.fromkeys([*_names(asked), *ours]) if name != "routed_experts"]
@@ -191,15 +187,20 @@ def _in_answer(call: Call, logprobs: int) -> bool:
     return logprobs > (0 if call.artifact is None else 1)
 
 
-def _upload(call: Call, logprobs: int) -> dict[str, Any]:
-    """A generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+def _add_upload(call: Call, nvext: dict[str, Any], logprobs: int) -> None:
+    """Ask for a generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+    if call.artifact is None:
+        return
+    if call.stream:
+        raise NotImplementedError("an artifact in a stream is not read: give stream=False")
+    refuse(nvext, "metadata_upload", why="artifact asks for it")
     wanted = {
         "moe_routes": call.routed_experts or call.routed_experts_prompt_start is not None,
         "selected_logprobs": logprobs > 0,
         "topk_logprobs": logprobs > 1,
     }
     contents = [name for name, asked in wanted.items() if asked]
-    return {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
+    nvext["metadata_upload"] = {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
 
 
 def _names(asked: Any) -> list[str]:
