@@ -104,6 +104,32 @@ fn on_every_truncation() {
     }
 }
 
+/// What begins as a document is kept, up to so many bytes.
+#[test]
+fn on_plain_json_of_many_bytes() {
+    for before in ["", " \r\n", "\u{feff}\t"] {
+        for len in [65_535, 65_536, 65_537] {
+            let start = r#"{"error":""#;
+            let body = format!(
+                "{start}{}\"}}",
+                "x".repeat(len - before.len() - start.len() - 2)
+            );
+            let stream = format!("{before}{body}").into_bytes();
+            for cuts in [
+                vec![],
+                vec![2],
+                vec![stream.len() - 1],
+                vec![stream.len() - 2],
+            ] {
+                let options = Options::new(Wire::VllmGenerate);
+                check("plain", &stream, &options, &cuts, true);
+                let twin = Stream::new(&stream, &options, false);
+                assert_eq!(twin.error().is_some(), len > 65_536);
+            }
+        }
+    }
+}
+
 /// Changes: as many as `DYNAMO_TITO_MUTATIONS` says, from the seed `DYNAMO_TITO_SEED`.
 #[test]
 fn on_mutations() {

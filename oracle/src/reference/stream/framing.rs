@@ -51,8 +51,9 @@ pub(crate) fn plain_json(stream: &[u8]) -> Option<usize> {
 
 fn lines(stream: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
-    let mut start = beginning(stream);
-    for at in start..stream.len() {
+    let first = beginning(stream);
+    let mut start = first;
+    for at in first..stream.len() {
         let ends = match stream[at] {
             b'\r' => true,
             // The LF of a CR LF ends nothing.
