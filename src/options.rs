@@ -51,6 +51,12 @@ impl Wire {
         !matches!(self, Wire::VllmCompletions | Wire::SglangChat)
     }
 
+    /// Whether prime-rl's server has packed arrays on it.
+    #[must_use]
+    pub fn packs(self) -> bool {
+        matches!(self, Wire::VllmGenerate | Wire::VllmChat)
+    }
+
     /// Whether meta_info carries the payload, with counts of its own for every choice.
     #[must_use]
     pub fn is_sglang(self) -> bool {
@@ -115,6 +121,8 @@ pub struct Options<'a> {
     pub missing_logprob: MissingLogprob,
     /// Whether the last sampled token has a row.
     pub final_row: FinalRow,
+    /// Of an artifact: the routers whose routes are wanted, by id; None for all.
+    pub routers: Option<&'a [u64]>,
     /// Scoring: prompt logprobs are wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
     /// Ceilings.
@@ -137,6 +145,7 @@ impl Options<'_> {
             require_routed_experts: false,
             missing_logprob: MissingLogprob::Raise,
             final_row: FinalRow::Omitted,
+            routers: None,
             score_from: None,
             limits: Limits::default(),
         }
@@ -146,6 +155,7 @@ impl Options<'_> {
     pub(crate) fn detached(&self) -> Options<'static> {
         Options {
             prompt_token_ids: None,
+            routers: None,
             ..*self
         }
     }

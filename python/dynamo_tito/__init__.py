@@ -36,6 +36,7 @@ from ._native import (
     build_info,
     configure_memory,
     decode,
+    decode_artifact,
     decode_choices,
     decode_prompt_logprobs,
     divergence,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         connect,
     )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from ._detect import detect_wire
     from ._http.base import (
         AsyncHttpEngine,
         AsyncStreamingHttpEngine,
@@ -139,8 +141,10 @@ __all__ = [
     "configure_memory",
     "connect",
     "decode",
+    "decode_artifact",
     "decode_choices",
     "decode_prompt_logprobs",
+    "detect_wire",
     "divergence",
     "encode_request",
     "encode_routed_experts",
@@ -178,6 +182,7 @@ _LAZY: dict[str, str] = {
     "TitoClient": "_client",
     "TitoStream": "_client",
     "connect": "_client",
+    "detect_wire": "_detect",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",
 }

@@ -7,13 +7,20 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 RendererTransport: TypeAlias = Literal[
-    "vllm_generate", "dynamo_chat", "dynamo_completions", "prime_chat_tokens", "sglang_generate"
+    "vllm_generate",
+    "dynamo_chat",
+    "dynamo_completions",
+    "prime_chat_tokens",
+    "vllm_completions",
+    "sglang_generate",
+    "sglang_chat",
 ]
 """Which route takes the token ids of a prompt, and in which body.
 
 ``vllm_generate`` is ``/inference/v1/generate`` (vLLM, prime-rl's server, Dynamo), ``dynamo_chat`` and
 ``dynamo_completions`` are Dynamo's OpenAI routes with ``nvext``, ``prime_chat_tokens`` is prime-rl's
-``/v1/chat/completions/tokens``, ``sglang_generate`` is SGLang's ``/generate``.
+``/v1/chat/completions/tokens``, ``vllm_completions`` is vLLM's ``/v1/completions`` with ``return_token_ids``,
+``sglang_generate`` is SGLang's ``/generate`` and ``sglang_chat`` its ``/v1/chat/completions`` with ``input_ids``.
 """
 
 Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
@@ -21,6 +28,9 @@ Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
 
 SamplingDefaults: TypeAlias = Literal["neutral", "model"]
 """What the sampling parameters are that a call leaves open: neutral ones, or the server's own (:mod:`._requests`)."""
+
+ArtifactMode: TypeAlias = Literal["inline"]
+"""Where a generation artifact is sent: in the answer."""
 
 HttpLibrary: TypeAlias = Literal["httpx", "aiohttp", "native"]
 """What moves the bytes: a library, or the compiled core."""
@@ -67,7 +77,8 @@ class Limits:
     """Ceilings of one answer. Each is looked at before memory is spent on what it bounds.
 
     The clients keep all of them; :func:`dynamo_tito.decode` and its siblings, which get a body that is there already,
-    keep the last three. An error names the ceiling that was passed, what was found, and the keyword that raises it.
+    keep the last three, and :func:`dynamo_tito.decode_artifact` ``max_decompressed_bytes`` as well. An error names the
+    ceiling that was passed, what was found, and the keyword that raises it.
 
     Attributes:
         max_response_bytes: of the body as sent.

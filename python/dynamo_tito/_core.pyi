@@ -28,6 +28,7 @@ __all__ = [
     "build_info",
     "configure_memory",
     "decode",
+    "decode_artifact",
     "decode_choices",
     "decode_prompt_logprobs",
     "divergence",
@@ -54,6 +55,23 @@ def decode(
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
     final_row: FinalRow = "omitted",
+    limits: Limits | None = None,
+) -> Completion: ...
+def decode_artifact(
+    data: bytes | Body | Buffer,
+    /,
+    *,
+    prompt_len: int | None = None,
+    prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+    routed_experts_prompt_start: int | None = None,
+    num_layers: int | None = None,
+    top_k: int | None = None,
+    routers: Sequence[int] | None = None,
+    experts: ExpertsMode = "int32",
+    experts_out: NDArray[np.int32] | None = None,
+    require_logprobs: bool = True,
+    require_routed_experts: bool = False,
+    missing_logprob: MissingLogprob = "raise",
     limits: Limits | None = None,
 ) -> Completion: ...
 def decode_choices(

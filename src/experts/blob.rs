@@ -6,12 +6,13 @@ use super::fill::raw;
 use crate::base64::{alphabet_len, decoded_len};
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
+use crate::memory::Buffer;
 
 /// A string that should be base64. Its letters were looked at once, in the pass that looked for the closing quote.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blob {
     /// Offset of the opening quote.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Offset of the closing quote.
     end: usize,
     /// Letters of the alphabet at the start; nothing but padding follows in a good text.
@@ -21,7 +22,7 @@ pub(crate) struct Blob {
 
 impl Blob {
     /// Reads the string at the cursor.
-    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
+    pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
         let at = cursor.pos;
         let text = &cursor.bytes[at + 1..];
         let letters = alphabet_len(text);
@@ -48,8 +49,23 @@ impl Blob {
         })
     }
 
+    /// Offset of the opening quote.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The bytes that the whole text stands for.
+    pub(crate) fn bytes(&self, body: &[u8]) -> Result<Buffer<u8>> {
+        let text = self.text(body);
+        let len = text.decoded_len()?;
+        text.check()?;
+        raw(&text.text, 0, len, |at| {
+            refused("base64", text.place(at), "not base64")
+        })
+    }
+
     /// The text as base64.
-    pub(super) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
+    pub(crate) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
         let raw = &body[self.at + 1..self.end];
         if self.escaped {
             let text = Cursor::at(body, self.at)
@@ -72,7 +88,7 @@ impl Blob {
 }
 
 /// A base64 text without its escapes.
-pub(super) struct Text<'a> {
+pub(crate) struct Text<'a> {
     blob: Blob,
     letters: usize,
     pub(super) text: Cow<'a, [u8]>,
@@ -86,7 +102,7 @@ impl Text<'_> {
     }
 
     /// How many bytes the text stands for, judged by its length and padding alone.
-    pub(super) fn decoded_len(&self) -> Result<usize> {
+    pub(crate) fn decoded_len(&self) -> Result<usize> {
         if !self.text.len().is_multiple_of(4) {
             return Err(refused(
                 "base64",
@@ -115,7 +131,7 @@ impl Text<'_> {
     }
 
     /// The whole text is canonical.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.check_letters(usize::MAX)?;
         decoded_len(&self.text).map(|_| ()).map_err(|bad| {
             refused(

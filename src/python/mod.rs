@@ -2,6 +2,7 @@
 
 mod arguments;
 mod arrays;
+mod artifact;
 mod body;
 mod call_unwind;
 mod completion;
@@ -20,6 +21,8 @@ use pyo3::prelude::*;
 /// The compiled core of dynamo-tito: response bytes in, numpy arrays out.
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::artifact::decode_artifact;
     #[pymodule_export]
     use super::body::{Body, Room};
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! One answer of a body: which channels may fill which role, best first. Each wire fills it from its own fields.
 
+use crate::artifact::Routes;
 use crate::experts::Container;
 use crate::memory::Buffer;
 
@@ -7,6 +8,7 @@ use super::read::entries::Content;
 use super::read::field::{Field, Span};
 use super::read::ids::IdLists;
 use super::read::maps::PromptEntries;
+use super::read::packed::Compact;
 use super::read::triples::{TopRows, Triples};
 
 /// Where a channel stands: a path under the choice or element that [`Answer::prefix`] names, or from the top.
@@ -103,6 +105,8 @@ pub(crate) struct Answer {
     pub(crate) metadata: Vec<Detail>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
     pub(crate) tells_abort: bool,
+    /// More entries of `sources`.
+    pub(crate) notes: Vec<(&'static str, String)>,
 }
 
 /// The channels of log-probabilities.
@@ -110,6 +114,8 @@ pub(crate) struct Answer {
 pub(crate) struct LogprobChannels {
     /// Flat lists, best first.
     pub(crate) flat: Vec<Channel<Buffer<f64>>>,
+    /// prime-rl's rows of ids and log-probabilities, before the others.
+    pub(crate) compact: Channel<Compact>,
     pub(crate) content: Channel<Content>,
     pub(crate) triples: Channel<Triples>,
     pub(crate) top_rows: Channel<TopRows>,
@@ -126,6 +132,7 @@ impl LogprobChannels {
     pub(crate) fn none(none: Place) -> Self {
         Self {
             flat: Vec::new(),
+            compact: Channel::absent(none),
             content: Channel::absent(none),
             triples: Channel::absent(none),
             top_rows: Channel::absent(none),
@@ -166,6 +173,8 @@ impl PromptChannels {
 /// Where routed experts stand.
 #[derive(Debug)]
 pub(crate) struct ExpertChannels {
+    /// Those of an artifact, and the offset of errors unless they have their own.
+    pub(crate) artifact: Option<(Place, Option<usize>, Routes)>,
     /// The best one that is there.
     pub(crate) found: Option<(Place, Container)>,
     /// Where this wire does not carry them, with their offset.

@@ -16,6 +16,7 @@ LAYERS = [
     ["memory"],
     ["base64", "divergence", "http", "json", "request", "routing"],
     ["experts"],
+    ["artifact"],
     ["wire"],
     ["decode", "stream"],
     ["python"],

@@ -8,6 +8,8 @@ use dynamo_tito::Wire;
 pub(crate) enum Role {
     TokenIds,
     FlatLogprobs,
+    /// prime-rl's rows of ids and log-probabilities.
+    Compact,
     Content,
     /// The texts beside the flat list of completions.
     Tokens,
@@ -33,6 +35,8 @@ pub(crate) enum Role {
     StopReason,
     WeightVersions,
     WeightVersion,
+    /// What is said of an artifact.
+    Upload,
     /// What steps 5 and 6 look at.
     Structure,
 }
@@ -94,6 +98,20 @@ const DYNAMO: &[Field] = &[
     ),
     (Role::WeightVersions, &["choices[].weight_versions"]),
     (
+        Role::Upload,
+        &[
+            "nvext.metadata_upload.kind",
+            "nvext.metadata_upload.mode",
+            "nvext.metadata_upload.format",
+            "nvext.metadata_upload.contents",
+            "nvext.metadata_upload.byte_count",
+            "nvext.metadata_upload.data_base64",
+            "nvext.metadata_upload.state",
+            "nvext.metadata_upload.error_code",
+            "nvext.metadata_upload.operation_id",
+        ],
+    ),
+    (
         Role::Structure,
         &["choices[].index", "nvext.engine_data.finished"],
     ),
@@ -120,6 +138,8 @@ const DYNAMO_COMPLETIONS: &[Field] = &[
 
 const VLLM: &[Field] = &[
     (Role::TokenIds, &["choices[].token_ids"]),
+    (Role::Compact, &["choices[].compact_logprobs"]),
+    (Role::FlatLogprobs, &["choices[].completion_logprobs"]),
     (Role::Content, &["choices[].logprobs.content"]),
     (Role::PromptTokenIds, &["prompt_token_ids"]),
     (Role::PromptLogprobs, &["prompt_logprobs"]),

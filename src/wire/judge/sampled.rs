@@ -74,7 +74,7 @@ impl Sampled<'_> {
     }
 
     /// Turns a value that means "no logprob" into NaN, or refuses it; refuses a value above 0.
-    fn settle(
+    pub(super) fn settle(
         &self,
         value: &mut f64,
         path: impl FnOnce() -> (String, Option<usize>),
@@ -98,10 +98,9 @@ impl Sampled<'_> {
         }
         for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
             self.settle(value, || {
-                (
-                    format!("{path}[{i}]"),
-                    locate(self.body, at, &[Step::Index(i)]),
-                )
+                // Packed values and tensors have no text of their own.
+                let place = locate(self.body, at, &[Step::Index(i)]);
+                (format!("{path}[{i}]"), place.or(Some(at)))
             })?;
         }
         Ok(())
