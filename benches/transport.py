@@ -219,17 +219,20 @@ def _many(url: str, rounds: int) -> Table:
 
 async def _load(contender: Any, url: str) -> _Run:
     async with contender(url) as get:
-        await asyncio.gather(*(get(_MIDDLE) for _ in range(_AT_ONCE)))
-        lags: list[float] = []
-        ticker = asyncio.create_task(_tick(lags))
-        left = iter(range(_RESPONSES))
 
-        async def worker() -> None:
+        async def worker(left: Iterator[int]) -> None:
             for _ in left:
                 await get(_MIDDLE)
 
+        async def run(responses: int) -> None:
+            left = iter(range(responses))
+            await asyncio.gather(*(worker(left) for _ in range(_AT_ONCE)))
+
+        await run(_AT_ONCE)
+        lags: list[float] = []
+        ticker = asyncio.create_task(_tick(lags))
         begin, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(worker() for _ in range(_AT_ONCE)))
+        await run(_RESPONSES)
         took, cpu = time.perf_counter() - begin, time.process_time() - cpu
         ticker.cancel()
     lags.sort()
