@@ -51,6 +51,12 @@ impl Wire {
         !matches!(self, Wire::VllmCompletions | Wire::SglangChat)
     }
 
+    /// Whether prime-rl's server has packed arrays on it.
+    #[must_use]
+    pub fn packs(self) -> bool {
+        matches!(self, Wire::VllmGenerate | Wire::VllmChat)
+    }
+
     /// Whether meta_info carries the payload, with counts of its own for every choice.
     #[must_use]
     pub fn is_sglang(self) -> bool {

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         connect,
     )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
+    from ._detect import detect_wire
     from ._http.base import (
         AsyncHttpEngine,
         AsyncStreamingHttpEngine,
@@ -141,6 +142,7 @@ __all__ = [
     "decode",
     "decode_choices",
     "decode_prompt_logprobs",
+    "detect_wire",
     "divergence",
     "encode_request",
     "encode_routed_experts",
@@ -178,6 +180,7 @@ _LAZY: dict[str, str] = {
     "TitoClient": "_client",
     "TitoStream": "_client",
     "connect": "_client",
+    "detect_wire": "_detect",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",
 }

@@ -7,13 +7,20 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 RendererTransport: TypeAlias = Literal[
-    "vllm_generate", "dynamo_chat", "dynamo_completions", "prime_chat_tokens", "sglang_generate"
+    "vllm_generate",
+    "dynamo_chat",
+    "dynamo_completions",
+    "prime_chat_tokens",
+    "vllm_completions",
+    "sglang_generate",
+    "sglang_chat",
 ]
 """Which route takes the token ids of a prompt, and in which body.
 
 ``vllm_generate`` is ``/inference/v1/generate`` (vLLM, prime-rl's server, Dynamo), ``dynamo_chat`` and
 ``dynamo_completions`` are Dynamo's OpenAI routes with ``nvext``, ``prime_chat_tokens`` is prime-rl's
-``/v1/chat/completions/tokens``, ``sglang_generate`` is SGLang's ``/generate``.
+``/v1/chat/completions/tokens``, ``vllm_completions`` is vLLM's ``/v1/completions`` with ``return_token_ids``,
+``sglang_generate`` is SGLang's ``/generate`` and ``sglang_chat`` its ``/v1/chat/completions`` with ``input_ids``.
 """
 
 Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]

@@ -21,7 +21,7 @@ pub(crate) struct Blob {
 
 impl Blob {
     /// Reads the string at the cursor.
-    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
+    pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
         let at = cursor.pos;
         let text = &cursor.bytes[at + 1..];
         let letters = alphabet_len(text);
@@ -48,8 +48,13 @@ impl Blob {
         })
     }
 
+    /// Offset of the opening quote.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
     /// The text as base64.
-    pub(super) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
+    pub(crate) fn text<'a>(&self, body: &'a [u8]) -> Text<'a> {
         let raw = &body[self.at + 1..self.end];
         if self.escaped {
             let text = Cursor::at(body, self.at)
@@ -72,7 +77,7 @@ impl Blob {
 }
 
 /// A base64 text without its escapes.
-pub(super) struct Text<'a> {
+pub(crate) struct Text<'a> {
     blob: Blob,
     letters: usize,
     pub(super) text: Cow<'a, [u8]>,
@@ -86,7 +91,7 @@ impl Text<'_> {
     }
 
     /// How many bytes the text stands for, judged by its length and padding alone.
-    pub(super) fn decoded_len(&self) -> Result<usize> {
+    pub(crate) fn decoded_len(&self) -> Result<usize> {
         if !self.text.len().is_multiple_of(4) {
             return Err(refused(
                 "base64",
@@ -115,7 +120,7 @@ impl Text<'_> {
     }
 
     /// The whole text is canonical.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.check_letters(usize::MAX)?;
         decoded_len(&self.text).map(|_| ()).map_err(|bad| {
             refused(

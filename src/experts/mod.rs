@@ -10,7 +10,9 @@ mod npy;
 mod rows;
 mod trim;
 
+pub(crate) use blob::Blob;
 pub(crate) use container::Container;
+pub(crate) use fill::{doubles, integers};
 pub use rows::{ExpertIds, Routed};
 pub(crate) use rows::{Target, decode_rows};
 pub(crate) use trim::Sequence;

@@ -24,7 +24,7 @@ macro_rules! plain {
         const _: () = assert!(align_of::<$t>() <= ALIGNMENT && size_of::<$t>() > 0);
     )*};
 }
-plain!(u8 u16 i16 i32 i64 f64);
+plain!(u8 u16 i16 i32 i64 f32 f64);
 
 /// What the first growth asks for, in bytes.
 const FIRST_BYTES: usize = 1 << 10;

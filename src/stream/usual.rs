@@ -59,6 +59,8 @@ pub(super) struct Scratch {
     content: Content,
     triples: Triples,
     numbers: Buffer<f64>,
+    /// What the texts name.
+    names: Buffer<i32>,
     tokens: Option<Span>,
     count: Option<u64>,
 }
@@ -265,27 +267,24 @@ pub(super) fn append(
             *value = Value::Int(tokens as i64);
         }
     }
+    scratch.names.truncate(0);
     if shape.has(Hole::Tokens)
         && let Some(span) = scratch.tokens
-        && choice.entries.tokens.is_some()
     {
-        let named = &mut choice.entries.names;
-        let before = named.len();
-        match texts(span, body, ids, Some(named))? {
+        match texts(span, body, ids, Some(&mut scratch.names))? {
             Texts::Read {
                 elements,
                 wrong: None,
             } if elements == ids.len() => {}
-            _ => {
-                named.truncate(before);
-                return Ok(false);
-            }
+            _ => return Ok(false),
         }
     }
     choice.chunks += 1;
     choice.ids.extend_from_slice(ids)?;
     let logprobs = triples.logprobs.as_slice();
     choice.logprobs.extend_from_slice(logprobs)?;
+    let texts = scratch.names.as_slice();
+    choice.entries.names.extend_from_slice(texts)?;
     let numbers = scratch.numbers.as_slice();
     choice.entries.values.extend_from_slice(numbers)?;
     if !entries {

@@ -7,6 +7,7 @@ use super::read::entries::Content;
 use super::read::field::{Field, Span};
 use super::read::ids::IdLists;
 use super::read::maps::PromptEntries;
+use super::read::packed::Compact;
 use super::read::triples::{TopRows, Triples};
 
 /// Where a channel stands: a path under the choice or element that [`Answer::prefix`] names, or from the top.
@@ -110,6 +111,8 @@ pub(crate) struct Answer {
 pub(crate) struct LogprobChannels {
     /// Flat lists, best first.
     pub(crate) flat: Vec<Channel<Buffer<f64>>>,
+    /// prime-rl's rows of ids and log-probabilities, before the others.
+    pub(crate) compact: Channel<Compact>,
     pub(crate) content: Channel<Content>,
     pub(crate) triples: Channel<Triples>,
     pub(crate) top_rows: Channel<TopRows>,
@@ -126,6 +129,7 @@ impl LogprobChannels {
     pub(crate) fn none(none: Place) -> Self {
         Self {
             flat: Vec::new(),
+            compact: Channel::absent(none),
             content: Channel::absent(none),
             triples: Channel::absent(none),
             top_rows: Channel::absent(none),

@@ -1,7 +1,7 @@
 //! vLLM and prime-rl's server: `/inference/v1/generate` (Dynamo has it too), and `/v1/chat/completions` with
 //! `return_token_ids`.
 
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::experts::Container;
 use crate::memory::Buffer;
 
@@ -15,6 +15,7 @@ use super::read::entries::Content;
 use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{IdLists, Ids};
 use super::read::maps::PromptEntries;
+use super::read::packed::{Compact, Mask, PackedLogprobs};
 use super::read::walk::{Fields, Part, fields};
 use crate::options::{Options, Wire};
 
@@ -44,7 +45,10 @@ fields! {
         stop_reason: Option<Span> = span,
         weight_versions: Option<Span> = span,
         routed_experts: Option<Container> = experts,
-        sampling_mask: Field<IdLists> = now::<IdLists>,
+        sampling_mask: Field<IdLists> = now::<Mask>,
+        /// prime-rl's packed forms of the log-probabilities.
+        completion_logprobs: Field<Buffer<f64>> = now::<PackedLogprobs>,
+        compact_logprobs: Field<Compact> = now::<Compact>,
     }
 }
 
@@ -90,11 +94,23 @@ pub(super) fn answers(
     let mut answers = Vec::with_capacity(list.len());
     for (i, (index, choice)) in list.into_iter().enumerate() {
         let logprobs = choice.logprobs.get()?.unwrap_or_default();
+        let packed = [
+            ("completion_logprobs", choice.completion_logprobs.at()),
+            ("compact_logprobs", choice.compact_logprobs.at()),
+        ];
+        if chunk && let Some((key, at)) = packed.into_iter().find(|(_, at)| at.is_some()) {
+            return Err(packed_chunk(format!("choices[{i}].{key}"), at));
+        }
         answers.push(Answer {
             prefix: format!("choices[{i}]"),
             index,
             token_ids: vec![Channel::local("token_ids", choice.token_ids)],
             logprobs: LogprobChannels {
+                compact: Channel::local("compact_logprobs", choice.compact_logprobs),
+                flat: vec![Channel::local(
+                    "completion_logprobs",
+                    choice.completion_logprobs,
+                )],
                 content: Channel::local("logprobs.content", logprobs.content),
                 must_name: generate,
                 ..LogprobChannels::none(local("logprobs.content"))
@@ -138,4 +154,10 @@ pub(super) fn answers(
         prompts: vec![prompt],
         shared: details([request_id, id, usage]),
     })
+}
+
+#[cold]
+fn packed_chunk(path: String, at: Option<usize>) -> Error {
+    let message = "packed log-probabilities are read in one document, not in a stream";
+    Error::new(Class::Malformed, "packed", path, at, message)
 }

@@ -30,7 +30,9 @@ ROUTES: list[tuple[simulator.Backend, RendererTransport]] = [
     ("vllm", "vllm_generate"),
     ("prime", "vllm_generate"),
     ("prime", "prime_chat_tokens"),
+    ("vllm", "vllm_completions"),
     ("sglang", "sglang_generate"),
+    ("sglang", "sglang_chat"),
 ]
 
 REFUSED = [
@@ -138,7 +140,7 @@ def test_what_is_refused_before_sampling_is_sent_again(
     kind: Kind, route: tuple[Engine, RendererTransport], fault: Fault
 ) -> None:
     engine, transport = route
-    if transport == "sglang_generate" and fault.kind == "not_ready":
+    if transport.startswith("sglang") and fault.kind == "not_ready":
         fault = Fault(kind="status", status=503, message="The request queue is full.")
     with Driver(kind, engine.url, **options(engine, transport)) as client:
         engine.inject(fault, fault)

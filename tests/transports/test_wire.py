@@ -25,7 +25,9 @@ PATHS = {
     "dynamo_chat": "/v1/chat/completions",
     "dynamo_completions": "/v1/completions",
     "prime_chat_tokens": "/v1/chat/completions/tokens",
+    "vllm_completions": "/v1/completions",
     "sglang_generate": "/generate",
+    "sglang_chat": "/v1/chat/completions",
 }
 ANSWERS = {
     "vllm_generate": "generate_basic",
@@ -90,7 +92,9 @@ BOTH = {"x-request-id": UUID, "x-dynamo-request-id": UUID}
         ("prime_chat_tokens", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": UUID}),
         ("dynamo_chat", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", **BOTH}),
         ("dynamo_completions", {"x-dynamo-session-id": "s", "x-dynamo-dp-rank": "3", **BOTH}),
+        ("vllm_completions", {"x-session-id": "s", "x-data-parallel-rank": "3", "x-request-id": UUID}),
         ("sglang_generate", {}),
+        ("sglang_chat", {}),
     ],
 )
 def test_session_rank_and_request_id(

@@ -41,6 +41,18 @@ def test_a_response_is_described() -> None:
     assert ["finish_reason", "length"] in rows
 
 
+def test_without_a_wire_the_keys_say_it_and_why() -> None:
+    done = run(CAPTURES / "generate_prompt_logprobs.json", "--json")
+    assert done.returncode == 0
+    assert done.stderr.endswith(
+        "generate_prompt_logprobs.json: wire vllm_generate: choices[0] has token_ids, and neither message nor text\n"
+    )
+    assert json.loads(done.stdout)["token_ids"]["shape"] == [4]
+    refused = run("-", stdin=b"{}")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the body has the keys of no wire" in refused.stderr
+
+
 def test_several_choices_are_shown_as_several() -> None:
     done = run(made.FOLDER / "vllm_0.32_n2.json", "--wire", "vllm_generate")
     assert done.returncode == 0
@@ -106,7 +118,6 @@ def test_a_file_that_is_not_there() -> None:
     "arguments",
     [
         [],
-        ["-"],
         ["-", "--wire", "openai"],
         ["-", "--wire", "vllm_generate", "--prompt-len", "-1"],
         ["-", "--wire", "vllm_generate", "--nonsense"],

@@ -5,6 +5,8 @@ mod case;
 mod json;
 mod mutate;
 #[cfg(test)]
+mod packed;
+#[cfg(test)]
 mod placing;
 #[cfg(test)]
 mod regressions;

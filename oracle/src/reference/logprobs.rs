@@ -1,10 +1,10 @@
 //! (b) and (c): the log-probabilities of the sampled tokens and of their alternatives.
 
-use super::Top;
 use super::json::Node;
 use super::readers::{self, Entry, Logprob};
 use super::structure::Choice;
 use super::wires::Role;
+use super::{Top, packed};
 use dynamo_tito::limits::MAX_LOGPROB;
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
@@ -30,7 +30,12 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     let mut entries = None;
     let mut echo_left_out = None;
 
-    let chosen = if let Some((path, node)) = choice.found(Role::FlatLogprobs) {
+    let mut compact = None;
+    let chosen = if let Some((path, node)) = choice.found(Role::Compact) {
+        let (values, rows) = packed::compact(node, path, ids, options)?;
+        compact = Some((rows, path, node));
+        Some((values, path.to_owned()))
+    } else if let Some((path, node)) = choice.found(Role::FlatLogprobs) {
         let values = flat(node, path, ids, options)?;
         if let Some((path, node)) = content {
             match held_to_identity(node, path, ids, options)? {
@@ -62,7 +67,9 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     }
 
     let top_triples = choice.found(Role::TopTriples);
-    let top = if let Some((entries, path)) = entries {
+    let top = if let Some((rows, path, node)) = compact {
+        packed::top_of_compact(&rows, path, node)?.map(|top| (top, path.to_owned()))
+    } else if let Some((entries, path)) = entries {
         top_of_content(&entries, path, ids)?
     } else if let Some((path, node)) = top_triples {
         top_of_triples(node, path, ids, options)?
@@ -89,7 +96,10 @@ pub(super) fn flat(
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<Vec<f64>> {
-    let values = readers::flat(node, path, options)?;
+    let values = match options.wire.packs() {
+        true => packed::logprobs(node, path, options)?,
+        false => readers::flat(node, path, options)?,
+    };
     same_count(values.len(), ids, path, node)?;
     let values = values.iter().enumerate();
     values

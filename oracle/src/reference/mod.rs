@@ -12,6 +12,7 @@ pub(crate) mod json;
 mod logprobs;
 mod metadata;
 mod npy;
+mod packed;
 mod placing;
 mod prompt;
 mod readers;
@@ -298,6 +299,9 @@ fn rows(
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<Mask> {
+    if node.as_object().is_some() && options.wire.packs() {
+        return packed_rows(name, path, node, ids, options);
+    }
     let mut mask = Mask {
         token_ids: Vec::new(),
         offsets: vec![0],
@@ -314,6 +318,30 @@ fn rows(
             let path = format!("{path}[{i}]");
             let message = format!("the list does not hold token {id}, which was sampled");
             return Err(logprobs::alignment(name, path, list.start, message));
+        }
+    }
+    Ok(mask)
+}
+
+/// The same of a packed list, whose rows have no offsets.
+fn packed_rows(
+    name: &'static str,
+    path: &str,
+    node: &Node,
+    ids: &[i32],
+    options: &Options<'_>,
+) -> Result<Mask> {
+    let mask = packed::mask(node, path, options)?;
+    logprobs::same_count(mask.offsets.len() - 1, ids, path, node)?;
+    for (i, (bounds, id)) in mask.offsets.windows(2).zip(ids).enumerate() {
+        if !mask.token_ids[bounds[0] as usize..bounds[1] as usize].contains(id) {
+            return Err(Error::new(
+                Class::Alignment,
+                name,
+                format!("{path}[{i}]"),
+                node.start,
+                format!("the list does not hold token {id}, which was sampled"),
+            ));
         }
     }
     Ok(mask)

@@ -366,12 +366,28 @@ fn with_choices<'a>(
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
     }
+    if may_be_empty && wire.packs() {
+        list.iter().try_for_each(unpacked)?;
+    }
     let parts = indices.into_iter().zip(&list);
     let mut choices: Vec<_> = parts
         .map(|(index, choice)| Choice::new(wire, index, top, choice))
         .collect();
     choices.sort_by_key(|choice| choice.index);
     Ok(choices)
+}
+
+/// Of a chunk: its log-probabilities are not packed.
+fn unpacked(choice: &Part<'_>) -> Result<()> {
+    let packed = ["completion_logprobs", "compact_logprobs"];
+    let found = packed.map(|key| choice.channel(key));
+    match found.iter().find_map(Channel::found) {
+        None => Ok(()),
+        Some((path, node)) => {
+            let message = "packed log-probabilities in a stream";
+            Err(Error::new(Class::Malformed, "packed", path, node.start, message))
+        }
+    }
 }
 
 /// The index of each choice: its `index`, else its position.

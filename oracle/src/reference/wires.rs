@@ -8,6 +8,8 @@ use dynamo_tito::Wire;
 pub(crate) enum Role {
     TokenIds,
     FlatLogprobs,
+    /// prime-rl's rows of ids and log-probabilities.
+    Compact,
     Content,
     /// The texts beside the flat list of completions.
     Tokens,
@@ -120,6 +122,8 @@ const DYNAMO_COMPLETIONS: &[Field] = &[
 
 const VLLM: &[Field] = &[
     (Role::TokenIds, &["choices[].token_ids"]),
+    (Role::Compact, &["choices[].compact_logprobs"]),
+    (Role::FlatLogprobs, &["choices[].completion_logprobs"]),
     (Role::Content, &["choices[].logprobs.content"]),
     (Role::PromptTokenIds, &["prompt_token_ids"]),
     (Role::PromptLogprobs, &["prompt_logprobs"]),

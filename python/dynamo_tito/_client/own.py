@@ -58,7 +58,7 @@ class OwnRequests:
                 f"no request {request_id!r} was sent by this client with an id: give generate or stream a request_id, "
                 "or read the stream's"
             )
-        if sent.transport == "sglang_generate":
+        if sent.transport in ("sglang_generate", "sglang_chat"):
             others = {other.engine_id for other in self._sent.values()} - {sent.engine_id}
             longer = min((other for other in others if other.startswith(sent.engine_id)), default=None)
             if longer is not None:

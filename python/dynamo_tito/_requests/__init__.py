@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Unpack
 
-from . import dynamo, prime_chat, sglang, vllm_generate
+from . import dynamo, prime_chat, sglang, sglang_chat, vllm_completions, vllm_generate
 from .abort import Abort, aborts
 from .call import Call, CallOptions, Draft, PromptIds, SharedOptions, make_call
 from .encode import encode
@@ -122,6 +122,24 @@ _DIALECTS = (
     Dialect(
         "prime_chat_tokens", prime_chat.PATH, "vllm_chat", prime_chat.draft, prime_chat.headers, streams_routing=False
     ),
+    Dialect(
+        "vllm_completions",
+        vllm_completions.PATH,
+        "vllm_completions",
+        vllm_completions.draft,
+        vllm_completions.headers,
+        streams_routing=False,
+    ),
+    Dialect(
+        "sglang_chat",
+        sglang_chat.PATH,
+        "sglang_chat",
+        sglang_chat.draft,
+        sglang_chat.headers,
+        "rid",
+        streams_routing=False,
+        reserved=7,
+    ),
     Dialect("sglang_generate", sglang.PATH, "sglang_generate", sglang.draft, sglang.headers, "rid", reserved=7),
 )
 DIALECTS: Mapping[str, Dialect] = {dialect.transport: dialect for dialect in _DIALECTS}
@@ -152,7 +170,7 @@ def encode_request(
 ) -> bytes:
     """The request body that the clients send: compact JSON in UTF-8.
 
-    Session, data-parallel rank and request id are part of the body on ``sglang_generate`` only; elsewhere they are
+    Session, data-parallel rank and request id are part of the body on SGLang's routes only; elsewhere they are
     headers.
 
     Args:

@@ -8,6 +8,8 @@ from typing import Any
 PREFIXES = ("generate-tokens-", "chatcmpl-", "cmpl-")
 """What servers put before a request's id where they name it in an answer."""
 
+_PREFIX = {"vllm_generate": "generate-tokens-", "prime_chat_tokens": "chatcmpl-", "vllm_completions": "cmpl-"}
+
 
 @dataclass(frozen=True, slots=True)
 class Abort:
@@ -26,8 +28,11 @@ def aborts(transport: str, request_id: str) -> list[Abort]:
     the last one, its frontend has none.
     """
     engine = Abort("/engine/abort_request", {"request_id": request_id})
-    if transport in ("vllm_generate", "prime_chat_tokens"):
-        prefix = "generate-tokens-" if transport == "vllm_generate" else "chatcmpl-"
+    if (prefix := _PREFIX.get(transport)) is not None:
         members = {"request_ids": [prefix + request_id]}
         return [Abort("/inference/v1/abort_requests", members), Abort("/abort_requests", members), engine]
-    return [Abort("/abort_request", {"rid": request_id}), engine] if transport == "sglang_generate" else [engine]
+    return (
+        [Abort("/abort_request", {"rid": request_id}), engine]
+        if transport in ("sglang_generate", "sglang_chat")
+        else [engine]
+    )

@@ -227,6 +227,12 @@ def refuse_unstreamed(call: Call, transport: str, **asked: Any) -> None:
             raise ValueError(f"{name} cannot be given: a stream of {transport} brings none; give stream=False")
 
 
+def refuse_streams(call: Call, transport: str, why: str) -> None:
+    """On a route whose streams are not read, refuse to ask for one."""
+    if call.stream:
+        raise ValueError(f"{transport} cannot be streamed: {why}")
+
+
 def refuse_features(call: Call, transport: str) -> None:
     """Raise a ValueError for multimodal features, which only one route has."""
     if call.features is not None:

@@ -82,7 +82,7 @@ def check_scored_at(temperature: float, body: bytes) -> None:
 
 def score_rows_from(transport: RendererTransport, length: int) -> int | None:
     """The position from which routed experts are sent, on routes that take one: behind the sequence."""
-    return length if transport in ("vllm_generate", "prime_chat_tokens") else None
+    return length if transport in ("vllm_generate", "prime_chat_tokens", "vllm_completions") else None
 
 
 def score_draft(transport: RendererTransport, draft: Draft, *, start: int, top_k: int, temperature: float) -> Draft:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import typer
 
@@ -15,13 +15,20 @@ from ._report import as_json, as_table, printable
 
 _STDIN = Path("-")
 
+WireOrAuto: TypeAlias = Literal["auto", Wire]
+
 
 def decode(  # a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
         typer.Argument(help="Saved response bodies; - reads standard input.", metavar="FILE"),
     ],
-    wire: Annotated[Wire, typer.Option(help=f"Format of the response: {', '.join(get_args(Wire))}.", metavar="NAME")],
+    wire: Annotated[
+        WireOrAuto,
+        typer.Option(
+            help=f"Format of the response: {', '.join(get_args(Wire))}; auto tells it from the keys.", metavar="NAME"
+        ),
+    ] = "auto",
     prompt_len: Annotated[
         int | None,
         typer.Option(help="Tokens of the prompt. With it, the rows of routed experts are counted.", min=0, metavar="N"),
@@ -73,7 +80,11 @@ def decode(  # a parameter per option is how typer reads the command line
         name = "stdin" if file == _STDIN else str(file)
         try:
             body = sys.stdin.buffer.read() if file == _STDIN else file.read_bytes()
-            completions = tito.decode_choices(body, wire=wire, **options)
+            found = wire
+            if found == "auto":
+                found, why = tito.detect_wire(body)
+                _complain(f"{name}: wire {found}: {why}")
+            completions = tito.decode_choices(body, wire=found, **options)
         except OSError as error:
             _complain(f"{name}: {error.strerror}")
             failed = True
@@ -84,7 +95,7 @@ def decode(  # a parameter per option is how typer reads the command line
             # A plain ValueError asks for an option: routed experts that do not say their own shape, for example.
             raise typer.BadParameter(f"{name}: {error}") from error
         else:
-            show(name, wire, len(body), completions)
+            show(name, found, len(body), completions)
     if failed:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ use crate::wire::answer::{LogprobChannels, Paths, first};
 use crate::wire::decoded::TopLogprobs;
 use crate::wire::read::entries::Content;
 use crate::wire::read::ids::Numbers;
+use crate::wire::read::packed::Compact;
 use crate::wire::read::triples::{TopRows, Triples};
 
 use super::echo;
@@ -38,7 +39,15 @@ pub(crate) fn choose_logprobs(
         (None, None, None, None, None);
     let content_path = paths.text(channels.content.place);
     let mut held = None;
-    if let Some(channel) = first(channels.flat) {
+    let mut compact = None;
+    if let Some((at, rows)) = channels.compact.field.take::<Compact>(body) {
+        let path = paths.text(channels.compact.place);
+        let mut rows = rows.map_err(|error| error.under(&path))?;
+        sampled.check_count(rows.offsets.len() - 1, &path, at, "rows of logprobs")?;
+        values = Some(sampled.check_compact(&mut rows, &path, at)?);
+        source = Some(path.clone());
+        compact = Some((at, rows, path));
+    } else if let Some(channel) = first(channels.flat) {
         let path = paths.text(channel.place);
         if let Some((at, list)) = channel.field.take::<Numbers>(body) {
             let mut list = list.map_err(|error| error.under(&path))?;
@@ -100,6 +109,10 @@ pub(crate) fn choose_logprobs(
     if let Some((at, entries)) = held {
         top = sampled.top_of_entries(entries, &content_path, at)?;
         top_source = Some(format!("{content_path}[].top_logprobs"));
+    }
+    if let Some((at, rows, path)) = compact {
+        top = sampled.top_of_compact(rows, &path, at)?;
+        top_source = Some(path);
     }
     if let Some((at, rows)) = channels.top_rows.field.take::<TopRows>(body) {
         let path = paths.text(channels.top_rows.place);

@@ -29,7 +29,8 @@ pub(crate) fn check_mask(
     for (i, (&id, bounds)) in ids.iter().zip(bounds).enumerate() {
         let row = &survivors[bounds[0] as usize..bounds[1] as usize];
         if !row.contains(&id) {
-            let at = locate(body, at, &[Step::Index(i)]);
+            // A packed row has no place of its own.
+            let at = locate(body, at, &[Step::Index(i)]).or(Some(at));
             return Err(impossible(row.len(), id, format!("{path}[{i}]"), at));
         }
     }

@@ -1,5 +1,6 @@
 //! Checks that every wire shares: what was read is compared with the sampled token ids, the prompt and the options.
 
+mod compact;
 pub(crate) mod counts;
 pub(crate) mod echo;
 pub(crate) mod experts;

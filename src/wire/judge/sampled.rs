@@ -74,7 +74,7 @@ impl Sampled<'_> {
     }
 
     /// Turns a value that means "no logprob" into NaN, or refuses it; refuses a value above 0.
-    fn settle(
+    pub(super) fn settle(
         &self,
         value: &mut f64,
         path: impl FnOnce() -> (String, Option<usize>),
@@ -100,7 +100,8 @@ impl Sampled<'_> {
             self.settle(value, || {
                 (
                     format!("{path}[{i}]"),
-                    locate(self.body, at, &[Step::Index(i)]),
+                    // A packed value has no place of its own.
+                    locate(self.body, at, &[Step::Index(i)]).or(Some(at)),
                 )
             })?;
         }

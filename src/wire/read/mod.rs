@@ -7,6 +7,7 @@ pub(crate) mod field;
 pub(crate) mod ids;
 pub(crate) mod maps;
 pub(crate) mod members;
+pub(crate) mod packed;
 pub(crate) mod server_error;
 pub(crate) mod triples;
 pub(crate) mod walk;

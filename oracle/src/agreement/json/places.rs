@@ -18,7 +18,9 @@ pub(super) struct Place {
 /// Places inside a value that has this role.
 fn inside(role: Role) -> &'static [&'static str] {
     match role {
-        Role::TokenIds | Role::FlatLogprobs | Role::Tokens | Role::PromptTokenIds => &["0"],
+        Role::TokenIds | Role::Tokens | Role::PromptTokenIds => &["0"],
+        Role::FlatLogprobs => &["0", "data", "shape.0", "dtype"],
+        Role::Compact => &["format", "data", "offsets.0", "num_top_logprobs"],
         Role::Content => &[
             "0.token",
             "0.token_id",
@@ -28,7 +30,8 @@ fn inside(role: Role) -> &'static [&'static str] {
             "0.top_logprobs.0.logprob",
             "0.top_logprobs.0.a",
         ],
-        Role::Triples | Role::Rows(_) => &["0.0"],
+        Role::Triples => &["0.0"],
+        Role::Rows(_) => &["0.0", "ids.data", "ids.shape.0", "counts.dtype"],
         Role::TopTriples | Role::PromptTopTriples => &["0.0.0"],
         Role::PromptLogprobs => &["0.1.logprob", "0.1.a", "0.0"],
         Role::RoutedExperts => &["data", "shape.0", "start", "dtype", "a.0"],

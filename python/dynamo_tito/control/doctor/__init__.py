@@ -25,10 +25,13 @@ _TIMEOUT = 60.0
 
 _TRANSPORTS: dict[Backend, tuple[RendererTransport, ...]] = {
     "dynamo": ("dynamo_chat", "dynamo_completions", "vllm_generate", "sglang_generate"),
-    "vllm": ("vllm_generate",),
+    "vllm": ("vllm_generate", "vllm_completions"),
     "prime": ("vllm_generate", "prime_chat_tokens"),
-    "sglang": ("sglang_generate",),
+    "sglang": ("sglang_generate", "sglang_chat"),
 }
+# Dynamo has SGLang's own route only where its workers are SGLang's, and where it is switched on. The others are second
+# ways to a server that has a better one.
+_OPTIONAL = {("dynamo", "sglang_generate"), ("vllm", "vllm_completions"), ("sglang", "sglang_chat")}
 _NAMES: dict[Backend, str] = {"vllm": "vLLM", "prime": "prime-rl's server", "sglang": "SGLang", "dynamo": "Dynamo"}
 
 
@@ -117,8 +120,7 @@ class _Examination:
 
     async def wires(self) -> None:
         for transport in _TRANSPORTS[self._backend]:
-            # Dynamo has SGLang's own route only where its workers are SGLang's, and where it is switched on.
-            optional = (self._backend, transport) == ("dynamo", "sglang_generate")
+            optional = (self._backend, transport) in _OPTIONAL
             probe = WireProbe(self._server, self._backend, self._model, transport, optional)
             self._findings += await probe.run()
 

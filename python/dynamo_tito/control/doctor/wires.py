@@ -28,6 +28,7 @@ _PLACES = (
     "nvext.engine_data.routed_experts",
     "choices[0].routed_experts",
     "meta_info.routed_experts",
+    "choices[0].meta_info.routed_experts",
 )
 _NPY = "k05VTVBZ"
 _INT32 = 4

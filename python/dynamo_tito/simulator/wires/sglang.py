@@ -13,16 +13,17 @@ from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
 from .common import integers
-from .sglang_generate import SglangGenerate
+from .sglang_chat import SglangChat
 
 __all__ = ["SglangApp"]
 
 
-class SglangApp(SglangGenerate):
+class SglangApp(SglangChat):
     """`python -m sglang.launch_server --enable-return-routed-experts`."""
 
     def add_routes(self) -> None:
         self.route("POST PUT", "/generate", self.native)
+        self.route("POST", "/v1/chat/completions", self.chat)
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/model_info", self.model_info)
         self.route("GET", "/health", self.health)
@@ -77,6 +78,9 @@ class SglangApp(SglangGenerate):
         except EngineError as error:
             # The answer has begun before the request is looked at.
             return self.failed_stream(call, error)
+
+    async def chat(self, call: Call) -> Response:
+        return await self.answer_chat(call, self.document(call))
 
     def document(self, call: Call) -> dict[str, Any]:
         """The request's JSON object; an empty body is an empty one.

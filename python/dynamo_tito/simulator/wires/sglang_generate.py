@@ -28,17 +28,17 @@ class SglangGenerate(App):
 
     async def whole(self, call: Call, document: dict[str, Any]) -> Response:
         """The answer in one piece; of several choices, a list."""
-        flight = await self._take_off(call, document, streams=False)
+        flight = await self.take_off(call, document, streams=False)
         try:
             samples = await flight.whole()
         finally:
             flight.land()
-        answers = [dumps(await self._answer(call, document, sample, sample)) for sample in samples]
+        answers = [dumps(await self.answer(call, document, sample, sample)) for sample in samples]
         return Response(200, b"[" + b",".join(answers) + b"]" if len(answers) > 1 else answers[0])
 
     async def events(self, call: Call, document: dict[str, Any], *, deltas: bool) -> Response:
         """The answer in chunks, each with all tokens up to it or with the new ones alone."""
-        flight = await self._take_off(call, document, streams=True)
+        flight = await self.take_off(call, document, streams=True)
         return self.streamed(call, flight, self._chunks(call, flight, document, deltas=deltas))
 
     async def _chunks(
@@ -47,7 +47,7 @@ class SglangGenerate(App):
         begun: set[int] = set()
         async for delta in flight.deltas():
             shown = delta.new if deltas else delta.so_far
-            answer = await self._answer(call, document, shown, delta.sample if delta.last else None, made=delta.end)
+            answer = await self.answer(call, document, shown, delta.sample if delta.last else None, made=delta.end)
             if delta.index not in begun:
                 begun.add(delta.index)
                 answer["meta_info"]["response_sent_to_client_ts"] = time.time()
@@ -55,7 +55,8 @@ class SglangGenerate(App):
                 answer["index"] = delta.index
             yield Event(answer, delta, cumulative=not deltas)
 
-    async def _take_off(self, call: Call, document: dict[str, Any], *, streams: bool) -> Flight:
+    async def take_off(self, call: Call, document: dict[str, Any], *, streams: bool) -> Flight:
+        """Checks a request and begins to sample."""
         params = document.get("sampling_params") or {}
         if "input_ids" not in document and "text" not in document:
             raise EngineError(400, "Either text, input_ids or input_embeds should be provided.")
@@ -88,7 +89,7 @@ class SglangGenerate(App):
         """The id of a choice: the client's, else one that the server makes."""
         return document.get("rid") or self.uuid(call).replace("-", "") + (f"{index:x}" if index else "")
 
-    async def _answer(
+    async def answer(
         self, call: Call, document: dict[str, Any], shown: Sample, ended: Sample | None, *, made: int | None = None
     ) -> dict[str, Any]:
         """Some tokens of a choice, of which there are `made`, and all of it if it has ended."""
