@@ -22,7 +22,7 @@ from .held import Held
 from .messages import plain
 from .plan import OnDrift
 from .planning import Planner
-from .training import make_sample
+from .training import make_sample, make_samples
 
 if TYPE_CHECKING:
     from dynamo_tito._client import AsyncTitoClient
@@ -335,13 +335,7 @@ class Rollout:
 
     def samples(self, *, final_row: FinalRowPolicy = "repeat") -> list[TrainingSample]:
         """One sample per branch; ``shared`` says how much of it is in an earlier one."""
-        seen: list[Turn] = []
-        found = []
-        for leaf in self._held.leaves:
-            shared = max((_shared(leaf, other) for other in seen), default=0)
-            found.append(make_sample(leaf, final_row=final_row, shared=shared))
-            seen.append(leaf)
-        return found
+        return make_samples(self._held.leaves, final_row=final_row)
 
     # --- plans and answers ---
 
@@ -430,9 +424,3 @@ class Rollout:
     async def _aside(self, call: Callable[[], T]) -> T:
         """In a thread, if the renderer waits for a server."""
         return await asyncio.to_thread(call) if self._blocking else call()
-
-
-def _shared(leaf: Turn, other: Turn) -> int:
-    """Tokens that two branches have in common because they are the same ones."""
-    ends = {id(part.turn): part.end for part in tree.parts(other)}
-    return max((min(part.end, ends[id(part.turn)]) for part in tree.parts(leaf) if id(part.turn) in ends), default=0)
