@@ -20,7 +20,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::body::{Body, Room};
+    use super::body::{Body, Spare};
     #[pymodule_export]
     use super::completion::{decode, decode_choices};
     #[pymodule_export]
