@@ -79,7 +79,7 @@ pub(crate) fn decode_rows(
         return Err(refused(
             "too_many",
             at,
-            limits::passed(found, ceiling, "max_rows"),
+            limits::over(found, ceiling, "max_rows"),
         ));
     }
     let trimmed = trim(rows.shape[0], rows.start, at, options, sequence)?;

@@ -385,7 +385,13 @@ fn unpacked(choice: &Part<'_>) -> Result<()> {
         None => Ok(()),
         Some((path, node)) => {
             let message = "packed log-probabilities in a stream";
-            Err(Error::new(Class::Malformed, "packed", path, node.start, message))
+            Err(Error::new(
+                Class::Malformed,
+                "packed",
+                path,
+                node.start,
+                message,
+            ))
         }
     }
 }
