@@ -156,6 +156,7 @@ $(VENV)/.rivals: $(VENV)/.ready
 .PHONY: bench
 bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes docs/benchmarks.md
 	$(CARGO) bench --locked --quiet --no-default-features --bench kernels --bench decode
+	$(PY) -m benches.artifact
 	$(PY) -m benches.peers report
 
 .PHONY: fmt

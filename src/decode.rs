@@ -32,6 +32,16 @@ pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Decoded>
     wire::decode(body, options, true, Target::Own)
 }
 
+/// Decodes a generation artifact with one choice, or what SGLang's worker uploads of one, as bytes of their own.
+///
+/// Of `options`, the wire is not looked at. An artifact does not tell why the completion ended.
+///
+/// # Errors
+/// The first rule of `docs/judgement.md` that the object breaks, with its address.
+pub fn decode_artifact(data: &[u8], options: &Options<'_>) -> Result<Decoded> {
+    wire::decode_artifact(data, options, Target::Own)
+}
+
 fn one(body: &[u8], options: &Options<'_>, target: Target<'_>) -> Result<Decoded> {
     let mut choices = wire::decode(body, options, false, target)?;
     Ok(choices.pop().expect("a body with one choice"))

@@ -12,11 +12,13 @@
 //! # Ok::<(), dynamo_tito::Error>(())
 //! ```
 
+mod artifact;
 pub mod base64;
 mod decode;
 mod divergence;
 mod error;
 mod experts;
+pub mod http;
 mod json;
 pub mod limits;
 pub mod memory;
@@ -28,7 +30,7 @@ mod routing;
 mod stream;
 mod wire;
 
-pub use decode::{decode, decode_choices, decode_into};
+pub use decode::{decode, decode_artifact, decode_choices, decode_into};
 pub use divergence::{Divergence, Missing, divergence};
 pub use error::{Class, Error, Result};
 pub use experts::{ExpertIds, Routed as RoutedExperts};

@@ -12,6 +12,8 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Rows of one answer's routed experts, dropped ones included.
     pub max_rows: u64,
+    /// Bytes of an artifact once decompressed.
+    pub max_decompressed: u64,
 }
 
 impl Limits {
@@ -26,6 +28,7 @@ impl Default for Limits {
             max_depth: 128,
             max_tokens: 1 << 24,
             max_rows: 1 << 24,
+            max_decompressed: 1 << 30,
         }
     }
 }
@@ -63,6 +66,12 @@ pub const MAX_MESSAGE: usize = 1 << 14;
 
 /// Bytes of a server's error body that an exception keeps.
 pub const MAX_ERROR_BODY: usize = 4096;
+
+/// Bytes of a generation artifact's manifest, by the definition of its format.
+pub const MAX_ARTIFACT_MANIFEST: usize = 1 << 20;
+
+/// Bytes of a generation artifact's tensors, by the definition of its format.
+pub const MAX_ARTIFACT_TENSORS: u64 = 64 << 20;
 
 /// Bytes of a body of plain JSON that are kept where a stream was expected: it may be the server's error.
 pub const MAX_PLAIN: usize = 1 << 16;

@@ -121,6 +121,8 @@ pub struct Options<'a> {
     pub missing_logprob: MissingLogprob,
     /// Whether the last sampled token has a row.
     pub final_row: FinalRow,
+    /// Of an artifact: the routers whose routes are wanted, by id; None for all.
+    pub routers: Option<&'a [u64]>,
     /// Scoring: prompt logprobs are wanted, from this position of the prompt on.
     pub score_from: Option<u64>,
     /// Ceilings.
@@ -143,6 +145,7 @@ impl Options<'_> {
             require_routed_experts: false,
             missing_logprob: MissingLogprob::Raise,
             final_row: FinalRow::Omitted,
+            routers: None,
             score_from: None,
             limits: Limits::default(),
         }
@@ -152,6 +155,7 @@ impl Options<'_> {
     pub(crate) fn detached(&self) -> Options<'static> {
         Options {
             prompt_token_ids: None,
+            routers: None,
             ..*self
         }
     }

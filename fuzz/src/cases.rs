@@ -18,7 +18,7 @@ thread_local! {
 fn recorded() -> Vec<Vec<u8>> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
     let mut paths = Vec::new();
-    for folder in ["captures", "made"] {
+    for folder in ["captures", "made", "artifacts"] {
         let entries = data.join(folder).read_dir().expect("recorded bodies");
         paths.extend(entries.map(|entry| entry.expect("a recorded body").path()));
     }

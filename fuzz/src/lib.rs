@@ -1,5 +1,6 @@
 //! What the fuzz targets judge, and how their inputs are changed.
 
+pub mod artifacts;
 pub mod cases;
 pub mod containers;
 pub mod kernels;

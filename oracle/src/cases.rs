@@ -116,6 +116,7 @@ fn limits(written: &Value) -> Limits {
         max_depth: limit("max_depth", usual.max_depth as u64) as usize,
         max_tokens: limit("max_tokens", usual.max_tokens as u64) as usize,
         max_rows: limit("max_rows", usual.max_rows),
+        max_decompressed: usual.max_decompressed,
     }
 }
 

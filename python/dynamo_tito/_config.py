@@ -29,8 +29,11 @@ Backend: TypeAlias = Literal["vllm", "prime", "dynamo", "sglang"]
 SamplingDefaults: TypeAlias = Literal["neutral", "model"]
 """What the sampling parameters are that a call leaves open: neutral ones, or the server's own (:mod:`._requests`)."""
 
-HttpLibrary: TypeAlias = Literal["httpx", "aiohttp"]
-"""Which library moves the bytes."""
+ArtifactMode: TypeAlias = Literal["inline"]
+"""Where a generation artifact is sent: in the answer."""
+
+HttpLibrary: TypeAlias = Literal["httpx", "aiohttp", "native"]
+"""What moves the bytes: a library, or the compiled core."""
 
 BACKEND_TRANSPORTS: dict[Backend, RendererTransport] = {
     "vllm": "vllm_generate",
@@ -74,7 +77,8 @@ class Limits:
     """Ceilings of one answer. Each is looked at before memory is spent on what it bounds.
 
     The clients keep all of them; :func:`dynamo_tito.decode` and its siblings, which get a body that is there already,
-    keep the last three. An error names the ceiling that was passed, what was found, and the keyword that raises it.
+    keep the last three, and :func:`dynamo_tito.decode_artifact` ``max_decompressed_bytes`` as well. An error names the
+    ceiling that was passed, what was found, and the keyword that raises it.
 
     Attributes:
         max_response_bytes: of the body as sent.

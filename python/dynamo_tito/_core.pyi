@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from ._config import Limits
+from ._errors import TransportPhase
 from ._types import (
     Completion,
     Divergence,
@@ -19,11 +20,15 @@ from ._types import (
 
 __all__ = [
     "Body",
+    "NativeCall",
+    "NativeEngine",
+    "NativeMailbox",
     "Spare",
     "StreamDecoder",
     "build_info",
     "configure_memory",
     "decode",
+    "decode_artifact",
     "decode_choices",
     "decode_prompt_logprobs",
     "divergence",
@@ -50,6 +55,23 @@ def decode(
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
     final_row: FinalRow = "omitted",
+    limits: Limits | None = None,
+) -> Completion: ...
+def decode_artifact(
+    data: bytes | Body | Buffer,
+    /,
+    *,
+    prompt_len: int | None = None,
+    prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int] | None = None,
+    routed_experts_prompt_start: int | None = None,
+    num_layers: int | None = None,
+    top_k: int | None = None,
+    routers: Sequence[int] | None = None,
+    experts: ExpertsMode = "int32",
+    experts_out: NDArray[np.int32] | None = None,
+    require_logprobs: bool = True,
+    require_routed_experts: bool = False,
+    missing_logprob: MissingLogprob = "raise",
     limits: Limits | None = None,
 ) -> Completion: ...
 def decode_choices(
@@ -114,6 +136,52 @@ class Spare:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+@final
+class NativeEngine:
+    def __new__(
+        cls,
+        *,
+        connect_timeout: float,
+        keepalive: float,
+        max_head: int,
+        max_body: int,
+        max_error: int,
+        proxy: tuple[bool, str, int, str | None] | None,
+        roots: list[bytes] | None,
+        extra: str | None,
+        verified: bool,
+        named: bool,
+    ) -> NativeEngine: ...
+    def start(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes,
+        decoded: bool,
+        expected: int,
+        streamed: bool,
+        mailbox: NativeMailbox | None,
+        number: int,
+    ) -> NativeCall: ...
+    def close(self) -> None: ...
+
+@final
+class NativeCall:
+    @property
+    def phase(self) -> TransportPhase: ...
+    def wait(self, seconds: float) -> bool: ...
+    def take(self) -> tuple[int, dict[str, str], Body | bytes]: ...
+    def head(self) -> tuple[int, dict[str, str]] | None: ...
+    def next(self) -> bytes | None: ...
+    def cancel(self) -> None: ...
+
+@final
+class NativeMailbox:
+    def __new__(cls) -> NativeMailbox: ...
+    def fileno(self) -> int: ...
+    def drain(self) -> list[int]: ...
 
 @final
 class StreamDecoder:

@@ -14,7 +14,7 @@ const USUAL_L3: usize = 32 << 20;
 /// recycled block is seldom in the cache: since it was last written, a body of about its size and the arrays decoded from it
 /// went through the cache. Hence a quarter of the last level, and at most 8 MiB: a cache of more than 32 MiB serves many
 /// cores, and in a virtual machine those of other guests.
-pub(super) fn streaming_from() -> usize {
+pub(crate) fn streaming_from() -> usize {
     static FROM: OnceLock<usize> = OnceLock::new();
     *FROM.get_or_init(|| {
         let size = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size");

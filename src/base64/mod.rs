@@ -20,6 +20,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use cache::streaming_from;
 pub use kernel::{Kernel, kernel_error, kernel_name};
 pub use table::Element;
 

@@ -6,12 +6,13 @@ use super::fill::raw;
 use crate::base64::{alphabet_len, decoded_len};
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
+use crate::memory::Buffer;
 
 /// A string that should be base64. Its letters were looked at once, in the pass that looked for the closing quote.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blob {
     /// Offset of the opening quote.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Offset of the closing quote.
     end: usize,
     /// Letters of the alphabet at the start; nothing but padding follows in a good text.
@@ -51,6 +52,16 @@ impl Blob {
     /// Offset of the opening quote.
     pub(crate) fn at(&self) -> usize {
         self.at
+    }
+
+    /// The bytes that the whole text stands for.
+    pub(crate) fn bytes(&self, body: &[u8]) -> Result<Buffer<u8>> {
+        let text = self.text(body);
+        let len = text.decoded_len()?;
+        text.check()?;
+        raw(&text.text, 0, len, |at| {
+            refused("base64", text.place(at), "not base64")
+        })
     }
 
     /// The text as base64.

@@ -14,5 +14,5 @@ pub(crate) use blob::Blob;
 pub(crate) use container::Container;
 pub(crate) use fill::{doubles, integers};
 pub use rows::{ExpertIds, Routed};
-pub(crate) use rows::{Target, decode_rows};
-pub(crate) use trim::Sequence;
+pub(crate) use rows::{Target, check_expected, check_rows, decode_rows, room};
+pub(crate) use trim::{Sequence, trim};

@@ -73,15 +73,7 @@ pub(crate) fn decode_rows(
 ) -> Result<Routed> {
     let rows = Rows::measure(container, body, options)?;
     let at = container.at();
-    let ceiling = options.limits.max_rows;
-    if rows.shape[0] > ceiling {
-        let found = format!("{} rows of routed experts", rows.shape[0]);
-        return Err(refused(
-            "too_many",
-            at,
-            limits::over(found, ceiling, "max_rows"),
-        ));
-    }
+    check_rows(options, rows.shape[0], at)?;
     let trimmed = trim(rows.shape[0], rows.start, at, options, sequence)?;
     rows.text
         .check()
@@ -96,7 +88,7 @@ impl<'a> Rows<'a> {
     }
 
     fn measure(container: &Container, body: &'a [u8], options: &Options<'_>) -> Result<Self> {
-        let (rows, shape_path, shape_at) = match container {
+        let (rows, at) = match container {
             Container::Object { object, .. } => {
                 let object = object.as_ref().map_err(Clone::clone)?;
                 let rows = Rows {
@@ -106,8 +98,9 @@ impl<'a> Rows<'a> {
                     start: Some(object.start),
                     header: 0,
                 };
-                rows.check_size(object.data.at, |rows| {
-                    rows.check_shape(options, "shape", object.shape_at)
+                rows.check_size(object.data.at, |[_, layers, top_k]| {
+                    check_expected(options, layers, top_k, object.shape_at)
+                        .map_err(|error| error.under("shape"))
                 })?;
                 return Ok(rows);
             }
@@ -126,12 +119,12 @@ impl<'a> Rows<'a> {
                     start: None,
                     header: header.data,
                 };
-                (rows, "", *at)
+                (rows, *at)
             }
             Container::Other { at, kind } => return Err(wrong_type(*at, kind.name())),
         };
-        rows.check_size(shape_at, |rows| {
-            rows.check_shape(options, shape_path, shape_at)
+        rows.check_size(at, |[_, layers, top_k]| {
+            check_expected(options, layers, top_k, at)
         })?;
         Ok(rows)
     }
@@ -169,34 +162,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn check_shape(&self, options: &Options<'_>, path: &'static str, at: usize) -> Result<()> {
-        let [_, layers, top_k] = self.shape;
-        for (name, given, found) in [
-            ("num_layers", options.num_layers, layers),
-            ("top_k", options.top_k, top_k),
-        ] {
-            if given.is_some_and(|given| given != found) {
-                return Err(refused(
-                    "shape",
-                    at,
-                    format!(
-                        "{name} is {found} in the response, {} was expected",
-                        given.unwrap_or_default()
-                    ),
-                )
-                .under(path));
-            }
-        }
-        Ok(())
-    }
-
     /// The text's length, then `between`, then that shape, width and text agree.
-    fn check_size(&self, at: usize, between: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    fn check_size(&self, at: usize, between: impl FnOnce([u64; 3]) -> Result<()>) -> Result<()> {
         let decoded = self
             .text
             .decoded_len()
             .map_err(|error| error.under(self.path()))?;
-        between(self)?;
+        between(self.shape)?;
         let [rows, layers, top_k] = self.shape;
         let bytes = layers
             .checked_mul(top_k)
@@ -261,15 +233,7 @@ impl<'a> Rows<'a> {
                 ExpertIds::I32(values)
             }
             (_, dtype, Target::Into(out)) => {
-                let Some(out) = out.get_mut(..count) else {
-                    return Err(Error::new(
-                        Class::Argument,
-                        "experts_out",
-                        "",
-                        None,
-                        format!("experts_out holds {} values, {count} are needed", out.len()),
-                    ));
-                };
+                let out = room(out, count)?;
                 if base64::widen(text, dtype, skip, out).map_err(failed)? {
                     kept = routes.captured(out)?;
                 }
@@ -285,6 +249,47 @@ impl<'a> Rows<'a> {
             reach: trimmed.reach,
         })
     }
+}
+
+/// Fails unless the shape is what the caller said.
+pub(crate) fn check_expected(
+    options: &Options<'_>,
+    layers: u64,
+    top_k: u64,
+    at: usize,
+) -> Result<()> {
+    for (name, given, found) in [
+        ("num_layers", options.num_layers, layers),
+        ("top_k", options.top_k, top_k),
+    ] {
+        if let Some(given) = given
+            && given != found
+        {
+            let message = format!("{name} is {found} in the response, {given} was expected");
+            return Err(refused("shape", at, message));
+        }
+    }
+    Ok(())
+}
+
+/// Fails if there are more rows than the caller allows.
+pub(crate) fn check_rows(options: &Options<'_>, rows: u64, at: usize) -> Result<()> {
+    let ceiling = options.limits.max_rows;
+    if rows > ceiling {
+        let found = format!("{rows} rows of routed experts");
+        let message = limits::over(found, ceiling, "max_rows");
+        return Err(refused("too_many", at, message));
+    }
+    Ok(())
+}
+
+/// The front of the caller's array.
+pub(crate) fn room(out: &mut [i32], count: usize) -> Result<&mut [i32]> {
+    let len = out.len();
+    out.get_mut(..count).ok_or_else(|| {
+        let message = format!("experts_out holds {len} values, {count} are needed");
+        Error::new(Class::Argument, "experts_out", "", None, message)
+    })
 }
 
 /// What negative ids among the rows are judged by.

@@ -19,17 +19,17 @@ pub(crate) struct Sequence {
 
 /// The outcome of trimming.
 #[derive(Debug)]
-pub(super) struct Trimmed {
+pub(crate) struct Trimmed {
     /// Rows in front that are not wanted.
-    pub(super) drop: u64,
-    pub(super) start: u64,
-    pub(super) complete: bool,
+    pub(crate) drop: u64,
+    pub(crate) start: u64,
+    pub(crate) complete: bool,
     /// The position behind the last row, where it is judged.
-    pub(super) reach: Option<u64>,
+    pub(crate) reach: Option<u64>,
 }
 
 /// Places `rows` rows, the first of which is at the position `first` unless the container does not say.
-pub(super) fn trim(
+pub(crate) fn trim(
     rows: u64,
     first: Option<u64>,
     at: usize,

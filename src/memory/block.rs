@@ -84,6 +84,14 @@ impl Block {
         }
     }
 
+    /// A recycled block that fits `bytes` bytes of a body, if the pool has one; small ones are not worth it.
+    pub(crate) fn recycled(bytes: usize) -> Option<Self> {
+        match bytes {
+            LARGER_FROM.. => pool::take(bytes, Fit::Fitting).map(Self::from_pages),
+            _ => None,
+        }
+    }
+
     /// Grows to at least `bytes` bytes and keeps the first `used` of them; the start may move. The growth depends on the
     /// current and the expected size: up to twice the current size, or the expected size.
     pub(crate) fn grow(

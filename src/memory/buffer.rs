@@ -70,6 +70,19 @@ impl<T: Plain> Buffer<T> {
         Ok(buffer)
     }
 
+    /// As [`Buffer::transient`] with room for `expected` items, in memory that was used before; None if there is none.
+    pub fn recycled(expected: usize) -> Option<Self> {
+        let bytes = expected.checked_mul(size_of::<T>())?;
+        let block = Block::recycled(bytes)?;
+        Some(Self {
+            start: block.start().cast(),
+            capacity: block.size() / size_of::<T>(),
+            block,
+            lifetime: Lifetime::Transient { expected: bytes },
+            ..Self::new()
+        })
+    }
+
     /// Appends one item.
     #[inline(always)]
     pub fn push(&mut self, item: T) -> Result<(), OutOfMemory> {
@@ -107,6 +120,12 @@ impl<T: Plain> Buffer<T> {
     #[inline]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Items that there is room for.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Whether no item is there.

@@ -168,3 +168,19 @@ proptest! {
         prop_assert!(items == vec.as_slice());
     }
 }
+
+#[test]
+fn a_recycled_buffer_is_memory_that_fits_or_nothing() {
+    const SIZE: usize = 37 << 20;
+    assert!(Buffer::<u8>::recycled(0).is_none());
+    assert!(Buffer::<u8>::recycled(usize::MAX).is_none());
+    assert!(Buffer::<i64>::recycled(usize::MAX).is_none());
+    drop(Buffer::<u8>::transient(SIZE, 0).unwrap());
+    // Another test may have taken it meanwhile.
+    if let Some(mut buffer) = Buffer::<u8>::recycled(SIZE) {
+        assert!((SIZE..=SIZE / 3 * 4).contains(&buffer.capacity()));
+        assert!(buffer.is_empty());
+        buffer.extend_from_slice(b"abc").unwrap();
+        assert_eq!(buffer.as_slice(), b"abc");
+    }
+}

@@ -115,6 +115,7 @@ pub(super) fn limits(object: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
         max_depth: object.getattr("max_depth")?.extract()?,
         max_tokens: object.getattr("max_tokens")?.extract()?,
         max_rows: object.getattr("max_rows")?.extract()?,
+        max_decompressed: object.getattr("max_decompressed_bytes")?.extract()?,
     })
 }
 

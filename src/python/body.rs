@@ -54,6 +54,12 @@ fn no_memory(py: Python<'_>, out: crate::memory::OutOfMemory) -> PyErr {
 }
 
 impl Body {
+    /// A body that is there already.
+    pub(super) fn of(content: Buffer<u8>) -> Self {
+        let state = Mutex::new(State::Growing(content));
+        Self { state }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while holding it leaves the state whole: every change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

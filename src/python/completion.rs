@@ -12,6 +12,7 @@ use super::arrays::{ExpertsOut, flat, shaped};
 use super::body::Content;
 use super::call_unwind::call;
 use super::errors::exception;
+use crate::error::Result;
 use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
 use crate::wire::{
@@ -104,7 +105,9 @@ macro_rules! decoder {
             };
             let mut ids = None;
             let options = keywords.options(&mut ids)?;
-            let mut $completions = run(body, &options, $several, experts_out)?;
+            let mut $completions = run(body, &options, experts_out, |content, target| {
+                wire::decode(content, &options, $several, target)
+            })?;
             Ok($result)
         }
     };
@@ -137,11 +140,11 @@ decoder! {
 }
 
 /// Decodes without the GIL, then wraps.
-fn run<'py>(
+pub(super) fn run<'py>(
     body: &Bound<'py, PyAny>,
     options: &Options<'_>,
-    several: bool,
     experts_out: Option<&Bound<'py, PyAny>>,
+    decode: impl Send + FnOnce(&[u8], Target<'_>) -> Result<Vec<Decoded>>,
 ) -> PyResult<Vec<Py<PyAny>>> {
     let py = body.py();
     let mut out = lend(experts_out, options)?;
@@ -152,7 +155,7 @@ fn run<'py>(
         None => Target::Own,
     };
     let decoded = py
-        .detach(|| wire::decode(content, options, several, target))
+        .detach(|| decode(content, target))
         .map_err(|error| exception(py, &error, content))?;
     completions(py, decoded, out)
 }

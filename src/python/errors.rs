@@ -7,6 +7,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use super::call_unwind::call;
 use crate::error::{Class, Error};
+use crate::http::{Failure, Fault};
 use crate::limits::MAX_ERROR_BODY;
 
 /// The exception of an error that was found in `body`.
@@ -40,6 +41,35 @@ pub(super) fn exception(py: Python<'_>, error: &Error, body: &[u8]) -> PyErr {
             attributes.set_item("offset", error.offset)?;
         }
         let message = PyTuple::new(py, [error.to_string()])?;
+        Ok(PyErr::from_value(call(class, &message, Some(&attributes))?))
+    };
+    build().unwrap_or_else(|failed| failed)
+}
+
+/// The exception of an exchange without a whole answer.
+#[cold]
+pub(super) fn transport(py: Python<'_>, failure: &Failure) -> PyErr {
+    static TRANSPORT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let build = || -> PyResult<PyErr> {
+        let message = match &failure.fault {
+            Fault::Memory(out) => return Ok(PyMemoryError::new_err(out.to_string())),
+            Fault::Said(said) => PyTuple::new(py, [said])?,
+            Fault::Over {
+                what,
+                found,
+                ceiling,
+                keyword,
+            } => {
+                let module = py.import("dynamo_tito._config")?;
+                let found = format!("{what} at least {found} bytes");
+                let words = (found, ceiling, keyword).into_pyobject(py)?;
+                let said = call(&module.getattr("over_limit_message")?, &words, None)?;
+                PyTuple::new(py, [said])?
+            }
+        };
+        let class = TRANSPORT.import(py, "dynamo_tito._errors", "TransportError")?;
+        let attributes = PyDict::new(py);
+        attributes.set_item("phase", failure.phase.name())?;
         Ok(PyErr::from_value(call(class, &message, Some(&attributes))?))
     };
     build().unwrap_or_else(|failed| failed)

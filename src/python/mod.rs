@@ -2,12 +2,14 @@
 
 mod arguments;
 mod arrays;
+mod artifact;
 mod body;
 mod call_unwind;
 mod completion;
 mod encode;
 mod errors;
 mod fill;
+mod http;
 mod memory;
 mod routing;
 mod scoring;
@@ -20,11 +22,15 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::artifact::decode_artifact;
+    #[pymodule_export]
     use super::body::{Body, Spare};
     #[pymodule_export]
     use super::completion::{decode, decode_choices};
     #[pymodule_export]
     use super::encode::encode_token_ids;
+    #[pymodule_export]
+    use super::http::{NativeCall, NativeEngine, NativeMailbox};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
     #[pymodule_export]

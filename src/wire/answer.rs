@@ -1,5 +1,6 @@
 //! One answer of a body: which channels may fill which role, best first. Each wire fills it from its own fields.
 
+use crate::artifact::Routes;
 use crate::experts::Container;
 use crate::memory::Buffer;
 
@@ -104,6 +105,8 @@ pub(crate) struct Answer {
     pub(crate) metadata: Vec<MetadataItem>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
     pub(crate) tells_abort: bool,
+    /// More entries of `sources`.
+    pub(crate) notes: Vec<(&'static str, String)>,
 }
 
 /// The channels of log-probabilities.
@@ -170,6 +173,8 @@ impl PromptChannels {
 /// Where routed experts stand.
 #[derive(Debug)]
 pub(crate) struct ExpertChannels {
+    /// Those of an artifact, and the offset of errors unless they have their own.
+    pub(crate) artifact: Option<(Place, Option<usize>, Routes)>,
     /// The best one that is there.
     pub(crate) found: Option<(Place, Container)>,
     /// Where this wire does not carry them, with their offset.

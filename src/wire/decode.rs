@@ -60,6 +60,18 @@ pub(crate) fn decode(
         .collect()
 }
 
+/// Judges an answer that no document surrounds.
+pub(super) fn alone(
+    answer: Answer,
+    prompt: PromptChannels,
+    options: &Options<'_>,
+    target: Target<'_>,
+) -> Result<Decoded> {
+    let prompt = |paths: &Paths<'_>| choose_prompt(prompt, &[], options, paths).map(Arc::new);
+    let mut tally = Tally::new(1, false);
+    decode_answer(answer, prompt, &mut tally, &[], options, target)
+}
+
 /// Reads a chunk of a streamed answer. Its answers are sorted by index, and none of them failed.
 pub(crate) fn chunk(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
     let mut answers = super::answers(body, options, several, true)?;
@@ -158,9 +170,8 @@ fn decode_answer(
     (decoded.routed_experts, source) =
         choose_experts(answer.experts, &sequence, body, options, target, &paths)?;
     let source = source.map(|source| ("routed_experts", source));
-    decoded
-        .sources
-        .extend(source.into_iter().chain(mask_source));
+    let more = source.into_iter().chain(mask_source).chain(answer.notes);
+    decoded.sources.extend(more);
     Ok(decoded)
 }
 

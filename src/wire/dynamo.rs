@@ -16,6 +16,7 @@ use super::read::field::{Field, Span, experts, later, now, offset, part, span};
 use super::read::ids::{IdLists, Ids, Numbers};
 use super::read::maps::PromptEntries;
 use super::read::walk::{Fields, Part, Path, Walk, fields};
+use super::upload::Inline;
 use crate::options::{Options, Wire};
 
 fields! {
@@ -67,6 +68,7 @@ fields! {
         routed_experts: Option<Container> = experts,
         stop_reason: Option<Span> = span,
         detailed_finish_reason: Option<Span> = span,
+        metadata_upload: Inline = Inline::read,
     }
 }
 
@@ -157,7 +159,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
             nvext.stop_reason,
         ),
     };
-    let answer = Answer {
+    let mut answer = Answer {
         prefix: "choices[0]".into(),
         index,
         token_ids: vec![
@@ -182,6 +184,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
         },
         mask: Channel::top("nvext.engine_data.sampling_mask", engine.sampling_mask),
         experts: ExpertChannels {
+            artifact: None,
             found: best_experts([
                 (top("nvext.routed_experts"), nvext.routed_experts),
                 (
@@ -218,8 +221,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
             ),
         ]),
         tells_abort: false,
+        notes: Vec::new(),
     };
-    let prompt = PromptChannels {
+    let mut prompt = PromptChannels {
         echo: vec![
             Channel::top(
                 "nvext.engine_data.prompt_token_ids",
@@ -234,6 +238,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
         ],
         ..PromptChannels::none(top("prompt_logprobs"))
     };
+    nvext
+        .metadata_upload
+        .fill(&mut answer, &mut prompt, body, options, chunk)?;
     Ok(Answers {
         list: vec![answer],
         prompts: vec![prompt],
@@ -254,7 +261,8 @@ fn refuse_unowned(nvext: &Nvext, engine: &EngineData, prompt_logprobs: bool) -> 
         || nvext.prompt_logprobs.is_present()
         || nvext.routed_experts.is_some()
         || nvext.stop_reason.is_some()
-        || nvext.detailed_finish_reason.is_some();
+        || nvext.detailed_finish_reason.is_some()
+        || nvext.metadata_upload.says_anything();
     let path = match (in_engine || in_nvext, prompt_logprobs) {
         (true, _) => "nvext",
         (false, true) => "prompt_logprobs",

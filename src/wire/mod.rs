@@ -5,6 +5,7 @@
 //! the columns with each other, and [`decode`] calls both in the order of `docs/judgement.md`.
 
 pub(crate) mod answer;
+mod artifact;
 mod decode;
 mod decoded;
 mod dynamo;
@@ -12,6 +13,7 @@ pub(crate) mod judge;
 pub(crate) mod read;
 pub(crate) mod sentinel;
 mod sglang;
+mod upload;
 mod vllm;
 mod vllm_completions;
 
@@ -19,6 +21,7 @@ use crate::error::Result;
 use crate::options::{Options, Wire};
 use answer::Answers;
 
+pub(crate) use artifact::decode_artifact;
 pub(crate) use decode::{chunk, decode};
 pub use decoded::{
     Attribute, Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,

@@ -296,6 +296,7 @@ fn ranked(
             meta.output_token_sampling_mask,
         ),
         experts: ExpertChannels {
+            artifact: None,
             found: meta
                 .routed_experts
                 .map(|it| (local("meta_info.routed_experts"), it)),
@@ -332,6 +333,7 @@ fn ranked(
             versions,
         ]),
         tells_abort: true,
+        notes: Vec::new(),
     };
     let prompt = PromptChannels {
         echo: vec![echo],

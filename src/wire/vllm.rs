@@ -117,6 +117,7 @@ pub(super) fn answers(
             },
             mask: Channel::local("sampling_mask", choice.sampling_mask),
             experts: ExpertChannels {
+                artifact: None,
                 found: choice
                     .routed_experts
                     .map(|it| (local("routed_experts"), it)),
@@ -142,6 +143,7 @@ pub(super) fn answers(
                 ),
             ]),
             tells_abort: true,
+            notes: Vec::new(),
         });
     }
     let prompt = PromptChannels {

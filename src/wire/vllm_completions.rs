@@ -86,6 +86,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
             },
             mask: Channel::absent(local("")),
             experts: ExpertChannels {
+                artifact: None,
                 found: choice
                     .routed_experts
                     .map(|it| (local("routed_experts"), it)),
@@ -110,6 +111,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 ),
             ]),
             tells_abort: true,
+            notes: Vec::new(),
         });
         answers.prompts.push(PromptChannels {
             echo: vec![Channel::local("prompt_token_ids", choice.prompt_token_ids)],

@@ -13,13 +13,11 @@ import pytest
 
 from dynamo_tito import AsyncTitoClient, TitoClient
 from support.authority import Authority
-from support.driver import PROMPT, Driver, Kind
+from support.driver import ASYNC, PROMPT, Driver, Kind
 from support.processes import run
 from support.raw_server import RawServer
 
 from .cases import GOOD, LONG, answered, whole
-
-ASYNC: tuple[Kind, ...] = ("httpx", "aiohttp")
 
 
 def test_no_descriptor_is_left(kind: Kind, server: RawServer) -> None:

@@ -29,7 +29,7 @@ from dynamo_tito import (
 )
 from dynamo_tito._config import HttpLibrary
 from dynamo_tito.simulator.http import Step
-from support.driver import PROMPT, Kind
+from support.driver import BLOCKING, PROMPT, Kind
 from support.raw_server import Answer, Close, Endlessly, Pause, RawServer, Received, Reset, Stall, chunked, head
 from support.small import streamed
 
@@ -211,11 +211,11 @@ def test_two_hundred_streams_at_once(kind: Kind, server: RawServer) -> None:
 
             return await asyncio.gather(*map(one, starts))
 
-    if kind == "blocking":
-        with TitoClient(server.url, **options) as client, ThreadPoolExecutor(len(starts)) as pool:
+    if kind in BLOCKING:
+        with TitoClient(server.url, http=BLOCKING[kind], **options) as client, ThreadPoolExecutor(len(starts)) as pool:
             found = list(pool.map(lambda start: blocking(client, start), starts))
     else:
-        found = asyncio.run(asynchronous(kind))
+        found = asyncio.run(asynchronous(kind))  # type: ignore[arg-type]
     assert found == [[start, start + 1, start + 2, start + 3] for start in starts]
     assert server.hits == len(starts)
 

@@ -13,9 +13,11 @@ from dynamo_tito._types import Completion, PromptLogprobs
 
 T = TypeVar("T")
 
-Kind: TypeAlias = Literal["httpx", "aiohttp", "blocking"]
+Kind: TypeAlias = Literal["httpx", "aiohttp", "native", "blocking", "native, blocking"]
 
-KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "blocking")
+KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "native", "blocking", "native, blocking")
+ASYNC: tuple[Literal["httpx", "aiohttp", "native"], ...] = ("httpx", "aiohttp", "native")
+BLOCKING: dict[Kind, Literal["httpx", "native"]] = {"blocking": "httpx", "native, blocking": "native"}
 PROMPT = [1, 2, 3, 4, 5]
 
 
@@ -27,10 +29,10 @@ class Driver:
         options = {"model": "tito-model", "preflight": False, **options}
         self.kind = kind
         self.client: AsyncTitoClient | TitoClient
-        if kind == "blocking":
-            self.client = TitoClient(url, **options)
+        if kind in BLOCKING:
+            self.client = TitoClient(url, http=BLOCKING[kind], **options)
         else:
-            self.client = AsyncTitoClient(url, http=kind, **options)
+            self.client = AsyncTitoClient(url, http=kind, **options)  # type: ignore[arg-type]
 
     def generate(self, prompt: Any = None, **arguments: Any) -> Completion:
         """One call, to its end."""

@@ -350,7 +350,7 @@ def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
 
 
-@pytest.mark.parametrize("kind", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("kind", ["httpx", "aiohttp", "native"])
 def test_a_wait_for_tokens_that_is_cancelled(connect: Connect, server: RawServer) -> None:
     server.play(STALLED, STREAM)
     client = connect(max_concurrency=1)
@@ -378,8 +378,8 @@ def test_a_plain_loop_that_is_left(connect: Connect, server: RawServer) -> None:
             break
         await asyncio.to_thread(server.wait_until, lambda: server.left_early == 1)
 
-    if client.kind == "blocking":
-        for _ in client.client.stream(PROMPT):  # type: ignore[union-attr]
+    if isinstance(client.client, tito.TitoClient):
+        for _ in client.client.stream(PROMPT):
             break
         server.wait_until(lambda: server.left_early == 1)
     else:
@@ -420,7 +420,7 @@ def test_a_stream_that_failed_has_ended(connect: Connect, server: RawServer) -> 
 
 
 def test_the_time_between_two_questions_counts(connect: Connect, server: RawServer) -> None:
-    server.play(STREAM)
+    server.play(STALLED)
     client = connect()
     stream = client.client.stream(PROMPT, deadline=0.3)
     with pytest.raises(tito.TransportError, match="the deadline passed while reading the answer"):

@@ -61,16 +61,6 @@ def test_another_form_of_the_answer(transport: RendererTransport, field: str, re
         encoded(transport, extra_body={field: unread})
 
 
-@pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions"])
-def test_an_artifact_in_the_answer(transport: RendererTransport) -> None:
-    upload = {"kind": "generation_artifact", "contents": ["moe_routes"], "mode": "inline_base64"}
-    with pytest.raises(ValueError, match="artifact in the answer is not read"):
-        encoded(transport, extra_body={"nvext": {"metadata_upload": upload}})
-    elsewhere = {"url": "http://store/1"}
-    body = json.loads(encoded(transport, extra_body={"nvext": {"metadata_upload": elsewhere}}))
-    assert body["nvext"]["metadata_upload"] == elsewhere
-
-
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_scoring_refuses_them_too(transport: RendererTransport) -> None:
     with (

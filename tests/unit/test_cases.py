@@ -22,7 +22,7 @@ CLASSES: dict[str, type[Exception]] = {
 DECODABLE = [case for case in CASES if not case.get("rust_only")]
 RECORDED = [
     path
-    for folder in ("captures", "captures_vllm")
+    for folder in ("captures", "captures_vllm", "artifacts")
     for path in sorted((DATA / folder).rglob("*.json"))
     if path.name != "index.json"
 ]

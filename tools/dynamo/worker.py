@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+import artifact
 import dynamo.llm.exceptions as dynamo_exceptions
 import numpy as np
 import sglang_native
@@ -169,6 +170,7 @@ class Engine:
             )
             for index in range(call.n)
         ]  # fmt: skip
+        capture = artifact.session(call.request, call, control)
         accumulated: tuple[dict[int, list[int]], dict[int, list[float]]] = ({}, {})
         for begin in range(0, max(len(sample.token_ids) for sample in samples), control["chunk"]):
             await self._held(context, control["delay"])
@@ -181,6 +183,11 @@ class Engine:
                 if begin >= len(sample.token_ids) and sample.finish_reason != ABORT:
                     continue
                 chunk = call.chunk(sample, begin, model)
+                if capture is not None and artifact.is_last(chunk):
+                    entries = _given_first(model, sample.scores, artifact.width(call))
+                    routing = sample.routing(0, extra_rows=control["extra_rows"])
+                    upload = await artifact.upload(capture, call.prompt, sample, entries, routing)
+                    chunk.setdefault("engine_data", {})["metadata_upload"] = upload
                 if call.wants_engine_data:
                     self._helpers["_accumulate_engine_data"](chunk, call.prompt, *accumulated)
                 yield chunk
@@ -329,6 +336,7 @@ class Call:
 
     def __init__(self, request: dict[str, Any], control: dict[str, Any], helpers: dict[str, Any]) -> None:
         self._control, self._helpers = control, helpers
+        self.request = request
         extra = request.get("extra_args") or {}
         stop = request.get("stop_conditions") or {}
         output = request.get("output_options") or {}

@@ -84,6 +84,7 @@ pub fn case(input: &[u8]) -> Option<(Options<'static>, &[u8])> {
             true => FinalRow::Present,
             false => FinalRow::Omitted,
         },
+        routers: None,
         score_from: count(score).filter(|_| flag(4) && flag(5)),
         limits: limits(tokens, rows, depth),
     };
@@ -104,5 +105,6 @@ fn limits(tokens: u8, rows: u8, depth: u8) -> Limits {
             usize::try_from(count).unwrap_or(usize::MAX)
         }),
         max_rows: count(rows).unwrap_or(usual.max_rows),
+        max_decompressed: usual.max_decompressed,
     }
 }

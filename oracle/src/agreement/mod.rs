@@ -1,5 +1,6 @@
 //! Compares the decoder with the reference. For every body both give the same values, or the same error.
 
+pub mod artifacts;
 mod case;
 #[cfg(test)]
 mod json;
@@ -30,7 +31,7 @@ pub use stream_case::{StreamCase, StreamMutator, stream_case};
 use dynamo_tito::memory::{Buffer, Plain};
 use dynamo_tito::{
     Attribute, Completion, Error, ExpertIds, ExpertsMode, Options, Result, StopReason, TopLogprobs,
-    Value, decode, decode_choices, decode_into,
+    Value, decode, decode_artifact, decode_choices, decode_into,
 };
 
 use crate::reference;
@@ -67,6 +68,16 @@ pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(
             _ => Ok(()),
         })
         .map_err(|difference| format!("{:?}: {difference}", options.wire))
+}
+
+/// Decodes an artifact with both decoders.
+///
+/// # Errors
+/// The two results, where they differ.
+pub fn agree_on_artifact(data: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
+    let ours = decode_artifact(data, options).map(|completion| vec![completion]);
+    let twin = reference::decode_artifact(data, options).map(|completion| vec![completion]);
+    same(ours, twin).map_err(|difference| format!("an artifact: {difference}"))
 }
 
 /// Decodes every choice of a body with both decoders.

@@ -100,6 +100,7 @@ fn on_every_recorded_body_under_low_ceilings() {
                             max_depth,
                             max_tokens,
                             max_rows: max_rows as u64,
+                            ..dynamo_tito::Limits::default()
                         };
                         check(&name, &body, &options);
                         let error = reference::decode_choices(&body, &options).err();

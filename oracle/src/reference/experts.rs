@@ -22,6 +22,9 @@ pub(super) fn read(
     sequence: &Sequence,
     options: &Options<'_>,
 ) -> Result<Outcome> {
+    if let Some(routes) = choice.routes {
+        return routes.read(sequence, options);
+    }
     let channels = choice.channels(Role::RoutedExperts);
     let Some((path, node)) = source(channels) else {
         if let Some((path, node)) = choice.found(Role::UnreadExperts)

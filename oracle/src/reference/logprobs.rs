@@ -69,10 +69,10 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
     let top_triples = choice.found(Role::TopTriples);
     let top = if let Some((rows, path, node)) = compact {
         packed::top_of_compact(&rows, path, node)?.map(|top| (top, path.to_owned()))
-    } else if let Some((entries, path)) = entries {
-        top_of_content(&entries, path, ids)?
     } else if let Some((path, node)) = top_triples {
         top_of_triples(node, path, ids, options)?
+    } else if let Some((entries, path)) = entries {
+        top_of_content(&entries, path, ids)?
     } else {
         None
     };

@@ -4,6 +4,7 @@
 //! decoder, and no code. In tests and fuzzing both give the same values for every body, or an error of the same class,
 //! kind, path and offset.
 
+mod artifact;
 mod base64;
 mod containers;
 mod counts;
@@ -23,9 +24,12 @@ mod structure;
 mod tests;
 pub(crate) mod wires;
 
+pub(crate) use artifact::encoded as base64_of;
+
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use dynamo_tito::{Class, Error, Options, Result};
+use dynamo_tito::{Class, Error, Options, Result, Wire};
 use json::Node;
 use structure::Choice;
 use wires::Role;
@@ -140,7 +144,8 @@ pub enum Value {
 /// Decodes a body with one choice.
 pub fn decode(body: &[u8], options: &Options<'_>) -> Result<Completion> {
     let document = json::parse(body, options.limits.max_depth)?;
-    let choices = structure::choices(&document, options, true)?;
+    let artifact = OnceCell::new();
+    let choices = structure::choices(&document, &artifact, options, true)?;
     // One choice is all that can have come through.
     let mut completions = completions(&choices, options)?;
     Ok(completions.remove(0))
@@ -149,8 +154,27 @@ pub fn decode(body: &[u8], options: &Options<'_>) -> Result<Completion> {
 /// Decodes every choice of a body, by index.
 pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completion>> {
     let document = json::parse(body, options.limits.max_depth)?;
-    let choices = structure::choices(&document, options, false)?;
+    let artifact = OnceCell::new();
+    let choices = structure::choices(&document, &artifact, options, false)?;
     completions(&choices, options)
+}
+
+/// Decodes an artifact with one choice.
+pub fn decode_artifact(data: &[u8], options: &Options<'_>) -> Result<Completion> {
+    if data.starts_with(&artifact::ZSTD) {
+        let json = artifact::transcribed(data, options)?;
+        let options = Options {
+            wire: Wire::SglangGenerate,
+            ..*options
+        };
+        return decode(json.as_bytes(), &options).map_err(|mut error| {
+            error.offset = None;
+            error
+        });
+    }
+    let unfolded = artifact::unfolded(data, options)?;
+    let (found, _) = completion(&Choice::of_artifact(&unfolded), 0, true, options)?;
+    Ok(found)
 }
 
 fn completions(choices: &[Choice<'_>], options: &Options<'_>) -> Result<Vec<Completion>> {
@@ -265,6 +289,7 @@ fn completion(
     }
     // Judged before the routed experts, named after them.
     sources.extend(rows_from);
+    sources.extend(choice.notes.clone());
 
     found.insert("token_ids", Attribute::Ids(token_ids));
     let echo = prompt_token_ids.map(|ids| ("prompt_token_ids", Attribute::Ids(ids)));

@@ -134,9 +134,9 @@ fn array<'a>(
 }
 
 fn float(item: &[u8]) -> f64 {
-    match item {
-        &[a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
-        &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+    match *item {
+        [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
         _ => unreachable!("items are cut to the dtype's size"),
     }
 }

@@ -1,5 +1,8 @@
 //! Steps 2 to 6: the structure of the document, and the channels of its choices.
 
+use std::cell::OnceCell;
+
+use super::artifact::{Inline, Routes, Unfolded, inline};
 use super::json::{Kind, Node};
 use super::readers;
 use super::wires::{self, Role};
@@ -79,6 +82,10 @@ pub(super) struct Choice<'a> {
     /// The object itself: SGLang's element, else one of the list.
     pub(super) place: Part<'a>,
     fields: Vec<(Role, Vec<Channel<'a>>)>,
+    /// The routes of an artifact.
+    pub(super) routes: Option<&'a Routes>,
+    /// More entries of `sources`.
+    pub(super) notes: Vec<(&'static str, String)>,
 }
 
 impl<'a> Choice<'a> {
@@ -95,7 +102,47 @@ impl<'a> Choice<'a> {
             index,
             place: at.clone(),
             fields,
+            routes: None,
+            notes: Vec::new(),
         }
+    }
+
+    /// An artifact alone.
+    pub(super) fn of_artifact(unfolded: &'a Unfolded) -> Self {
+        let absent = |role, path: &str| {
+            let path = path.to_owned();
+            (role, vec![Channel { path, node: None }])
+        };
+        let mut choice = Self {
+            index: unfolded.index,
+            place: Part {
+                path: String::new(),
+                node: None,
+            },
+            fields: vec![
+                absent(Role::FlatLogprobs, "choices[0].selected_logprobs.logprobs"),
+                absent(Role::RoutedExperts, "choices[0].moe_routes"),
+            ],
+            routes: None,
+            notes: Vec::new(),
+        };
+        choice.put_first(unfolded);
+        choice
+    }
+
+    /// Puts what an artifact has in front of all other channels.
+    fn put_first(&mut self, unfolded: &'a Unfolded) {
+        for (role, path, node) in &unfolded.fields {
+            let channel = Channel {
+                path: path.clone(),
+                node: Some(node),
+            };
+            match self.fields.iter_mut().find(|(of, _)| of == role) {
+                Some((_, channels)) => channels.insert(0, channel),
+                None => self.fields.push((*role, vec![channel])),
+            }
+        }
+        self.routes = unfolded.routes.as_ref();
     }
 
     /// The channels of a role, in order of authority; none if the wire has none.
@@ -122,6 +169,7 @@ impl<'a> Choice<'a> {
 /// Steps 2 to 6. The choices, by index.
 pub(super) fn choices<'a>(
     document: &'a Node,
+    artifact: &'a OnceCell<Unfolded>,
     options: &Options<'_>,
     one_only: bool,
 ) -> Result<Vec<Choice<'a>>> {
@@ -130,7 +178,7 @@ pub(super) fn choices<'a>(
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), options.wire, one_only, false)?
+        with_choices(&Part::root(document), Some(artifact), options, one_only)?
     };
     for choice in &choices {
         engine_error(choice, options.wire)?;
@@ -157,7 +205,7 @@ pub(super) fn chunk<'a>(
         choices
     } else {
         no_error_body(document, elements, &[], wire)?;
-        with_choices(&top, wire, one_only, true)?
+        with_choices(&top, None, options, one_only)?
     };
     for choice in &choices {
         engine_error(choice, wire)?;
@@ -319,20 +367,21 @@ fn server_error(document: &Node) -> Result<()> {
     ))
 }
 
-/// Steps 5 and 6 for Dynamo and vLLM.
+/// Steps 5 and 6 for Dynamo and vLLM. A chunk of a stream has no place for an artifact, and may have no choices.
 fn with_choices<'a>(
     top: &Part<'a>,
-    wire: Wire,
+    artifact: Option<&'a OnceCell<Unfolded>>,
+    options: &Options<'_>,
     one_only: bool,
-    may_be_empty: bool,
 ) -> Result<Vec<Choice<'a>>> {
+    let wire = options.wire;
     let Some((path, list)) = top.channel("choices").node.map(|node| ("choices", node)) else {
         return Err(missing("choices", "there are no choices"));
     };
     let Some(elements) = list.as_array() else {
         return Err(readers::wrong_type(path, list, "an array"));
     };
-    if elements.is_empty() && !may_be_empty {
+    if elements.is_empty() && artifact.is_some() {
         return Err(missing(path, "the list of choices is empty"));
     }
     if elements.len() > MAX_CHOICES {
@@ -366,7 +415,7 @@ fn with_choices<'a>(
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
     }
-    if may_be_empty && wire.packs() {
+    if artifact.is_none() && wire.packs() {
         list.iter().try_for_each(unpacked)?;
     }
     let parts = indices.into_iter().zip(&list);
@@ -374,6 +423,19 @@ fn with_choices<'a>(
         .map(|(index, choice)| Choice::new(wire, index, top, choice))
         .collect();
     choices.sort_by_key(|choice| choice.index);
+    if wire.is_dynamo() && !choices.is_empty() {
+        let upload = top.part("nvext")?.part("metadata_upload")?.node;
+        match (
+            inline(upload, &choices[0], options, artifact.is_none())?,
+            artifact,
+        ) {
+            (Inline::Elsewhere(why), Some(_)) => choices[0].notes.push(("artifact", why)),
+            (Inline::Here(unfolded), Some(place)) => {
+                choices[0].put_first(place.get_or_init(|| *unfolded));
+            }
+            _ => {}
+        }
+    }
     Ok(choices)
 }
 

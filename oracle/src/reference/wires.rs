@@ -35,6 +35,8 @@ pub(crate) enum Role {
     StopReason,
     WeightVersions,
     WeightVersion,
+    /// What is said of an artifact.
+    Upload,
     /// What steps 5 and 6 look at.
     Structure,
 }
@@ -95,6 +97,20 @@ const DYNAMO: &[Field] = &[
         &["choices[].stop_reason", "nvext.stop_reason"],
     ),
     (Role::WeightVersions, &["choices[].weight_versions"]),
+    (
+        Role::Upload,
+        &[
+            "nvext.metadata_upload.kind",
+            "nvext.metadata_upload.mode",
+            "nvext.metadata_upload.format",
+            "nvext.metadata_upload.contents",
+            "nvext.metadata_upload.byte_count",
+            "nvext.metadata_upload.data_base64",
+            "nvext.metadata_upload.state",
+            "nvext.metadata_upload.error_code",
+            "nvext.metadata_upload.operation_id",
+        ],
+    ),
     (
         Role::Structure,
         &["choices[].index", "nvext.engine_data.finished"],

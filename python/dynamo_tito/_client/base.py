@@ -72,8 +72,9 @@ class BaseClient:
         wiring = Wiring(
             limits=limits,
             connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
-            tls=tls_context(given["tls"], endpoint.root, proxy),
+            tls=tls_context(given["tls"], *(() if given["http"] == "native" else (endpoint.root, proxy))),
             proxy=proxy,
+            trust=given["tls"],
             secrets=endpoint.secrets,
         )
         self._reach = {

@@ -89,7 +89,8 @@ class Reading:
             "top_k": choices.top_k,
             "experts": choices.experts,
             "require_logprobs": bool(self.request.draft.logprobs),
-            "require_routed_experts": choices.require_routed_experts,
+            # Of an artifact they were asked for by name.
+            "require_routed_experts": choices.require_routed_experts or (bool(call.artifact) and call.routed_experts),
             "missing_logprob": choices.missing_logprob,
             "final_row": choices.final_row,
             "limits": choices.limits,

@@ -54,8 +54,8 @@ class AsyncTitoClient(BaseClient):
         base_url: the server, with or without ``/v1``; credentials in it are sent as a header and shown nowhere.
         model: the model's name; None where the server needs none.
         transport: which route takes the ids; a call may choose another.
-        http: ``"httpx"``, or ``"aiohttp"`` (extra ``dynamo-tito[aiohttp]``), which moves large bodies and many requests
-            in a fraction of the time.
+        http: ``"httpx"``; or ``"aiohttp"`` (extra ``dynamo-tito[aiohttp]``), which moves large bodies and many requests
+            in a fraction of the time; or ``"native"``, the engine of the compiled core, which leaves the loop alone.
         http_client: a client of one's own instead: an ``httpx.AsyncClient`` or ``aiohttp.ClientSession``, which stays
             open when this one closes, or a :class:`dynamo_tito.AsyncHttpEngine`.
         timeout: seconds that a call may take in all, waiting for a free connection included; None for no limit.

@@ -38,7 +38,7 @@ T = TypeVar("T")
 class TitoClient(BaseClient):
     """Token ids in, arrays out, on the calling thread. Threads may share it.
 
-    The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"``, and ``http_client`` an
+    The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"`` or ``"native"``, and ``http_client`` an
     ``httpx.Client`` or a :class:`dynamo_tito.HttpEngine`. The methods are the same but for ``fleet``, which is
     asynchronous.
     """

@@ -55,7 +55,7 @@ class Generation:
         self._call = make_call(
             prompt_ids,
             model=caller.model,
-            routed_experts=caller.decoding.bare_experts,
+            routed_experts=caller.decoding.bare_experts or _asks_an_artifact_for_experts(caller, options),
             sampling_defaults=caller.sampling_defaults,
             **CALL_KEYWORDS.among(options),
         )
@@ -184,6 +184,10 @@ def _arrived(reading: StreamReading) -> Steps[None]:
         delta = yield Work(reading.arrived(chunk), functools.partial(reading.feed, chunk))
         if delta is not None:
             yield Emit(delta)
+
+
+def _asks_an_artifact_for_experts(caller: Caller, options: Mapping[str, Any]) -> bool:
+    return options["artifact"] is not None and caller.decoding.experts != "skip"
 
 
 def _keeps(on_interrupt: object) -> bool:

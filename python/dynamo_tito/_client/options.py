@@ -84,6 +84,9 @@ class GenerateOptions(StreamOptions, total=False):
         routed_experts_prompt_start: the first position whose routed experts are wanted, 0 to P. The result is the same
             whether the server trims, ignores the field or refuses it.
         features: multimodal features; ``vllm_generate`` only.
+        artifact: ``"inline"`` asks Dynamo 1.7 for a generation artifact in the answer, in place of engine data:
+            ``dynamo_chat`` and ``dynamo_completions`` only, and for routed experts only of a worker that captures them
+            and knows its routers; ``experts="skip"`` asks for none. It takes no stop strings, and 1 MiB at most.
         extra_body: further members of the request's body; they win over the sampling parameters. On Dynamo an ``nvext``
             in it is merged with ours.
         session_id: keeps the requests of one conversation together.

@@ -38,6 +38,10 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngin
                 "http='aiohttp' needs the extra: pip install 'dynamo-tito[aiohttp]'", name=error.name
             ) from error
         return AiohttpEngine(wiring, client)
+    if client is None and http == "native":
+        from .native import AsyncNativeEngine  # noqa: PLC0415 - loaded when it is needed
+
+        return AsyncNativeEngine(wiring)
     if client is None or _is_a(client, "httpx", "AsyncClient"):
         from .httpx import AsyncHttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
@@ -52,8 +56,12 @@ def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngin
 def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
     """The engine of a blocking client; see :func:`open_async`. aiohttp does not block."""
     _check_library(http)
-    if http != "httpx":
-        raise ValueError("the blocking client uses httpx only; aiohttp needs AsyncTitoClient")
+    if http == "aiohttp":
+        raise ValueError("aiohttp does not block: use http='httpx' or 'native', or AsyncTitoClient")
+    if client is None and http == "native":
+        from .native import NativeHttpEngine  # noqa: PLC0415 - loaded when it is needed
+
+        return NativeHttpEngine(wiring)
     if client is None or _is_a(client, "httpx", "Client"):
         from .httpx import HttpxEngine  # noqa: PLC0415 - loaded when it is needed
 
@@ -71,7 +79,7 @@ def _is_a(client: Any, module: str, name: str) -> bool:
 
 def _check_library(http: str) -> None:
     if http not in get_args(HttpLibrary):
-        raise ValueError(f"http must be 'httpx' or 'aiohttp', not {http!r}")
+        raise ValueError(f"http must be 'httpx', 'aiohttp' or 'native', not {http!r}")
 
 
 def _name(client: Any) -> str:

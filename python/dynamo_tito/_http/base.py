@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dynamo_tito._errors import TransportPhase
+    from dynamo_tito._http.environment import Tls
     from dynamo_tito._native import Spare
 
 _INFLATE_STEP = 1 << 20
@@ -178,6 +179,7 @@ class Wiring:
         connect_timeout: seconds for one connection and its TLS handshake.
         tls: for https.
         proxy: URL of the proxy, or None.
+        trust: what ``tls`` was made from, for engines that take no context.
         secrets: masked in messages, beside those in the headers of a request.
     """
 
@@ -185,6 +187,7 @@ class Wiring:
     connect_timeout: float
     tls: ssl.SSLContext = field(repr=False)
     proxy: str | None = field(repr=False)
+    trust: Tls = field(default="verify", repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 

@@ -32,9 +32,14 @@ def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:
     if tls == "insecure":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+    elif not names_its_own_roots():
         context.load_verify_locations(certifi.where())
     return context
+
+
+def names_its_own_roots() -> bool:
+    """Whether the environment says whom to trust."""
+    return bool(os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
 
 
 def proxy_for(url: str) -> str | None:

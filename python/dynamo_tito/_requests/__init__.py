@@ -178,7 +178,8 @@ def encode_request(
         model: the model's name; None where the server needs none, and on ``sglang_generate``, which has no field for
             it: an adapter is named by ``extra_body={"lora_path": name}`` there.
         prompt_ids: token ids [P], a list or an int32 or int64 array, each in [0, 2^31-1].
-        return_routed_experts: ask SGLang for routed experts; asking for a start does so as well.
+        return_routed_experts: ask SGLang, or for an artifact of Dynamo's, for routed experts; asking for a start does
+            so as well.
         sampling_defaults: ``"neutral"`` fills what ``sampling_params`` leave open with temperature 1, top_p 1, top_k
             off, min_p 0 and neutral penalties; ``"model"`` leaves it to the server.
         stream: ask for a stream of events instead of one document.
@@ -187,7 +188,7 @@ def encode_request(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: an argument that the server would refuse, or take and ignore.
-        NotImplementedError: features on a transport that carries none.
+        NotImplementedError: features or an artifact on a transport that carries none.
     """
     call = make_call(
         prompt_ids,

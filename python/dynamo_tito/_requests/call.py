@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamo_tito._config import SamplingDefaults
+from dynamo_tito._config import ArtifactMode, SamplingDefaults
 
 PromptIds: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
 """Token ids of a prompt: a list, or an array of integers [P]."""
@@ -37,6 +37,7 @@ class CallOptions(SharedOptions, total=False):
     routed_experts_prompt_start: int | None
     features: Mapping[str, Any] | None
     request_id: str | None
+    artifact: ArtifactMode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Call:
     session_id: str | None = None
     data_parallel_rank: int | None = None
     request_id: str | None = None
+    artifact: ArtifactMode | None = None
     routed_experts: bool = False
     sampling_defaults: SamplingDefaults = "neutral"
     stream: bool = False
@@ -108,6 +110,9 @@ def make_call(
         if not isinstance(value, Mapping | None):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
     check_sampling_defaults(sampling_defaults)
+    artifact = options.get("artifact")
+    if artifact not in (None, *get_args(ArtifactMode)):
+        raise ValueError(f"artifact must be one of {', '.join(get_args(ArtifactMode))} or None, not {artifact!r}")
     rank = options.get("data_parallel_rank")
     if rank is not None and checked_integer("data_parallel_rank", rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
@@ -231,6 +236,14 @@ def refuse_streams(call: Call, transport: str, why: str) -> None:
     """On a route whose streams are not read, refuse to ask for one."""
     if call.stream:
         raise ValueError(f"{transport} cannot be streamed: {why}")
+
+
+def refuse_artifact(call: Call, transport: str) -> None:
+    """Generation artifacts come on Dynamo's OpenAI routes only; elsewhere the server ignores the question."""
+    if call.artifact is not None:
+        raise NotImplementedError(
+            f"{transport} sends no artifact; use transport='dynamo_chat' or 'dynamo_completions', which do"
+        )
 
 
 def refuse_features(call: Call, transport: str) -> None:

@@ -56,7 +56,7 @@ def draft_chat(call: Call, *, send_start: bool = True) -> Draft:
     if budget is not None:
         fields.setdefault("max_completion_tokens", budget)
     members: dict[str, Any] = {"model": _model(call), "messages": [dict(PLACEHOLDER)], **fields}
-    if logprobs:
+    if _in_answer(call, logprobs):
         members["logprobs"] = True
     if logprobs > 1:
         members["top_logprobs"] = logprobs
@@ -73,7 +73,7 @@ def draft_completions(call: Call, *, send_start: bool = True) -> Draft:
     if budget is not None:
         fields.setdefault("max_tokens", budget)
     members: dict[str, Any] = {"model": _model(call), **fields}
-    if logprobs:
+    if _in_answer(call, logprobs):
         members["logprobs"] = logprobs
     members["nvext"] = nvext
     return Draft(members, ("prompt",), logprobs, start, model=members["model"])
@@ -137,11 +137,22 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
         nvext["cache_salt"] = checked_salt(salt)
     if priority is not None:
         nvext["agent_hints"] = {**(nvext.get("agent_hints") or {}), "priority": checked_integer("priority", priority)}
-    nvext["extra_fields"] = _extra_fields(nvext.get("extra_fields"), (*_OURS, _DELTAS) if call.stream else _OURS)
+    nvext["extra_fields"] = _extra_fields(call, nvext.get("extra_fields"))
+    _add_upload(nvext, call, logprobs)
     position = checked_start(start, call.prompt_len)
     if position and send_start:
         nvext[_START] = wire_start(call, position)
     return fields, nvext, logprobs, position
+
+
+def _add_upload(nvext: dict[str, Any], call: Call, logprobs: int) -> None:
+    """The request for an artifact, if the call has one."""
+    if call.artifact is None:
+        return
+    if call.stream:
+        raise NotImplementedError("an artifact in a stream is not read: give stream=False")
+    refuse(nvext, "metadata_upload", why="artifact asks for it")
+    nvext["metadata_upload"] = _upload(call, logprobs)
 
 
 def _logprobs(params: dict[str, Any], extra: dict[str, Any], fields: dict[str, Any], transport: str) -> int:
@@ -173,9 +184,28 @@ def _merged(*given: Any) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _extra_fields(asked: Any, ours: tuple[str, ...]) -> list[str]:
-    """The fields of the caller, then those of the client, each once, without the blob that engine data holds."""
+def _extra_fields(call: Call, asked: Any) -> list[str]:
+    """The fields of the caller, then those of the client, each once, without what engine data or an artifact holds."""
+    ours: tuple[str, ...] = (*_OURS, _DELTAS) if call.stream else _OURS
+    if call.artifact is not None:
+        ours = tuple(name for name in ours if name != "engine_data")
     return [name for name in dict.fromkeys([*_names(asked), *ours]) if name != "routed_experts"]
+
+
+def _in_answer(call: Call, logprobs: int) -> bool:
+    """Whether to ask for log-probabilities beside the artifact: how many candidates it has is asked for there."""
+    return logprobs > (0 if call.artifact is None else 1)
+
+
+def _upload(call: Call, logprobs: int) -> dict[str, Any]:
+    """A generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+    wanted = {
+        "moe_routes": call.routed_experts or call.routed_experts_prompt_start is not None,
+        "selected_logprobs": logprobs > 0,
+        "topk_logprobs": logprobs > 1,
+    }
+    contents = [name for name, asked in wanted.items() if asked]
+    return {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
 
 
 def _names(asked: Any) -> list[str]:

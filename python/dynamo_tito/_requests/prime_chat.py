@@ -10,6 +10,7 @@ from .call import (
     checked_salt,
     checked_start,
     refuse,
+    refuse_artifact,
     refuse_features,
     refuse_unstreamed,
     stop_ids,
@@ -33,6 +34,7 @@ _START = "routed_experts_prompt_start"
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
     """``tokens`` is the prompt. The server parses the answer with ``messages`` and ``tools``, from ``extra_body``."""
+    refuse_artifact(call, "prime_chat_tokens")
     refuse_features(call, "prime_chat_tokens")
     if call.model is None:
         raise ValueError("the chat route needs a model")

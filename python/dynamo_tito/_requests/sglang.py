@@ -10,6 +10,7 @@ from .call import (
     checked_salt,
     checked_start,
     refuse,
+    refuse_artifact,
     refuse_features,
     stop_ids,
     take,
@@ -40,6 +41,7 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     Without ``max_new_tokens`` the server stops after 128 tokens. The body names no model: an adapter is named in
     ``lora_path``; whether the model is one is in the list of the server.
     """
+    refuse_artifact(call, "sglang_generate")
     refuse_features(call, "sglang_generate")
     extra = dict(call.extra_body or {})
     refuse(extra, "input_ids", "text", "input_embeds", why="the prompt is prompt_ids")

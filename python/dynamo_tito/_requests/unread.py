@@ -31,8 +31,7 @@ def refuse_unread(members: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a field whose answer would be dropped.
     """
-    nvext = members.get("nvext")
-    for fields in (members, members.get("sampling_params"), nvext):
+    for fields in (members, members.get("sampling_params"), members.get("nvext")):
         if not isinstance(fields, Mapping):
             continue
         for key, why in _UNREAD.items():
@@ -42,6 +41,3 @@ def refuse_unread(members: Mapping[str, Any]) -> None:
         for key, form in _READ_AS.items():
             if fields.get(key) not in (None, form):
                 raise ValueError(f"{key} must be {form!r}, not {fields[key]!r}: another form of the answer is not read")
-    upload = nvext.get("metadata_upload") if isinstance(nvext, Mapping) else None
-    if isinstance(upload, Mapping) and upload.get("mode") == "inline_base64":
-        raise ValueError("nvext.metadata_upload cannot be inline: the artifact in the answer is not read")

@@ -10,6 +10,7 @@ from .call import (
     checked_salt,
     checked_start,
     refuse,
+    refuse_artifact,
     refuse_unstreamed,
     stop_ids,
     take,
@@ -27,6 +28,7 @@ PATH = "/inference/v1/generate"
 
 def draft(call: Call, *, send_start: bool = True) -> Draft:
     """``sampling_params`` as given, neutral values for absent ones, and the options that decoding needs."""
+    refuse_artifact(call, "vllm_generate")
     extra = dict(call.extra_body or {})
     refuse(extra, "token_ids", why="the prompt is prompt_ids")
     refuse(extra, "content_parts", why="the server expands them to an unknown number of tokens; pass features")

@@ -5,6 +5,9 @@ use crate::experts::{Routed, Sequence, Target, decode_rows};
 use crate::options::{ExpertsMode, Options};
 use crate::wire::answer::{ExpertChannels, Paths};
 
+/// The entry of `sources` for rows that the caller does not want.
+const SKIPPED: &str = "left out: experts=\"skip\"";
+
 /// The rows that are wanted, and what `sources` says of them.
 pub(crate) fn choose_experts(
     channels: ExpertChannels,
@@ -15,6 +18,18 @@ pub(crate) fn choose_experts(
     paths: &Paths<'_>,
 ) -> Result<(Option<Routed>, Option<String>)> {
     let skip = options.experts == ExpertsMode::Skip;
+    if let Some((place, at, routes)) = channels.artifact {
+        if skip {
+            return Ok((None, Some(SKIPPED.into())));
+        }
+        let path = paths.text(place);
+        let routed = routes.decode(sequence, options, target);
+        let routed = routed.map_err(|mut error| {
+            error.offset = error.offset.map(|own| at.unwrap_or(own));
+            error.under(&path)
+        })?;
+        return Ok((Some(routed), Some(path)));
+    }
     let Some((place, container)) = channels.found else {
         if let (Some((place, at)), false) = (channels.unread, skip) {
             return Err(Error::new(
@@ -40,7 +55,7 @@ pub(crate) fn choose_experts(
         return Ok((None, None));
     };
     if skip {
-        return Ok((None, Some("left out: experts=\"skip\"".into())));
+        return Ok((None, Some(SKIPPED.into())));
     }
     let path = paths.text(place);
     let routed = decode_rows(&container, body, options, sequence, target)

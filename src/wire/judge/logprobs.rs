@@ -106,7 +106,9 @@ pub(crate) fn choose_logprobs(
             ));
         }
     }
-    if let Some((at, entries)) = held {
+    if let Some((at, entries)) = held
+        && !channels.top_rows.field.is_present()
+    {
         top = sampled.top_of_entries(entries, &content_path, at)?;
         top_source = Some(format!("{content_path}[].top_logprobs"));
     }

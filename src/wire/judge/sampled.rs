@@ -98,11 +98,9 @@ impl Sampled<'_> {
         }
         for (i, value) in values.as_mut_slice().iter_mut().enumerate() {
             self.settle(value, || {
-                (
-                    format!("{path}[{i}]"),
-                    // A packed value has no place of its own.
-                    locate(self.body, at, &[Step::Index(i)]).or(Some(at)),
-                )
+                // Packed values and tensors have no text of their own.
+                let place = locate(self.body, at, &[Step::Index(i)]);
+                (format!("{path}[{i}]"), place.or(Some(at)))
             })?;
         }
         Ok(())

@@ -59,7 +59,7 @@ def recorded(worker: Worker, **shape: int) -> list[Sample]:
     return found
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 @pytest.mark.parametrize("num_experts", [128, 512])
 @pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions", "vllm_generate"])
 def test_five_turns(

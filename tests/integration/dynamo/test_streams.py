@@ -52,7 +52,7 @@ def truth(prompt: list[int], completion: tito.Completion, *, whole: bool = True)
         assert completion.routed_experts is None
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("transport", STREAMED)
 def test_a_stream_is_what_the_engine_sampled(
@@ -128,7 +128,7 @@ def test_an_error_in_a_stream_is_the_servers(dynamo_stack: DynamoStack, worker: 
     assert len(worker.requests()) == 2
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 @pytest.mark.parametrize("transport", STREAMED)
 def test_a_deadline_gives_what_was_sampled(
     dynamo_stack: DynamoStack, worker: Worker, transport: str, http: HttpLibrary

@@ -58,7 +58,7 @@ def check(truth: Truth, completion: tito.Completion, *, aborted: bool) -> None:
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 def test_an_abort_ends_the_answer_early_and_whole(
     moe: VllmServer, truth: Truth, http: HttpLibrary, by_id: bool
 ) -> None:
@@ -117,7 +117,7 @@ def test_pause_abort_ends_the_request(moe: VllmServer, truth: Truth) -> None:
     check(truth, asyncio.run(main()), aborted=True)
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
 def test_a_cancelled_call_stops_the_engine(moe: VllmServer, http: HttpLibrary) -> None:
     async def main() -> None:
         async with session(moe, http) as (client, _):

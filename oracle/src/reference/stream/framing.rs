@@ -52,7 +52,8 @@ pub(crate) fn plain_json(stream: &[u8]) -> Option<usize> {
 fn lines(stream: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut start = beginning(stream);
-    for at in start..stream.len() {
+    let first = start;
+    for at in first..stream.len() {
         let ends = match stream[at] {
             b'\r' => true,
             // The LF of a CR LF ends nothing.
