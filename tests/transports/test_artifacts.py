@@ -86,3 +86,11 @@ def test_an_answer_without_the_routes_that_were_asked_for(
     params = {"logprobs": 0}
     with pytest.raises(tito.MissingFieldError, match="no routed experts"):
         client.generate(artifact="inline", sampling_params=params)
+
+
+@pytest.mark.parametrize("transport", DYNAMO)
+def test_no_artifact_comes_in_a_stream(server: RawServer, connect: Connect, transport: RendererTransport) -> None:
+    client = connect(transport=transport, preflight=False)
+    with pytest.raises(NotImplementedError, match="an artifact in a stream is not read"):
+        client.generate(artifact="inline", stream=True)
+    assert server.hits == 0

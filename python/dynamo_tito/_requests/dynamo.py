@@ -138,21 +138,11 @@ def _shared(call: Call, transport: str, *, send_start: bool) -> tuple[dict[str, 
     if priority is not None:
         nvext["agent_hints"] = {**(nvext.get("agent_hints") or {}), "priority": checked_integer("priority", priority)}
     nvext["extra_fields"] = _extra_fields(call, nvext.get("extra_fields"))
-    _add_upload(nvext, call, logprobs)
+    _add_upload(call, nvext, logprobs)
     position = checked_start(start, call.prompt_len)
     if position and send_start:
         nvext[_START] = wire_start(call, position)
     return fields, nvext, logprobs, position
-
-
-def _add_upload(nvext: dict[str, Any], call: Call, logprobs: int) -> None:
-    """The request for an artifact, if the call has one."""
-    if call.artifact is None:
-        return
-    if call.stream:
-        raise NotImplementedError("an artifact in a stream is not read: give stream=False")
-    refuse(nvext, "metadata_upload", why="artifact asks for it")
-    nvext["metadata_upload"] = _upload(call, logprobs)
 
 
 def _logprobs(params: dict[str, Any], extra: dict[str, Any], fields: dict[str, Any], transport: str) -> int:
@@ -197,15 +187,20 @@ def _in_answer(call: Call, logprobs: int) -> bool:
     return logprobs > (0 if call.artifact is None else 1)
 
 
-def _upload(call: Call, logprobs: int) -> dict[str, Any]:
-    """A generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+def _add_upload(call: Call, nvext: dict[str, Any], logprobs: int) -> None:
+    """Ask for a generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+    if call.artifact is None:
+        return
+    if call.stream:
+        raise NotImplementedError("an artifact in a stream is not read: give stream=False")
+    refuse(nvext, "metadata_upload", why="artifact asks for it")
     wanted = {
         "moe_routes": call.routed_experts or call.routed_experts_prompt_start is not None,
         "selected_logprobs": logprobs > 0,
         "topk_logprobs": logprobs > 1,
     }
     contents = [name for name, asked in wanted.items() if asked]
-    return {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
+    nvext["metadata_upload"] = {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
 
 
 def _names(asked: Any) -> list[str]:

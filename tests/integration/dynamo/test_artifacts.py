@@ -12,10 +12,13 @@ from dynamo_tito import RendererTransport, TitoClient
 from support.dynamo_stack import DynamoStack, Worker
 
 from .test_client import PROMPT, routing, sampled
-from .test_versions import released
 
 TRANSPORTS: list[RendererTransport] = ["dynamo_chat", "dynamo_completions"]
 INLINE = "nvext.metadata_upload.data_base64.choices[0]"
+
+
+def released(stack: DynamoStack) -> tuple[int, ...]:
+    return tuple(map(int, stack.version.split(".")[:2]))
 
 
 @pytest.fixture(params=TRANSPORTS)
