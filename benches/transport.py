@@ -256,8 +256,8 @@ def _limit(url: str) -> _Run:
             head += connection.recv(1)
         connection.settimeout(0)
         body = tito.Body(size)
-        room = body.room(size)
-        received[connection.fileno()] = (connection, [body, room, memoryview(room), 0])
+        spare = body.spare(size)
+        received[connection.fileno()] = (connection, [body, spare, memoryview(spare), 0])
 
     def run(responses: int) -> None:
         left = responses

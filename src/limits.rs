@@ -35,7 +35,7 @@ impl Default for Limits {
 
 /// What is said where a ceiling is passed: what was found, the ceiling, and the keyword that moves it.
 #[cold]
-pub(crate) fn passed(found: impl Display, ceiling: impl Display, keyword: &str) -> String {
+pub(crate) fn over(found: impl Display, ceiling: impl Display, keyword: &str) -> String {
     format!("{found}, more than {ceiling} (raised with limits=Limits({keyword}=...))")
 }
 

@@ -106,7 +106,7 @@ fn check_rows(tensor: &Tensor, max_tokens: usize) -> Result<()> {
     let rows = tensor.shape[0];
     if rows > max_tokens {
         let found = format!("the tensor has {rows} rows");
-        let message = limits::passed(found, max_tokens, "max_tokens");
+        let message = limits::over(found, max_tokens, "max_tokens");
         return Err(refused("too_many", tensor.at, message));
     }
     Ok(())

@@ -134,7 +134,7 @@ pub(super) fn check_ceiling(size: u64, at: usize, options: &Options<'_>) -> Resu
     let most = options.limits.max_decompressed;
     if size > most {
         let found = format!("{size} bytes once decompressed");
-        let message = limits::passed(found, most, "max_decompressed_bytes");
+        let message = limits::over(found, most, "max_decompressed_bytes");
         return Err(refused("too_large", at, message));
     }
     Ok(())

@@ -140,7 +140,7 @@ impl<'a> Writer<'a, '_> {
         let token = self.reader.token()?;
         if depth > self.options.limits.max_depth && matches!(token, Token::Array(_) | Token::Map(_))
         {
-            let message = limits::passed(
+            let message = limits::over(
                 format!("{depth} values in each other"),
                 self.options.limits.max_depth,
                 "max_depth",

@@ -277,7 +277,7 @@ pub(crate) fn check_rows(options: &Options<'_>, rows: u64, at: usize) -> Result<
     let ceiling = options.limits.max_rows;
     if rows > ceiling {
         let found = format!("{rows} rows of routed experts");
-        let message = limits::passed(found, ceiling, "max_rows");
+        let message = limits::over(found, ceiling, "max_rows");
         return Err(refused("too_many", at, message));
     }
     Ok(())

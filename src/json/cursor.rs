@@ -178,7 +178,7 @@ impl<'a> Cursor<'a> {
     #[cold]
     fn too_deep(&self) -> Error {
         let found = format!("{} brackets are open", self.depth + 1);
-        let message = limits::passed(found, self.max_depth, "max_depth");
+        let message = limits::over(found, self.max_depth, "max_depth");
         Error::new(Class::Malformed, "too_deep", "", self.pos, message)
     }
 

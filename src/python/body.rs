@@ -1,4 +1,4 @@
-//! The bytes of a response: the growable body that transports fill, and the room at its end that they write to.
+//! The bytes of a response: the growable body that transports fill, and the spare memory at its end that they write to.
 #![allow(unsafe_code)] // the buffer protocol, and the length of what others have written
 
 use std::ffi::c_int;
@@ -21,7 +21,7 @@ use crate::memory::Buffer;
 /// Decoding, exporting a buffer or ``tobytes`` freezes it: from then on ``append`` raises ValueError. Its memory comes from the
 /// same pool as the results (``memory_stats``). Safe to share between threads.
 ///
-/// While a ``Room`` of it is out, everything but ``close``, ``closed``, ``frozen`` and ``len`` raises ValueError; once it was
+/// While a ``Spare`` of it is in use, everything but ``close``, ``closed``, ``frozen`` and ``len`` raises ValueError; once it was
 /// closed, for good.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct Body {
@@ -30,7 +30,7 @@ pub(crate) struct Body {
 
 enum State {
     Growing(Buffer<u8>),
-    /// The buffer is in a `Room`; so many bytes of it were there when it left.
+    /// A `Spare` has the buffer, which had so many bytes.
     Lent(usize),
     Frozen {
         content: Arc<Buffer<u8>>,
@@ -44,7 +44,7 @@ enum State {
 
 const CLOSED: &str = "the body is closed: its content was given up";
 const FROZEN: &str = "the body is frozen: it has been decoded or exported";
-const LENT: &str = "the body is being written to: a room of it is out";
+const LENT: &str = "the body is being written to: a Spare of it is in use";
 
 /// The bytes of a frozen body.
 pub(super) struct Frozen(Arc<Buffer<u8>>);
@@ -83,7 +83,7 @@ impl Body {
         }
     }
 
-    /// Takes the buffer of a room back, and drops it if the body is closed.
+    /// Takes the buffer of a `Spare` back, and drops it if the body is closed.
     fn restore(&self, buffer: Buffer<u8>) {
         let mut state = self.lock();
         if matches!(*state, State::Lent(_)) {
@@ -94,8 +94,8 @@ impl Body {
 
 #[pymethods]
 impl Body {
-    /// Room for ``capacity`` bytes at first; it grows as needed. ``expected`` is how many it will probably hold, 0 if
-    /// unknown: a body that has grown to a megabyte gets room for that many at once, and takes pages of that size from the pool.
+    /// Memory for ``capacity`` bytes at first; it grows as needed. ``expected`` is how many it will probably hold, 0 if
+    /// unknown: a body that has grown to a megabyte gets memory for that many at once, and takes pages of that size from the pool.
     #[new]
     #[pyo3(signature = (capacity=None, /, *, expected=None), text_signature = "(capacity=0, /, *, expected=0)")]
     fn new(
@@ -133,8 +133,8 @@ impl Body {
         append(unsafe { slice::from_raw_parts(view.buf_ptr().cast::<u8>(), view.len_bytes()) })
     }
 
-    /// Lends room for ``count`` more bytes, to be received in place, as by ``socket.recv_into``.
-    fn room(slf: &Bound<'_, Self>, count: &Bound<'_, PyAny>) -> PyResult<Room> {
+    /// Spare memory for ``count`` more bytes, to be received in place, as by ``socket.recv_into``.
+    fn spare(slf: &Bound<'_, Self>, count: &Bound<'_, PyAny>) -> PyResult<Spare> {
         let count = self::count("count", count)? as usize;
         let mut state = slf.get().lock();
         let buffer = match &mut *state {
@@ -148,7 +148,7 @@ impl Body {
         let buffer = std::mem::take(buffer);
         *state = State::Lent(buffer.len());
         let buffer = Some(buffer);
-        Ok(Room {
+        Ok(Spare {
             body: slf.clone().unbind(),
             size: count,
             loan: Mutex::new(Loan { buffer, views: 0 }),
@@ -160,7 +160,7 @@ impl Body {
         Ok(PyBytes::new(py, self.freeze(false)?.0.as_slice()))
     }
 
-    /// Gives the content up. Its memory goes back to the pool: at once; or with a ``Room`` that is out, or at the end of a
+    /// Gives the content up. Its memory goes back to the pool: at once; or with a ``Spare`` in use, or at the end of a
     /// decoding that is under way; or, if a buffer of it was ever exported, when the body dies. A second time changes nothing.
     fn close(&self) {
         let mut state = self.lock();
@@ -223,12 +223,12 @@ impl Body {
     }
 }
 
-/// Room at the end of a ``Body``: a writable buffer of ``len(room)`` bytes, for ``recv_into`` and the like.
+/// Spare memory at the end of a ``Body``: a writable buffer of ``len(spare)`` bytes, for ``recv_into`` and the like.
 ///
-/// Bytes received here are copied nowhere. ``filled`` gives the room back to its body; a room that is dropped without it
-/// takes the content of the body along, which then stays unusable. Safe to share between threads.
+/// Bytes received here are copied nowhere. ``filled`` gives the memory back to the body. A ``Spare`` that is dropped without it
+/// frees the content of the body, which then stays unusable. Safe to share between threads.
 #[pyclass(frozen, module = "dynamo_tito")]
-pub(crate) struct Room {
+pub(crate) struct Spare {
     body: Py<Body>,
     /// Bytes that may be written.
     size: usize,
@@ -242,9 +242,9 @@ struct Loan {
     views: usize,
 }
 
-const GIVEN_BACK: &str = "the room was given back to its body";
+const GIVEN_BACK: &str = "the memory was given back to its body";
 
-impl Room {
+impl Spare {
     fn lock(&self) -> MutexGuard<'_, Loan> {
         // A panic while holding it leaves the state whole.
         self.loan.lock().unwrap_or_else(PoisonError::into_inner)
@@ -252,26 +252,26 @@ impl Room {
 }
 
 #[pymethods]
-impl Room {
-    /// Ends the loan: the first ``count`` bytes are content of the body from now on.
+impl Spare {
+    /// Gives the memory back: its first ``count`` bytes are content of the body from now on.
     ///
-    /// Raises ValueError for a second time or for more than ``len(room)``, BufferError while a view of the room is alive.
+    /// Raises ValueError for a second time or for more than ``len(spare)``, BufferError while a view of it is alive.
     fn filled(&self, count: &Bound<'_, PyAny>) -> PyResult<()> {
         let count = self::count("count", count)? as usize;
         if count > self.size {
             return Err(PyValueError::new_err(format!(
-                "count must be at most {}, the size of the room, not {count}",
+                "count must be at most {}, its size, not {count}",
                 self.size
             )));
         }
         let mut loan = self.lock();
         if loan.views > 0 {
-            let said = format!("{} views of the room are alive: release them", loan.views);
+            let said = format!("{} views of it are alive: release them", loan.views);
             return Err(PyBufferError::new_err(said));
         }
         let taken = loan.buffer.take();
         let mut buffer = taken.ok_or_else(|| PyValueError::new_err(GIVEN_BACK))?;
-        // SAFETY: there is room for `size >= count` more bytes, initialised by the system or by an earlier use of the block.
+        // SAFETY: there is memory for `size >= count` more bytes, initialised by the system or by an earlier use of the block.
         // No view is left to write to them from now on.
         unsafe { buffer.set_len(buffer.len() + count) };
         self.body.get().restore(buffer);
@@ -283,10 +283,10 @@ impl Room {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Room: {} bytes>", self.size)
+        format!("<Spare: {} bytes>", self.size)
     }
 
-    /// A writable view of the room.
+    /// A writable view.
     ///
     /// # Safety
     /// The interpreter passes a valid `view`.
@@ -295,14 +295,14 @@ impl Room {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let room = slf.get();
-        let mut loan = room.lock();
+        let spare = slf.get();
+        let mut loan = spare.lock();
         let buffer = loan.buffer.as_mut();
         let buffer = buffer.ok_or_else(|| PyBufferError::new_err(GIVEN_BACK))?;
         let start = buffer.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: the bytes stay in place, and only the view's owner writes them, until the last view is released: `filled`
         // checks that.
-        unsafe { fill(view, slf.as_any(), start, room.size, WRITABLE, flags)? };
+        unsafe { fill(view, slf.as_any(), start, spare.size, WRITABLE, flags)? };
         loan.views += 1;
         Ok(())
     }

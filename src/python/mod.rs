@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use super::artifact::decode_artifact;
     #[pymodule_export]
-    use super::body::{Body, Room};
+    use super::body::{Body, Spare};
     #[pymodule_export]
     use super::completion::{decode, decode_choices};
     #[pymodule_export]

@@ -155,7 +155,7 @@ impl Choice {
         let tokens = self.ids.len() + new.len();
         if tokens > ceiling {
             let found = format!("the choice has {tokens} tokens");
-            let message = limits::passed(found, ceiling, "max_tokens");
+            let message = limits::over(found, ceiling, "max_tokens");
             let path = paths.text(place);
             return Err(Error::new(Class::Malformed, "too_many", path, at, message));
         }

@@ -7,7 +7,7 @@ use crate::json::Value;
 use crate::memory::Buffer;
 use crate::options::{FinalRow, Options, Wire};
 use crate::wire::answer::{
-    Channel, Detail, LogprobChannels, Paths, Place, Role, local, top as top_level,
+    Channel, LogprobChannels, MetadataItem, Paths, Place, Role, local, top as top_level,
 };
 use crate::wire::judge::counts::{Counts, Tally};
 use crate::wire::judge::echo;
@@ -141,8 +141,8 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     let tiled = take_versions(choice.weight_versions, &mut decoded, &paths);
     let aborted = decoded.finish.aborted == Some(true);
     let known = options.prompt_len_or(decoded.prompt.token_ids.as_ref().map(Buffer::len));
-    let details = counted(sglang);
-    let mut counts = Counts::new(&details, decoded.usage.as_ref());
+    let items = counted(sglang);
+    let mut counts = Counts::new(&items, decoded.usage.as_ref());
     let sum = whole.tally.add(completion);
     if ended {
         tiled?;
@@ -322,21 +322,21 @@ fn take_versions(
 }
 
 /// Where the server's counts stand.
-fn counted(sglang: bool) -> Vec<Detail> {
+fn counted(sglang: bool) -> Vec<MetadataItem> {
     let span = Span { start: 0, end: 0 };
-    let detail = |role, place| Detail { role, place, span };
+    let item = |role, place| MetadataItem { role, place, span };
     match sglang {
         true => vec![
-            detail(
+            item(
                 Role::Count("prompt_tokens"),
                 local("meta_info.prompt_tokens"),
             ),
-            detail(
+            item(
                 Role::Count("completion_tokens"),
                 local("meta_info.completion_tokens"),
             ),
         ],
-        false => vec![detail(Role::Usage, top_level("usage"))],
+        false => vec![item(Role::Usage, top_level("usage"))],
     }
 }
 

@@ -4,7 +4,9 @@ use crate::error::{Class, Error, Result};
 use crate::experts::{Sequence, Target};
 use crate::json::Value;
 use crate::options::{ExpertsMode, Wire};
-use crate::wire::answer::{Answer, Channel, Detail, ExpertChannels, Paths, PromptChannels, Role};
+use crate::wire::answer::{
+    Answer, Channel, ExpertChannels, MetadataItem, Paths, PromptChannels, Role,
+};
 use crate::wire::judge::experts::choose_experts;
 use crate::wire::judge::metadata::parse_metadata;
 use crate::wire::judge::prompt::choose_prompt;
@@ -44,7 +46,7 @@ pub(super) fn judge(
             let count = answer
                 .metadata
                 .iter()
-                .find(|detail| matches!(detail.role, Role::Count("completion_tokens")));
+                .find(|item| matches!(item.role, Role::Count("completion_tokens")));
             sglang::tokens(choice, answer.token_ids, answer.logprobs, count, cx, &paths)?;
         }
     }
@@ -59,16 +61,16 @@ pub(super) fn judge(
         Wire::SglangGenerate => &mut choice.said,
         _ => &mut *shared,
     };
-    let details = (&answer.metadata[..], answer.tells_abort);
+    let items = (&answer.metadata[..], answer.tells_abort);
     std::mem::swap(&mut scratch.token_ids, &mut choice.ids);
-    let parsed = add_metadata(details, said, scratch, cx, &paths);
+    let parsed = add_metadata(items, said, scratch, cx, &paths);
     std::mem::swap(&mut scratch.token_ids, &mut choice.ids);
     if parsed? {
         choice.take_finish(scratch, &paths)?;
         if let Some(versions) = scratch.weight_versions.take() {
-            let place = answer.metadata.iter().find_map(|detail| match detail.role {
-                Role::WeightVersions => Some((detail.place, true)),
-                Role::WeightVersion => Some((detail.place, false)),
+            let place = answer.metadata.iter().find_map(|item| match item.role {
+                Role::WeightVersions => Some((item.place, true)),
+                Role::WeightVersion => Some((item.place, false)),
                 _ => None,
             });
             choice.weight_versions = place.map(|(place, spans)| (versions, place, spans));
@@ -208,37 +210,37 @@ fn same_prompt(one: &PromptLogprobs, other: &PromptLogprobs) -> bool {
 
 /// Parses the metadata of a chunk into `scratch`, and takes the request id and the usage. Whether there is anything else.
 pub(super) fn add_metadata(
-    (details, tells_abort): (&[Detail], bool),
+    (items, tells_abort): (&[MetadataItem], bool),
     said: &mut Said,
     scratch: &mut Decoded,
     cx: &Context<'_>,
     paths: &Paths<'_>,
 ) -> Result<bool> {
-    let written = |detail: &Detail| &cx.body[detail.span.start..detail.span.end];
+    let written = |item: &MetadataItem| &cx.body[item.span.start..item.span.end];
     // Most chunks repeat the request id and say nothing else.
-    if let (Some((raw, _)), [detail]) = (&said.id, details)
-        && detail.role == Role::RequestId
-        && written(detail) == raw
+    if let (Some((raw, _)), [item]) = (&said.id, items)
+        && item.role == Role::RequestId
+        && written(item) == raw
     {
         return Ok(false);
     }
-    if details.is_empty() {
+    if items.is_empty() {
         return Ok(false);
     }
     scratch.request_id = None;
     scratch.usage = None;
     scratch.weight_versions = None;
-    parse_metadata(details, cx.body, tells_abort, paths, scratch)?;
-    let is_id = |detail: &&Detail| detail.role == Role::RequestId;
-    if let (Some(id), Some(detail)) = (scratch.request_id.take(), details.iter().find(is_id)) {
+    parse_metadata(items, cx.body, tells_abort, paths, scratch)?;
+    let is_id = |item: &&MetadataItem| item.role == Role::RequestId;
+    if let (Some(id), Some(item)) = (scratch.request_id.take(), items.iter().find(is_id)) {
         match &said.id {
-            None => said.id = Some((written(detail).to_vec(), id)),
+            None => said.id = Some((written(item).to_vec(), id)),
             Some((_, known)) if *known == id => {}
             Some((_, known)) => {
                 let message =
                     format!("found the request {id:?} in the stream of the request {known:?}");
-                let path = paths.text(detail.place);
-                let at = detail.span.start;
+                let path = paths.text(item.place);
+                let at = item.span.start;
                 return Err(Error::new(
                     Class::Malformed,
                     "mixed_streams",
@@ -250,9 +252,7 @@ pub(super) fn add_metadata(
         }
     }
     if let Some(usage) = scratch.usage.take() {
-        let counted = details
-            .iter()
-            .any(|detail| matches!(detail.role, Role::Count(_)));
+        let counted = items.iter().any(|item| matches!(item.role, Role::Count(_)));
         said.usage = Some(match (said.usage.take(), usage) {
             (Some(Value::Map(mut known)), Value::Map(found)) if counted => {
                 for (name, count) in found {

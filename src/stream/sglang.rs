@@ -3,7 +3,7 @@
 use crate::error::{Class, Error, Result};
 use crate::json::Cursor;
 use crate::memory::Buffer;
-use crate::wire::answer::{Channel, Detail, LogprobChannels, Paths, local};
+use crate::wire::answer::{Channel, LogprobChannels, MetadataItem, Paths, local};
 use crate::wire::judge::sampled::Sampled;
 use crate::wire::read::triples::{TopRows, Triples};
 
@@ -24,7 +24,7 @@ pub(super) fn tokens(
     choice: &mut Choice,
     token_ids: Vec<Channel<Buffer<i32>>>,
     logprobs: LogprobChannels,
-    count: Option<&Detail>,
+    count: Option<&MetadataItem>,
     cx: &Context<'_>,
     paths: &Paths<'_>,
 ) -> Result<()> {
@@ -96,7 +96,7 @@ pub(super) fn tokens(
 fn is_cumulative(
     choice: &mut Choice,
     list: &Listed,
-    count: Option<&Detail>,
+    count: Option<&MetadataItem>,
     cx: &Context<'_>,
     paths: &Paths<'_>,
 ) -> Result<bool> {

@@ -87,7 +87,7 @@ pub(crate) struct Answers {
     /// One for all answers, or one for each.
     pub(crate) prompts: Vec<PromptChannels>,
     /// Of a chunk without answers: what it says of all.
-    pub(crate) shared: Vec<Detail>,
+    pub(crate) shared: Vec<MetadataItem>,
 }
 
 /// One answer.
@@ -102,7 +102,7 @@ pub(crate) struct Answer {
     pub(crate) mask: Channel<IdLists>,
     pub(crate) experts: ExpertChannels,
     /// In the order of judgement.
-    pub(crate) metadata: Vec<Detail>,
+    pub(crate) metadata: Vec<MetadataItem>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
     pub(crate) tells_abort: bool,
     /// More entries of `sources`.
@@ -202,17 +202,19 @@ pub(crate) enum Role {
 
 /// A small value.
 #[derive(Debug)]
-pub(crate) struct Detail {
+pub(crate) struct MetadataItem {
     pub(crate) role: Role,
     pub(crate) place: Place,
     pub(crate) span: Span,
 }
 
 /// Gathers the small values that are there.
-pub(crate) fn details<const N: usize>(list: [(Role, Place, Option<Span>); N]) -> Vec<Detail> {
+pub(crate) fn metadata<const N: usize>(
+    list: [(Role, Place, Option<Span>); N],
+) -> Vec<MetadataItem> {
     list.into_iter()
         .filter_map(|(role, place, span)| {
-            Some(Detail {
+            Some(MetadataItem {
                 role,
                 place,
                 span: span?,

@@ -6,8 +6,8 @@ use crate::json::Cursor;
 use crate::memory::Buffer;
 
 use super::answer::{
-    Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role,
-    details, local, top,
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role, local,
+    metadata, top,
 };
 use super::read::choices::{Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
@@ -142,7 +142,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
         return Ok(Answers {
             list: Vec::new(),
             prompts: Vec::new(),
-            shared: details([id, usage]),
+            shared: metadata([id, usage]),
         });
     }
     let (index, choice) = list.swap_remove(0);
@@ -200,7 +200,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
                     .map(|at| (top("routed_experts"), at))),
             none: top("nvext.routed_experts"),
         },
-        metadata: details([
+        metadata: metadata([
             id,
             usage,
             (

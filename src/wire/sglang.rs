@@ -10,8 +10,8 @@ use crate::limits::MAX_CHOICES;
 use crate::memory::Buffer;
 
 use super::answer::{
-    Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role,
-    details, local, top,
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role, local,
+    metadata, top,
 };
 use super::read::choices::{
     ASK_FOR_ALL, Choice, Choices, choices, index, missing, nothing_repeated, several_choices,
@@ -303,7 +303,7 @@ fn ranked(
             unread,
             none: local("meta_info.routed_experts"),
         },
-        metadata: details([
+        metadata: metadata([
             (Role::RequestId, local("meta_info.id"), meta.id),
             count(
                 "prompt_tokens",

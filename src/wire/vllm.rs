@@ -6,8 +6,8 @@ use crate::experts::Container;
 use crate::memory::Buffer;
 
 use super::answer::{
-    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details,
-    local, top,
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, local,
+    metadata, top,
 };
 use super::read::choices::{ASK_FOR_ALL, Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
@@ -126,7 +126,7 @@ pub(super) fn answers(
                     .map(|at| (top("routed_experts"), at)),
                 none: local("routed_experts"),
             },
-            metadata: details([
+            metadata: metadata([
                 request_id,
                 id,
                 usage,
@@ -154,7 +154,7 @@ pub(super) fn answers(
     Ok(Answers {
         list: answers,
         prompts: vec![prompt],
-        shared: details([request_id, id, usage]),
+        shared: metadata([request_id, id, usage]),
     })
 }
 

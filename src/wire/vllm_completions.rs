@@ -5,8 +5,8 @@ use crate::experts::Container;
 use crate::memory::Buffer;
 
 use super::answer::{
-    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, details,
-    local, top,
+    Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, local,
+    metadata, top,
 };
 use super::read::choices::{ASK_FOR_ALL, Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
@@ -95,7 +95,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                     .map(|at| (top("routed_experts"), at)),
                 none: local("routed_experts"),
             },
-            metadata: details([
+            metadata: metadata([
                 (Role::RequestId, top("id"), document.id),
                 (Role::Usage, top("usage"), document.usage),
                 (

@@ -82,7 +82,7 @@ def uses(body: tito.Body) -> list[Callable[[], object]]:
     """All that a body is for."""
     return [
         lambda: body.append(b" "),
-        lambda: body.room(1),
+        lambda: body.spare(1),
         body.tobytes,
         lambda: memoryview(body),
         lambda: tito.decode(body, wire="vllm_generate"),

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use dynamo_tito::{Options, Wire};
 
 use super::{agree, every_option};
+use crate::reference::wires::{self, Role};
 
 const WIRES: [Wire; 2] = [Wire::VllmGenerate, Wire::VllmChat];
 
@@ -155,6 +156,7 @@ fn of_rows() {
 
 #[test]
 fn of_masks() {
+    let mask = mask_key();
     let mut good = 0;
     for counts in [
         vec![1, 2],
@@ -185,7 +187,7 @@ fn of_masks() {
                         own.to_owned()
                     };
                     good += decoded(&format!(
-                        r#""logprobs":{{"content":[{{"token_id":7,"logprob":-1}},{{"token_id":8,"logprob":-1}}]}},"sampling_mask":{{"ids":{{"data":"{list}","shape":{own},"dtype":"int32"}},"counts":{{"data":"{counts}","shape":{other},"dtype":"int32"}}}}"#
+                        r#""logprobs":{{"content":[{{"token_id":7,"logprob":-1}},{{"token_id":8,"logprob":-1}}]}},"{mask}":{{"ids":{{"data":"{list}","shape":{own},"dtype":"int32"}},"counts":{{"data":"{counts}","shape":{other},"dtype":"int32"}}}}"#
                     ));
                 }
             }
@@ -197,8 +199,9 @@ fn of_masks() {
 /// Cut off at every byte, and with every byte changed in a few ways.
 #[test]
 fn of_broken_bodies() {
+    let mask = mask_key();
     let body = format!(
-        r#"{{"choices":[{{"token_ids":[7,8],"completion_logprobs":{{"data":"{0}","shape":[2],"dtype":"float32"}},"compact_logprobs":{{"format":"u32-f32-le-v1","data":"{1}","offsets":[0,1,2]}},"sampling_mask":{{"ids":{{"data":"{2}","shape":[2],"dtype":"int32"}},"counts":{{"data":"AQAAAAEAAAA=","shape":[2],"dtype":"int32"}}}}}}]}}"#,
+        r#"{{"choices":[{{"token_ids":[7,8],"completion_logprobs":{{"data":"{0}","shape":[2],"dtype":"float32"}},"compact_logprobs":{{"format":"u32-f32-le-v1","data":"{1}","offsets":[0,1,2]}},"{mask}":{{"ids":{{"data":"{2}","shape":[2],"dtype":"int32"}},"counts":{{"data":"AQAAAAEAAAA=","shape":[2],"dtype":"int32"}}}}}}]}}"#,
         floats(&[-1.0, -1.5]),
         "BwAAAAgAAAAAAIC/AADAvw==",
         ids(&[7, 8]),
@@ -218,4 +221,12 @@ fn of_broken_bodies() {
             );
         }
     }
+}
+
+/// vLLM's key for a list of ids for each token.
+fn mask_key() -> &'static str {
+    let mut fields = wires::fields(Wire::VllmGenerate);
+    let place = fields.find_map(|(role, places)| matches!(role, Role::Rows(_)).then(|| places[0]));
+    let place = place.expect("vLLM has such a list");
+    place.rsplit('.').next().unwrap_or(place)
 }

@@ -216,18 +216,18 @@ async def _receive_in_place(response: aiohttp.ClientResponse, receiver: Receiver
     while parsed := content.read_nowait():
         receiver.feed(parsed)
     transport = protocol.transport
-    room = None if transport is None or transport.is_closing() else receiver.room()
-    if transport is None or room is None:
+    spare = None if transport is None or transport.is_closing() else receiver.spare()
+    if transport is None or spare is None:
         return
     protocol.bypass_parser()
     try:
-        received = await receive_into(room, transport)
+        received = await receive_into(spare, transport)
     except BaseException:
-        # asyncio's error may hold the room and be part of a cycle.
+        # asyncio's error may hold the memory and be part of a cycle.
         with contextlib.suppress(BufferError):
-            receiver.filled(room, 0)
+            receiver.filled(spare, 0)
         raise
-    receiver.filled(room, received)
+    receiver.filled(spare, received)
     if receiver.complete:
         # Tells aiohttp that the answer was read and the connection is free.
         content.feed_eof()

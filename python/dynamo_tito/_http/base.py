@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dynamo_tito._errors import TransportPhase
     from dynamo_tito._http.environment import Tls
-    from dynamo_tito._native import Room
+    from dynamo_tito._native import Spare
 
 _INFLATE_STEP = 1 << 20
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
@@ -290,14 +290,14 @@ class Receiver:
         """Whether the bytes to come are the body as it will be decoded, and their number is known."""
         return isinstance(self._sink, Body) and self._inflater is None and 0 < (self._announced or 0) <= _RESERVED
 
-    def room(self) -> Room | None:
-        """Room for the whole rest of a plain body, to be received in place; None if nothing is left."""
+    def spare(self) -> Spare | None:
+        """Spare memory for the rest of a plain body, to be received in place; None if nothing is left."""
         left = (self._announced or 0) - self._received
-        return self._sink.room(left) if isinstance(self._sink, Body) and left > 0 else None
+        return self._sink.spare(left) if isinstance(self._sink, Body) and left > 0 else None
 
-    def filled(self, room: Room, count: int) -> None:
-        """Take what was received in a room."""
-        room.filled(count)
+    def filled(self, spare: Spare, count: int) -> None:
+        """Take the bytes that were received in place."""
+        spare.filled(count)
         self._received += count
 
     def feed(self, chunk: bytes) -> bool:

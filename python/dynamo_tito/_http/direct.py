@@ -6,16 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dynamo_tito._native import Room
+    from dynamo_tito._native import Spare
 
 # Most bytes of one connection per iteration of the event loop; everything else waits meanwhile.
 _MAX_STEP = 256 << 10
 
 
-async def receive_into(room: Room, transport: asyncio.Transport) -> int:
-    """Receive from a connection until ``room`` is full or the connection ends.
+async def receive_into(spare: Spare, transport: asyncio.Transport) -> int:
+    """Receive from a connection until ``spare`` is full or the connection ends.
 
-    The kernel writes into the room, without the two copies that an HTTP library makes of every byte. Other events go to
+    The kernel writes into it, without the two copies that an HTTP library makes of every byte. Other events go to
     the connection's own protocol, which is restored afterwards, also if this is cancelled.
 
     Returns:
@@ -24,23 +24,23 @@ async def receive_into(room: Room, transport: asyncio.Transport) -> int:
     Raises:
         ConnectionError: the connection broke.
     """
-    receiver = _IntoRoom(room, transport)
+    receiver = _Receiving(spare, transport)
     try:
         transport.set_protocol(receiver)
         await receiver.ended
     finally:
         receiver.hand_back()
     if receiver.lost is not None:
-        # A new error: asyncio's would hold this frame, and so the room, until it is collected.
+        # A new error: asyncio's would hold this frame, and so the memory, until it is collected.
         raise ConnectionError(str(receiver.lost))
     return receiver.received
 
 
-class _IntoRoom(asyncio.BufferedProtocol):
+class _Receiving(asyncio.BufferedProtocol):
     """The protocol of a connection while a body arrives."""
 
-    def __init__(self, room: Room, transport: asyncio.Transport) -> None:
-        self._view = memoryview(room)
+    def __init__(self, spare: Spare, transport: asyncio.Transport) -> None:
+        self._view = memoryview(spare)
         self._lent = self._view[:0]
         self._transport = transport
         self._owner: asyncio.BaseProtocol | None = transport.get_protocol()
@@ -85,7 +85,7 @@ class _IntoRoom(asyncio.BufferedProtocol):
             self._owner.resume_writing()
 
     def hand_back(self) -> None:
-        """Restore the connection's own protocol, and release the views of the room."""
+        """Restore the connection's own protocol, and release its views."""
         self._return()
         try:
             self._lent.release()  # frames of an error may hold it

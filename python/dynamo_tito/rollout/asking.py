@@ -18,7 +18,7 @@ class Request(TypedDict):
 
 
 class FullRequest(Request):
-    """With the sampling parameters, where the rollout knows them."""
+    """With the sampling parameters, if the rollout has them."""
 
     sampling_params: NotRequired[Mapping[str, Any]]
 
@@ -31,7 +31,7 @@ _OF_ONE_REQUEST = ("request_id", "deadline")
 
 
 def asked_for(sampling_params: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords with which a turn is asked for, as they are asked for again when it is resumed.
+    """The keywords of the request for a turn, which are sent again when it is resumed.
 
     Raises:
         TypeError: one of them is the rollout's own.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rendered(Protocol):
-    """What a renderer makes of messages; ``renderers.RenderedTokens`` is one."""
+    """Messages as tokens; ``renderers.RenderedTokens`` is one."""
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -33,7 +33,7 @@ class ParsedCall(Protocol):
 
     @property
     def status(self) -> str:
-        """``"ok"`` for a well-formed call; anything else says what is wrong."""
+        """``"ok"`` for a well-formed call; any other text names the mistake."""
 
 
 class Parsed(Protocol):
@@ -78,7 +78,7 @@ class Renderer(Protocol):
     ) -> Any:
         """The next prompt (:class:`Rendered`): both arguments verbatim, then the new messages and a generation prompt.
 
-        None if that cannot be vouched for.
+        None if that is not certain.
         """
 
     def parse_response(
@@ -103,7 +103,7 @@ class _Text:
 
 
 class ServerRenderer:
-    """A renderer for servers with ``/tokenize`` and ``/detokenize`` (vLLM), where none is at hand.
+    """A renderer for servers with ``/tokenize`` and ``/detokenize`` (vLLM), for models without one.
 
     What a turn adds is found by tokenising twice: a stand-in for the assistant's turn with the new messages and a
     generation prompt, and the stand-in alone. The difference, from the token that closes the stand-in on, is what
@@ -142,7 +142,7 @@ class ServerRenderer:
     def extension(
         self, previous_completion_ids: list[int], new_messages: list[Message], *, tools: list[Any] | None = None
     ) -> list[int] | None:
-        """What the new messages add behind a completion, or None where the two tokenisations do not tell."""
+        """The tokens that new messages add behind a completion; None where the two tokenisations do not show them."""
         if any(message["role"] == "assistant" for message in new_messages):
             return None
         stand_in = _stand_in(new_messages)

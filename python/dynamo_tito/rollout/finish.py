@@ -1,4 +1,4 @@
-"""What a completion said: the assistant's message, its tool calls, and why it ended."""
+"""The content of a completion: the assistant's message, its tool calls, and why it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .messages import Message
 
 WELL_FORMED = "ok"
-"""The status of a tool call that can be carried out; every other one says what is wrong with it."""
+"""The status of a tool call that can be carried out; every other one names the mistake."""
 
 
 def finish_reason(engine: str | None, parsed: Parsed) -> str | None:

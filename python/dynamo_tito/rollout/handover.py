@@ -1,4 +1,4 @@
-"""Asks the renderer for the tokens of the next turn, and hands over as little of the conversation as it needs."""
+"""Gets the tokens of the next turn from the renderer, which receives as little of the conversation as it needs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Handover:
             return None
         ids = rendered.token_ids if isinstance(rendered.token_ids, list) else int32(rendered.token_ids).tolist()
         first, end = len(prompt), len(prompt) + len(completion)
-        # Mostly the same objects as were handed over, so comparing them is cheap.
+        # Mostly the same objects as before, so comparing them is cheap.
         kept = ids[:first] == prompt and ids[first:end] == completion
         return int32(ids[end:]) if kept else None
 

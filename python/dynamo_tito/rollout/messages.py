@@ -1,4 +1,4 @@
-"""Messages of any make, compared by what they say.
+"""Messages of any type, compared by their content.
 
 Pydantic models, dataclasses and plain dicts of one conversation are one conversation: a key whose value is None says
 nothing, and neither does a content of ``""``. What a tool is called with is data, in which None is a value.

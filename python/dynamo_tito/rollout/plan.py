@@ -38,7 +38,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The next prompt, and what becomes of the tree when it is answered.
+    """The next prompt, and how its answer changes the tree.
 
     Attributes:
         ids: the whole prompt.

@@ -141,7 +141,7 @@ class Planner:
         return drift
 
     def _replaced(self, drift: Drift | None, turn: Turn) -> Turn | None:
-        """The branch that makes way."""
+        """The branch that is replaced."""
         if drift is None or drift.action != "rerender":
             return None
         return turn if turn in self._held.leaves else self._held.head
@@ -159,7 +159,7 @@ def _id(ids: Int32Array, position: int) -> str:
 
 
 def _message_at(rendered: Any, token: int, turn: Turn, count: int) -> int:
-    """The message that a token belongs to: as the renderer says, else the first one of the turn that has it."""
+    """The message of a token: by the renderer, else the first one of the turn that has the token."""
     indices = getattr(rendered, "message_indices", None)
     if indices is not None and token < len(indices) and indices[token] >= 0:
         return int(indices[token])

@@ -22,7 +22,7 @@ from .held import Held
 from .messages import plain
 from .plan import OnDrift
 from .planning import Planner
-from .training import make_sample
+from .training import make_sample, make_samples
 
 if TYPE_CHECKING:
     from dynamo_tito._client import AsyncTitoClient
@@ -187,14 +187,14 @@ class Rollout:
         resume: bool = False,
         sampling_params: Mapping[str, Any] | None = None,
     ) -> FullRequest:
-        """The next prompt with all that a client needs to ask for its completion.
+        """The next prompt as the keywords of ``generate``.
 
         Args:
             next_messages: as of :meth:`prompt_ids`.
             conversation: likewise.
             resume: ask for the rest of the current turn instead; arguments and errors as of :meth:`resume`.
             sampling_params: of the whole turn, returned among the arguments and kept for ``resume``. Without them a
-                resumed turn has those that it was asked for with, if the rollout was told them.
+                resumed turn has those of its first request, if the rollout has them.
 
         Raises:
             DriftError, ValueError: as of :meth:`prompt_ids`.
@@ -308,7 +308,7 @@ class Rollout:
             return await self._answered(client, plan, arguments | keywords)
 
     def rewind(self, turn: Turn | None) -> None:
-        """Continue from an earlier turn, or another branch's; None starts anew. Nothing is lost: later turns stay."""
+        """Continue from an earlier turn, or another branch's; None starts anew. Later turns stay in the tree."""
         if turn is not None and not self._held.knows(turn):
             raise ValueError("this turn is not one of the rollout's, or was resumed since: take it from rollout.turns")
         self._held.move(turn)
@@ -335,13 +335,7 @@ class Rollout:
 
     def samples(self, *, final_row: FinalRowPolicy = "repeat") -> list[TrainingSample]:
         """One sample per branch; ``shared`` says how much of it is in an earlier one."""
-        seen: list[Turn] = []
-        found = []
-        for leaf in self._held.leaves:
-            shared = max((_shared(leaf, other) for other in seen), default=0)
-            found.append(make_sample(leaf, final_row=final_row, shared=shared))
-            seen.append(leaf)
-        return found
+        return make_samples(self._held.leaves, final_row=final_row)
 
     # --- plans and answers ---
 
@@ -353,7 +347,7 @@ class Rollout:
     def _planned_for(
         self, next_messages: Iterable[Any] | None, conversation: Iterable[Any] | None, asked: Mapping[str, Any]
     ) -> Plan:
-        """Plan the prompt of a new turn, which is asked for with these keywords."""
+        """Plan the prompt of a new turn, whose request has these keywords."""
         if next_messages is not None and conversation is None:
             plan = self._planner.added(self.head, plain(next_messages))
         elif conversation is not None and next_messages is None:
@@ -364,7 +358,7 @@ class Rollout:
         return self._plan
 
     def _planned_rest(self, asked: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
-        """Plan the rest of the current turn; and the keywords to ask for it with, limits counted over the turn."""
+        """Plan the rest of the current turn; and the keywords of its request, limits counted over the turn."""
         plan = self._planner.resume()
         turn = plan.resumes
         assert turn is not None  # noqa: S101 - what is resumed
@@ -430,9 +424,3 @@ class Rollout:
     async def _aside(self, call: Callable[[], T]) -> T:
         """In a thread, if the renderer waits for a server."""
         return await asyncio.to_thread(call) if self._blocking else call()
-
-
-def _shared(leaf: Turn, other: Turn) -> int:
-    """Tokens that two branches have in common because they are the same ones."""
-    ends = {id(part.turn): part.end for part in tree.parts(other)}
-    return max((min(part.end, ends[id(part.turn)]) for part in tree.parts(leaf) if id(part.turn) in ends), default=0)

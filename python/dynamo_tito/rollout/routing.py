@@ -80,7 +80,7 @@ def joined_rows(before: Chunk | None, after: Chunk | None) -> Chunk | None:
 
 
 def _narrow(rows: Chunk, wire: str, *, alone: bool) -> Chunk:
-    """At wire width, and without the memory of rows that are not kept."""
+    """At wire width, without the memory of dropped rows."""
     if rows.dtype == wire:
         return rows if alone and rows.nbytes >= _COPY_BELOW else rows.copy()
     narrow = rows.astype(wire)

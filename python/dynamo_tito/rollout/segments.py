@@ -82,7 +82,7 @@ def segment_of(completion: Completion, start: int) -> Segment:
 
 
 def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:
-    """Spans without the empty ones; those that adjoin and say the same are one."""
+    """Spans without the empty ones; adjoining spans of one version are one."""
     found: list[WeightSpan] = []
     for span in spans:
         if span.start == span.end:

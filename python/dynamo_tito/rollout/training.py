@@ -12,6 +12,8 @@ from .routing import FinalRowPolicy, complete
 from .sample import TrainingSample, TurnSpan, cut
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .tree import Part, Turn
 
 
@@ -34,6 +36,23 @@ def make_sample(turn: Turn, *, final_row: FinalRowPolicy, shared: int = 0) -> Tr
     kept = len(ids) if rows is None else len(rows)
     spans = tuple(cut(_span(part), 0, kept) for part in parts if part.turn.start < kept)
     return TrainingSample(ids[:kept], mask[:kept], logprobs[:kept], rows, spans, min(shared, kept))
+
+
+def make_samples(leaves: Iterable[Turn], *, final_row: FinalRowPolicy) -> list[TrainingSample]:
+    """The sequences that end with ``leaves``, each with the tokens that it shares with an earlier one."""
+    seen: list[Turn] = []
+    found = []
+    for leaf in leaves:
+        shared = max((_shared(leaf, other) for other in seen), default=0)
+        found.append(make_sample(leaf, final_row=final_row, shared=shared))
+        seen.append(leaf)
+    return found
+
+
+def _shared(leaf: Turn, other: Turn) -> int:
+    """Tokens that two branches have in common because they are the same ones."""
+    ends = {id(part.turn): part.end for part in tree.parts(other)}
+    return max((min(part.end, ends[id(part.turn)]) for part in tree.parts(leaf) if id(part.turn) in ends), default=0)
 
 
 def _span(part: Part) -> TurnSpan:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """One completion and what was said before it since the turn before. Positions are those in the sequence.
+    """One completion and the messages since the turn before. Positions are those in the sequence.
 
     Attributes:
         parent: the turn whose sequence this one continues; None for a first turn.
@@ -56,19 +56,19 @@ class Turn:
     finish_reason: str | None
     stop_reason: int | str | None
     segments: tuple[Segment, ...]
-    #: The keywords with which it was asked for; its rest is asked for alike.
+    #: The keywords of its request; the request for its rest has the same.
     asked: Mapping[str, Any] = field(repr=False)
     #: New routing rows, which begin where those of the sequence before end; None if the server sends none.
     rows: Chunk | None = field(repr=False)
     rows_start: int = field(repr=False)
-    #: What was said: the messages since ``base``, whose conversation this turn continues.
+    #: The messages since ``base``, whose conversation this turn continues.
     base: Turn | None = field(repr=False)
     said: tuple[Message, ...] = field(repr=False)
     fingerprint: bytes = field(repr=False)
 
     @property
     def aborted(self) -> bool | None:
-        """Whether the last answer was cut off, so that the turn can be resumed; None where the wire cannot tell."""
+        """Whether the last answer was cut off, so the turn can be resumed; None where the wire does not show it."""
         return self.segments[-1].aborted
 
     @property
@@ -116,7 +116,7 @@ def parts(turn: Turn | None, end: int | None = None) -> list[Part]:
     found: list[Part] = []
     while turn is not None:
         end = turn.end if end is None else min(end, turn.end)
-        # A turn without a token of its own may still have brought the row of the token before it.
+        # A turn without tokens may still have the row of the token before it.
         if end > turn.start or end == turn.end:
             found.append(Part(turn, end))
         end, turn = min(end, turn.start), turn.parent

@@ -15,7 +15,7 @@ __all__ = ["Admin", "PauseMode", "Spoiled"]
 PauseMode: TypeAlias = Literal["keep", "wait", "abort"]
 
 Spoiled: TypeAlias = Literal["half", "wrong", "destroy"]
-"""How the next load of weights goes wrong.
+"""The fault of the next load of weights.
 
 ``half``: every second tensor keeps the old ones. ``wrong``: others than were asked for are loaded. ``destroy``: the
 layers are emptied and the load fails (vLLM), and no request is served any more.

@@ -23,7 +23,7 @@ Answer: TypeAlias = tuple[int, dict[str, object] | bytes]
 
 @dataclass(frozen=True, slots=True)
 class AdminFault:
-    """What an administration request changes, and what its answer says."""
+    """The state that an administration request changes, and its answer."""
 
     #: The parts of the state that the request changes; the others are as before it.
     keeps: frozenset[str] = frozenset()
@@ -31,7 +31,7 @@ class AdminFault:
     answers: Mapping[Backend, Answer] | None = None
 
     def play(self, engine: Core, before: Mapping[str, object], response: Response, fault: Fault) -> Response:
-        """Restore what is not kept, and answer.
+        """Restore the rest of the state, and answer.
 
         Raises:
             EngineError: 500, this backend has no such answer.

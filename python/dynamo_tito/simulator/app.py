@@ -53,7 +53,7 @@ class App:
 
     @property
     def not_ready(self) -> str:
-        """The message of a server that has not sampled and may be asked again."""
+        """The message of a server that has not sampled, so that the request may be sent again."""
         return "Service is not ready"
 
     def route(self, methods: str, path: str, handler: Route) -> None:

@@ -1,4 +1,4 @@
-"""One request on its way through the embedded engine, and the record of it."""
+"""One request to the embedded engine, and its record."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Record:
     #: What the engine sampled, one entry per choice; empty if the request was answered without sampling. While it is
     #: being streamed, and where it was left: up to here, with the finish reason abort.
     samples: list[Sample] = field(default_factory=list, repr=False)
-    #: Body bytes that were handed to the connection.
+    #: Body bytes that were written to the connection.
     sent: int = 0
     #: The client left before the answer was out.
     disconnected: bool = False
@@ -109,7 +109,7 @@ class Record:
 
 @dataclass(slots=True)
 class Call:
-    """A request on its way through a wire's handler."""
+    """A request in the handler of its wire."""
 
     request: Request
     record: Record

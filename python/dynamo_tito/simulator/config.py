@@ -20,7 +20,7 @@ class EngineConfig:
 
     #: Whose server to be: NVIDIA Dynamo 1.6.1, vLLM, prime-rl's server, SGLang 0.5.23.
     backend: Backend = "dynamo"
-    #: Which vLLM to be: 0.31 names tokens as text, 0.32 cuts the alternatives of a token to those that were asked for
+    #: Version of vLLM: 0.31 names tokens as text, 0.32 cuts the alternatives of a token to those that were asked for
     #: and holds requests while it is paused, 0.33 does neither.
     vllm_version: VllmVersion = "0.33"
     #: Name under which the model is served.
@@ -69,10 +69,10 @@ class EngineConfig:
     sglang_generate: bool = False
     #: Compress bodies with gzip for clients that accept it.
     gzip: bool = False
-    #: Share of requests that meet one of `random_faults`, chosen from the seed.
+    #: Share of requests with one of `random_faults`, chosen from the seed.
     fault_rate: float = 0.0
     random_faults: tuple[Fault, ...] = ()
-    #: How many requests the engine remembers, the newest; their bodies and samples stay in memory.
+    #: Requests that the engine keeps, the newest ones, with their bodies and samples.
     keep_records: int = 10_000
     #: Tensor- and data-parallel ranks of this worker, as discovery reports them.
     world_size: int = 1

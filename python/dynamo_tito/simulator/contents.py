@@ -1,4 +1,4 @@
-"""Answers that are formally right and cannot be true, or lack what was asked for: edits of a finished body.
+"""Answers of the right form that are impossible, or lack a requested field: edits of a finished body.
 
 Each is a kind of `Fault`. An edit changes every channel of the wire that carries the value, and fails the request with
 500 if the answer has none, so that a test of nothing is noticed. All choices of one body get what fits the first.
@@ -21,7 +21,7 @@ from .faults import Fault, FaultKind
 from .model import Sample
 from .response import Response
 
-__all__ = ["EDITS", "UNFILLED", "edited"]
+__all__ = ["EDITS", "UNFILLED", "edited", "put_masks", "wrong_masks"]
 
 Document: TypeAlias = dict[str, Any]
 Edit: TypeAlias = Callable[[Document, Sample, Fault], bool]
@@ -215,35 +215,38 @@ def _span(version: str, start: int, end: int) -> Document:
 # --- sampling masks ---
 
 
-def _mask(document: Document, rows: list[list[int]]) -> bool:
-    """Put the surviving tokens of each position where the wire has them."""
+Rows: TypeAlias = list[list[int]]
+"""The surviving tokens of each position."""
+
+
+def put_masks(document: Document, rows: Rows, new: Rows | None, *, choices: bool = True) -> bool:
+    """Put rows where the wire has them: Dynamo's engine data has all ``rows``, the others those of a chunk, ``new``."""
     meta, data = _meta(document), _engine_data(document)
+    new = rows if new is None else new
     if meta:
-        meta["output_token_sampling_mask"] = rows
+        meta["output_token_sampling_mask"] = new
     if data:
         data["sampling_mask"] = rows
-    carriers = [choice for choice in _choices(document) if "sampling_mask" in choice]
+    carriers = [choice for choice in _choices(document) if choices and "sampling_mask" in choice]
     for choice in carriers:
-        choice["sampling_mask"] = rows
+        choice["sampling_mask"] = new
     return bool(meta or data or carriers)
 
 
-def _survivors(sample: Sample) -> list[list[int]]:
+def wrong_masks(sample: Sample, fault: Fault) -> Rows:
+    """A row for each token, one of them without the sampled token or without any."""
     size = sample.model.vocab_size
-    return [sorted({token, (token + 1) % size}) for token in sample.token_ids.tolist()]
-
-
-def _mask_empty_row(document: Document, sample: Sample, fault: Fault) -> bool:
-    rows = _survivors(sample)
-    rows[_at(fault, len(rows))] = []
-    return _mask(document, rows)
-
-
-def _mask_without_token(document: Document, sample: Sample, fault: Fault) -> bool:
-    rows = _survivors(sample)
+    rows = [sorted({token, (token + 1) % size}) for token in sample.token_ids.tolist()]
     at = _at(fault, len(rows))
-    rows[at].remove(int(sample.token_ids[at]))
-    return _mask(document, rows)
+    if fault.kind == "mask_empty_row":
+        rows[at] = []
+    else:
+        rows[at].remove(int(sample.token_ids[at]))
+    return rows
+
+
+def _wrong_masks(document: Document, sample: Sample, fault: Fault) -> bool:
+    return put_masks(document, wrong_masks(sample, fault), None)
 
 
 # --- counts and echoes ---
@@ -284,8 +287,8 @@ EDITS: Mapping[FaultKind, Edit] = {
     "spans_overlap": _spans_overlap,
     "spans_gap": _spans_gap,
     "spans_bare": _spans_bare,
-    "mask_empty_row": _mask_empty_row,
-    "mask_without_token": _mask_without_token,
+    "mask_empty_row": _wrong_masks,
+    "mask_without_token": _wrong_masks,
     "prompt_count": _prompt_count,
     "completion_count": _completion_count,
     "long_echo": _long_echo,

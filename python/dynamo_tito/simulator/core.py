@@ -65,7 +65,7 @@ class Core:
         # Above 2**53: a client that reads it as a float gets another number.
         return int.from_bytes(digest, "little") | 1 << 63
 
-    # --- what it remembers ---
+    # --- records ---
 
     @property
     def calls(self) -> list[Record]:
@@ -192,7 +192,7 @@ class Core:
         return self.config.routed_experts and len(sample.token_ids) > 0
 
     async def rows(self, call: Call, sample: Sample, start: int) -> np.ndarray[Any, Any]:
-        """Routed experts from position `start` on, as the engine hands them out (`wrong_rows` included)."""
+        """Routed experts from position `start` on, as the engine sends them (`wrong_rows` included)."""
         fault = call.fault_of("wrong_rows")
         extra = fault.by if fault is not None else 0
         entries = (len(sample.prompt_ids) + len(sample.token_ids) - start) * self.config.num_layers * self.config.top_k

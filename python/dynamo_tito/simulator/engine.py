@@ -72,7 +72,7 @@ class Engine(Core):
         self.stopped = False
 
     async def stop(self) -> None:
-        """Stop listening and drop every connection. What was recorded stays."""
+        """Stop listening and drop every connection. The records stay."""
         self.stopped = True
         self.admin.resume()
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
@@ -227,7 +227,7 @@ def serve(config: EngineConfig | None = None, /, **settings: Any) -> Engine:
 
 @contextmanager
 def running(config: EngineConfig | None = None, /, **settings: Any) -> Iterator[Engine]:
-    """An engine on a loop of its own in a thread: `with simulator.running(backend="vllm") as engine: engine.url`.
+    """An engine on an event loop in a thread: `with simulator.running(backend="vllm") as engine: engine.url`.
 
     In a coroutine it blocks the caller's loop for some milliseconds at both ends; :func:`serve` does not.
     """

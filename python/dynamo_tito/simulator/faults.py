@@ -129,7 +129,7 @@ _PHASES: Mapping[FaultKind, frozenset[Phase]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that goes wrong with one request.
+    """One fault of one request.
 
     | kind | what happens | phases (first: default) |
     |---|---|---|

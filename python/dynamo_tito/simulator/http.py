@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server that breaks off, stalls or lies at an exact byte: h11 reads, an answer is a list of steps."""
+"""An HTTP/1.1 server that breaks off, stalls or sends wrong bytes anywhere: h11 reads, an answer is a list of steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Step: TypeAlias = bytes | Pause | Reset | Close
 
 @dataclass(slots=True)
 class Request:
-    """One request, read to its end. Header names are in lower case; ``target`` is what the request line says."""
+    """One request, read to its end. Header names are in lower case; ``target`` is that of the request line."""
 
     method: str
     target: str
@@ -87,7 +87,7 @@ class _GoneError(Exception):
 
 
 class Listener:
-    """A listening socket. Subclasses say what is answered."""
+    """A listening socket. Subclasses answer."""
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
@@ -303,7 +303,7 @@ def head(status: int, fields: Mapping[str, str]) -> bytes:
 
 @contextmanager
 def in_thread(name: str) -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
-    """An event loop in a thread of its own: a function that runs a coroutine there, and waits for its result."""
+    """An event loop in a thread: a function that runs a coroutine there, and waits for its result."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""One answer of the embedded engine: how it is framed, and what goes wrong while it is sent."""
+"""One answer of the embedded engine: its framing, and the faults while it is sent."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def answer_of(response: Response, *, keep_alive: bool) -> Answer:
         if response.on_over is not None:
             response.on_over(max(0, min(len(body), written - offset)), left)
 
-    # A length that lies leaves the connection in no state to go on with.
+    # After a wrong length the connection is not used again.
     return Answer(steps, keep_alive and not by and not response.hangs_up, on_over)
 
 
@@ -103,7 +103,7 @@ def _streamed(response: Response, body: AsyncGenerator[Step], *, keep_alive: boo
 
 
 def on_accept(fault: Fault | None) -> Iterable[Step]:
-    """What a new connection meets before its first request."""
+    """The fault of a new connection before its first request."""
     return () if fault is None else _ACTIONS[fault.kind](fault, b"", b"")
 
 

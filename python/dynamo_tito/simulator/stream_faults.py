@@ -16,7 +16,7 @@ from itertools import cycle
 from typing import Any, TypeAlias
 
 from .calls import EngineError
-from .contents import EDITS
+from .contents import EDITS, put_masks, wrong_masks
 from .faults import Fault, FaultKind
 from .stream import DONE, Event, EventStream
 
@@ -202,19 +202,9 @@ def _mask(event: Event, document: dict[str, Any], fault: Fault) -> bool:
     """The rows of the chunk's tokens; of all, where the wire repeats them or says them once."""
     if event.delta is None:
         return False
-    whole: dict[str, Any] = {"choices": [{"sampling_mask": None}]}
-    EDITS[fault.kind](whole, event.delta.sample, fault)
-    rows = whole["choices"][0]["sampling_mask"]
+    rows = wrong_masks(event.delta.sample, fault)
     new = rows[0 if event.cumulative else event.delta.begin : event.delta.end]
-    data = (document.get("nvext") or {}).get("engine_data") or {}
-    if data:
-        data["sampling_mask"] = rows
-    if "meta_info" in document:
-        document["meta_info"]["output_token_sampling_mask"] = new
-    carriers = [choice for choice in document.get("choices") or () if "sampling_mask" in choice]
-    for choice in carriers if event.masks else ():
-        choice["sampling_mask"] = new
-    return bool(data or "meta_info" in document or (carriers and event.masks))
+    return put_masks(document, rows, new, choices=event.masks)
 
 
 def _concerns(event: Event, kind: FaultKind, begun: set[int]) -> bool:

@@ -3,7 +3,7 @@
 use crate::error::{Class, Error, Result};
 use crate::json::Value;
 
-use crate::wire::answer::{Detail, Paths, Place, Role, top};
+use crate::wire::answer::{MetadataItem, Paths, Place, Role, top};
 
 /// How many tokens a server says there were.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +21,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Finds them in the usage that was gathered from `details`.
-    pub(crate) fn new(details: &[Detail], usage: Option<&Value>) -> Self {
+    /// Finds them in the usage that was gathered from `items`.
+    pub(crate) fn new(items: &[MetadataItem], usage: Option<&Value>) -> Self {
         let count = |name: &str, place: &'static str| {
             let Some(Value::Map(members)) = usage else {
                 return None;
@@ -33,13 +33,13 @@ impl Counts {
                 Value::Uint(count) => i128::from(*count),
                 _ => return None,
             };
-            let (place, at) = details.iter().find_map(|detail| {
-                let place = match detail.role {
+            let (place, at) = items.iter().find_map(|item| {
+                let place = match item.role {
                     Role::Usage => top(place),
-                    Role::Count(count) if count == name => detail.place,
+                    Role::Count(count) if count == name => item.place,
                     _ => return None,
                 };
-                Some((place, detail.span.start))
+                Some((place, item.span.start))
             })?;
             Some(Count { tokens, place, at })
         };

@@ -4,14 +4,14 @@ use crate::error::{Class, Error, Result};
 use crate::json::{Cursor, Kind};
 
 use crate::wire::answer::Paths;
-use crate::wire::answer::{Detail, Role};
+use crate::wire::answer::{MetadataItem, Role};
 use crate::wire::decoded::{Finish, StopReason};
 
 /// Fails if the engine failed during the generation: its finish reason is "error".
-pub(crate) fn refuse_failed(details: &[Detail], body: &[u8], paths: &Paths<'_>) -> Result<()> {
-    for detail in details {
-        let mut cursor = Cursor::at(body, detail.span.start);
-        let failed = match detail.role {
+pub(crate) fn refuse_failed(items: &[MetadataItem], body: &[u8], paths: &Paths<'_>) -> Result<()> {
+    for item in items {
+        let mut cursor = Cursor::at(body, item.span.start);
+        let failed = match item.role {
             Role::FinishReason | Role::DetailedFinishReason => is_error(&mut cursor)?,
             Role::FinishObject => is_error_object(&mut cursor)?,
             _ => false,
@@ -19,7 +19,7 @@ pub(crate) fn refuse_failed(details: &[Detail], body: &[u8], paths: &Paths<'_>) 
         if failed {
             let message = format!(
                 "the engine failed during the generation: {} is \"error\"",
-                paths.text(detail.place)
+                paths.text(item.place)
             );
             return Err(Error::new(Class::Engine, "engine", "", None, message));
         }

@@ -8,30 +8,30 @@ use super::finish::join_reasons;
 use super::locate::{Step, locate};
 use super::weight_spans;
 use crate::wire::answer::Paths;
-use crate::wire::answer::{Detail, Role};
+use crate::wire::answer::{MetadataItem, Role};
 use crate::wire::decoded::{Decoded, StopReason};
 
-/// Parses the small values into `decoded`. The first error in the order of `details` is reported.
+/// Parses the small values into `decoded`. The first error in the order of `items` is reported.
 pub(crate) fn parse_metadata(
-    details: &[Detail],
+    items: &[MetadataItem],
     body: &[u8],
     tells_abort: bool,
     paths: &Paths<'_>,
     decoded: &mut Decoded,
 ) -> Result<()> {
-    let mut texts = Vec::with_capacity(details.len());
+    let mut texts = Vec::with_capacity(items.len());
     let (mut size, mut at_most) = (0, 0);
     let mut problem = None;
-    for detail in details {
-        let text = &body[detail.span.start..detail.span.end];
+    for item in items {
+        let text = &body[item.span.start..item.span.end];
         size += text.len();
-        let (kind, message) = if !detail.role.takes(text) {
+        let (kind, message) = if !item.role.takes(text) {
             (
                 "type",
                 format!(
                     "found {} where {} was expected",
                     shown(text),
-                    detail.role.expects()
+                    item.role.expects()
                 ),
             )
         } else if size > MAX_METADATA {
@@ -51,13 +51,13 @@ pub(crate) fn parse_metadata(
                 format!("more than {MAX_METADATA_VALUES} values and keys of metadata"),
             )
         };
-        problem = Some(error(kind, detail, paths, message));
+        problem = Some(error(kind, item, paths, message));
         break;
     }
     let values = SmallValues::parse(&texts).map_err(|i| {
         error(
             "metadata",
-            &details[i],
+            &items[i],
             paths,
             "a number or a string in it cannot be represented".into(),
         )
@@ -69,15 +69,15 @@ pub(crate) fn parse_metadata(
     };
     let (mut plain, mut detailed, mut stop_reason) = (None, None, None);
     let mut counts = Vec::new();
-    for (detail, value) in details.iter().zip(values) {
-        match (detail.role, value) {
+    for (item, value) in items.iter().zip(values) {
+        match (item.role, value) {
             (Role::RequestId, Value::Text(text)) => decoded.request_id = Some(text),
             (Role::Usage, value) => decoded.usage = Some(value),
             (Role::Count(name), value) => counts.push((name.to_owned(), value)),
             (Role::FinishReason, Value::Text(text)) => plain = Some(text),
             (Role::DetailedFinishReason, Value::Text(text)) => detailed = Some(text),
             (Role::FinishObject, value) => {
-                check_finish_object(detail, body, paths)?;
+                check_finish_object(item, body, paths)?;
                 let Value::Map(members) = value else { continue };
                 for (key, member) in members {
                     match (key.as_str(), member) {
@@ -93,7 +93,7 @@ pub(crate) fn parse_metadata(
                 if unfit {
                     return Err(error(
                         "metadata",
-                        detail,
+                        item,
                         paths,
                         "the stop reason does not fit 64 bits".into(),
                     ));
@@ -102,8 +102,8 @@ pub(crate) fn parse_metadata(
             (Role::WeightVersions, value) => {
                 weight_spans::check_tiling(&value, decoded.token_ids.len()).map_err(
                     |(i, mut error)| {
-                        error.offset = locate(body, detail.span.start, &[Step::Index(i)]);
-                        error.under(&format!("{}[{i}]", paths.text(detail.place)))
+                        error.offset = locate(body, item.span.start, &[Step::Index(i)]);
+                        error.under(&format!("{}[{i}]", paths.text(item.place)))
                     },
                 )?;
                 decoded.weight_versions = Some(value);
@@ -171,9 +171,9 @@ impl Role {
 }
 
 /// SGLang's finish reason: `type` is a string, and neither it nor `matched` is there twice.
-fn check_finish_object(detail: &Detail, body: &[u8], paths: &Paths<'_>) -> Result<()> {
+fn check_finish_object(item: &MetadataItem, body: &[u8], paths: &Paths<'_>) -> Result<()> {
     let (mut types, mut matched, mut typed) = (0, 0, false);
-    Cursor::at(body, detail.span.start).object(|cursor, key| {
+    Cursor::at(body, item.span.start).object(|cursor, key| {
         if key.is(b"type") {
             types += 1;
             typed = cursor.byte() == Some(b'"');
@@ -184,7 +184,7 @@ fn check_finish_object(detail: &Detail, body: &[u8], paths: &Paths<'_>) -> Resul
     if types > 1 || matched > 1 {
         return Err(error(
             "duplicate_key",
-            detail,
+            item,
             paths,
             "a key stands there twice".into(),
         ));
@@ -192,7 +192,7 @@ fn check_finish_object(detail: &Detail, body: &[u8], paths: &Paths<'_>) -> Resul
     if !typed {
         return Err(error(
             "type",
-            detail,
+            item,
             paths,
             "a finish reason needs a type, a string".into(),
         ));
@@ -211,12 +211,12 @@ fn shown(text: &[u8]) -> String {
 }
 
 #[cold]
-fn error(kind: &'static str, detail: &Detail, paths: &Paths<'_>, message: String) -> Error {
+fn error(kind: &'static str, item: &MetadataItem, paths: &Paths<'_>, message: String) -> Error {
     Error::new(
         Class::Malformed,
         kind,
-        paths.text(detail.place),
-        detail.span.start,
+        paths.text(item.place),
+        item.span.start,
         message,
     )
 }

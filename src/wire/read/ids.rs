@@ -55,7 +55,7 @@ pub(crate) fn one_more(cursor: &Cursor<'_>, count: usize, at: usize) -> Read<()>
 #[cold]
 fn too_many(ceiling: usize, at: usize) -> Stop {
     let found = format!("the list has at least {} elements", ceiling + 1);
-    let message = limits::passed(found, ceiling, "max_tokens");
+    let message = limits::over(found, ceiling, "max_tokens");
     Error::new(Class::Malformed, "too_many", "", at, message).into()
 }
 

@@ -95,7 +95,7 @@ impl Packed {
     fn check_length(&self, cursor: &Cursor<'_>, per_token: bool) -> Result<()> {
         if per_token && self.count > cursor.max_tokens() {
             let found = format!("the array has {} elements", self.count);
-            let message = limits::passed(found, cursor.max_tokens(), "max_tokens");
+            let message = limits::over(found, cursor.max_tokens(), "max_tokens");
             return Err(refused("too_many", "shape", self.shape_at, message));
         }
         let bytes = self.data.text(cursor.bytes).decoded_len();

@@ -34,7 +34,7 @@ _FLAT_TYPES = {
     501: "Not Implemented",
     503: "Service Unavailable",
 }
-# What the frontend says instead of what the engine said.
+# Finish reasons of the frontend, by those of the engine.
 _FLAT_MESSAGES = {400: "Invalid request", 499: "Request cancelled"}
 _GENERATE_ERRORS = {
     400: ("invalid_request_error", "Invalid request"),
@@ -100,7 +100,7 @@ class DynamoApp(DynamoStreams, SglangGenerate):
             return Response(status, text.encode(), "text/plain; charset=utf-8", framing=self.framing)
         message = error.message
         if error.kind == "overlong":
-            message = ""  # the frontend does not pass on what the worker said
+            message = ""  # the frontend drops the message of the worker
         if error.kind == "syntax":
             message = f"Failed to deserialize the JSON body into the target type: {message}"
         if call.request.path == GENERATE and error.kind not in ("deserialize", "not_ready", "route"):

@@ -33,7 +33,7 @@ ROUTES = (
 
 
 class DiscoveryApp(App):
-    """The workers that the engine was told of, itself first."""
+    """The workers of the configuration, this engine first."""
 
     def add_routes(self) -> None:
         self.route("GET", "/v1/rl/workers", self.workers)
@@ -50,7 +50,7 @@ class DiscoveryApp(App):
 
 
 def _member(engine: Core) -> dict[str, Any]:
-    """What discovery says about a worker; one that has stopped is listed with an error."""
+    """A worker in discovery; one that has stopped is listed with an error."""
     address = engine.url.removeprefix("http://")
     member: dict[str, Any] = {
         "namespace": "dynamo",
@@ -73,7 +73,7 @@ def _member(engine: Core) -> dict[str, Any]:
 
 
 class SystemApp(App):
-    """Health and administration of one worker. A failure of logic is a 200 whose body says `error`."""
+    """Health and administration of one worker. A failure of logic is a 200 whose status is `error`."""
 
     not_found: ClassVar[bytes] = b"Route not found"
 

@@ -1,4 +1,4 @@
-"""What Dynamo 1.6.1's frontend accepts, refuses and says, as recorded from it."""
+"""The requests that Dynamo 1.6.1's frontend accepts and refuses, with its messages, as recorded."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def read_generate(body: bytes, config: EngineConfig) -> Wanted:
         raise EngineError(501, "streaming (stream=true) is not implemented for /inference/v1/generate yet")
     if document.get("model") not in (None, config.model):
         raise EngineError(404, f"Model not found: {document['model']}")
-    # From here on it is the worker that refuses; the frontend redacts what it says.
+    # The checks from here on are those of the worker, whose messages the frontend redacts.
     start = params.get(PROMPT_START, 0)
     if type(start) is not int or not 0 <= start < len(document["token_ids"]):
         raise EngineError(400, "")

@@ -1,4 +1,4 @@
-"""prime-rl's server: vLLM with routed experts as objects, chat with `tokens`, and routes of its own for weights."""
+"""prime-rl's server: vLLM with routed experts as objects, chat with `tokens`, and other routes for weights."""
 
 # Handlers are named for their routes, and all have one signature.
 # ruff: noqa: D102

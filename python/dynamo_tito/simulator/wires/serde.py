@@ -1,4 +1,4 @@
-"""Request checks in the words of Dynamo's frontend: what serde says about a value of the wrong type, and where."""
+"""Request checks with the messages of Dynamo's frontend: those of serde for values of a wrong type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse(body: bytes) -> Any:
 
 
 def check(value: Any, kind: Kind) -> str | None:
-    """What serde says about a value that is not of the kind; None if it is."""
+    """The message of serde for a value of another kind; None for one of this kind."""
     if kind in _RANGE:
         if isinstance(value, bool) or not isinstance(value, int):
             return f"invalid type: {_describe(value)}, expected {kind}"
@@ -55,7 +55,7 @@ def check(value: Any, kind: Kind) -> str | None:
 
 
 def check_known(keys: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
-    """The first key that is not known, and what serde says about it."""
+    """The first unknown key, and the message of serde."""
     for key in keys:
         if key not in known:
             names = ", ".join(f"`{name}`" for name in known)

@@ -1,4 +1,4 @@
-"""The RL routes of vLLM's server: pause, weights, versions, adapters, and what it says about itself."""
+"""The RL routes of vLLM's server: pause, weights, versions, adapters, and its configuration."""
 
 # Handlers are named for their routes, and all have one signature.
 # ruff: noqa: ARG002, D102

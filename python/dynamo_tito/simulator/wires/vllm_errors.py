@@ -1,4 +1,4 @@
-"""The errors of vLLM's server, in its words: what it refuses, and in which of its envelopes.
+"""The errors of vLLM's server, with its messages and envelopes.
 
 Facts: bodies of vLLM 0.32.0 and 0.33.0; the handlers under `vllm/entrypoints/serve/exception_handling` of 0.32.0.
 """

@@ -41,12 +41,12 @@ class VllmGenerateRoutes(App):
 
     @property
     def full_version(self) -> str:
-        """What /version says."""
+        """The version in /version."""
         return f"{self.version_name}.0"
 
     @property
     def fingerprint(self) -> str | None:
-        """What chat and completions say of the server that answers."""
+        """``system_fingerprint`` of chat and completions."""
         return f"vllm-{self.full_version}-{self.engine.instance_id:016x}"[:20] if self.since("0.32") else None
 
     def document(self, call: Call) -> dict[str, Any]:

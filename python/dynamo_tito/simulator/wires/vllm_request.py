@@ -27,7 +27,7 @@ _CERTAIN = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample, and what to say about it."""
+    """How to sample, and the fields of the answer."""
 
     ask: Ask
     #: How many alternatives of each sampled and of each prompt token; None: no log-probabilities.
@@ -146,7 +146,7 @@ def check_room(count: int, config: EngineConfig, *, counted: bool) -> None:
 
 
 def check_salt(salt: Any) -> None:
-    """`cache_salt`: some text that a path could not be made of."""
+    """`cache_salt`: text that is not part of a path."""
     name = "cache_salt"
     if salt is None:
         return
@@ -181,7 +181,7 @@ def _integers(values: dict[str, Any], where: str) -> dict[str, int | None]:
 
 
 def _whole(value: Any, where: str) -> int | str:
-    """The integer that pydantic makes of a value, or its complaint."""
+    """The integer that pydantic parses, or its error."""
     match value:
         case int():
             return int(value)
@@ -201,7 +201,7 @@ def _whole(value: Any, where: str) -> int | str:
 
 
 def _alternatives(count: int | None, name: str, what: str, config: EngineConfig) -> int | None:
-    """How many alternatives were asked for; -1 is the whole vocabulary."""
+    """The number of alternatives; -1 is the whole vocabulary."""
     if count is None:
         return None
     if count < -1:

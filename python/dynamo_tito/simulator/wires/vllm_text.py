@@ -103,7 +103,7 @@ class VllmTextRoutes(VllmGenerateRoutes):
         )
 
     def text_content(self, sample: Sample, k: int, *, placeholders: bool = False, cut: bool = True) -> Raw:
-        """Entries with text, or with placeholders if `return_tokens_as_token_ids` asks for them.
+        """Entries with text, or with placeholders for `return_tokens_as_token_ids`.
 
         Cut: the sampled token and the best of the others are k together.
         """
