@@ -181,7 +181,7 @@ class _Box:
         return told
 
     def forget(self, number: int) -> None:
-        """Nobody waits for it any more."""
+        """The call has no waiter left."""
         self._expected.pop(number, None)
 
     def close(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 PREFIXES = ("generate-tokens-", "chatcmpl-", "cmpl-")
 """What servers put before a request's id where they name it in an answer."""
 
-_PREFIX = {"vllm_generate": "generate-tokens-", "prime_chat_tokens": "chatcmpl-", "vllm_completions": "cmpl-"}
+_ENGINE_IDS = {
+    "vllm_generate": "generate-tokens-{}",
+    "prime_chat_tokens": "chatcmpl-{}",
+    "vllm_completions": "cmpl-{}-0",  # of the first prompt, and there is one
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,9 @@ def aborts(transport: str, request_id: str) -> list[Abort]:
     the last one, its frontend has none.
     """
     engine = Abort("/engine/abort_request", {"request_id": request_id})
-    if (prefix := _PREFIX.get(transport)) is not None:
-        members = {"request_ids": [prefix + request_id]}
+    if (engine_id := _ENGINE_IDS.get(transport)) is not None:
+        members = {"request_ids": [engine_id.format(request_id)]}
         return [Abort("/inference/v1/abort_requests", members), Abort("/abort_requests", members), engine]
-    return (
-        [Abort("/abort_request", {"rid": request_id}), engine]
-        if transport in ("sglang_generate", "sglang_chat")
-        else [engine]
-    )
+    if transport in ("sglang_generate", "sglang_chat"):
+        return [Abort("/abort_request", {"rid": request_id}), engine]
+    return [engine]

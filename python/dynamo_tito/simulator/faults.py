@@ -175,7 +175,7 @@ class Fault:
     | `duplicate`, `drop`, `swap` | event `at` twice; not at all; after the next one |
     | `contradiction` | cumulative event `at` says another id (`message="logprob"`: value) of the first token |
     | `wrong_ids` | the last event of a choice names other ids |
-    | `huge_event` | event `at` has `by` bytes more, in a field that nobody knows |
+    | `huge_event` | event `at` has `by` bytes more, in an unknown field |
     | `line_ends` | lines end in `message` (CRLF by default, CR, or `"mixed"`) |
     | `comments` | comments, `id` and `retry` between the events and in them |
     | `data_lines` | each document is in several `data` lines |

@@ -198,7 +198,7 @@ class Flight:
             self.draw()
 
     def complete(self) -> None:
-        """All of it has been sampled, and nobody is told."""
+        """All of it has been sampled, without a pause between the tokens."""
         self.made, self._finished = self._longest(), True
         self.land()
 

@@ -466,7 +466,7 @@ impl End<'_> {
         Ok(mask)
     }
 
-    /// (g): held against the server's count of the prompt, where nobody else knows its length.
+    /// (g): compared with the server's count of the prompt, where its length is not known otherwise.
     fn experts(&self) -> Result<Option<RoutedExperts>> {
         let (choice, options) = (self.choice, self.options());
         let Some(experts) = &choice.experts else {
