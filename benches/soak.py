@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -225,9 +225,19 @@ async def _client(
     )
 
 
+async def _start_the_core() -> None:
+    """Start the thread of the core's HTTP engine, whose descriptors stay for the life of the process."""
+    async with tito.AsyncTitoClient(
+        "http://127.0.0.1:1", model=None, http="native", retries=None, preflight=False
+    ) as client:
+        with suppress(tito.TransportError):
+            await client.generate([1])
+
+
 async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: Progress) -> tuple[State, State]:
     """All requests; the states before the first client and after the last."""
     _prepare()
+    await _start_the_core()
     before = state(0)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         numbers = {size: run.numbers(size) for size in get_args(Size)}

@@ -37,7 +37,7 @@ def body(transport: RendererTransport, prompt_ids: Any = None, **arguments: Any)
 
 
 def test_there_is_no_other_transport() -> None:
-    assert set(DIALECTS) == set(TRANSPORTS)
+    assert set(DIALECTS) == {*TRANSPORTS, "vllm_completions", "sglang_chat"}
     with pytest.raises(ValueError, match="vllm_chat takes no token ids"):
         body("vllm_chat")  # type: ignore[arg-type]
 
@@ -189,6 +189,53 @@ def test_sglang_generate() -> None:
 def test_sglang_is_asked_for_routed_experts_only_if_they_are_wanted() -> None:
     assert "return_routed_experts" not in body("sglang_generate")
     assert body("sglang_generate", return_routed_experts=True)["return_routed_experts"] is True
+
+
+def test_vllm_completions() -> None:
+    asked = body("vllm_completions", sampling_params={"max_tokens": 8}, routed_experts_prompt_start=2, priority=3)
+    assert asked == {
+        "model": "m",
+        "max_tokens": 8,
+        **NEUTRAL,
+        "top_k": 0,
+        "add_special_tokens": False,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "logprobs": 1,
+        "priority": 3,
+        "routed_experts_prompt_start": 2,
+        "prompt": IDS,
+    }
+    for refused in ({"logprobs": 2}, {"echo": True}):
+        with pytest.raises(ValueError, match="|".join(refused)):
+            body("vllm_completions", sampling_params=refused)
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        body("vllm_completions", stream=True)
+
+
+def test_sglang_chat() -> None:
+    asked = body("sglang_chat", sampling_params={"max_tokens": 8, "logprobs": 3}, routed_experts_prompt_start=2)
+    assert asked == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "(token-in mode)"}],
+        "max_tokens": 8,
+        **NEUTRAL,
+        "top_k": -1,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "return_token_ids": True,
+        "return_prompt_token_ids": True,
+        "return_meta_info": True,
+        "separate_reasoning": False,
+        "tool_choice": "none",
+        "return_routed_experts": True,
+        "routed_experts_start_len": 2,
+        "input_ids": IDS,
+    }
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        body("sglang_chat", stream=True)
+    with pytest.raises(ValueError, match="scores no prompt"):
+        body("sglang_chat", sampling_params={"prompt_logprobs": 0})
 
 
 # ------------------------------------------------------------------------------------------------ nvext

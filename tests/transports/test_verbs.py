@@ -31,6 +31,7 @@ STREAM = {
     "stop_token_ids": (),
     "routed_experts_prompt_start": None,
     "features": None,
+    "artifact": None,
     "request_id": None,
     "on_interrupt": "raise",
 }

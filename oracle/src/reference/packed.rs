@@ -212,6 +212,15 @@ pub(super) fn mask(node: &Node, path: &str, options: &Options<'_>) -> Result<Mas
     Ok(Mask { token_ids, offsets })
 }
 
+/// The rows of a packed sampling mask.
+pub(super) fn rows(node: &Node, path: &str, options: &Options<'_>) -> Result<Vec<Vec<i32>>> {
+    let Mask { token_ids, offsets } = mask(node, path, options)?;
+    let bounds = offsets.windows(2);
+    Ok(bounds
+        .map(|pair| token_ids[pair[0] as usize..pair[1] as usize].to_vec())
+        .collect())
+}
+
 /// A row of `compact_logprobs`, without what stands in it twice.
 type Row = Vec<(i32, f64)>;
 

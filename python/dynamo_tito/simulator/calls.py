@@ -53,6 +53,8 @@ class Ask:
     stop: Sequence[str] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    #: Tokens of a chunk of the stream behind the first one, which has one token; None: as the engine is configured.
+    stream_interval: int | None = None
     #: A token that is sampled at every position.
     forced: int | None = None
 

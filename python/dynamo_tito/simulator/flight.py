@@ -151,7 +151,8 @@ class Flight:
         config, seen = self._core.config, [0] * len(self._asks)
         under_way = set(range(len(self._asks)))
         while under_way:
-            goal = self.made + config.chunk_tokens
+            interval = self._asks[0][0].stream_interval if self._asks else None
+            goal = self.made + (config.chunk_tokens if interval is None else interval if self.made else 1)
             await self._work(config.latency + goal * config.token_latency, lambda: self.made)
             if not self.aborted:
                 self.made, self.steps = goal, self.steps + 1

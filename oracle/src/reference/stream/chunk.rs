@@ -7,7 +7,7 @@ use crate::reference::placing::Sequence;
 use crate::reference::structure::{Channel, Choice, chunk};
 use crate::reference::wires::Role;
 use crate::reference::{
-    PromptLogprobs, Top, Value, counts, experts, json, metadata, prompt, readers,
+    PromptLogprobs, Top, Value, counts, experts, json, metadata, packed, prompt, readers,
 };
 use dynamo_tito::limits::MAX_CHOICES;
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result};
@@ -449,7 +449,10 @@ impl<'o> Stream<'o> {
     /// The rows of (f).
     fn rows(&self, choice: &Choice<'_>, joined: &mut Joined) -> Result<()> {
         for (name, path, node) in choice.rows() {
-            let mut rows = readers::per_token(node, path, &self.options, readers::row_of_ids)?;
+            let mut rows = match node.as_object() {
+                Some(_) if self.options.wire.packs() => packed::rows(node, path, &self.options)?,
+                _ => readers::per_token(node, path, &self.options, readers::row_of_ids)?,
+            };
             let nothing = || (Vec::new(), path.to_owned());
             let (earlier, _) = joined.rows_of_ids.entry(name).or_insert_with(nothing);
             if joined.cumulative == Some(true) {

@@ -101,6 +101,7 @@ def read_sampling(
         ignore_eos=bool(values.get("ignore_eos")),
         min_tokens=least,
         forced=forced[0] if forced else None,
+        stream_interval=values.get("stream_interval"),
     )
     return Sampling(
         ask=ask,
