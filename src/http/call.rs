@@ -156,7 +156,7 @@ impl Call {
         Ok(())
     }
 
-    /// Gives it up: its connection is closed, and nobody is told. In a forked child it does nothing.
+    /// Closes the connection of the call, which reports no end. In a forked child this does nothing.
     pub fn cancel(&self) {
         if self.process != process::id() {
             return;

@@ -22,7 +22,7 @@ enum At {
     Size,
     /// A further digit, or what ends the size.
     Digits,
-    /// Behind the size: white space or an extension, which nobody reads.
+    /// Behind the size: white space or an extension, which is skipped.
     Extension,
     SizeLf,
     Data,

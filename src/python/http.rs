@@ -1,4 +1,4 @@
-//! The HTTP engine: requests go in with the GIL, answers are taken out with it, and in between nobody needs it.
+//! The HTTP engine: requests go in with the GIL, answers are taken out with it, and it is free in between.
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;

@@ -226,7 +226,7 @@ impl Framing {
                         };
                         (bytes, at) = (&bytes[1..], at + 1);
                     } else {
-                        // What looked like a mark is the name of a field that nobody knows.
+                        // What looked like a mark is the name of an unknown field.
                         self.line = if seen == 0 { Line::Start } else { Line::Skip };
                     }
                 }

@@ -1,7 +1,7 @@
 //! Chunks that differ from an earlier one in a few values only, as most do.
 //!
 //! A chunk has been read and judged. Of the next one every byte is the same but for its lists, the server's count of tokens,
-//! and values that nobody reads, each of which stands between the same bytes and is valid JSON. So the document is valid, and
+//! and values that are not read, each of which stands between the same bytes and is valid JSON. So the document is valid, and
 //! says the same in all other places. Where anything else is found, the chunk is read as any other.
 
 use crate::error::Result;
@@ -37,7 +37,7 @@ enum Hole {
     Tokens,
     /// SGLang's count of the tokens so far.
     Count,
-    /// A value that nobody reads.
+    /// A value that is not read.
     Free,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Scratch {
     count: Option<u64>,
 }
 
-/// Values that nobody reads, and that differ from chunk to chunk.
+/// Values that are not read, and that differ from chunk to chunk.
 fn free(wire: Wire) -> &'static [&'static [Step<'static>]] {
     use Step::{Index, Key};
     match wire {
