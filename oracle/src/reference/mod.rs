@@ -172,6 +172,11 @@ pub fn decode_artifact(data: &[u8], options: &Options<'_>) -> Result<Completion>
             error
         });
     }
+    // An artifact is Dynamo's, whatever wire the options name.
+    let options = &Options {
+        wire: Wire::DynamoChat,
+        ..*options
+    };
     let unfolded = artifact::unfolded(data, options)?;
     let (found, _) = completion(&Choice::of_artifact(&unfolded), 0, true, options)?;
     Ok(found)

@@ -115,6 +115,19 @@ def chat(server: VllmServer, **members: Any) -> tuple[list[int], bytes]:
     return tokens["tokens"], answer.content
 
 
+@pytest.mark.parametrize("start", [None, 7])
+def test_the_completions_route(moe: VllmServer, truth: Truth, start: int | None) -> None:
+    with TitoClient(
+        moe.url, model=MODEL, transport="vllm_completions", require_routed_experts=True, timeout=120.0, trust_env=False
+    ) as client:
+        completion = client.generate(PROMPT, sampling_params={"max_tokens": 9}, routed_experts_prompt_start=start)
+        scored = client.score([*PROMPT, *completion.token_ids.tolist()], start=len(PROMPT))
+    assert (completion.prompt_token_ids is not None, len(completion.token_ids)) == (True, 9)
+    check(truth, "moe_a", PROMPT, completion, routed=True)
+    assert completion.logprobs is not None
+    np.testing.assert_allclose(scored.logprobs[len(PROMPT) :], completion.logprobs, rtol=0, atol=TOLERANCE)
+
+
 def test_the_chat_route(moe: VllmServer, truth: Truth) -> None:
     prompt, body = chat(moe)
     completion = tito.decode(body, wire="vllm_chat", prompt_token_ids=prompt)

@@ -40,7 +40,12 @@ async def session(server: VllmServer, http: HttpLibrary = "httpx") -> AsyncItera
 async def begun(server: VllmServer, call: Awaitable[Any]) -> asyncio.Future[Any]:
     """Start the call; return when the engine works on it."""
     task = asyncio.ensure_future(call)
-    await until_running(server, 1)
+    waiting = asyncio.ensure_future(until_running(server, 1))
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        waiting.cancel()
+        raise AssertionError(f"the call ended before the engine was seen to work on it: {task.result()!r}")
+    await waiting
     return task
 
 
@@ -78,7 +83,7 @@ def test_an_abort_ends_the_answer_early_and_whole(
 def test_pause_keep_holds_the_request(moe: VllmServer, truth: Truth) -> None:
     async def main() -> tito.Completion:
         async with session(moe) as (client, admin):
-            task = await begun(moe, client.generate(PROMPT, sampling_params=LONG | {"max_tokens": 60}))
+            task = await begun(moe, client.generate(PROMPT, sampling_params=LONG | {"max_tokens": 300}))
             await admin.pause("keep")
             assert await admin.is_paused()
             assert not task.done()
@@ -88,21 +93,21 @@ def test_pause_keep_holds_the_request(moe: VllmServer, truth: Truth) -> None:
             return completion
 
     completion = asyncio.run(main())
-    assert len(completion.token_ids) == 60
+    assert len(completion.token_ids) == 300
     check(truth, completion, aborted=False)
 
 
 def test_pause_wait_returns_when_the_request_is_done(moe: VllmServer, truth: Truth) -> None:
     async def main() -> tito.Completion:
         async with session(moe) as (client, admin):
-            task = await begun(moe, client.generate(PROMPT, sampling_params=LONG | {"max_tokens": 60}))
+            task = await begun(moe, client.generate(PROMPT, sampling_params=LONG | {"max_tokens": 300}))
             await admin.pause("wait")
             assert await running(moe) == 0
             completion: tito.Completion = await task
             return completion
 
     completion = asyncio.run(main())
-    assert len(completion.token_ids) == 60
+    assert len(completion.token_ids) == 300
     check(truth, completion, aborted=False)
 
 
