@@ -78,6 +78,6 @@ fn event_stream(at: usize) -> Error {
         "event_stream",
         "",
         at,
-        "found server-sent events (a streamed answer) where one JSON document was expected; ask with stream=False",
+        "found server-sent events (a streamed answer) where one JSON document was expected; StreamDecoder reads a stream",
     )
 }
