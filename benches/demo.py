@@ -98,7 +98,8 @@ def _outcome(case: dict[str, Any]) -> list[tito.Completion] | tito.TitoError:
             return error
         raise
     expected = case["expect"] if isinstance(case["expect"], list) else [case["expect"]]
-    found = [cases.written(one, "int32") for one in completions]
+    mode = cases.options_of(case).get("experts", "int32")
+    found = [cases.written(one, mode) for one in completions]
     assert [*map(cases.text, found)] == [*map(cases.text, expected)]
     return completions
 
