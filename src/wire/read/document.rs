@@ -78,6 +78,7 @@ fn event_stream(at: usize) -> Error {
         "event_stream",
         "",
         at,
-        "found server-sent events (a streamed answer) where one JSON document was expected; StreamDecoder reads a stream",
+        "found server-sent events (a streamed answer) where one JSON document was expected; \
+         read it with StreamDecoder, or ask with stream=False",
     )
 }
