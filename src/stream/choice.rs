@@ -28,7 +28,7 @@ pub(super) struct Said {
     /// The request id, as written and as read.
     pub(super) id: Option<(Vec<u8>, String)>,
     pub(super) usage: Option<Value>,
-    pub(super) prompt: Prompt,
+    pub(super) prompt: Prompt<Buffer<f64>>,
 }
 
 /// Dynamo's entries, which are the log-probabilities or an echo; only the end knows.

@@ -99,7 +99,7 @@ impl Alternatives {
     /// Fails if the positions of `top` do not begin with those so far.
     pub(super) fn check_begins(
         &self,
-        top: Option<&TopLogprobs>,
+        top: Option<&TopLogprobs<Buffer<f64>>>,
         rows: usize,
         path: &str,
         at: usize,

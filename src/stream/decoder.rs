@@ -158,9 +158,7 @@ impl StreamDecoder {
     pub fn abandon(&mut self) -> Result<Decoded> {
         let mut choices = self.abandon_choices_of(false)?;
         if choices.is_empty() {
-            let none = Choice::new(0);
-            let mut whole = self.whole(1, false);
-            choices.push(complete(none, 0, &mut whole)?);
+            choices.push(self.join(vec![Choice::new(0)], false)?.remove(0));
         }
         Ok(only(choices))
     }
@@ -341,19 +339,20 @@ impl StreamDecoder {
         self.end(several)
     }
 
-    fn whole(&mut self, choices: usize, ended: bool) -> Whole<'_> {
-        Whole {
+    fn whole(&mut self, choices: usize, ended: bool) -> Result<Whole<'_>> {
+        let prompt = std::mem::take(&mut self.said.prompt);
+        Ok(Whole {
             options: Options {
                 prompt_token_ids: self.prompt_token_ids.as_deref(),
                 ..self.options
             },
             request_id: self.said.id.take().map(|(_, id)| id),
             usage: self.said.usage.take(),
-            prompt: Arc::new(std::mem::take(&mut self.said.prompt)),
+            prompt: Arc::new(prompt.typed(self.options.logprobs_dtype)?),
             several: choices > 1,
             ended,
             tally: Tally::new(choices, self.options.wire == Wire::SglangGenerate),
-        }
+        })
     }
 
     fn end(&mut self, several: bool) -> Result<Vec<Decoded>> {
@@ -374,15 +373,20 @@ impl StreamDecoder {
         if choices.is_empty() {
             return Ok(Vec::new());
         }
-        let mut whole = self.whole(choices.len(), ended);
-        let choices = choices.into_iter().enumerate();
-        let completions: Result<Vec<_>> = choices
-            .map(|(rank, choice)| complete(choice, rank, &mut whole))
-            .collect();
+        let completions = self.join(choices, ended);
         if let Err(error) = &completions {
             self.state = State::Refused(error.clone());
         }
         completions
+    }
+
+    /// The completions of choices, by index.
+    fn join(&mut self, choices: Vec<Choice>, ended: bool) -> Result<Vec<Decoded>> {
+        let mut whole = self.whole(choices.len(), ended)?;
+        let choices = choices.into_iter().enumerate();
+        choices
+            .map(|(rank, choice)| complete(choice, rank, &mut whole))
+            .collect()
     }
 }
 

@@ -15,7 +15,7 @@ pub struct StreamDelta<'a> {
     pub start: usize,
     /// The new tokens.
     pub token_ids: &'a [i32],
-    /// Their log-probabilities, if every token so far has one.
+    /// Their log-probabilities, if every token so far has one; as read, whatever `logprobs_dtype` is.
     pub logprobs: Option<Cow<'a, [f64]>>,
     /// Their alternatives, if every one so far has a name.
     pub top_logprobs: Option<StreamTop<'a>>,
@@ -28,7 +28,7 @@ pub struct StreamDelta<'a> {
 pub struct StreamTop<'a> {
     /// Their ids.
     pub token_ids: &'a [i32],
-    /// Their log-probabilities.
+    /// Their log-probabilities, as read.
     pub logprobs: &'a [f64],
     /// Where each position begins; the first is that of the first entry here.
     pub offsets: &'a [i64],

@@ -62,6 +62,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     };
     let paths = Paths { prefix: &prefix };
     let ended = choice.ended();
+    let typed = |prompt: Prompt<_>| prompt.typed(options.logprobs_dtype).map(Arc::new);
     let (prompt, usage, request_id) = match options.wire {
         Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => {
             let shared = (whole.usage.clone(), whole.request_id.clone());
@@ -69,11 +70,11 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
         }
         Wire::DynamoChat | Wire::DynamoCompletions => {
             let shared = (whole.usage.clone(), whole.request_id.clone());
-            (Arc::new(choice.said.prompt), shared.0, shared.1)
+            (typed(choice.said.prompt)?, shared.0, shared.1)
         }
         Wire::SglangGenerate | Wire::SglangChat => {
             let id = choice.said.id.map(|(_, id)| id);
-            (Arc::new(choice.said.prompt), choice.said.usage, id)
+            (typed(choice.said.prompt)?, choice.said.usage, id)
         }
     };
     // (a)

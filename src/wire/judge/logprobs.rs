@@ -5,6 +5,7 @@ use crate::memory::Buffer;
 use crate::options::Options;
 use crate::wire::answer::{LogprobChannels, Paths, first};
 use crate::wire::decoded::TopLogprobs;
+use crate::wire::floats::Floats;
 use crate::wire::read::entries::Content;
 use crate::wire::read::ids::Numbers;
 use crate::wire::read::packed::Compact;
@@ -16,7 +17,7 @@ use super::sampled::Sampled;
 /// What steps (b) and (c) find.
 #[derive(Debug)]
 pub(crate) struct Logprobs {
-    pub(crate) values: Option<Buffer<f64>>,
+    pub(crate) values: Option<Floats>,
     pub(crate) top: Option<TopLogprobs>,
     /// The entries of `sources`.
     pub(crate) sources: Vec<(&'static str, String)>,
@@ -122,7 +123,17 @@ pub(crate) fn choose_logprobs(
         top = sampled.top_of_rows(rows, &path, at)?;
         top_source = Some(path);
     }
+    let typed = |values| {
+        let path = source.as_deref().unwrap_or_default();
+        Floats::new(values, options.logprobs_dtype, path, |i| i)
+    };
+    let values = values.map(typed).transpose()?;
     let top_source = top_source.filter(|_| top.is_some());
+    let typed = |top: TopLogprobs<_>| {
+        let path = top_source.as_deref().unwrap_or_default();
+        top.typed(options.logprobs_dtype, path)
+    };
+    let top = top.map(typed).transpose()?;
     let sources = [
         ("logprobs", source),
         ("top_logprobs", top_source),
