@@ -87,6 +87,10 @@ def test_json_has_no_nan() -> None:
     assert "NaN" not in done.stdout
 
 
+@pytest.mark.parametrize("pair", sorted(streams.pairs()))
+def test_a_recorded_stream_is_shown_as_its_document(pair: str) -> None: ...
+
+
 def test_standard_input() -> None:
     done = run("-", "--wire", "vllm_generate", stdin=GENERATE)
     assert done.returncode == 0

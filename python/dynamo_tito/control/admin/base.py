@@ -152,7 +152,7 @@ class HttpAdmin:
             scores = await self._sampler.score([*token_ids], start=start, cache_salt=uuid.uuid4().hex)
         except NotFoundError:
             return None
-        return scores.logprobs
+        return np.asarray(scores.logprobs, np.float64)
 
     async def weight_checksums(self) -> Mapping[str, str] | None:
         """None: not every backend has them."""
