@@ -36,11 +36,11 @@ pub struct StreamDecoder {
     /// Chunks so far.
     chunks: usize,
     choices: Vec<Choice>,
-    /// What is said of all choices.
+    /// Fields of the whole stream.
     said: Said,
     state: State,
     scratch: (Decoded, Scratch),
-    /// The choice that the last chunk was of.
+    /// The position of the last chunk's choice.
     last: usize,
     /// The beginning of the server's error.
     error_body: Vec<u8>,
@@ -80,7 +80,7 @@ impl StreamDecoder {
         }
     }
 
-    /// Reads what came of a stream of one choice.
+    /// Reads the next bytes of a stream of one choice.
     ///
     /// # Errors
     /// The first rule of `docs/judgement.md` that the stream breaks; the same one from then on.
@@ -88,7 +88,7 @@ impl StreamDecoder {
         self.feed_into(data, false, None)
     }
 
-    /// Reads what came of a stream of any number of choices.
+    /// Reads the next bytes of a stream of any number of choices.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -151,7 +151,7 @@ impl StreamDecoder {
         self.finish_choices_of(true)
     }
 
-    /// What is whole so far of a stream of one choice.
+    /// The completion of the tokens so far of a stream of one choice.
     ///
     /// # Errors
     /// As [`feed`](Self::feed), but for an error of the server.
@@ -163,7 +163,7 @@ impl StreamDecoder {
         Ok(only(choices))
     }
 
-    /// What is whole so far, by index.
+    /// The completions of the tokens so far, by index.
     ///
     /// # Errors
     /// As [`abandon`](Self::abandon).
@@ -171,7 +171,7 @@ impl StreamDecoder {
         self.abandon_choices_of(true)
     }
 
-    /// Calls `tell` with what is new of each choice.
+    /// Calls `tell` with the delta of each choice that has one.
     pub fn deltas(&mut self, mut tell: impl FnMut(StreamDelta<'_>)) {
         let dynamo = self.options.wire.is_dynamo();
         for choice in &mut self.choices {
@@ -232,7 +232,7 @@ impl StreamDecoder {
         self.error_body = head.to_vec();
     }
 
-    /// One chunk.
+    /// Reads one chunk and judges it.
     fn chunk(
         &mut self,
         body: &[u8],
@@ -242,7 +242,7 @@ impl StreamDecoder {
     ) -> Result<()> {
         let number = self.chunks;
         self.chunks += 1;
-        // Choices take turns.
+        // Chunks of several choices usually alternate.
         let turns = [self.last, (self.last + 1) % self.choices.len().max(1)];
         for turn in &turns[..self.choices.len().min(2)] {
             let choice = &mut self.choices[*turn];

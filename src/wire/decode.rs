@@ -140,13 +140,15 @@ fn decode_answer(
     let (token_ids, path) = choose_ids(answer.token_ids, body, &paths)?;
     let completion = token_ids.len();
     // (b), (c) Log-probabilities.
-    let found = choose_logprobs(answer.logprobs, token_ids.as_slice(), body, options, &paths)?;
+    let ids = token_ids.as_slice();
+    let mut found = choose_logprobs(answer.logprobs, ids, body, options, &paths)?;
+    let (logprobs, top_logprobs) = found.typed(options.logprobs_dtype)?;
     // (d) The prompt.
     let mut decoded = Decoded::new(answer.index, token_ids, prompt(&paths)?);
     decoded.sources.push(("token_ids", path));
     decoded.sources.extend(found.sources);
     decoded.sources.extend_from_slice(&decoded.prompt.sources);
-    (decoded.logprobs, decoded.top_logprobs) = (found.values, found.top);
+    (decoded.logprobs, decoded.top_logprobs) = (logprobs, top_logprobs);
     // (e) Metadata.
     parse_metadata(
         &answer.metadata,

@@ -10,7 +10,7 @@ import typer
 
 import dynamo_tito as tito
 from dynamo_tito._detect import is_stream
-from dynamo_tito._types import ExpertsMode, FinalRow, MissingLogprob, Wire
+from dynamo_tito._types import ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob, Wire
 
 from ._report import as_json, as_table, printable
 
@@ -19,7 +19,7 @@ _STDIN = Path("-")
 WireOrAuto: TypeAlias = Literal["auto", Wire]
 
 
-def decode(  # a parameter per option is how typer reads the command line
+def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
         typer.Argument(help="Saved response bodies or streams of events; - reads standard input.", metavar="FILE"),
@@ -51,6 +51,7 @@ def decode(  # a parameter per option is how typer reads the command line
     missing_logprob: Annotated[
         MissingLogprob, typer.Option(help="Refuse a token without a log-probability, or show NaN.")
     ] = "raise",
+    logprobs_dtype: Annotated[LogprobsDtype, typer.Option(help="The type of log-probabilities.")] = "float64",
     final_row: Annotated[
         FinalRow, typer.Option(help="Whether routed experts have a row for the last sampled token.")
     ] = "omitted",
@@ -71,6 +72,7 @@ def decode(  # a parameter per option is how typer reads the command line
         "top_k": top_k,
         "experts": experts,
         "missing_logprob": missing_logprob,
+        "logprobs_dtype": logprobs_dtype,
         "final_row": final_row,
         "require_logprobs": require_logprobs,
         "require_routed_experts": require_routed_experts,

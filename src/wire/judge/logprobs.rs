@@ -2,7 +2,7 @@
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
-use crate::options::Options;
+use crate::options::{LogprobsDtype, Options};
 use crate::wire::answer::{LogprobChannels, Paths, first};
 use crate::wire::decoded::TopLogprobs;
 use crate::wire::floats::Floats;
@@ -17,10 +17,34 @@ use super::sampled::Sampled;
 /// What steps (b) and (c) find.
 #[derive(Debug)]
 pub(crate) struct Logprobs {
-    pub(crate) values: Option<Floats>,
-    pub(crate) top: Option<TopLogprobs>,
+    values: Option<Buffer<f64>>,
+    top: Option<TopLogprobs<Buffer<f64>>>,
     /// The entries of `sources`.
     pub(crate) sources: Vec<(&'static str, String)>,
+}
+
+impl Logprobs {
+    /// The values and the alternatives in the type of `dtype`.
+    pub(crate) fn typed(
+        &mut self,
+        dtype: LogprobsDtype,
+    ) -> Result<(Option<Floats>, Option<TopLogprobs>)> {
+        let path = |of: &str| {
+            let mut sources = self.sources.iter();
+            let found = sources.find(|(name, _)| *name == of);
+            found.map_or("", |(_, path)| path)
+        };
+        let values = self.values.take().map(|values| {
+            let path = path("logprobs");
+            Floats::new(values, dtype, path, |i| i)
+        });
+        let values = values.transpose()?;
+        let top = self
+            .top
+            .take()
+            .map(|top| top.typed(dtype, path("top_logprobs")));
+        Ok((values, top.transpose()?))
+    }
 }
 
 /// Takes the first channel that is there and compares it, and what repeats its tokens, with the sampled ids.
@@ -123,17 +147,7 @@ pub(crate) fn choose_logprobs(
         top = sampled.top_of_rows(rows, &path, at)?;
         top_source = Some(path);
     }
-    let typed = |values| {
-        let path = source.as_deref().unwrap_or_default();
-        Floats::new(values, options.logprobs_dtype, path, |i| i)
-    };
-    let values = values.map(typed).transpose()?;
     let top_source = top_source.filter(|_| top.is_some());
-    let typed = |top: TopLogprobs<_>| {
-        let path = top_source.as_deref().unwrap_or_default();
-        top.typed(options.logprobs_dtype, path)
-    };
-    let top = top.map(typed).transpose()?;
     let sources = [
         ("logprobs", source),
         ("top_logprobs", top_source),

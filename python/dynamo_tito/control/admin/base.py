@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_checkable
 
+import numpy as np
+
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend
 from dynamo_tito._errors import BadRequestError, NotFoundError, ServerError
 from dynamo_tito.control.http import HttpOptions, Server, cards_of, models_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
