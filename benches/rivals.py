@@ -24,16 +24,16 @@ import simdjson
 
 import dynamo_tito as tito
 from benches.cases import Case, Truth
-from dynamo_tito._types import Float64Array, Int32Array
+from dynamo_tito._types import Int32Array, LogprobArray
 
 
 class Arrays(NamedTuple):
     """What is wanted of a body; of a scored prompt only its log-probabilities."""
 
     token_ids: Int32Array | None
-    logprobs: Float64Array | None
+    logprobs: LogprobArray | None
     experts: Int32Array | None
-    prompt_logprobs: Float64Array | None = None
+    prompt_logprobs: LogprobArray | None = None
 
 
 Contender: TypeAlias = Callable[[bytes, int], Arrays]

@@ -36,7 +36,7 @@ _SPARE = 2 << 20  # bytes that a stream may take beside its result and its large
 _LAYERS, _TOP_K, _ROWS = 48, 8, 131_000
 """As of c_vllm: a line of 67 MB. Of the last huge page of its memory little is left over."""
 
-Truth = tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]
+Truth = tuple[NDArray[np.int32], NDArray[Any], NDArray[np.int32]]
 
 
 def events(chunks: int, experts: str | None = None) -> tuple[list[bytes], Truth]:

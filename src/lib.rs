@@ -36,11 +36,11 @@ pub use error::{Class, Error, Result};
 pub use experts::{ExpertIds, Routed as RoutedExperts};
 pub use json::Value;
 pub use limits::Limits;
-pub use options::{ExpertsMode, FinalRow, MissingLogprob, Options, Wire};
+pub use options::{ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob, Options, Wire};
 pub use request::write_ids;
 pub use routing::{Expected, ExpertId, Facts, scan as scan_routing};
 pub use stream::{StreamDecoder, StreamDelta, StreamTop};
 pub use wire::{
-    Attribute, Decoded as Completion, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason,
-    TopLogprobs,
+    Attribute, Decoded as Completion, Finish, Floats, Prompt, PromptLogprobs, SamplingMask,
+    StopReason, TopLogprobs,
 };

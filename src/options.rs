@@ -86,6 +86,16 @@ pub enum MissingLogprob {
     Nan,
 }
 
+/// The type of the log-probabilities that come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogprobsDtype {
+    /// As read: JSON has doubles, and binary values are widened exactly.
+    #[default]
+    Float64,
+    /// The nearest float32 of what Float64 gives.
+    Float32,
+}
+
 /// Whether the engine sends a row for the last sampled token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FinalRow {
@@ -119,6 +129,8 @@ pub struct Options<'a> {
     pub require_routed_experts: bool,
     /// The result for a token that has no log-probability.
     pub missing_logprob: MissingLogprob,
+    /// The type of every log-probability that comes out.
+    pub logprobs_dtype: LogprobsDtype,
     /// Whether the last sampled token has a row.
     pub final_row: FinalRow,
     /// Of an artifact: the routers whose routes are wanted, by id; None for all.
@@ -144,6 +156,7 @@ impl Options<'_> {
             require_logprobs: true,
             require_routed_experts: false,
             missing_logprob: MissingLogprob::Raise,
+            logprobs_dtype: LogprobsDtype::Float64,
             final_row: FinalRow::Omitted,
             routers: None,
             score_from: None,

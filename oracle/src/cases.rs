@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
 use dynamo_tito::{
-    Class, Error, ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Result, StreamDecoder,
-    Wire,
+    Class, Error, ExpertsMode, FinalRow, Limits, LogprobsDtype, MissingLogprob, Options, Result,
+    StreamDecoder, Wire,
 };
 use serde_json::{Value, json};
 
@@ -100,6 +100,9 @@ fn options(case: &Value) -> Options<'static> {
             "require_logprobs" => options.require_logprobs = *value == true,
             "require_routed_experts" => options.require_routed_experts = *value == true,
             "missing_logprob" if value == "nan" => options.missing_logprob = MissingLogprob::Nan,
+            "logprobs_dtype" if value == "float32" => {
+                options.logprobs_dtype = LogprobsDtype::Float32;
+            }
             "final_row" if value == "present" => options.final_row = FinalRow::Present,
             "score_from" => options.score_from = value.as_u64(),
             "limits" => options.limits = limits(value),

@@ -12,6 +12,7 @@ from ._types import (
     Divergence,
     ExpertsMode,
     FinalRow,
+    LogprobsDtype,
     MissingLogprob,
     PromptLogprobs,
     StreamDelta,
@@ -54,6 +55,7 @@ def decode(
     require_logprobs: bool = True,
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
+    logprobs_dtype: LogprobsDtype = "float64",
     final_row: FinalRow = "omitted",
     limits: Limits | None = None,
 ) -> Completion: ...
@@ -72,6 +74,7 @@ def decode_artifact(
     require_logprobs: bool = True,
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
+    logprobs_dtype: LogprobsDtype = "float64",
     limits: Limits | None = None,
 ) -> Completion: ...
 def decode_choices(
@@ -89,6 +92,7 @@ def decode_choices(
     require_logprobs: bool = True,
     require_routed_experts: bool = False,
     missing_logprob: MissingLogprob = "raise",
+    logprobs_dtype: LogprobsDtype = "float64",
     final_row: FinalRow = "omitted",
     limits: Limits | None = None,
 ) -> list[Completion]: ...
@@ -100,6 +104,7 @@ def decode_prompt_logprobs(
     prompt_token_ids: NDArray[np.int32] | NDArray[np.int64] | Sequence[int],
     start: int = 0,
     missing_logprob: MissingLogprob = "raise",
+    logprobs_dtype: LogprobsDtype = "float64",
     limits: Limits | None = None,
 ) -> PromptLogprobs: ...
 def divergence(
@@ -199,6 +204,7 @@ class StreamDecoder:
         require_logprobs: bool = True,
         require_routed_experts: bool = False,
         missing_logprob: MissingLogprob = "raise",
+        logprobs_dtype: LogprobsDtype = "float64",
         final_row: FinalRow = "omitted",
         limits: Limits | None = None,
         deltas: bool = True,

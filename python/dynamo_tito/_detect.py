@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ._types import Wire
 
 _DATA = b"data:"
+_STREAM = (_DATA, b"event:", b":", b"id:", b"retry:")
 
 
 def detect_wire(body: bytes | bytearray | memoryview, /) -> tuple[Wire, str]:
@@ -30,19 +32,25 @@ def detect_wire(body: bytes | bytearray | memoryview, /) -> tuple[Wire, str]:
             keys of no wire.
     """
     content = bytes(body)
+    told = ", in a stream of events" if is_stream(content) else ""
     chunks = list(_chunks(content))
     for chunk in chunks:
         if (found := _of_elements(chunk)) is not None:
-            return found
+            return found[0], found[1] + told
     documents = [chunk for chunk in chunks if isinstance(chunk, Mapping)]
     choices = [choice for document in documents for choice in _choices(document)]
     if (found := _of_choices(documents, choices)) is not None:
-        return found
+        return found[0], found[1] + told
     raise MalformedBodyError(
         "the body has the keys of no wire: no meta_info, no nvext, and no choices[0] with token_ids, message or text",
         kind="wire",
         path="",
     )
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a body is a stream of server-sent events: it begins with a field of one, after white space."""
+    return body.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n").startswith(_STREAM)
 
 
 def _of_elements(document: Any) -> tuple[Wire, str] | None:
@@ -80,14 +88,13 @@ def _choices(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _chunks(content: bytes) -> Iterator[Any]:
     """The document; or those of a stream of events, of which a broken one ends the search."""
-    stream = content.lstrip()
-    if not stream.startswith((_DATA, b"event:", b":", b"id:", b"retry:")):
+    if not is_stream(content):
         try:
             yield json.loads(content)
         except (ValueError, RecursionError) as error:
             raise MalformedBodyError(f"the body is no JSON: {error}", kind="syntax", path="") from None
         return
-    for line in stream.splitlines():
+    for line in content.removeprefix(codecs.BOM_UTF8).splitlines():
         if line.startswith(_DATA):
             try:
                 yield json.loads(line[len(_DATA) :])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Int32Array: TypeAlias = NDArray[np.int32]
 Int64Array: TypeAlias = NDArray[np.int64]
 Float64Array: TypeAlias = NDArray[np.float64]
+LogprobArray: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 ExpertsArray: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16] | NDArray[np.int32]
 
 Wire: TypeAlias = Literal[
@@ -40,6 +41,9 @@ ExpertsMode: TypeAlias = Literal["int32", "native", "skip"]
 
 FinalRow: TypeAlias = Literal["omitted", "present"]
 """Whether routed experts have a row for the last sampled token. It has no forward pass, so engines omit it."""
+
+LogprobsDtype: TypeAlias = Literal["float64", "float32"]
+"""The type of log-probabilities: as read, or the nearest float32, in half the memory."""
 
 MissingLogprob: TypeAlias = Literal["raise", "nan"]
 """What to do where an engine says that it has no log-probability."""
@@ -93,19 +97,20 @@ class TopLogprobs(_Ragged, _Record):
 
     Attributes:
         token_ids: int32 [N], N entries over all positions.
-        logprobs: float64 [N], natural logarithms; NaN where the engine has no log-probability for an entry.
+        logprobs: float64 or float32 (``logprobs_dtype``) [N], natural logarithms; NaN where the engine has no
+            log-probability for an entry.
         offsets: int64 [positions + 1], from 0 to N.
     """
 
     token_ids: Int32Array
-    logprobs: Float64Array
+    logprobs: LogprobArray
     offsets: Int64Array
 
-    def __getitem__(self, position: SupportsIndex) -> tuple[Int32Array, Float64Array]:
+    def __getitem__(self, position: SupportsIndex) -> tuple[Int32Array, LogprobArray]:
         span = self._span(position)
         return self.token_ids[span], self.logprobs[span]
 
-    def __iter__(self) -> Iterator[tuple[Int32Array, Float64Array]]:
+    def __iter__(self) -> Iterator[tuple[Int32Array, LogprobArray]]:
         return (self[position] for position in range(len(self)))
 
 
@@ -114,12 +119,13 @@ class PromptLogprobs(_Record):
     """How the engine scored the prompt.
 
     Attributes:
-        logprobs: float64 [P], of the actual prompt tokens, natural logarithms; NaN where the engine could not score
-            (position 0 has no past), and before the first position that was asked for.
-        top: every entry of every position that was asked for, highest first, ties by id, NaN last; P positions.
+        logprobs: float64 or float32 (``logprobs_dtype``) [P], of the actual prompt tokens, natural logarithms; NaN
+            where the engine could not score (position 0 has no past), and before the first position that was asked for.
+        top: every entry of every position that was asked for, highest first, ties by id, NaN last; P positions. The
+            order is that of the values as float64.
     """
 
-    logprobs: Float64Array
+    logprobs: LogprobArray
     top: TopLogprobs
 
 
@@ -194,8 +200,9 @@ class StreamDelta(_Record):
         index: which of the request's choices this is.
         start: the position in the completion of the first new token.
         token_ids: int32 [n].
-        logprobs: float64 [n], natural logarithms; None where not every token of the choice so far has one. On Dynamo
-            they are rounded to float32, with NaN for a value that is no log-probability: the end brings the engine's.
+        logprobs: float64 or float32 (``logprobs_dtype``) [n], natural logarithms; None where not every token of the
+            choice so far has one. On Dynamo they are rounded to float32, with NaN for a value that is no
+            log-probability: the end brings the engine's. A value that float32 does not have is NaN; the end refuses it.
         top_logprobs: the alternatives at each of the n positions; None where they carry text only, and before the
             first.
         finish_reason: why the choice ended, once it has; as in :class:`Completion`.
@@ -204,7 +211,7 @@ class StreamDelta(_Record):
     index: int
     start: int
     token_ids: Int32Array
-    logprobs: Float64Array | None
+    logprobs: LogprobArray | None
     top_logprobs: TopLogprobs | None
     finish_reason: str | None
 
@@ -236,8 +243,8 @@ class Completion(_Record):
 
     Attributes:
         token_ids: int32 [C], what the engine sampled.
-        logprobs: float64 [C], natural logarithms, of the sampled tokens; None only with ``require_logprobs=False``
-            and no log-probabilities in the body.
+        logprobs: float64 or float32 (``logprobs_dtype``) [C], natural logarithms, of the sampled tokens; None only with
+            ``require_logprobs=False`` and no log-probabilities in the body.
         top_logprobs: the alternatives at each position; None where the entries carry text only.
         prompt_token_ids: int32 [P], where the server echoes them.
         prompt_logprobs: how the engine scored the prompt.
@@ -262,7 +269,7 @@ class Completion(_Record):
     """
 
     token_ids: Int32Array
-    logprobs: Float64Array | None
+    logprobs: LogprobArray | None
     top_logprobs: TopLogprobs | None
     prompt_token_ids: Int32Array | None
     prompt_logprobs: PromptLogprobs | None

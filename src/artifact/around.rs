@@ -1,4 +1,4 @@
-//! Writes a large result around the cache, block by block.
+//! Writes a large result block by block with stores that bypass the cache.
 #![allow(unsafe_code)] // stores that the language does not know
 
 use std::mem::MaybeUninit;
@@ -52,7 +52,7 @@ fn copy<T: Plain>(from: &[MaybeUninit<T>], to: &mut [MaybeUninit<T>]) {
     to.copy_from_slice(from);
 }
 
-/// Orders what was written around the cache before what follows.
+/// Orders the stores that bypass the cache before what follows.
 fn fence() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: every processor of this kind has SSE.

@@ -35,7 +35,7 @@ pub(crate) struct Artifact {
     pub(crate) completion: Column<i32>,
     /// Finite, or minus infinity.
     pub(crate) selected: Option<Column<f64>>,
-    /// Likewise.
+    /// Finite, or minus infinity.
     pub(crate) top: Option<Top>,
     pub(crate) routes: Option<Routes>,
 }
@@ -56,7 +56,7 @@ impl Artifact {
     }
 }
 
-/// What is read at once.
+/// Columns of the completion and of the prompt.
 struct Columns {
     prompt: Column<i32>,
     completion: Column<i32>,

@@ -82,7 +82,7 @@ impl Tensor {
     };
 }
 
-/// What one router, that is one layer, sent where.
+/// The routes of one router, which is one layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Router {
     pub(super) id: u64,

@@ -1,4 +1,4 @@
-//! What a server leaves beside the answer: objects of tensors, compressed.
+//! Compressed objects of tensors, which a server uploads or puts into an answer.
 //!
 //! Dynamo's `generation_artifact_v1` is a prelude ([`open`](open())), a canonical MessagePack manifest and tensors; all
 //! that a trainer asks of a completion may be in it. SGLang's worker uploads its `meta_info` as MessagePack; [`upload`]

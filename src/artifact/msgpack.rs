@@ -1,7 +1,6 @@
 //! A strict MessagePack reader, one token at a time.
 //!
-//! Crates decode into values and forgive what is not canonical (a length in more bytes than it needs, a key that stands
-//! there twice). Here each token says whether it is written in its shortest form.
+//! Crates decode into values and accept what is not canonical: a length in more bytes than it needs, a repeated key. Here each token says whether it is written in its shortest form.
 
 use crate::error::{Class, Error, Result};
 

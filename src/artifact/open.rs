@@ -1,4 +1,4 @@
-//! The prelude of a generation artifact, and what it leads to: sizes first, then memory.
+//! Reads the prelude of a generation artifact, checks the sizes, and then allocates and reads the rest.
 //!
 //! Offsets are those of the artifact as it is without compression: behind the prelude come the manifest, its padding and
 //! the tensors.

@@ -143,6 +143,15 @@ impl Block {
         Ok(())
     }
 
+    /// Gives pages behind the first `bytes` bytes back to the system; what came from the allocator stays as it is.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        if let Home::Pages(mapping) = &mut self.home {
+            mapping.shrink(bytes.max(MAPPED_FROM));
+            self.start = mapping.start();
+            self.size = mapping.size();
+        }
+    }
+
     /// The first byte; aligned to a cache line, dangling if the size is zero.
     pub const fn start(&self) -> NonNull<u8> {
         self.start

@@ -205,6 +205,43 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
+impl Buffer<f64> {
+    /// The nearest float32 of each item, in the same memory. The pages behind them are given back to the system.
+    pub(crate) fn into_f32(mut self) -> Buffer<f32> {
+        /// Converted at a time, in registers.
+        const STEP: usize = 16;
+        let wide = self.start.as_ptr();
+        let narrow = wide.cast::<f32>();
+        let mut held = [0.0_f32; STEP];
+        let mut done = 0;
+        while done < self.len {
+            let count = STEP.min(self.len - done);
+            // SAFETY: the items from `done` to `done + count` are initialised, and none of them is overwritten yet: the
+            // float32 values so far end at byte `4 * done`.
+            let items = unsafe { slice::from_raw_parts(wide.add(done), count) };
+            for (value, item) in held.iter_mut().zip(items) {
+                *value = *item as f32;
+            }
+            // SAFETY: the values end at byte `4 * (done + count)`, at most where the items that are read next begin.
+            unsafe {
+                narrow
+                    .add(done)
+                    .copy_from_nonoverlapping(held.as_ptr(), count)
+            };
+            done += count;
+        }
+        self.block.shrink(self.len * size_of::<f32>());
+        Buffer {
+            start: self.block.start().cast(),
+            len: self.len,
+            capacity: self.block.size() / size_of::<f32>(),
+            block: self.block,
+            lifetime: self.lifetime,
+            items: PhantomData,
+        }
+    }
+}
+
 impl<T: Plain> Default for Buffer<T> {
     fn default() -> Self {
         Self::new()

@@ -184,3 +184,33 @@ fn a_recycled_buffer_is_memory_that_fits_or_nothing() {
         assert_eq!(buffer.as_slice(), b"abc");
     }
 }
+
+#[test]
+fn doubles_become_the_nearest_singles_in_place() {
+    // On both sides of a step, and from the allocator as well as by the page.
+    for count in [0, 1, 15, 16, 17, 33, 1_000, 8_191, 8_193, 100_003] {
+        let mut wide = Buffer::<f64>::new();
+        for i in 0..count {
+            wide.push(-0.1 * i as f64 - 1e-9).unwrap();
+        }
+        let expected: Vec<f32> = wide.as_slice().iter().map(|&value| value as f32).collect();
+        let start = wide.as_slice().as_ptr().addr();
+        let narrow = wide.into_f32();
+        assert_eq!(narrow.as_slice(), expected);
+        assert_eq!(narrow.as_slice().as_ptr().addr(), start);
+    }
+}
+
+#[test]
+fn the_pages_behind_singles_are_given_back() {
+    let count = 1 << 20;
+    let mut wide = Buffer::<f64>::with_capacity(count).unwrap();
+    for i in 0..count {
+        wide.push(i as f64).unwrap();
+    }
+    let mut narrow = wide.into_f32();
+    assert_eq!(narrow.capacity(), count);
+    // It grows again as any other does.
+    narrow.push(0.5).unwrap();
+    assert_eq!(narrow.as_slice()[count - 1..], [(count - 1) as f32, 0.5]);
+}

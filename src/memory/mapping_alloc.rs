@@ -55,6 +55,23 @@ impl Mapping {
         self.size = new.size();
         Ok(())
     }
+
+    /// Keeps the first `bytes` bytes.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let (Ok(old), Ok(new)) = (layout(self.size), layout(bytes)) else {
+            return;
+        };
+        if new.size() >= old.size() {
+            return;
+        }
+        // SAFETY: as in `grow`.
+        let moved = unsafe { realloc(self.start.as_ptr(), old, new.size()) };
+        // Where the allocator refuses, the range stays as it is.
+        if let Some(start) = NonNull::new(moved) {
+            self.start = start;
+            self.size = new.size();
+        }
+    }
 }
 
 impl Drop for Mapping {

@@ -83,6 +83,17 @@ impl Mapping {
         Ok(())
     }
 
+    /// Keeps the pages of the first `bytes` bytes, where they are.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let Ok(size) = whole_pages(bytes) else { return };
+        if size < self.size {
+            // SAFETY: `size` is less than the size of the range.
+            let end = unsafe { self.start.add(size) };
+            unmap(end.as_ptr(), self.size - size);
+            self.size = size;
+        }
+    }
+
     /// Grows at a new address that suits huge pages.
     fn move_aligned(&mut self, size: usize) -> Result<(), OutOfMemory> {
         let target = reserve_aligned(size, PROT_NONE, MAP_NORESERVE)?;

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
 
-use crate::{ExpertsMode, FinalRow, Limits, MissingLogprob, Wire};
+use crate::{ExpertsMode, FinalRow, Limits, LogprobsDtype, MissingLogprob, Wire};
 
 /// The name of an object's type.
 pub(super) fn kind(object: &Bound<'_, PyAny>) -> String {
@@ -81,6 +81,14 @@ pub(super) fn experts(given: &str) -> PyResult<ExpertsMode> {
         ("skip", ExpertsMode::Skip),
     ];
     word("experts", given, &words)
+}
+
+pub(super) fn logprobs_dtype(given: &str) -> PyResult<LogprobsDtype> {
+    let words = [
+        ("float64", LogprobsDtype::Float64),
+        ("float32", LogprobsDtype::Float32),
+    ];
+    word("logprobs_dtype", given, &words)
 }
 
 pub(super) fn missing_logprob(given: &str) -> PyResult<MissingLogprob> {

@@ -19,7 +19,7 @@ use crate::{Options, Wire, wire};
 #[pyfunction]
 #[pyo3(signature = (data, /, *, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
     num_layers=None, top_k=None, routers=None, experts="int32", experts_out=None, require_logprobs=true,
-    require_routed_experts=false, missing_logprob="raise", limits=None))]
+    require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", limits=None))]
 #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
 pub(super) fn decode_artifact<'py>(
     data: &Bound<'py, PyAny>,
@@ -34,6 +34,7 @@ pub(super) fn decode_artifact<'py>(
     require_logprobs: bool,
     require_routed_experts: bool,
     missing_logprob: &str,
+    logprobs_dtype: &str,
     limits: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let ids = prompt_token_ids
@@ -52,6 +53,7 @@ pub(super) fn decode_artifact<'py>(
         require_logprobs,
         require_routed_experts,
         missing_logprob: arguments::missing_logprob(missing_logprob)?,
+        logprobs_dtype: arguments::logprobs_dtype(logprobs_dtype)?,
         limits: arguments::limits(limits)?,
         ..Options::new(Wire::DynamoChat)
     };

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
 use crate::wire::{
-    self, Attribute, Decoded, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+    self, Attribute, Decoded, Floats, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
 };
 use crate::{ExpertsMode, Options};
 
@@ -32,6 +32,7 @@ pub(super) struct Keywords<'a, 'py> {
     pub(super) require_logprobs: bool,
     pub(super) require_routed_experts: bool,
     pub(super) missing_logprob: &'a str,
+    pub(super) logprobs_dtype: &'a str,
     pub(super) final_row: &'a str,
     pub(super) limits: Option<&'a Bound<'py, PyAny>>,
 }
@@ -57,6 +58,7 @@ impl Keywords<'_, '_> {
             require_logprobs: self.require_logprobs,
             require_routed_experts: self.require_routed_experts,
             missing_logprob: arguments::missing_logprob(self.missing_logprob)?,
+            logprobs_dtype: arguments::logprobs_dtype(self.logprobs_dtype)?,
             final_row: arguments::final_row(self.final_row)?,
             limits: arguments::limits(self.limits)?,
             ..Options::new(arguments::wire(self.wire)?)
@@ -71,7 +73,8 @@ macro_rules! decoder {
         #[pyfunction]
         #[pyo3(signature = (body, /, *, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
             num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
-            require_routed_experts=false, missing_logprob="raise", final_row="omitted", limits=None))]
+            require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", final_row="omitted",
+            limits=None))]
         #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
         pub(super) fn $name<'py>(
             body: &Bound<'py, PyAny>,
@@ -86,6 +89,7 @@ macro_rules! decoder {
             require_logprobs: bool,
             require_routed_experts: bool,
             missing_logprob: &str,
+            logprobs_dtype: &str,
             final_row: &str,
             limits: Option<&Bound<'py, PyAny>>,
         ) -> PyResult<$returns> {
@@ -100,6 +104,7 @@ macro_rules! decoder {
                 require_logprobs,
                 require_routed_experts,
                 missing_logprob,
+                logprobs_dtype,
                 final_row,
                 limits,
             };
@@ -127,6 +132,7 @@ decoder! {
     /// ``routed_experts_prompt_start`` drops the routing of that many leading positions where the server has not. Rows without
     /// a start (npy, bare base64) are placed by P; where P is not known they are a ``ValueError``, unless this is 0, which says
     /// that the first row is that of the first token.
+    /// ``logprobs_dtype`` is the type of every log-probability of the result, ``"float64"`` as read or ``"float32"``, the nearest.
     /// ``limits`` is a ``Limits``, of which the depth, tokens and rows are looked at here.
     ///
     /// Raises ``DecodeError`` for a body that breaks a rule, ``ServerError`` for an error body, and ``TypeError`` or
@@ -256,7 +262,7 @@ impl PromptArrays {
 
 /// A ``PromptLogprobs``.
 pub(super) fn prompt_logprobs(py: Python<'_>, scores: PromptLogprobs) -> PyResult<Py<PyAny>> {
-    let columns = (flat(py, scores.logprobs)?, top(py, scores.top)?);
+    let columns = (floats(py, scores.logprobs)?, top(py, scores.top)?);
     make(record!(py, "PromptLogprobs")?, columns)
 }
 
@@ -285,7 +291,7 @@ fn attribute(
 ) -> PyResult<Py<PyAny>> {
     match value {
         Attribute::Ids(ids) => flat(py, ids),
-        Attribute::Logprobs(logprobs) => flat(py, logprobs),
+        Attribute::Logprobs(logprobs) => floats(py, logprobs),
         Attribute::Top(list) => top(py, list),
         Attribute::Rows(mask) => rows(py, mask),
         Attribute::PromptIds(_) => Ok(prompt.token_ids.clone_ref(py)),
@@ -302,10 +308,17 @@ fn attribute(
     }
 }
 
+fn floats(py: Python<'_>, values: Floats) -> PyResult<Py<PyAny>> {
+    match values {
+        Floats::F64(values) => flat(py, values),
+        Floats::F32(values) => flat(py, values),
+    }
+}
+
 fn top(py: Python<'_>, top: TopLogprobs) -> PyResult<Py<PyAny>> {
     let columns = (
         flat(py, top.token_ids)?,
-        flat(py, top.logprobs)?,
+        floats(py, top.logprobs)?,
         flat(py, top.offsets)?,
     );
     make(record!(py, "TopLogprobs")?, columns)

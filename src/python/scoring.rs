@@ -24,19 +24,21 @@ use crate::{ExpertsMode, Options, wire};
 /// ``prompt_token_ids`` are the P ids that were scored: every value is looked up by the id at its position. Positions before
 /// ``start``, at most P, are NaN and have no entries; what the server says of them must still name the prompt's tokens.
 /// Position 0 is NaN, and where the engine has no log-probability ``missing_logprob`` decides: ``"raise"`` or ``"nan"``.
-/// ``body``, ``wire`` and ``limits`` are as for ``decode``; routed experts are not read.
+/// ``body``, ``wire``, ``logprobs_dtype`` and ``limits`` are as for ``decode``; routed experts are not read.
 ///
 /// Raises ``DecodeError`` for a body that breaks a rule or has no prompt log-probabilities, ``ServerError`` for an error body, and
 /// ``TypeError`` or ``ValueError`` for wrong arguments.
 #[pyfunction]
-#[pyo3(signature = (body, /, *, wire, prompt_token_ids, start=None, missing_logprob="raise", limits=None),
-    text_signature = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise', limits=None)")]
+#[pyo3(signature = (body, /, *, wire, prompt_token_ids, start=None, missing_logprob="raise", logprobs_dtype="float64",
+    limits=None),
+    text_signature = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise', logprobs_dtype='float64', limits=None)")]
 pub(super) fn decode_prompt_logprobs(
     body: &Bound<'_, PyAny>,
     wire: &str,
     prompt_token_ids: &Bound<'_, PyAny>,
     start: Option<&Bound<'_, PyAny>>,
     missing_logprob: &str,
+    logprobs_dtype: &str,
     limits: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let py = body.py();
@@ -53,6 +55,7 @@ pub(super) fn decode_prompt_logprobs(
         experts: ExpertsMode::Skip,
         require_logprobs: false,
         missing_logprob: arguments::missing_logprob(missing_logprob)?,
+        logprobs_dtype: arguments::logprobs_dtype(logprobs_dtype)?,
         score_from: Some(start),
         limits: arguments::limits(limits)?,
         ..Options::new(arguments::wire(wire)?)

@@ -15,7 +15,7 @@ use super::errors::exception;
 use super::fill::filled;
 use crate::error::Result;
 use crate::wire::Decoded;
-use crate::{Options, StreamDelta, StreamTop};
+use crate::{LogprobsDtype, Options, StreamDelta, StreamTop};
 
 /// Bytes from which on the GIL is released while they are read.
 const DETACHED_FROM: usize = 16 << 10;
@@ -97,7 +97,7 @@ impl StreamDecoder {
         if state.deltas {
             decoder.deltas(|delta| {
                 if made.is_ok() {
-                    made = record_of(py, delta).map(&mut deltas);
+                    made = record_of(py, delta, state.options.logprobs_dtype).map(&mut deltas);
                 }
             });
         }
@@ -126,7 +126,8 @@ impl StreamDecoder {
     #[new]
     #[pyo3(signature = (*, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
         num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
-        require_routed_experts=false, missing_logprob="raise", final_row="omitted", limits=None, deltas=true))]
+        require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", final_row="omitted",
+        limits=None, deltas=true))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         wire: &str,
@@ -140,6 +141,7 @@ impl StreamDecoder {
         require_logprobs: bool,
         require_routed_experts: bool,
         missing_logprob: &str,
+        logprobs_dtype: &str,
         final_row: &str,
         limits: Option<&Bound<'_, PyAny>>,
         deltas: bool,
@@ -155,6 +157,7 @@ impl StreamDecoder {
             require_logprobs,
             require_routed_experts,
             missing_logprob,
+            logprobs_dtype,
             final_row,
             limits,
         };
@@ -248,10 +251,13 @@ impl StreamDecoder {
 }
 
 /// The record of a delta.
-fn record_of(py: Python<'_>, delta: StreamDelta<'_>) -> PyResult<Py<PyAny>> {
+fn record_of(py: Python<'_>, delta: StreamDelta<'_>, dtype: LogprobsDtype) -> PyResult<Py<PyAny>> {
     let none = || py.None().into_bound(py);
-    let logprobs = delta.logprobs.map(|values| array(py, &values));
-    let top = delta.top_logprobs.map(|top| top_of(py, &top)).transpose()?;
+    let logprobs = delta.logprobs.map(|values| floats(py, &values, dtype));
+    let top = delta
+        .top_logprobs
+        .map(|top| top_of(py, &top, dtype))
+        .transpose()?;
     let reason = delta
         .finish_reason
         .map(|reason| PyString::new(py, reason).into_any());
@@ -270,12 +276,28 @@ fn array<'py, T: Element>(py: Python<'py>, items: &[T]) -> Bound<'py, PyAny> {
     PyArray1::from_slice(py, items).into_any()
 }
 
-fn top_of<'py>(py: Python<'py>, top: &StreamTop<'_>) -> PyResult<Bound<'py, PyAny>> {
+/// Values in the wanted type; NaN for one that float32 does not have, which the end of the stream refuses.
+fn floats<'py>(py: Python<'py>, values: &[f64], dtype: LogprobsDtype) -> Bound<'py, PyAny> {
+    if dtype == LogprobsDtype::Float64 {
+        return array(py, values);
+    }
+    let narrow = values.iter().map(|&value| match value as f32 {
+        narrow if narrow.is_infinite() => f32::NAN,
+        narrow => narrow,
+    });
+    PyArray1::from_iter(py, narrow).into_any()
+}
+
+fn top_of<'py>(
+    py: Python<'py>,
+    top: &StreamTop<'_>,
+    dtype: LogprobsDtype,
+) -> PyResult<Bound<'py, PyAny>> {
     let first = top.offsets[0];
     let offsets = PyArray1::from_iter(py, top.offsets.iter().map(|at| at - first));
     let fields = [
         (intern!(py, "token_ids"), array(py, top.token_ids)),
-        (intern!(py, "logprobs"), array(py, top.logprobs)),
+        (intern!(py, "logprobs"), floats(py, top.logprobs, dtype)),
         (intern!(py, "offsets"), offsets.into_any()),
     ];
     Ok(filled(record!(py, "TopLogprobs")?, fields)?.into_bound(py))

@@ -1,4 +1,4 @@
-//! What the chunks so far say of one choice.
+//! The state of one choice after the chunks so far.
 
 use crate::error::{Class, Error, Result};
 use crate::experts::Routed;
@@ -22,29 +22,29 @@ pub(super) struct Context<'a> {
     pub(super) place: &'a dyn Fn(Error) -> Error,
 }
 
-/// What may be said once for all choices, or for each.
+/// Fields that a chunk states for all choices (vLLM) or for its own (Dynamo, SGLang).
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// The request id, as written and as read.
     pub(super) id: Option<(Vec<u8>, String)>,
     pub(super) usage: Option<Value>,
-    pub(super) prompt: Prompt,
+    pub(super) prompt: Prompt<Buffer<f64>>,
 }
 
-/// Dynamo's entries, which are the log-probabilities or an echo; only the end knows.
+/// Dynamo's entries. They are the log-probabilities unless the engine's list comes; then they are an echo.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// The ids that they name; of completions, those that `tokens` name.
+    /// The ids that the entries name; on completions the ids that `tokens` name.
     pub(super) names: Buffer<i32>,
     /// The values as written.
     pub(super) values: Buffer<f64>,
-    /// Where `content` or `token_logprobs` stood.
+    /// The place of `content` or `token_logprobs`.
     pub(super) place: Option<Place>,
     /// The first error of the reader.
     pub(super) unreadable: Option<Error>,
-    /// `tokens`: where they stood, and whether one was no list.
+    /// The place of `tokens`, and whether a chunk had a value that is no list.
     pub(super) tokens: Option<(Place, bool)>,
-    /// The whole list of the engine, and where it stood.
+    /// The engine's list of all log-probabilities, and its place.
     pub(super) engine: Option<(Buffer<f64>, Place)>,
 }
 
@@ -57,11 +57,11 @@ pub(super) struct Choice {
     pub(super) named: Option<(usize, Place)>,
     /// Chunks so far.
     pub(super) chunks: usize,
-    /// Entries name the tokens until a list does.
+    /// The ids are those that entries name, because no chunk had a list of ids yet.
     pub(super) provisional: bool,
-    /// A list of all tokens came.
+    /// A chunk had the list of all tokens.
     pub(super) whole: bool,
-    /// Whether lists hold all tokens so far, once that is known.
+    /// Whether SGLang's lists hold all tokens so far (else the new ones); None before the first list.
     pub(super) cumulative: Option<bool>,
     pub(super) logprobs: Buffer<f64>,
     /// Where they stood, if they came.
@@ -72,17 +72,17 @@ pub(super) struct Choice {
     pub(super) entries: Entries,
     pub(super) mask: Option<(IdLists, Place)>,
     pub(super) routed: Option<Routed>,
-    /// Where routed experts stood, if they came, and what `sources` says where they are left out.
+    /// The place of routed experts, if a chunk had them, and the entry of `sources` where they are left out.
     pub(super) routed_at: Option<(Place, Option<String>)>,
     pub(super) finish: Finish,
-    /// With their place, and whether they are spans.
+    /// The versions, their place, and whether they are spans (else one label).
     pub(super) weight_versions: Option<(Value, Place, bool)>,
     pub(super) said: Said,
-    /// What its chunks look like.
+    /// The parts that its chunks share.
     pub(super) shape: Option<Shape>,
-    /// Tokens that deltas have told.
+    /// Tokens that deltas have returned.
     pub(super) told: usize,
-    /// A delta has told the end.
+    /// A delta has returned the end.
     pub(super) told_end: bool,
 }
 
@@ -126,7 +126,7 @@ impl Choice {
         self.finish.reason.is_some()
     }
 
-    /// Takes note of the channel of a list.
+    /// Records the channel of a list, if it is better than those before.
     pub(super) fn name(&mut self, list: &Listed) {
         let best = self.named.is_none_or(|(rank, _)| list.rank < rank);
         if best {
@@ -163,7 +163,7 @@ impl Choice {
         Ok(())
     }
 
-    /// Takes what the metadata of a chunk says of the choice.
+    /// Merges the finish reason and the stop reason of a chunk.
     pub(super) fn take_finish(&mut self, found: &mut Decoded, paths: &Paths<'_>) -> Result<()> {
         let finish = std::mem::take(&mut found.finish);
         if finish.reason.is_some() {

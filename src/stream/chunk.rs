@@ -54,12 +54,12 @@ pub(super) fn read_chunk(
         )?;
         *last = known;
     }
-    // An older shape may say what this chunk has changed.
+    // The recorded shape is of a chunk before this one, which has changed the state of the choice.
     choices[*last].shape = shape;
     Ok(())
 }
 
-/// Fails if the stream may not have one choice more.
+/// Fails if the stream may have no further choice.
 fn check_room(choices: usize, several: bool, answer: &Answer, cx: &Context<'_>) -> Result<()> {
     let (kind, message) = match choices {
         1.. if !several => (

@@ -1,11 +1,11 @@
-//! Columns of a choice, which chunks are appended to.
+//! Columns of a choice. The columns of each chunk are appended to them.
 
 use crate::error::{Class, Error, Result};
 use crate::memory::{Buffer, Plain};
 use crate::wire::TopLogprobs;
 use crate::wire::read::ids::IdLists;
 
-/// The error of a list that does not begin with what the chunks before said; `first` is the element that differs.
+/// The error of a list that does not begin with the elements of earlier chunks. `first` is the element that differs.
 #[cold]
 pub(super) fn contradiction(path: &str, at: Option<usize>, first: Option<usize>) -> Error {
     let (path, message) = match first {
@@ -99,7 +99,7 @@ impl Alternatives {
     /// Fails if the positions of `top` do not begin with those so far.
     pub(super) fn check_begins(
         &self,
-        top: Option<&TopLogprobs>,
+        top: Option<&TopLogprobs<Buffer<f64>>>,
         rows: usize,
         path: &str,
         at: usize,

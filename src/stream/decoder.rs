@@ -36,11 +36,11 @@ pub struct StreamDecoder {
     /// Chunks so far.
     chunks: usize,
     choices: Vec<Choice>,
-    /// What is said of all choices.
+    /// Fields of the whole stream.
     said: Said,
     state: State,
     scratch: (Decoded, Scratch),
-    /// The choice that the last chunk was of.
+    /// The position of the last chunk's choice.
     last: usize,
     /// The beginning of the server's error.
     error_body: Vec<u8>,
@@ -80,7 +80,7 @@ impl StreamDecoder {
         }
     }
 
-    /// Reads what came of a stream of one choice.
+    /// Reads the next bytes of a stream of one choice.
     ///
     /// # Errors
     /// The first rule of `docs/judgement.md` that the stream breaks; the same one from then on.
@@ -88,7 +88,7 @@ impl StreamDecoder {
         self.feed_into(data, false, None)
     }
 
-    /// Reads what came of a stream of any number of choices.
+    /// Reads the next bytes of a stream of any number of choices.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -151,21 +151,19 @@ impl StreamDecoder {
         self.finish_choices_of(true)
     }
 
-    /// What is whole so far of a stream of one choice.
+    /// The completion of the tokens so far of a stream of one choice.
     ///
     /// # Errors
     /// As [`feed`](Self::feed), but for an error of the server.
     pub fn abandon(&mut self) -> Result<Decoded> {
         let mut choices = self.abandon_choices_of(false)?;
         if choices.is_empty() {
-            let none = Choice::new(0);
-            let mut whole = self.whole(1, false);
-            choices.push(complete(none, 0, &mut whole)?);
+            choices.push(self.join(vec![Choice::new(0)], false)?.remove(0));
         }
         Ok(only(choices))
     }
 
-    /// What is whole so far, by index.
+    /// The completions of the tokens so far, by index.
     ///
     /// # Errors
     /// As [`abandon`](Self::abandon).
@@ -173,7 +171,7 @@ impl StreamDecoder {
         self.abandon_choices_of(true)
     }
 
-    /// Calls `tell` with what is new of each choice.
+    /// Calls `tell` with the delta of each choice that has one.
     pub fn deltas(&mut self, mut tell: impl FnMut(StreamDelta<'_>)) {
         let dynamo = self.options.wire.is_dynamo();
         for choice in &mut self.choices {
@@ -234,7 +232,7 @@ impl StreamDecoder {
         self.error_body = head.to_vec();
     }
 
-    /// One chunk.
+    /// Reads one chunk and judges it.
     fn chunk(
         &mut self,
         body: &[u8],
@@ -244,7 +242,7 @@ impl StreamDecoder {
     ) -> Result<()> {
         let number = self.chunks;
         self.chunks += 1;
-        // Choices take turns.
+        // Chunks of several choices usually alternate.
         let turns = [self.last, (self.last + 1) % self.choices.len().max(1)];
         for turn in &turns[..self.choices.len().min(2)] {
             let choice = &mut self.choices[*turn];
@@ -341,19 +339,20 @@ impl StreamDecoder {
         self.end(several)
     }
 
-    fn whole(&mut self, choices: usize, ended: bool) -> Whole<'_> {
-        Whole {
+    fn whole(&mut self, choices: usize, ended: bool) -> Result<Whole<'_>> {
+        let prompt = std::mem::take(&mut self.said.prompt);
+        Ok(Whole {
             options: Options {
                 prompt_token_ids: self.prompt_token_ids.as_deref(),
                 ..self.options
             },
             request_id: self.said.id.take().map(|(_, id)| id),
             usage: self.said.usage.take(),
-            prompt: Arc::new(std::mem::take(&mut self.said.prompt)),
+            prompt: Arc::new(prompt.typed(self.options.logprobs_dtype)?),
             several: choices > 1,
             ended,
             tally: Tally::new(choices, self.options.wire == Wire::SglangGenerate),
-        }
+        })
     }
 
     fn end(&mut self, several: bool) -> Result<Vec<Decoded>> {
@@ -374,15 +373,20 @@ impl StreamDecoder {
         if choices.is_empty() {
             return Ok(Vec::new());
         }
-        let mut whole = self.whole(choices.len(), ended);
-        let choices = choices.into_iter().enumerate();
-        let completions: Result<Vec<_>> = choices
-            .map(|(rank, choice)| complete(choice, rank, &mut whole))
-            .collect();
+        let completions = self.join(choices, ended);
         if let Err(error) = &completions {
             self.state = State::Refused(error.clone());
         }
         completions
+    }
+
+    /// The completions of choices, by index.
+    fn join(&mut self, choices: Vec<Choice>, ended: bool) -> Result<Vec<Decoded>> {
+        let mut whole = self.whole(choices.len(), ended)?;
+        let choices = choices.into_iter().enumerate();
+        choices
+            .map(|(rank, choice)| complete(choice, rank, &mut whole))
+            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is new of a choice.
+//! The delta of a choice: its new tokens.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use crate::wire::sentinel::{is_too_high, or_nan};
 
 use super::choice::Choice;
 
-/// What the chunks since the last delta brought to a choice.
+/// The tokens that the chunks since the last delta have added to a choice.
 #[derive(Debug)]
 pub struct StreamDelta<'a> {
     /// The position among the choices.
@@ -15,7 +15,7 @@ pub struct StreamDelta<'a> {
     pub start: usize,
     /// The new tokens.
     pub token_ids: &'a [i32],
-    /// Their log-probabilities, if every token so far has one.
+    /// Their log-probabilities, if every token so far has one; as read, whatever `logprobs_dtype` is.
     pub logprobs: Option<Cow<'a, [f64]>>,
     /// Their alternatives, if every one so far has a name.
     pub top_logprobs: Option<StreamTop<'a>>,
@@ -28,13 +28,13 @@ pub struct StreamDelta<'a> {
 pub struct StreamTop<'a> {
     /// Their ids.
     pub token_ids: &'a [i32],
-    /// Their log-probabilities.
+    /// Their log-probabilities, as read.
     pub logprobs: &'a [f64],
     /// Where each position begins; the first is that of the first entry here.
     pub offsets: &'a [i64],
 }
 
-/// What the choice got since it was asked last.
+/// The delta since the last call; None without new tokens and without a new end.
 pub(super) fn delta(choice: &mut Choice, dynamo: bool) -> Option<StreamDelta<'_>> {
     let (start, end) = (choice.told, choice.ids.len());
     let ends = choice.ended() && !choice.told_end;

@@ -1,4 +1,4 @@
-//! Dynamo's chunks, whose choice brings all ids and log-probabilities at its end.
+//! Dynamo's chunks. The last one of a choice has the ids and log-probabilities of all its tokens.
 
 use crate::error::{Class, Result};
 use crate::memory::Buffer;

@@ -11,7 +11,7 @@ use crate::wire::answer::{
 };
 use crate::wire::judge::counts::{Counts, Tally};
 use crate::wire::judge::echo;
-use crate::wire::judge::logprobs::{Logprobs, choose_logprobs};
+use crate::wire::judge::logprobs::choose_logprobs;
 use crate::wire::judge::mask::check_mask;
 use crate::wire::judge::weight_spans::check_tiling;
 use crate::wire::read::entries::{Content, Top, UNNAMED};
@@ -22,7 +22,7 @@ use crate::wire::{Decoded, Prompt};
 use super::choice::{Choice, Entries};
 use super::columns::Alternatives;
 
-/// What a stream says of all its choices.
+/// Fields of the whole stream, for its choices.
 pub(super) struct Whole<'a> {
     pub(super) options: Options<'a>,
     pub(super) request_id: Option<String>,
@@ -36,7 +36,7 @@ pub(super) struct Whole<'a> {
     pub(super) tally: Tally,
 }
 
-/// The error of joined columns, which have no bytes any more.
+/// The error without its offset: joined columns have no bytes of their own.
 fn joined(mut error: Error) -> Error {
     error.offset = None;
     error
@@ -62,6 +62,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     };
     let paths = Paths { prefix: &prefix };
     let ended = choice.ended();
+    let typed = |prompt: Prompt<_>| prompt.typed(options.logprobs_dtype).map(Arc::new);
     let (prompt, usage, request_id) = match options.wire {
         Wire::VllmGenerate | Wire::VllmChat | Wire::VllmCompletions => {
             let shared = (whole.usage.clone(), whole.request_id.clone());
@@ -69,11 +70,11 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
         }
         Wire::DynamoChat | Wire::DynamoCompletions => {
             let shared = (whole.usage.clone(), whole.request_id.clone());
-            (Arc::new(choice.said.prompt), shared.0, shared.1)
+            (typed(choice.said.prompt)?, shared.0, shared.1)
         }
         Wire::SglangGenerate | Wire::SglangChat => {
             let id = choice.said.id.map(|(_, id)| id);
-            (Arc::new(choice.said.prompt), choice.said.usage, id)
+            (typed(choice.said.prompt)?, choice.said.usage, id)
         }
     };
     // (a)
@@ -113,16 +114,15 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     };
     let ids = choice.ids.as_slice();
     let chosen = choose_logprobs(channels, ids, &[], &options, &paths).map_err(joined);
-    let Logprobs {
-        values,
-        top,
-        mut sources,
-    } = match chosen {
-        // What is missing comes last.
+    let mut found = match chosen {
+        // `missing` is judged after the texts.
         Err(error) if error.kind == "missing" => return Err(texts.err().unwrap_or(error)),
         chosen => chosen?,
     };
-    sources.extend(texts?.map(|why| ("logprobs_echo", why)));
+    let texts = texts?;
+    let (values, top) = found.typed(options.logprobs_dtype)?;
+    let echo = texts.map(|why| ("logprobs_echo", why));
+    let sources = found.sources.into_iter().chain(echo);
     let mut decoded = Decoded::new(choice.index, choice.ids, prompt);
     (decoded.logprobs, decoded.top_logprobs) = (values, top);
     decoded.usage = usage;
@@ -183,7 +183,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
     Ok(decoded)
 }
 
-/// Compares what the texts of completions name with the tokens; why they are left out, if they are.
+/// Compares the ids that texts of completions name with the tokens; the reason if the texts are left out.
 fn compare_texts(names: &Buffer<i32>, ids: &Buffer<i32>, path: &str) -> Result<Option<String>> {
     let (names, ids) = (names.as_slice(), ids.as_slice());
     if names.len() != ids.len() {

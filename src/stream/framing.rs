@@ -1,4 +1,4 @@
-//! Server-sent events: where the data of each begins and ends, however the stream is cut.
+//! Server-sent events: finds the data of each event. The result does not depend on how the stream is cut.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 /// A buffer for the data of an event that is kept for the next one.
 const KEPT: usize = 1 << 20;
 
-/// What an empty line ends.
+/// An event, which an empty line ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// A chunk, at a place of what was fed.
     Here(Range<usize>),
-    /// A chunk that came in pieces: [`Framing::take`] has it.
+    /// A chunk that was fed in pieces: [`Framing::take`] returns it.
     Held,
-    /// An error of the server, whose words [`Framing::take`] has.
+    /// An error of the server: [`Framing::take`] returns its text.
     Failed,
     /// `[DONE]`.
     End,
 }
 
-/// What has come of the line that is being read.
+/// The part of the current line that was fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     /// Nothing.
@@ -39,7 +39,7 @@ enum Line {
     Event { first: bool },
     /// The colon of a comment.
     Comment { first: bool },
-    /// Something that is ignored.
+    /// A field that is ignored.
     Skip,
 }
 
@@ -97,7 +97,7 @@ impl Framing {
         self.data.len()
     }
 
-    /// Looks at the beginning of the stream. Whether it is none of events.
+    /// Looks at the beginning of the stream. True if it is plain JSON.
     pub(super) fn is_plain(&mut self, fed: &[u8]) -> Result<bool> {
         if self.begun.is_none() {
             let mut marked = 0;
@@ -108,7 +108,7 @@ impl Framing {
                     if marked == fed.len() {
                         return Ok(false);
                     }
-                    // It is no mark, and no white space either.
+                    // The bytes are no byte order mark, and no white space.
                     if seen > 0 {
                         self.begun = Some(self.before - seen);
                         return Ok(false);
@@ -226,7 +226,7 @@ impl Framing {
                         };
                         (bytes, at) = (&bytes[1..], at + 1);
                     } else {
-                        // What looked like a mark is the name of an unknown field.
+                        // The bytes that began like a byte order mark are the name of an unknown field.
                         self.line = if seen == 0 { Line::Start } else { Line::Skip };
                     }
                 }
@@ -283,7 +283,7 @@ impl Framing {
                         (bytes, at) = (&bytes[1..], at + 1);
                         continue;
                     }
-                    // No name that is looked for is longer.
+                    // Every known name is shorter.
                     let room = 16usize.saturating_sub(self.name.len());
                     self.name.extend_from_slice(&bytes[..bytes.len().min(room)]);
                     return Ok(());
@@ -375,7 +375,7 @@ impl Framing {
         std::mem::replace(&mut self.data, transient())
     }
 
-    /// Takes the buffer of [`take`](Self::take) back; its lines are forgotten.
+    /// Takes the buffer of [`take`](Self::take) back, and clears the list of its lines.
     pub(super) fn give_back(&mut self, mut data: Buffer<u8>) {
         self.lines.clear();
         data.truncate(0);

@@ -3,9 +3,10 @@
 use crate::error::{Class, Error, Result};
 use crate::experts::{Sequence, Target};
 use crate::json::Value;
+use crate::memory::Buffer;
 use crate::options::{ExpertsMode, Wire};
 use crate::wire::answer::{
-    Answer, Channel, ExpertChannels, MetadataItem, Paths, PromptChannels, Role,
+    Answer, Channel, ExpertChannels, LogprobChannels, MetadataItem, Paths, PromptChannels, Role,
 };
 use crate::wire::judge::experts::choose_experts;
 use crate::wire::judge::metadata::parse_metadata;
@@ -87,8 +88,8 @@ pub(super) fn judge(
 /// The new tokens of vLLM, and their log-probabilities.
 fn tokens(
     choice: &mut Choice,
-    token_ids: Vec<Channel<crate::memory::Buffer<i32>>>,
-    logprobs: crate::wire::answer::LogprobChannels,
+    token_ids: Vec<Channel<Buffer<i32>>>,
+    logprobs: LogprobChannels,
     cx: &Context<'_>,
     paths: &Paths<'_>,
 ) -> Result<()> {
@@ -134,7 +135,7 @@ fn tokens(
 /// Appends the alternatives from position `from` on.
 pub(super) fn append_top(
     choice: &mut Choice,
-    top: Option<&TopLogprobs>,
+    top: Option<&TopLogprobs<Buffer<f64>>>,
     from: usize,
     rows: usize,
 ) -> Result<()> {
@@ -197,7 +198,7 @@ pub(super) fn add_prompt(
     Ok(())
 }
 
-fn same_prompt(one: &PromptLogprobs, other: &PromptLogprobs) -> bool {
+fn same_prompt(one: &PromptLogprobs<Buffer<f64>>, other: &PromptLogprobs<Buffer<f64>>) -> bool {
     let same = |one: &[f64], other: &[f64]| {
         let mut pairs = one.iter().zip(other);
         one.len() == other.len() && pairs.all(|(&one, &other)| same_value(one, other))

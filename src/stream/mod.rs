@@ -1,8 +1,8 @@
 //! Streamed answers: chunks of an answer in server-sent events, judged as they come.
 //!
 //! [`framing`] finds the data of each event. A [`chunk`] is read with the readers of its wire; its values are [judged](judge)
-//! with it and appended to the columns of its [`choice`]. A chunk that looks like the one before it takes a shorter road
-//! ([`usual`]). [`end`] judges the joined columns. `docs/judgement.md` has the
+//! with it and appended to the columns of its [`choice`]. A chunk that differs from the one before it in
+//! a few values is read faster ([`usual`]). [`end`] judges the joined columns. `docs/judgement.md` has the
 //! order.
 
 mod choice;

@@ -2,7 +2,7 @@
 //!
 //! A chunk has been read and judged. Of the next one every byte is the same but for its lists, the server's count of tokens,
 //! and values that are not read, each of which stands between the same bytes and is valid JSON. So the document is valid, and
-//! says the same in all other places. Where anything else is found, the chunk is read as any other.
+//! has the same values in all other places. A chunk that differs elsewhere is read by [`chunk`](super::chunk).
 
 use crate::error::Result;
 use crate::json::{Cursor, Value};
@@ -52,14 +52,14 @@ pub(super) struct Shape {
     must_name: bool,
 }
 
-/// Values of a chunk, in memory that is used again for each.
+/// Values of a chunk. Every chunk uses the same memory.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     ids: Buffer<i32>,
     content: Content,
     triples: Triples,
     numbers: Buffer<f64>,
-    /// What the texts name.
+    /// The ids that the texts name.
     names: Buffer<i32>,
     tokens: Option<Span>,
     count: Option<u64>,
@@ -88,7 +88,7 @@ fn free(wire: Wire) -> &'static [&'static [Step<'static>]] {
     }
 }
 
-/// Whether an answer says nothing but new tokens, and what any chunk of its choice may repeat.
+/// Whether an answer has nothing but new tokens and what every chunk of its choice may repeat.
 fn is_plain(read: &Answers, answer: &Answer, wire: Wire) -> bool {
     let sglang = wire == Wire::SglangGenerate;
     let prompt = |prompt: &crate::wire::answer::PromptChannels| {
@@ -118,7 +118,7 @@ fn is_plain(read: &Answers, answer: &Answer, wire: Wire) -> bool {
 }
 
 impl Shape {
-    /// The shape of a chunk, which says nothing but new tokens of one choice.
+    /// The shape of a chunk that has nothing but new tokens of one choice.
     pub(super) fn of(read: &Answers, body: &[u8], wire: Wire) -> Option<Self> {
         let [answer] = &read.list[..] else {
             return None;
@@ -171,7 +171,7 @@ impl Shape {
         self.holes.iter().any(|(_, hole)| *hole == kind)
     }
 
-    /// Reads the values that change, if all else is the same.
+    /// Reads the values that change, if all other bytes are the same.
     #[inline]
     fn read(&self, body: &[u8], options: &Options<'_>, scratch: &mut Scratch) -> Option<()> {
         scratch.ids.truncate(0);

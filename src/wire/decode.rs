@@ -67,7 +67,7 @@ pub(super) fn alone(
     options: &Options<'_>,
     target: Target<'_>,
 ) -> Result<Decoded> {
-    let prompt = |paths: &Paths<'_>| choose_prompt(prompt, &[], options, paths).map(Arc::new);
+    let prompt = |paths: &Paths<'_>| typed_prompt(prompt, &[], options, paths);
     let mut tally = Tally::new(1, false);
     decode_answer(answer, prompt, &mut tally, &[], options, target)
 }
@@ -107,10 +107,21 @@ impl Prompts {
         paths: &Paths<'_>,
     ) -> Result<Arc<Prompt>> {
         if let Some(channels) = self.channels.get_mut(position).and_then(Option::take) {
-            self.shared = Some(Arc::new(choose_prompt(channels, body, options, paths)?));
+            self.shared = Some(typed_prompt(channels, body, options, paths)?);
         }
         Ok(self.shared.clone().unwrap_or_default())
     }
+}
+
+/// A prompt whose log-probabilities have the wanted type.
+fn typed_prompt(
+    channels: PromptChannels,
+    body: &[u8],
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+) -> Result<Arc<Prompt>> {
+    let prompt = choose_prompt(channels, body, options, paths)?;
+    prompt.typed(options.logprobs_dtype).map(Arc::new)
 }
 
 /// Steps (a) to (g) of one answer.
@@ -129,13 +140,15 @@ fn decode_answer(
     let (token_ids, path) = choose_ids(answer.token_ids, body, &paths)?;
     let completion = token_ids.len();
     // (b), (c) Log-probabilities.
-    let found = choose_logprobs(answer.logprobs, token_ids.as_slice(), body, options, &paths)?;
+    let ids = token_ids.as_slice();
+    let mut found = choose_logprobs(answer.logprobs, ids, body, options, &paths)?;
+    let (logprobs, top_logprobs) = found.typed(options.logprobs_dtype)?;
     // (d) The prompt.
     let mut decoded = Decoded::new(answer.index, token_ids, prompt(&paths)?);
     decoded.sources.push(("token_ids", path));
     decoded.sources.extend(found.sources);
     decoded.sources.extend_from_slice(&decoded.prompt.sources);
-    (decoded.logprobs, decoded.top_logprobs) = (found.values, found.top);
+    (decoded.logprobs, decoded.top_logprobs) = (logprobs, top_logprobs);
     // (e) Metadata.
     parse_metadata(
         &answer.metadata,

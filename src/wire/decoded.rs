@@ -6,13 +6,15 @@ use crate::experts::Routed;
 use crate::json::Value;
 use crate::memory::Buffer;
 
+use super::floats::Floats;
+
 /// One completion of C tokens.
 #[derive(Debug)]
 pub struct Decoded {
     /// The sampled ids, C of them.
     pub token_ids: Buffer<i32>,
     /// Their log-probabilities; NaN where one is missing and [`MissingLogprob::Nan`](crate::MissingLogprob) allows it.
-    pub logprobs: Option<Buffer<f64>>,
+    pub logprobs: Option<Floats>,
     /// The alternatives at each of the C positions.
     pub top_logprobs: Option<TopLogprobs>,
     /// The prompt as the response echoes it. The choices of one response share it.
@@ -61,7 +63,7 @@ pub enum Attribute {
     /// One id for each position.
     Ids(Buffer<i32>),
     /// One log-probability for each position.
-    Logprobs(Buffer<f64>),
+    Logprobs(Floats),
     /// Alternatives of every position.
     Top(TopLogprobs),
     /// A list of ids for each position.
@@ -118,33 +120,43 @@ impl Decoded {
     }
 }
 
-/// The prompt of P tokens as the response echoes it.
-#[derive(Debug, Default)]
-pub struct Prompt {
+/// The prompt of P tokens as the response echoes it. `V` are columns of log-probabilities.
+#[derive(Debug)]
+pub struct Prompt<V = Floats> {
     /// The ids, P of them.
     pub token_ids: Option<Buffer<i32>>,
     /// Their log-probabilities.
-    pub logprobs: Option<PromptLogprobs>,
+    pub logprobs: Option<PromptLogprobs<V>>,
     /// As in [`Completion`](crate::Completion), for what is read here.
     pub sources: Vec<(&'static str, String)>,
 }
 
+impl<V> Default for Prompt<V> {
+    fn default() -> Self {
+        Self {
+            token_ids: None,
+            logprobs: None,
+            sources: Vec::new(),
+        }
+    }
+}
+
 /// Log-probabilities of a prompt.
 #[derive(Debug)]
-pub struct PromptLogprobs {
+pub struct PromptLogprobs<V = Floats> {
     /// Those of the prompt's own tokens, P of them; the first is NaN.
-    pub logprobs: Buffer<f64>,
+    pub logprobs: V,
     /// Every entry of each position.
-    pub top: TopLogprobs,
+    pub top: TopLogprobs<V>,
 }
 
 /// Alternatives of every position, end to end.
 #[derive(Debug)]
-pub struct TopLogprobs {
+pub struct TopLogprobs<V = Floats> {
     /// Their ids.
     pub token_ids: Buffer<i32>,
     /// Their log-probabilities.
-    pub logprobs: Buffer<f64>,
+    pub logprobs: V,
     /// Where each position begins; one more than there are positions.
     pub offsets: Buffer<i64>,
 }

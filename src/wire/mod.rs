@@ -9,6 +9,7 @@ mod artifact;
 mod decode;
 mod decoded;
 mod dynamo;
+mod floats;
 pub(crate) mod judge;
 pub(crate) mod read;
 pub(crate) mod sentinel;
@@ -26,6 +27,7 @@ pub(crate) use decode::{chunk, decode};
 pub use decoded::{
     Attribute, Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
 };
+pub use floats::Floats;
 
 /// The answers of a body, by the file of its wire: every choice with `several`, else the only one. A `chunk` of a stream
 /// may have none.

@@ -162,7 +162,12 @@ def native(document: dict[str, Any]) -> dict[str, Any]:
     return {"text": "", "output_ids": [7], "meta_info": meta}
 
 
-EVENTS = b'data: {"choices": []}\n\ndata: {"choices": []}\n\ndata: [DONE]\n\n'
+def events(*chunks: dict[str, Any]) -> bytes:
+    return b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+EVENTS = events(generated(-0.5), {"choices": []})
+NATIVE_EVENTS = events(native({"input_ids": [1, 2, 3]}))
 GENERATE = "/inference/v1/generate"
 
 
@@ -192,32 +197,68 @@ def test_streams_are_probed_with_one_token() -> None:
         return EVENTS if document.get("stream") else generated(-0.5)
 
     found = Guise({"/v1/models": cards("vllm"), GENERATE: generate}).examined()
-    assert "ok: streams on request: 3 server-sent events for one token" in said(found, "vllm_generate")
+    assert said(found, "vllm_generate").endswith(
+        "ok: streams on request: 3 server-sent events for one token; "
+        "ok: the stream decodes, and brings what the unary answer has"
+    )
     assert [each["sampling_params"]["max_tokens"] for each in asked] == [1] * len(asked)
     ignores = Guise({"/v1/models": cards("vllm"), GENERATE: lambda _: generated(-0.5)}).examined()
     assert "note: ignores stream: true" in said(ignores, "vllm_generate")
     with simulator.running(backend="vllm") as engine:
-        assert "ok: streams on request: 2 server-sent events for one token" in said(ask(engine), "vllm_generate")
+        assert "ok: streams on request: 3 server-sent events for one token" in said(ask(engine), "vllm_generate")
     with simulator.running(backend="dynamo") as engine:
         assert "note: refuses streams (HTTP 501)" in said(ask(engine), "vllm_generate")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "says"),
+    [
+        ([{"choices": []}], "change: the stream cannot be trusted: the stream has no answer"),
+        ([generated(0.5)], "change: the stream cannot be trusted: found 0.5"),
+        ([{"choices": [{"token_ids": [7], "finish_reason": "length"}]}], "note: the stream lacks logprobs, which"),
+        (
+            [generated(-0.5) | {"prompt_token_ids": [1, 2]}],
+            "change: the stream cannot be trusted: the server ran",
+        ),
+        (
+            [{"choices": [{**generated(-0.5)["choices"][0], "finish_reason": None}]}, generated(-0.5)],
+            "note: the stream has 2 tokens, the unary answer 1",
+        ),
+    ],
+)
+def test_a_stream_is_compared_with_the_unary_answer(chunks: list[dict[str, Any]], says: str) -> None:
+    def generate(document: dict[str, Any]) -> Any:
+        return events(*chunks) if document.get("stream") else generated(-0.5)
+
+    assert says in said(Guise({"/v1/models": cards("vllm"), GENERATE: generate}).examined(), "vllm_generate")
+
+
+@pytest.mark.parametrize("name", GUISES)
+def test_the_streams_of_the_guises_bring_what_their_answers_have(name: str) -> None:
+    with simulator.running(**GUISES[name]) as engine:
+        findings = ask(engine).findings
+    streaming = [each.topic for each in findings if each.found.startswith("streams on request")]
+    whole = [each.topic for each in findings if each.found.endswith("brings what the unary answer has")]
+    assert streaming == whole != []
 
 
 def test_the_native_route_of_a_dynamo_that_streams_only() -> None:
     """As of Dynamo 1.6.1: unary is 501."""
 
     def generate(document: dict[str, Any]) -> Any:
-        return EVENTS if document.get("stream") else (501, {"message": "unary is not implemented", "code": 501})
+        return NATIVE_EVENTS if document.get("stream") else (501, {"message": "unary is not implemented", "code": 501})
 
     found = Guise({"/v1/models": cards("nvidia"), "/generate": generate}).examined()
     assert said(found, "sglang_generate") == (
-        "note: answers no unary request (HTTP 501); ok: streams on request: 3 server-sent events for one token"
+        "note: answers no unary request (HTTP 501); ok: streams on request: 2 server-sent events for one token; "
+        "ok: the stream decodes"
     )
 
 
 def test_the_native_route_of_a_dynamo_that_answers() -> None:
     """As of Dynamo 1.7."""
     found = Guise(
-        {"/v1/models": cards("nvidia"), "/generate": lambda it: EVENTS if it.get("stream") else native(it)}
+        {"/v1/models": cards("nvidia"), "/generate": lambda it: NATIVE_EVENTS if it.get("stream") else native(it)}
     ).examined()
     assert said(found, "sglang_generate").startswith("ok: answers; ok: one log-probability per token")
     without = Guise({"/v1/models": cards("nvidia")}).examined()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 from pathlib import Path
@@ -55,6 +56,24 @@ def test_what_a_sample_is() -> None:
         WeightSpan("new", begin + 2, begin + 4),
     )
     assert repr(sample) == f"TrainingSample({len(sample)} tokens, 7 sampled, routed_experts=uint8[{len(sample)}, 2, 2])"
+
+
+@pytest.mark.parametrize("narrow", [0, 1, 2])
+def test_log_probabilities_are_float32_where_those_of_every_turn_are(narrow: int, tmp_path: Path) -> None:
+    rollout = Rollout(ShortRenderer())
+    for turn in range(2):
+        rollout.prompt_ids([{"role": "user", "content": "a"}])
+        one = completion([600, END])
+        assert one.logprobs is not None
+        values = one.logprobs - 0.1
+        rollout.append(dataclasses.replace(one, logprobs=values.astype(np.float32) if turn < narrow else values))
+    sample = rollout.sample()
+    assert sample.logprobs.dtype == (np.float32 if narrow == 2 else np.float64)
+    expected = np.array([-1.1, -2.1] * 2)
+    expected[: 2 * narrow] = expected[: 2 * narrow].astype(np.float32)
+    assert np.array_equal(sample.logprobs[sample.mask], expected.astype(sample.logprobs.dtype))
+    sample.save(tmp_path / "sample")
+    assert TrainingSample.load(tmp_path / "sample").logprobs.dtype == sample.logprobs.dtype
 
 
 def test_every_slice_is_aligned() -> None:

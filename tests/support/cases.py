@@ -49,16 +49,16 @@ def shortened(values: list[int]) -> list[int] | dict[str, Any]:
     return {"count": len(values), "first": values[:4], "last": values[-4:], "sum": sum(values)}
 
 
-def pairs(top: tito.TopLogprobs) -> list[list[list[Any]]]:
+def pairs(top: tito.TopLogprobs, dtype: Any) -> list[list[list[Any]]]:
     """The entries of each position."""
-    ids, logprobs = listed(top.token_ids, np.int32), listed(top.logprobs, np.float64)
+    ids, logprobs = listed(top.token_ids, np.int32), listed(top.logprobs, dtype)
     bounds = listed(top.offsets, np.int64)
     entries = [list(pair) for pair in zip(ids, logprobs, strict=True)]
     return [entries[start:end] for start, end in pairwise(bounds)]
 
 
-def prompt_scores(prompt: tito.PromptLogprobs) -> dict[str, Any]:
-    return {"logprobs": listed(prompt.logprobs, np.float64), "top": pairs(prompt.top)}
+def prompt_scores(prompt: tito.PromptLogprobs, dtype: Any) -> dict[str, Any]:
+    return {"logprobs": listed(prompt.logprobs, dtype), "top": pairs(prompt.top, dtype)}
 
 
 def experts(routed: tito.RoutedExperts, mode: str) -> dict[str, Any]:
@@ -78,16 +78,16 @@ def mask_rows(mask: tito.SamplingMask) -> list[list[int]]:
     return [ids[start:end] for start, end in pairwise(bounds)]
 
 
-def written(completion: tito.Completion, mode: str) -> dict[str, Any]:
+def written(completion: tito.Completion, mode: str, dtype: Any = np.float64) -> dict[str, Any]:
     """A completion as a case writes it: without what is None, and without index 0."""
     logprobs, echo, prompt = completion.logprobs, completion.prompt_token_ids, completion.prompt_logprobs
     top, routed, mask = completion.top_logprobs, completion.routed_experts, completion.sampling_mask
     found = {
         "token_ids": listed(completion.token_ids, np.int32),
-        "logprobs": None if logprobs is None else listed(logprobs, np.float64),
-        "top_logprobs": None if top is None else pairs(top),
+        "logprobs": None if logprobs is None else listed(logprobs, dtype),
+        "top_logprobs": None if top is None else pairs(top, dtype),
         "prompt_token_ids": None if echo is None else listed(echo, np.int32),
-        "prompt_logprobs": None if prompt is None else prompt_scores(prompt),
+        "prompt_logprobs": None if prompt is None else prompt_scores(prompt, dtype),
         "routed_experts": None if routed is None else experts(routed, mode),
         "sampling_mask": None if mask is None else mask_rows(mask),
         "index": completion.index or None,
@@ -137,11 +137,12 @@ def completions(case: dict[str, Any], body: bytes) -> list[tito.Completion]:
 def decoded(case: dict[str, Any], body: bytes) -> list[dict[str, Any]]:
     """The completions as a case writes them; of scoring the log-probabilities of the prompt only."""
     options = options_of(case)
+    dtype = options.get("logprobs_dtype", "float64")
     if "score_from" in options:
         ids = options["prompt_token_ids"]
-        kept = {name: options[name] for name in ("missing_logprob", "limits") if name in options}
+        kept = {name: options[name] for name in ("missing_logprob", "logprobs_dtype", "limits") if name in options}
         start = min(options["score_from"], len(ids))
         scores = tito.decode_prompt_logprobs(body, wire=case["wire"], prompt_token_ids=ids, start=start, **kept)
-        return [{"prompt_logprobs": prompt_scores(scores)}]
+        return [{"prompt_logprobs": prompt_scores(scores, dtype)}]
     mode = options.get("experts", "int32")
-    return [written(one, mode) for one in completions(case, body)]
+    return [written(one, mode, dtype) for one in completions(case, body)]

@@ -29,6 +29,7 @@ SHARED = {
     "ExpertsMode",
     "FinalRow",
     "Limits",
+    "LogprobsDtype",
     "MissingLogprob",
     "Options",
     "Result",

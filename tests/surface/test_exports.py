@@ -32,6 +32,7 @@ KNOBS = {
     "require_logprobs": True,
     "require_routed_experts": False,
     "missing_logprob": "raise",
+    "logprobs_dtype": "float64",
     "final_row": "omitted",
     "limits": None,
 }
@@ -93,7 +94,8 @@ def test_the_encoders_signatures() -> None:
 
 
 def test_the_signatures_of_scoring() -> None:
-    decoder = "(body, /, *, wire, prompt_token_ids, start=0, missing_logprob='raise', limits=None)"
+    knobs = "start=0, missing_logprob='raise', logprobs_dtype='float64', limits=None"
+    decoder = f"(body, /, *, wire, prompt_token_ids, {knobs})"
     assert str(inspect.signature(tito.decode_prompt_logprobs)) == decoder
     comparison = "(sample_logprobs, scored, mask, *, missing_logprob='raise')"
     assert str(inspect.signature(tito.divergence)) == comparison

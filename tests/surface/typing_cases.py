@@ -17,7 +17,7 @@ def results(body: bytes) -> None:
     assert_type(completion, tito.Completion)
     assert_type(tito.decode_choices(body, wire="vllm_generate"), list[tito.Completion])
     assert_type(completion.token_ids, NDArray[np.int32])
-    assert_type(completion.logprobs, NDArray[np.float64] | None)
+    assert_type(completion.logprobs, NDArray[np.float64] | NDArray[np.float32] | None)
     assert_type(completion.prompt_token_ids, NDArray[np.int32] | None)
     assert_type(completion.top_logprobs, tito.TopLogprobs | None)
     assert_type(completion.prompt_logprobs, tito.PromptLogprobs | None)
@@ -31,7 +31,7 @@ def results(body: bytes) -> None:
     if completion.top_logprobs is not None:
         for ids, scores in completion.top_logprobs:
             assert_type(ids, NDArray[np.int32])
-            assert_type(scores, NDArray[np.float64])
+            assert_type(scores, NDArray[np.float64] | NDArray[np.float32])
     if completion.sampling_mask is not None:
         assert_type(completion.sampling_mask[0], NDArray[np.int32])
     assert_type(tito.encode_token_ids(b"[", completion.token_ids, b"]"), bytes)

@@ -255,6 +255,19 @@ def test_a_missing_logprob_follows_the_clients_policy(server: RawServer) -> None
         assert np.array_equal(client.score([1, 2, 3]).logprobs, [np.nan, np.nan, -1.5], equal_nan=True)
 
 
+def test_the_type_of_scores_is_the_clients(route: tuple[Engine, RendererTransport]) -> None:
+    engine, transport = route
+    found = []
+    for dtype in ("float64", "float32"):
+        options: Any = {"transport": transport, "logprobs_dtype": dtype, "preflight": False}
+        with TitoClient(engine.url, model="tito-model", **options) as client:
+            found.append(client.score(IDS, top_k=2))
+    wide, narrow = found
+    for one, other in ((wide, narrow), (wide.top, narrow.top)):
+        assert [one.logprobs.dtype.name, other.logprobs.dtype.name] == ["float64", "float32"]
+        assert np.array_equal(one.logprobs.astype(np.float32), other.logprobs, equal_nan=True)
+
+
 def test_an_overlong_sequence_is_not_sent(route: tuple[Engine, RendererTransport]) -> None:
     engine, transport = route
     with (

@@ -35,6 +35,8 @@ def test_a_body_that_is_no_bytes(body: Any) -> None:
         ("experts", "int8", ValueError),
         ("experts", None, TypeError),
         ("missing_logprob", "zero", ValueError),
+        ("logprobs_dtype", "float16", ValueError),
+        ("logprobs_dtype", np.float32, TypeError),
         ("final_row", "both", ValueError),
         ("prompt_len", -1, ValueError),
         ("prompt_len", 1.5, TypeError),

@@ -62,7 +62,9 @@ def test_a_stream_decodes_byte_by_byte(case: dict[str, Any]) -> None:
     body = body_of(case)
     completions = streamed(case, (body[at : at + 1] for at in range(len(body))))
     expected = case["expect"] if isinstance(case["expect"], list) else [case["expect"]]
-    found = [written(one, case.get("options", {}).get("experts", "int32")) for one in completions]
+    options = case.get("options", {})
+    mode, dtype = options.get("experts", "int32"), options.get("logprobs_dtype", "float64")
+    found = [written(one, mode, dtype) for one in completions]
     assert [*map(text, found)] == [*map(text, expected)]
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 import dynamo_tito as tito
-from support import captures, made
+from support import captures, made, streams
 from support.small import EXPERTS, GENERATE, swap, with_experts
 
 COMMAND = str(Path(sys.executable).with_name("dynamo-tito"))
@@ -87,6 +87,49 @@ def test_json_has_no_nan() -> None:
     assert "NaN" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dynamo-1.6.1/chat_bare_experts",
+        "dynamo-1.6.1/completions_chunks_of_3",
+        "dynamo-1.7.0.dev20261026/sglang_chunks_of_3",
+        "vllm-0.32.0/generate_n2",
+        "vllm-0.32.0/chat_n2",
+    ],
+)
+def test_a_recorded_stream_is_shown_as_its_document(name: str) -> None:
+    pair = streams.pairs()[name]
+    shape = ["--num-layers", 4, "--top-k", 2] if "num_layers" in pair.arguments else []
+    prompt_len = pair.arguments.get("prompt_len", len(pair.arguments.get("prompt_token_ids", ())))
+    shape += ["--prompt-len", prompt_len] if prompt_len else []
+    done = run(streams.FOLDER / f"{name}.sse", streams.FOLDER / f"{name}.json", "--json", *shape)
+    assert done.returncode == 0, done.stderr
+    why = [line for line in done.stderr.splitlines() if f": wire {pair.arguments['wire']}: " in line]
+    assert [line.endswith(", in a stream of events") for line in why] == [True, False]
+    shown = [*map(json.loads, done.stdout.splitlines())]
+    for one in shown:
+        for field in ("file", "bytes", "request_id", *pair.lacks):
+            del one[field]
+        for source in pair.lacks:
+            one["sources"].pop(source, None)
+    half = len(shown) // 2
+    assert half == (2 if name.endswith("n2") else 1)
+    assert shown[:half] == shown[half:]
+
+
+def test_a_stream_that_broke_off_is_refused() -> None:
+    whole = streams.pairs()["vllm-0.32.0/generate_n2"].stream
+    done = run("-", "--prompt-len", 8, stdin=whole[: whole.index(b"[DONE]")])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the stream broke off before [DONE]" in done.stderr
+
+
+def test_the_types_of_log_probabilities() -> None:
+    for dtype in ("float64", "float32"):
+        done = run(CAPTURES / "generate_prompt_logprobs.json", "--logprobs-dtype", dtype)
+        assert f"{dtype} [4]" in done.stdout
+
+
 def test_standard_input() -> None:
     done = run("-", "--wire", "vllm_generate", stdin=GENERATE)
     assert done.returncode == 0
@@ -142,7 +185,7 @@ def test_a_missing_option_is_named() -> None:
 def test_every_keyword_of_decode_is_an_option() -> None:
     found = run("--help").stdout
     knobs = {"prompt_len", "routed_experts_prompt_start", "num_layers", "top_k", "experts", "missing_logprob"}
-    knobs |= {"final_row", "require_logprobs", "require_routed_experts", "wire"}
+    knobs |= {"logprobs_dtype", "final_row", "require_logprobs", "require_routed_experts", "wire"}
     for knob in knobs:
         assert f"--{knob.replace('_', '-')}" in found
     for wire in get_args(tito.Wire):

@@ -274,7 +274,9 @@ pub fn inline(object: &[u8], contents: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::agreement::{agree_on_artifact, agree_on_one};
-    use dynamo_tito::{Class, ExpertsMode, Limits, MissingLogprob, Options, Wire, decode_artifact};
+    use dynamo_tito::{
+        Class, ExpertsMode, Limits, LogprobsDtype, MissingLogprob, Options, Wire, decode_artifact,
+    };
 
     const CONTENTS: &str = "[\"moe_routes\",\"selected_logprobs\",\"topk_logprobs\"]";
 
@@ -382,6 +384,11 @@ mod tests {
             },
             Options {
                 missing_logprob: MissingLogprob::Nan,
+                ..base
+            },
+            Options {
+                missing_logprob: MissingLogprob::Nan,
+                logprobs_dtype: LogprobsDtype::Float32,
                 ..base
             },
             Options {

@@ -1,6 +1,6 @@
 //! A body and its options as one string of bytes, which a fuzzer changes.
 
-use dynamo_tito::{ExpertsMode, FinalRow, Limits, MissingLogprob, Options, Wire};
+use dynamo_tito::{ExpertsMode, FinalRow, Limits, LogprobsDtype, MissingLogprob, Options, Wire};
 
 /// Bytes in front of the body. Each byte chooses one option, and every byte is valid.
 pub const HEADER: usize = 11;
@@ -79,6 +79,11 @@ pub fn case(input: &[u8]) -> Option<(Options<'static>, &[u8])> {
         missing_logprob: match flag(2) {
             true => MissingLogprob::Nan,
             false => MissingLogprob::Raise,
+        },
+        // The other half of the byte is a ceiling.
+        logprobs_dtype: match depth & 1 << 7 != 0 {
+            true => LogprobsDtype::Float32,
+            false => LogprobsDtype::Float64,
         },
         final_row: match flag(3) {
             true => FinalRow::Present,

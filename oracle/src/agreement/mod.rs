@@ -170,7 +170,7 @@ fn attribute(value: Attribute) -> Option<reference::Attribute> {
     use reference::{Attribute as Plain, Value as Json};
     Some(match value {
         Attribute::Ids(ids) => Plain::Ids(ids.as_slice().to_vec()),
-        Attribute::Logprobs(values) => Plain::Logprobs(values.as_slice().to_vec()),
+        Attribute::Logprobs(values) => Plain::Logprobs(values.iter().collect()),
         Attribute::Top(list) => Plain::Top(top(&list)),
         Attribute::Rows(rows) => Plain::Rows(reference::Mask {
             token_ids: rows.token_ids.as_slice().to_vec(),
@@ -180,7 +180,7 @@ fn attribute(value: Attribute) -> Option<reference::Attribute> {
         Attribute::PromptLogprobs(prompt) => {
             let found = prompt.logprobs.as_ref()?;
             Plain::PromptLogprobs(reference::PromptLogprobs {
-                logprobs: found.logprobs.as_slice().to_vec(),
+                logprobs: found.logprobs.iter().collect(),
                 top: top(&found.top),
             })
         }
@@ -209,7 +209,7 @@ fn attribute(value: Attribute) -> Option<reference::Attribute> {
 fn top(top: &TopLogprobs) -> reference::Top {
     reference::Top {
         token_ids: top.token_ids.as_slice().to_vec(),
-        logprobs: top.logprobs.as_slice().to_vec(),
+        logprobs: top.logprobs.iter().collect(),
         offsets: top.offsets.as_slice().to_vec(),
     }
 }
@@ -251,7 +251,7 @@ fn value(json: &Value) -> reference::Value {
 /// Options that differ in everything that a check compares a body with, for tests and fuzzing.
 #[must_use]
 pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>> {
-    use dynamo_tito::{FinalRow, MissingLogprob};
+    use dynamo_tito::{FinalRow, LogprobsDtype, MissingLogprob};
     let shaped = Options {
         num_layers: Some(4),
         top_k: Some(2),
@@ -268,6 +268,13 @@ pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>
             require_logprobs: false,
             missing_logprob: MissingLogprob::Nan,
             prompt_len: Some(5),
+            ..shaped
+        },
+        Options {
+            require_logprobs: false,
+            missing_logprob: MissingLogprob::Nan,
+            logprobs_dtype: LogprobsDtype::Float32,
+            prompt_token_ids: Some(prompt),
             ..shaped
         },
         Options {

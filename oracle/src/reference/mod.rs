@@ -22,6 +22,7 @@ pub mod stream;
 mod structure;
 #[cfg(test)]
 mod tests;
+mod width;
 pub(crate) mod wires;
 
 pub(crate) use artifact::encoded as base64_of;
@@ -215,7 +216,8 @@ fn completion(
 
     let read = logprobs::read(choice, &token_ids, options)?;
     let logprobs = match read.chosen {
-        Some((values, path)) => {
+        Some((mut values, path)) => {
+            width::values(&mut values, |i| i, &path, options)?;
             sources.push(("logprobs", path));
             Some(values)
         }
@@ -224,7 +226,8 @@ fn completion(
         None => None,
     };
     found.extend(logprobs.map(|it| ("logprobs", Attribute::Logprobs(it))));
-    if let Some((top, path)) = read.top {
+    if let Some((mut top, path)) = read.top {
+        width::top(&mut top, &path, options)?;
         sources.push(("top_logprobs", path));
         found.insert("top_logprobs", Attribute::Top(top));
     }
@@ -243,7 +246,8 @@ fn completion(
             let why = "left out: needs prompt_token_ids";
             sources.push(("prompt_logprobs", why.to_owned()));
         }
-        prompt::Outcome::Read(read, path) => {
+        prompt::Outcome::Read(mut read, path) => {
+            width::prompt(&mut read, &path, options)?;
             sources.push(("prompt_logprobs", path));
             found.insert("prompt_logprobs", Attribute::PromptLogprobs(read));
         }

@@ -15,7 +15,7 @@ from dynamo_tito._requests.call import wire_start
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, MissingLogprob
+    from dynamo_tito._types import Completion, ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Decoding:
     top_k: int | None = None
     experts: ExpertsMode = "int32"
     missing_logprob: MissingLogprob = "raise"
+    logprobs_dtype: LogprobsDtype = "float64"
     require_routed_experts: bool = False
     final_row: FinalRow = "omitted"
     strict_routing: RoutingChecks | None = None
@@ -92,6 +93,7 @@ class Reading:
             # Of an artifact they were asked for by name.
             "require_routed_experts": choices.require_routed_experts or (bool(call.artifact) and call.routed_experts),
             "missing_logprob": choices.missing_logprob,
+            "logprobs_dtype": choices.logprobs_dtype,
             "final_row": choices.final_row,
             "limits": choices.limits,
         }

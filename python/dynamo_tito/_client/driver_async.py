@@ -72,6 +72,7 @@ class AsyncTitoClient(BaseClient):
         top_k: experts per token, likewise.
         experts: ``"int32"``, ``"native"`` or ``"skip"``, as in :func:`dynamo_tito.decode`.
         missing_logprob: ``"raise"`` or ``"nan"``, likewise.
+        logprobs_dtype: ``"float64"`` or ``"float32"``, likewise, of every log-probability that the client returns.
         require_routed_experts: their absence is an error.
         final_row: ``"omitted"`` or ``"present"``, likewise.
         strict_routing: refuse routed experts that show signs of a broken capture, such as layers of zeros; a mapping
@@ -188,9 +189,9 @@ class AsyncTitoClient(BaseClient):
             **options: see :class:`ScoreOptions`.
 
         Returns:
-            Always N positions: ``logprobs`` is float64 [N], NaN before ``start``, at position 0, and, with the client's
-            ``missing_logprob="nan"``, where the engine has none. ``top`` has the entries of each position from
-            ``start`` on, the token's own among them.
+            Always N positions: ``logprobs`` is of the client's ``logprobs_dtype`` [N], NaN before ``start``, at
+            position 0, and, with the client's ``missing_logprob="nan"``, where the engine has none. ``top`` has the
+            entries of each position from ``start`` on, the token's own among them.
 
         Raises:
             TypeError, ValueError: a wrong argument; nothing was sent.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dynamo_tito._http.environment import Tls
     from dynamo_tito._logprobs_report import LogprobsChecks
     from dynamo_tito._routing_report import RoutingChecks
-    from dynamo_tito._types import ExpertsMode, FinalRow, MissingLogprob
+    from dynamo_tito._types import ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called after every sequence with how many are done, failed ones included, and how many there are."""
@@ -42,6 +42,7 @@ class ClientOptions(TypedDict, total=False):
     top_k: int | None
     experts: ExpertsMode
     missing_logprob: MissingLogprob
+    logprobs_dtype: LogprobsDtype
     require_routed_experts: bool
     final_row: FinalRow
     strict_routing: bool | RoutingChecks
@@ -150,6 +151,7 @@ CLIENT = Keywords(
     sampling_defaults="neutral",
     experts="int32",
     missing_logprob="raise",
+    logprobs_dtype="float64",
     require_routed_experts=False,
     final_row="omitted",
     strict_routing=False,

@@ -52,6 +52,7 @@ class Scoring:
             prompt_token_ids=self.request.call.prompt,
             start=self.start,
             missing_logprob=self.decoding.missing_logprob,
+            logprobs_dtype=self.decoding.logprobs_dtype,
             limits=self.decoding.limits,
         )
         if self.temperature != 1:

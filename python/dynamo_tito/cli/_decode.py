@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import typer
 
 import dynamo_tito as tito
-from dynamo_tito._types import ExpertsMode, FinalRow, MissingLogprob, Wire
+from dynamo_tito._detect import is_stream
+from dynamo_tito._types import ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob, Wire
 
 from ._report import as_json, as_table, printable
 
@@ -18,10 +19,10 @@ _STDIN = Path("-")
 WireOrAuto: TypeAlias = Literal["auto", Wire]
 
 
-def decode(  # a parameter per option is how typer reads the command line
+def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
-        typer.Argument(help="Saved response bodies; - reads standard input.", metavar="FILE"),
+        typer.Argument(help="Saved response bodies or streams of events; - reads standard input.", metavar="FILE"),
     ],
     wire: Annotated[
         WireOrAuto,
@@ -50,6 +51,7 @@ def decode(  # a parameter per option is how typer reads the command line
     missing_logprob: Annotated[
         MissingLogprob, typer.Option(help="Refuse a token without a log-probability, or show NaN.")
     ] = "raise",
+    logprobs_dtype: Annotated[LogprobsDtype, typer.Option(help="The type of log-probabilities.")] = "float64",
     final_row: Annotated[
         FinalRow, typer.Option(help="Whether routed experts have a row for the last sampled token.")
     ] = "omitted",
@@ -57,7 +59,7 @@ def decode(  # a parameter per option is how typer reads the command line
     require_routed_experts: Annotated[bool, typer.Option(help="Refuse a response without routed experts.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per choice, one per line.")] = False,
 ) -> None:
-    """Decode saved responses and show what they contain.
+    """Decode saved responses, streamed ones too, and show what they contain.
 
     Shows counts, dtypes, shapes, sources, first and last values.
 
@@ -70,6 +72,7 @@ def decode(  # a parameter per option is how typer reads the command line
         "top_k": top_k,
         "experts": experts,
         "missing_logprob": missing_logprob,
+        "logprobs_dtype": logprobs_dtype,
         "final_row": final_row,
         "require_logprobs": require_logprobs,
         "require_routed_experts": require_routed_experts,
@@ -84,7 +87,7 @@ def decode(  # a parameter per option is how typer reads the command line
             if found == "auto":
                 found, why = tito.detect_wire(body)
                 _complain(f"{name}: wire {found}: {why}")
-            completions = tito.decode_choices(body, wire=found, **options)
+            completions = _decoded(body, found, options)
         except OSError as error:
             _complain(f"{name}: {error.strerror}")
             failed = True
@@ -98,6 +101,15 @@ def decode(  # a parameter per option is how typer reads the command line
             show(name, found, len(body), completions)
     if failed:
         raise typer.Exit(1)
+
+
+def _decoded(body: bytes, wire: Wire, options: dict[str, Any]) -> list[tito.Completion]:
+    """Every choice of a body, or of a recorded stream of events."""
+    if not is_stream(body):
+        return tito.decode_choices(body, wire=wire, **options)
+    decoder = tito.StreamDecoder(wire=wire, deltas=False, **options)
+    decoder.feed_choices(body)
+    return decoder.finish_choices()
 
 
 def _complain(line: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from dynamo_tito._types import Float64Array, Int32Array
+    from dynamo_tito._types import Int32Array, LogprobArray
 
     from .routing import Chunk
 
@@ -58,7 +58,7 @@ class TrainingSample:
         token_ids: int32 [N], exactly what the engine saw and sampled.
         mask: bool [N], True where the model sampled the token.
         logprobs: float64 [N], natural logarithms, at sampling time; NaN where not sampled, or where the engine gave
-            none.
+            none. float32 [N] where those of every turn are float32, as of a client with ``logprobs_dtype="float32"``.
         turns: the turns, first to last.
         shared: tokens from the beginning on that an earlier sample of the same rollout has, too.
     """
@@ -67,7 +67,7 @@ class TrainingSample:
 
     token_ids: Int32Array
     mask: NDArray[np.bool_]
-    logprobs: Float64Array
+    logprobs: LogprobArray
     turns: tuple[TurnSpan, ...]
     shared: int
 
@@ -75,7 +75,7 @@ class TrainingSample:
         self,
         token_ids: Int32Array,
         mask: NDArray[np.bool_],
-        logprobs: Float64Array,
+        logprobs: LogprobArray,
         rows: Rows | None,
         turns: tuple[TurnSpan, ...] = (),
         shared: int = 0,
@@ -226,9 +226,9 @@ class TrainingSample:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path} is not a {_FORMAT}")
-        for name, dtype in (("token_ids", np.int32), ("mask", np.bool_), ("logprobs", np.float64)):
-            if name not in arrays or arrays[name].dtype != dtype or arrays[name].ndim != 1:
-                raise ValueError(f"{path} holds no {name} of dtype {np.dtype(dtype)} with one dimension")
+        for name, dtypes in _DTYPES.items():
+            if name not in arrays or arrays[name].dtype not in dtypes or arrays[name].ndim != 1:
+                raise ValueError(f"{path} holds no {name} of dtype {' or '.join(dtypes)} with one dimension")
         experts = arrays.get("routed_experts")
         if experts is not None and experts.ndim != 3:
             raise ValueError(f"{path}: routed_experts must be [N, layers, top_k]")
@@ -241,6 +241,7 @@ class TrainingSample:
         return {name: getattr(self, name) for name in _NAMES}
 
 
+_DTYPES = {"token_ids": ("int32",), "mask": ("bool",), "logprobs": ("float64", "float32")}
 _NAMES = ("token_ids", "mask", "logprobs", "routed_experts")
 
 

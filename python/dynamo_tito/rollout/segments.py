@@ -13,7 +13,7 @@ from dynamo_tito._errors import AlignmentError
 from dynamo_tito._types import SamplingMask
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Completion, Float64Array, Int32Array
+    from dynamo_tito._types import Completion, Int32Array, LogprobArray
 
 T = TypeVar("T")
 
@@ -133,11 +133,21 @@ def joined_ids(before: Int32Array, after: Int32Array) -> Int32Array:
     return np.concatenate([before, after]) if len(after) else before
 
 
-def joined_logprobs(pieces: Sequence[Piece[Float64Array]], _: str) -> Float64Array | None:
-    """float64: the log-probabilities of all segments, NaN for one without; None where none has any."""
-    if all(logprobs is None for _, logprobs, _ in pieces):
+def joined_logprobs(pieces: Sequence[Piece[LogprobArray]], _: str) -> LogprobArray | None:
+    """The log-probabilities of all segments, NaN for one without; None where none has any.
+
+    float32 where all of them are, else float64.
+    """
+    dtype = logprobs_dtype(given for _, given, _ in pieces)
+    if dtype is None:
         return None
-    return np.concatenate([np.full(len(ids), np.nan) if given is None else given for ids, given, _ in pieces])
+    return np.concatenate([np.full(len(ids), np.nan, dtype) if given is None else given for ids, given, _ in pieces])
+
+
+def logprobs_dtype(arrays: Iterable[LogprobArray | None]) -> np.dtype[np.float64] | np.dtype[np.float32] | None:
+    """float32 where all of the arrays are, else float64; None without an array."""
+    given = [array for array in arrays if array is not None]
+    return np.result_type(*given) if given else None
 
 
 def joined_masks(pieces: Sequence[Piece[SamplingMask]], name: str) -> SamplingMask | None:

@@ -10,6 +10,7 @@ import numpy as np
 from . import tree
 from .routing import FinalRowPolicy, complete
 from .sample import TrainingSample, TurnSpan, cut
+from .segments import logprobs_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,7 @@ def make_sample(turn: Turn, *, final_row: FinalRowPolicy, shared: int = 0) -> Tr
     parts = tree.parts(turn)
     ids = tree.token_ids(turn)
     mask = np.zeros(len(ids), np.bool_)
-    logprobs = np.full(len(ids), np.nan)
+    logprobs = np.full(len(ids), np.nan, logprobs_dtype(part.turn.logprobs for part in parts) or np.float64)
     for part in parts:
         first = part.turn.completion_start
         count = max(part.end - first, 0)

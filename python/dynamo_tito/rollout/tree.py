@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .segments import Piece, joined_logprobs, joined_masks, merged
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Float64Array, Int32Array, SamplingMask
+    from dynamo_tito._types import Int32Array, LogprobArray, SamplingMask
 
     from .bridge import ParsedCall
     from .messages import Message
@@ -34,7 +34,7 @@ class Turn:
         start: position of the first token of this turn; the parent's tokens from there on are not part of it.
         prompt_ids: int32, what this turn added to the prompt; never sampled.
         token_ids: int32 [C], what the engine sampled.
-        logprobs: float64 [C], NaN where the engine gave none.
+        logprobs: float64 or float32 [C], NaN where the engine gave none.
         sampling_mask: the vocabulary that survived at each sampled token, where the engine sends it. A row without an
             id is not known: of an answer that was cut before the server sent its mask.
         message: the assistant's message.
@@ -49,7 +49,7 @@ class Turn:
     start: int
     prompt_ids: Int32Array = field(repr=False)
     token_ids: Int32Array = field(repr=False)
-    logprobs: Float64Array | None = field(repr=False, metadata={"join": joined_logprobs})
+    logprobs: LogprobArray | None = field(repr=False, metadata={"join": joined_logprobs})
     sampling_mask: SamplingMask | None = field(repr=False, metadata={"join": joined_masks})
     message: Message
     tool_calls: Sequence[ParsedCall] = field(repr=False)

@@ -61,7 +61,7 @@ impl Sampled<'_> {
         mut rows: Compact,
         path: &str,
         at: usize,
-    ) -> Result<Option<TopLogprobs>> {
+    ) -> Result<Option<TopLogprobs<Buffer<f64>>>> {
         if let Some(i) = first_too_high(rows.logprobs.as_slice()) {
             let offsets = rows.offsets.as_slice();
             let row = offsets.partition_point(|&offset| offset as usize <= i) - 1;

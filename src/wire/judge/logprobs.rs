@@ -2,9 +2,10 @@
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
-use crate::options::Options;
+use crate::options::{LogprobsDtype, Options};
 use crate::wire::answer::{LogprobChannels, Paths, first};
 use crate::wire::decoded::TopLogprobs;
+use crate::wire::floats::Floats;
 use crate::wire::read::entries::Content;
 use crate::wire::read::ids::Numbers;
 use crate::wire::read::packed::Compact;
@@ -16,10 +17,34 @@ use super::sampled::Sampled;
 /// What steps (b) and (c) find.
 #[derive(Debug)]
 pub(crate) struct Logprobs {
-    pub(crate) values: Option<Buffer<f64>>,
-    pub(crate) top: Option<TopLogprobs>,
+    values: Option<Buffer<f64>>,
+    top: Option<TopLogprobs<Buffer<f64>>>,
     /// The entries of `sources`.
     pub(crate) sources: Vec<(&'static str, String)>,
+}
+
+impl Logprobs {
+    /// The values and the alternatives in the type of `dtype`.
+    pub(crate) fn typed(
+        &mut self,
+        dtype: LogprobsDtype,
+    ) -> Result<(Option<Floats>, Option<TopLogprobs>)> {
+        let path = |of: &str| {
+            let mut sources = self.sources.iter();
+            let found = sources.find(|(name, _)| *name == of);
+            found.map_or("", |(_, path)| path)
+        };
+        let values = self.values.take().map(|values| {
+            let path = path("logprobs");
+            Floats::new(values, dtype, path, |i| i)
+        });
+        let values = values.transpose()?;
+        let top = self
+            .top
+            .take()
+            .map(|top| top.typed(dtype, path("top_logprobs")));
+        Ok((values, top.transpose()?))
+    }
 }
 
 /// Takes the first channel that is there and compares it, and what repeats its tokens, with the sampled ids.

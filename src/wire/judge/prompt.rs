@@ -20,7 +20,7 @@ pub(crate) fn choose_prompt(
     body: &[u8],
     options: &Options<'_>,
     paths: &Paths<'_>,
-) -> Result<Prompt> {
+) -> Result<Prompt<Buffer<f64>>> {
     let mut prompt = Prompt::default();
     if let Some(channel) = first(channels.echo) {
         let path = paths.text(channel.place);

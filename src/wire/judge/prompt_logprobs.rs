@@ -132,7 +132,7 @@ impl<'a> Lookup<'a> {
         (format!("{}[{i}].{id}.logprob", self.path), at)
     }
 
-    pub(crate) fn maps(&self, mut entries: PromptEntries) -> Result<PromptLogprobs> {
+    pub(crate) fn maps(&self, mut entries: PromptEntries) -> Result<PromptLogprobs<Buffer<f64>>> {
         self.count(entries.offsets.len() - 1)?;
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
         let mut nulls = entries.nulls.as_slice().iter().copied().peekable();
@@ -189,7 +189,7 @@ impl<'a> Lookup<'a> {
         triples: Triples,
         from: usize,
         beside: Option<Beside>,
-    ) -> Result<PromptLogprobs> {
+    ) -> Result<PromptLogprobs<Buffer<f64>>> {
         let mut logprobs = Buffer::with_capacity(self.ids.len())?;
         for _ in 0..from {
             logprobs.push(f64::NAN)?;
@@ -234,7 +234,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries, in the memory that they were read into.
-    fn alone(&self, mut triples: Triples, from: usize) -> Result<TopLogprobs> {
+    fn alone(&self, mut triples: Triples, from: usize) -> Result<TopLogprobs<Buffer<f64>>> {
         let mut offsets = self.offsets(from)?;
         let (ids, values) = (triples.ids.as_mut_slice(), triples.logprobs.as_mut_slice());
         let mut kept = 0;
@@ -256,7 +256,12 @@ impl<'a> Lookup<'a> {
     }
 
     /// The tokens' own entries and those beside them.
-    fn joined(&self, triples: &Triples, from: usize, rows: &TopRows) -> Result<TopLogprobs> {
+    fn joined(
+        &self,
+        triples: &Triples,
+        from: usize,
+        rows: &TopRows,
+    ) -> Result<TopLogprobs<Buffer<f64>>> {
         let mut top = TopLogprobs {
             token_ids: Buffer::new(),
             logprobs: Buffer::new(),
@@ -322,7 +327,12 @@ impl TopRows {
     }
 
     /// Appends the entries of one row, but for the one of the token itself.
-    fn append_others(&self, row: usize, token: i32, top: &mut TopLogprobs) -> Result<()> {
+    fn append_others(
+        &self,
+        row: usize,
+        token: i32,
+        top: &mut TopLogprobs<Buffer<f64>>,
+    ) -> Result<()> {
         let (ids, values) = self.row(row);
         for (&id, &value) in ids.iter().zip(values) {
             if id != token {
@@ -335,7 +345,7 @@ impl TopRows {
 }
 
 /// Drops the entries of the positions before `start`.
-fn drop_before(start: usize, top: &mut TopLogprobs) {
+fn drop_before(start: usize, top: &mut TopLogprobs<Buffer<f64>>) {
     let cut = top.offsets.as_slice()[start];
     if cut == 0 {
         return;

@@ -228,7 +228,7 @@ impl Sampled<'_> {
         entries: Content,
         path: &str,
         at: usize,
-    ) -> Result<Option<TopLogprobs>> {
+    ) -> Result<Option<TopLogprobs<Buffer<f64>>>> {
         let Top {
             ids: token_ids,
             logprobs,
@@ -293,7 +293,7 @@ impl Sampled<'_> {
         rows: TopRows,
         path: &str,
         at: usize,
-    ) -> Result<Option<TopLogprobs>> {
+    ) -> Result<Option<TopLogprobs<Buffer<f64>>>> {
         self.check_count(rows.offsets.len() - 1, path, at, "rows of alternatives")?;
         if let Some(i) = first_too_high(rows.logprobs.as_slice()) {
             let (row, j) = entry(rows.offsets.as_slice(), i);

@@ -5,7 +5,8 @@ use super::{Joined, Prompt, SoFar, Stream, not_a_stream};
 use crate::reference::logprobs::{self, Sourced, alignment, or_nan, same_id};
 use crate::reference::readers::{Entry, Logprob};
 use crate::reference::{
-    Attribute, Completion, Mask, RoutedExperts, Top, Value, counts, experts, json, spans, structure,
+    Attribute, Completion, Mask, RoutedExperts, Top, Value, counts, experts, json, spans,
+    structure, width,
 };
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result, Wire};
 
@@ -181,12 +182,20 @@ impl End<'_> {
         let choice = self.choice;
         let mut found = Completion::new();
         let mut sources = Vec::new();
+        let prompt = self.prompt();
+        let mut prompt_logprobs = None;
+        if let Some((read, path)) = &prompt.logprobs {
+            let (mut read, path) = (read.clone(), self.place.path(path));
+            width::prompt(&mut read, &path, self.options())?;
+            prompt_logprobs = Some((read, path));
+        }
         if let Some(path) = self.ids_from()? {
             sources.push(("token_ids", path));
         }
         let (read, top, echo_left_out) = self.logprobs()?;
         let logprobs = match read {
-            Some((values, path)) => {
+            Some((mut values, path)) => {
+                width::values(&mut values, |i| i, &path, self.options())?;
                 sources.push(("logprobs", path));
                 Some(values)
             }
@@ -194,22 +203,21 @@ impl End<'_> {
             None => None,
         };
         found.extend(logprobs.map(|it| ("logprobs", Attribute::Logprobs(it))));
-        if let Some((top, path)) = top {
+        if let Some((mut top, path)) = top {
+            width::top(&mut top, &path, self.options())?;
             sources.push(("top_logprobs", path));
             found.insert("top_logprobs", Attribute::Top(top));
         }
         if let Some(why) = echo_left_out {
             sources.push(("logprobs_echo", why));
         }
-        let prompt = self.prompt();
         if let Some((ids, path)) = &prompt.ids {
             sources.push(("prompt_token_ids", self.place.path(path)));
             found.insert("prompt_token_ids", Attribute::Ids(ids.clone()));
         }
-        if let Some((read, path)) = &prompt.logprobs {
-            sources.push(("prompt_logprobs", self.place.path(path)));
-            let read = Attribute::PromptLogprobs(read.clone());
-            found.insert("prompt_logprobs", read);
+        if let Some((read, path)) = prompt_logprobs {
+            sources.push(("prompt_logprobs", path));
+            found.insert("prompt_logprobs", Attribute::PromptLogprobs(read));
         } else if prompt.left_out {
             let why = "left out: needs prompt_token_ids";
             sources.push(("prompt_logprobs", why.to_owned()));

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, runtime_checkable
 
+import numpy as np
+
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend
 from dynamo_tito._errors import BadRequestError, NotFoundError, ServerError
 from dynamo_tito.control.http import HttpOptions, Server, cards_of, models_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dynamo_tito.control.types import PauseMode, WeightGroup, WeightUpdate
@@ -152,7 +153,7 @@ class HttpAdmin:
             scores = await self._sampler.score([*token_ids], start=start, cache_salt=uuid.uuid4().hex)
         except NotFoundError:
             return None
-        return scores.logprobs
+        return np.asarray(scores.logprobs, np.float64)
 
     async def weight_checksums(self) -> Mapping[str, str] | None:
         """None: not every backend has them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tito._errors import DecodeError, NotFoundError, ServerError, TitoError, UnsupportedParameterError
-from dynamo_tito._native import decode
+from dynamo_tito._native import StreamDecoder, decode
 from dynamo_tito._requests import dialect, encode_request
 
 from .findings import NO_EXPERTS, NO_NATIVE_GENERATE, NO_WIRE, POSITIVE_LOGPROB, Finding
@@ -67,25 +67,24 @@ class WireProbe:
         except ServerError as error:
             if error.status == _NOT_IMPLEMENTED and self.optional:
                 self._find("note", "answers no unary request (HTTP 501)")
-                await self._streams()
+                await self._streams(None)
             else:
                 self._find("change", f"does not answer: {error}", NO_WIRE.get(self.backend))
             return self.findings
-        await self._answered(answer)
-        await self._streams()
+        await self._streams(await self._answered(answer))
         return self.findings
 
-    async def _answered(self, answer: bytes) -> None:
+    async def _answered(self, answer: bytes) -> Completion | None:
         try:
             completion = self._decoded(answer, experts="skip")
         except DecodeError as error:
             positive = error.kind == "positive_logprob"
             advice = POSITIVE_LOGPROB[self.backend] if positive else None
             self._find("change", f"the answer cannot be trusted: {error}", advice)
-            return
+            return None
         except TitoError as error:
             self._find("change", f"the answer cannot be trusted: {error}")
-            return
+            return None
         self._find("ok", self._dialect(answer))
         if completion.logprobs is None or len(completion.logprobs) != len(completion.token_ids):
             self._find("change", "no log-probabilities", "do not disable them on the server")
@@ -95,6 +94,7 @@ class WireProbe:
             await self._experts(answer)
         else:
             self._find("change", "no routed experts", NO_EXPERTS[self.backend])
+        return completion
 
     async def _experts(self, answer: bytes) -> None:
         held = _container(json.loads(answer))
@@ -137,9 +137,13 @@ class WireProbe:
                 return experts.start
         return None
 
-    async def _streams(self) -> None:
-        """Whether ``stream: true`` gives server-sent events. None of them is decoded."""
-        body = json.loads(self._body(None)) | {"stream": True}
+    async def _streams(self, unary: Completion | None) -> None:
+        """Whether ``stream: true`` gives server-sent events, and whether they bring what the unary answer has."""
+        try:
+            body = self._body(None, stream=True)
+        except ValueError as error:
+            self._find("note", f"is asked for no stream: {error}")
+            return
         try:
             response = await self.server.send("POST", dialect(self.transport).path, body)
         except TitoError as error:
@@ -148,11 +152,39 @@ class WireProbe:
         if response.status >= _ERROR:
             self._find("note", f"refuses streams (HTTP {response.status})")
             return
-        events = len(re.findall(rb"^data:", bytes(response.content), re.MULTILINE))
-        if events:
-            self._find("ok", f"streams on request: {events} server-sent events for one token")
-        else:
+        content = bytes(response.content)
+        events = len(re.findall(rb"^data:", content, re.MULTILINE))
+        if not events:
             self._find("note", "ignores stream: true, and answers with one document")
+            return
+        self._find("ok", f"streams on request: {events} server-sent events for one token")
+        try:
+            streamed = self._of_stream(content)
+        except TitoError as error:
+            self._find("note" if self.optional else "change", f"the stream cannot be trusted: {error}")
+            return
+        self._compare(streamed, unary)
+
+    def _of_stream(self, content: bytes) -> Completion:
+        decoder = StreamDecoder(**self._options(), experts="skip", deltas=False)
+        decoder.feed(content)
+        return decoder.finish()
+
+    def _compare(self, streamed: Completion, unary: Completion | None) -> None:
+        """Both are sampled, so their tokens may differ. What they bring may not."""
+        if unary is None:
+            self._find("ok", "the stream decodes")
+            return
+        lacking = {name for name in unary.sources.keys() - streamed.sources.keys() if name != "logprobs_echo"}
+        if not dialect(self.transport).streams_routing:
+            lacking.discard("routed_experts")
+        tokens, expected = len(streamed.token_ids), len(unary.token_ids)
+        if lacking:
+            self._find("note", f"the stream lacks {', '.join(sorted(lacking))}, which the unary answer has")
+        elif tokens != expected:
+            self._find("note", f"the stream has {tokens} tokens, the unary answer {expected}")
+        else:
+            self._find("ok", "the stream decodes, and brings what the unary answer has")
 
     async def _ask(self, start: int | None = None) -> bytes:
         path = dialect(self.transport).path
@@ -160,19 +192,21 @@ class WireProbe:
         self.server.judge(response, path)
         return bytes(response.content)
 
-    def _body(self, start: int | None) -> bytes:
+    def _body(self, start: int | None, *, stream: bool = False) -> bytes:
         # SGLang's /generate names no model.
         model = None if self.transport == "sglang_generate" else self.model
         return encode_request(
             self.transport, model=model, prompt_ids=[*PROMPT], sampling_params={"max_tokens": 1},
-            routed_experts_prompt_start=start, return_routed_experts=True,
+            routed_experts_prompt_start=start, stream=stream,
+            return_routed_experts=not stream or dialect(self.transport).streams_routing,
         )  # fmt: skip
 
     def _decoded(self, answer: bytes, **options: Any) -> Completion:
-        return decode(
-            answer, wire=dialect(self.transport).wire, prompt_len=len(PROMPT), require_logprobs=False,
-            missing_logprob="nan", **options,
-        )  # fmt: skip
+        return decode(answer, **self._options(), **options)
+
+    def _options(self) -> dict[str, Any]:
+        wire = dialect(self.transport).wire
+        return {"wire": wire, "prompt_len": len(PROMPT), "require_logprobs": False, "missing_logprob": "nan"}
 
     def _dialect(self, answer: bytes) -> str:
         if self.transport != "vllm_generate":
