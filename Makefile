@@ -13,12 +13,6 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
 
-# The Rust tests of the `python` feature embed the interpreter of the environment, with its packages.
-CONFIG = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("$(1)"))')
-EMBED = PYO3_PYTHON=$(abspath $(PY)) \
-	LD_LIBRARY_PATH=$(call CONFIG,LIBDIR)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
-	PYTHONPATH=$(abspath python):$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-
 .PHONY: help
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,7 +42,7 @@ test: lint test-rust test-python ## everything that must pass
 
 # Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
-lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports; warnings are errors
+lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports, workflows; warnings are errors
 	$(CARGO) fmt --all --check
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets -- -D warnings
 	$(CARGO) clippy --locked --quiet --workspace --all-targets --no-default-features -- -D warnings
@@ -61,15 +55,13 @@ lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, impor
 	$(BIN)/basedpyright --pythonpath $(PY)
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/stubtest dynamo_tito._core --allowlist tests/surface/stubtest.txt --ignore-unused-allowlist
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+	$(PY) tools/release/version.py
 
 .PHONY: test-rust
-test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
+test-rust: ## cargo tests of the core and the oracle; the binding is tested by pytest
 	$(CARGO) test --locked --quiet --workspace --no-default-features
-	@if [ -e "$(call CONFIG,LIBDIR)/$(call CONFIG,LDLIBRARY)" ]; then \
-		set -x; $(EMBED) $(CARGO) test --locked --quiet; \
-	else \
-		echo 'This Python has no shared library to embed: clippy compiled the python feature, pytest tests it.'; \
-	fi
 
 .PHONY: test-python
 test-python: build ## pytest
