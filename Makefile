@@ -151,6 +151,17 @@ bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes
 	$(PY) -m benches.artifact
 	$(PY) -m benches.peers report
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(PY) -m pip install --quiet --group docs
+	touch $@
+
+.PHONY: docs
+docs: build $(VENV)/.docs ## the pages into site/; a warning and a dead link are errors
+	$(PY) tools/pages.py build/pages
+	PYTHONWARNINGS=error $(BIN)/zensical build --clean --strict 2>&1 | tee build/pages.log
+	@! grep -E '^griffe|^mkdocs' build/pages.log
+	$(BIN)/linkchecker --no-status --no-warnings site/index.html
+
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
 	$(CARGO) fmt --all
@@ -160,7 +171,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) dist build site .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete
