@@ -2,8 +2,8 @@
 
 python tools/pages.py FOLDER
 
-README.md is the start page. CHANGELOG.md, CONTRIBUTING.md and SECURITY.md are pages. Each public name has an entry in one
-page of the reference. Links in these files are relative to the root of the repository, and are changed to lead to pages.
+README.md is the start page. CHANGELOG.md, CONTRIBUTING.md and SECURITY.md are pages. Each public name has an entry in
+one page of the reference. Links between these files become links between the pages.
 """
 
 from __future__ import annotations

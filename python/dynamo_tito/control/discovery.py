@@ -44,7 +44,7 @@ class Workers(Sequence[Worker]):
         expected_world_size: ranks of all workers together; anything else is refused.
         allow_incomplete: accept workers that cannot be administered; they are still listed.
 
-    The other keywords are those of :class:`dynamo_tito.control.HttpOptions`. Credentials are sent to the frontends only.
+    The other keywords are those of :class:`dynamo_tito.control.HttpOptions`. Credentials go to the frontends only.
 
     Raises:
         ValueError: an address is not a URL.
