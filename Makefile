@@ -137,6 +137,12 @@ wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean envi
 	$(BIN)/maturin build --release --quiet --out dist
 	$(PY) -m benches.check_wheel dist
 
+.PHONY: sdist
+sdist: $(VENV)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
+	rm -rf dist
+	$(BIN)/maturin sdist --quiet --out dist
+	$(PY) -m benches.check_wheel dist
+
 .PHONY: claims
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
 	$(PY) -m benches.claims
