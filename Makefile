@@ -13,12 +13,6 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
 
-# The Rust tests of the `python` feature embed the interpreter of the environment, with its packages.
-CONFIG = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_config_var("$(1)"))')
-EMBED = PYO3_PYTHON=$(abspath $(PY)) \
-	LD_LIBRARY_PATH=$(call CONFIG,LIBDIR)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
-	PYTHONPATH=$(abspath python):$(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-
 .PHONY: help
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,7 +42,7 @@ test: lint test-rust test-python ## everything that must pass
 
 # Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
 .PHONY: lint
-lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports; warnings are errors
+lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports, workflows; warnings are errors
 	$(CARGO) fmt --all --check
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets -- -D warnings
 	$(CARGO) clippy --locked --quiet --workspace --all-targets --no-default-features -- -D warnings
@@ -61,15 +55,13 @@ lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, impor
 	$(BIN)/basedpyright --pythonpath $(PY)
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/stubtest dynamo_tito._core --allowlist tests/surface/stubtest.txt --ignore-unused-allowlist
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+	$(PY) tools/release/version.py
 
 .PHONY: test-rust
-test-rust: $(VENV)/.ready ## cargo tests, without and with the interpreter
+test-rust: ## cargo tests of the core and the oracle; the binding is tested by pytest
 	$(CARGO) test --locked --quiet --workspace --no-default-features
-	@if [ -e "$(call CONFIG,LIBDIR)/$(call CONFIG,LDLIBRARY)" ]; then \
-		set -x; $(EMBED) $(CARGO) test --locked --quiet; \
-	else \
-		echo 'This Python has no shared library to embed: clippy compiled the python feature, pytest tests it.'; \
-	fi
 
 .PHONY: test-python
 test-python: build ## pytest
@@ -145,6 +137,12 @@ wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean envi
 	$(BIN)/maturin build --release --quiet --out dist
 	$(PY) -m benches.check_wheel dist
 
+.PHONY: sdist
+sdist: $(VENV)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
+	rm -rf dist
+	$(BIN)/maturin sdist --quiet --out dist
+	$(PY) -m benches.check_wheel dist
+
 .PHONY: claims
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
 	$(PY) -m benches.claims
@@ -159,6 +157,17 @@ bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes
 	$(PY) -m benches.artifact
 	$(PY) -m benches.peers report
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(PY) -m pip install --quiet --group docs
+	touch $@
+
+.PHONY: docs
+docs: build $(VENV)/.docs ## the pages into site/; a warning and a dead link are errors
+	$(PY) tools/pages.py build/pages
+	PYTHONWARNINGS=error $(BIN)/zensical build --clean --strict 2>&1 | tee build/pages.log
+	@! grep -E '^griffe|^mkdocs' build/pages.log
+	$(BIN)/linkchecker --no-status --no-warnings site/index.html
+
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
 	$(CARGO) fmt --all
@@ -168,7 +177,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) dist build site .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

@@ -1,6 +1,8 @@
-"""Proves a wheel: its tag, its size, and that it installs and decodes in a clean environment without a compiler.
+"""Proves what a release uploads: tag, size, bill of materials; it installs and decodes in a clean environment.
 
 python -m benches.check_wheel dist
+
+The folder holds one wheel, which is installed without a compiler, or one source distribution, which is compiled.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+_ABI = "cp311-abi3|cp314-cp314t"
+_PLATFORM = r"manylinux_2_\d+_\w+(?:\.manylinux\w+)?|musllinux_1_\d+_\w+|macosx_\d+_\d+_\w+"
 
 _PROOF = """
 import sys, time
@@ -30,24 +36,38 @@ print(f"imports in {elapsed:.1f} ms beyond numpy, decodes, kernel {tito.build_in
 
 
 def main() -> None:
-    """Check the one wheel in a folder."""
-    (wheel,) = Path(sys.argv[1]).resolve().glob("*.whl")
-    tag = re.fullmatch(r"dynamo_tito-[\d.]+-cp311-abi3-manylinux_(\d+)_(\d+)_\w+\.whl", wheel.name)
-    assert tag, f"{wheel.name} is no manylinux abi3 wheel"
-    size = wheel.stat().st_size / 1e6
-    assert size < 3, f"{size:.2f} MB"
-    print(f"{wheel.name}: {size:.2f} MB, needs glibc {tag[1]}.{tag[2]}")
-    with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        python = Path(folder) / "bin" / "python"
-        # Nothing to compile with, and nothing of this checkout to import by accident.
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CARGO_HOME")}
-        environment["PATH"] = f"{python.parent}:/usr/bin:/bin"
-        _run(python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", f"{wheel}[cli]", env=environment)
+    """Check the one distribution in a folder."""
+    folder = Path(sys.argv[1]).resolve()
+    (distribution,) = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
+    wheel = distribution.suffix == ".whl"
+    if wheel:
+        _check(distribution)
+    with tempfile.TemporaryDirectory() as scratch:
+        venv.create(scratch, with_pip=True)
+        python = Path(scratch) / "bin" / "python"
+        # Nothing of this checkout to import by accident; for a wheel, nothing to compile with.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if wheel:
+            environment.pop("CARGO_HOME", None)
+            environment["PATH"] = f"{python.parent}:/usr/bin:/bin"
+        binaries = ["--only-binary", ":all:" if wheel else "numpy"]
+        _run(python, "-m", "pip", "install", "--quiet", *binaries, f"{distribution}[cli]", env=environment)
         body = ROOT / "tests" / "data" / "captures" / "generate_basic.json"
         for _ in range(2):  # the second time with everything compiled to bytecode
             _run(python, "-c", _PROOF, str(body), str(ROOT), env=environment)
         _run(python.with_name("dynamo-tito"), "decode", str(body), "--wire", "vllm_generate", env=environment)
+
+
+def _check(wheel: Path) -> None:
+    tag = re.fullmatch(rf"dynamo_tito-[\d.]+-({_ABI})-({_PLATFORM})\.whl", wheel.name)
+    assert tag, f"{wheel.name} has a tag that no release has"
+    size = wheel.stat().st_size / 1e6
+    assert size < 4, f"{size:.2f} MB"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert any(name.endswith(".cyclonedx.json") for name in names), "no bill of materials"
+    assert any(name.endswith("/licenses/LICENSE") for name in names), "no licence"
+    print(f"{wheel.name}: {size:.2f} MB for {tag[2]}")
 
 
 def _run(*command: str | Path, env: dict[str, str]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import dynamo_tito as tito
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]
@@ -39,3 +44,27 @@ def test_named_paths_exist(page: Path) -> None:
 def test_tables_fit_120_columns(name: str) -> None:
     lines = (ROOT / "docs" / f"{name}.md").read_text().splitlines()
     assert max(map(len, lines)) < 120
+
+
+def load_pages() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "tools" / "pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_an_entry_in_the_reference() -> None:
+    pages = load_pages()
+    listed = [name for names in pages.public_names().values() for name in names]
+    public = [f"dynamo_tito.{name}" for name in tito.__all__ if name != "__version__"]
+    for module in pages.MODULES:
+        public += [f"dynamo_tito.{module}.{name}" for name in import_module(f"dynamo_tito.{module}").__all__]
+    assert sorted(listed) == sorted(public)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    pages = load_pages()
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} | set(pages.pages())

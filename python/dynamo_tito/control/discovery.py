@@ -43,7 +43,8 @@ class Workers(Sequence[Worker]):
         model: only workers that serve this model (or do not say what they serve) belong.
         expected_world_size: ranks of all workers together; anything else is refused.
         allow_incomplete: accept workers that cannot be administered; they are still listed.
-        **options: see :class:`dynamo_tito.control.HttpOptions`; credentials are sent to the frontends only.
+
+    The other keywords are those of :class:`dynamo_tito.control.HttpOptions`. Credentials go to the frontends only.
 
     Raises:
         ValueError: an address is not a URL.

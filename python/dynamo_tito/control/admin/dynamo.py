@@ -35,7 +35,8 @@ class DynamoAdmin(AdapterAdmin):
         url: the worker's system server.
         openai_url: the frontend, which lists models; the system server does not.
         world_size: the worker's ranks, as discovery lists them.
-        **options: see :class:`dynamo_tito.control.HttpOptions`.
+
+    The other keywords are those of :class:`dynamo_tito.control.HttpOptions`.
     """
 
     backend: ClassVar[Backend] = "dynamo"
