@@ -108,7 +108,11 @@ pub fn judge(input: &[u8]) {
         score_from: None,
         ..options
     };
-    if let Err(difference) = agreement::agree(body, &options) {
+    let agree = match input[0] & 2 {
+        0 => agreement::agree_on_one,
+        _ => agreement::agree_on_choices,
+    };
+    if let Err(difference) = agree(body, &options) {
         panic!("{}\n{options:?}\n{difference}", body.escape_ascii());
     }
 }

@@ -21,6 +21,7 @@ from dynamo_tito.simulator.encode import (
 from dynamo_tito.simulator.flight import Delta
 from dynamo_tito.simulator.model import Sample
 
+from . import dynamo_upload
 from .common import Entry, Numbers, entries, prompt_entries, prompt_maps
 from .dynamo_request import Wanted
 
@@ -114,8 +115,11 @@ class DynamoAnswers(App):
         routing = await self.routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
         if "routed_experts" in fields and routing is not None:
             first["routed_experts"] = routing
+        upload = None if wanted.artifact is None else await self._upload(call, wanted, sample, wanted.artifact)
         if "engine_data" in fields:
-            first["engine_data"] = self._engine_data(call, wanted, sample, routing)
+            first["engine_data"] = self._engine_data(call, wanted, sample, routing, upload)
+        if upload is not None:
+            first["metadata_upload"] = upload
         if "stop_reason" in fields and sample.stop_reason is not None:
             first["stop_reason"] = sample.stop_reason
         if "detailed_finish_reason" in fields:
@@ -126,7 +130,12 @@ class DynamoAnswers(App):
             )
         return first | rest
 
-    def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any) -> dict[str, Any]:
+    async def _upload(self, call: Call, wanted: Wanted, sample: Sample, contents: frozenset[str]) -> Any:
+        routed = "moe_routes" in contents and self.engine.routed(sample)
+        rows = await self.engine.rows(call, sample, 0) if routed else None
+        return dynamo_upload.answer(sample, contents, dynamo_upload.width(wanted.logprobs), rows)
+
+    def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any, upload: Any) -> dict[str, Any]:
         data: dict[str, Any] = {"prompt_token_ids": ids(sample.prompt_ids)}
         if wanted.asks[0].n == 1:
             data["kv_cache_hit"] = {"prompt_tokens": len(sample.prompt_ids), "reused_tokens": 0}
@@ -136,6 +145,8 @@ class DynamoAnswers(App):
             )
         if routing is not None:
             data["routed_experts"] = routing
+        if upload is not None:
+            data["metadata_upload"] = upload
         data["completion_token_ids"] = ids(sample.token_ids)
         data["finished"] = True
         if wanted.logprobs is not None and len(sample.token_ids):
