@@ -16,7 +16,7 @@ import dynamo_tito as tito
 from dynamo_tito import RendererTransport, TitoClient, simulator
 from dynamo_tito.simulator import Engine, Fault
 from dynamo_tito.simulator.artifact import artifact, opened
-from support.checks import same
+from support.cases import written
 from support.shapes import differences
 from support.streams import Pair, pairs
 
@@ -37,9 +37,21 @@ def engine_of(name: str) -> Iterator[Engine]:
     """The engine as it was told to be when the pair was recorded."""
     recording = RECORDINGS[name]
     with simulator.running(**recording.settings) as engine:
+        engine.admin.weights = "unknown"
         if recording.fault is not None:
             engine.inject(recording.fault)
         yield engine
+
+
+def comparable(completion: tito.Completion) -> dict[str, Any]:
+    """All but the name of the request, and what SGLang's own engine says more and in other decimals."""
+    found = written(completion, "int32")
+    sglang = "meta_info.output_token_logprobs" in found["sources"].values()
+    decimals = ("logprobs", "top_logprobs", "prompt_logprobs") if sglang else ()
+    return {name: value for name, value in found.items() if name not in (*UNEQUAL, *decimals)}
+
+
+UNEQUAL = ("request_id", "weight_versions", "usage")
 
 
 def told(pair: Pair, body: bytes) -> tito.Completion | str:
@@ -63,28 +75,26 @@ def test_answers_are_those_of_the_real_frontend(name: str) -> None:
     if isinstance(ours, str) or isinstance(theirs, str):
         assert ours == theirs
         return
-    same(ours, theirs, but=("request_id", "weight_versions", "engine"))
+    assert comparable(ours) == comparable(theirs)
+    if ours.logprobs is not None and theirs.logprobs is not None:
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, rtol=1e-5)
 
 
 def test_the_bytes_are_those_of_dynamos_own_encoder() -> None:
     data = (DATA / "plain.dynexp").read_bytes()
-    theirs = tito.decode_artifact(data, require_logprobs=False)
+    theirs = tito.decode_artifact(data, missing_logprob="nan")
     assert theirs.prompt_token_ids is not None
-    experts = theirs.routed_experts
-    ours = artifact(
-        theirs.prompt_token_ids.astype(np.int64),
-        theirs.token_ids.astype(np.int64),
-        routes=None if experts is None else experts.array,
-        experts=EXPERTS,
-        logprobs=theirs.logprobs,
+    assert theirs.logprobs is not None
+    manifest, tensors = opened(
+        artifact(
+            theirs.prompt_token_ids.astype(np.int64),
+            theirs.token_ids.astype(np.int64),
+            logprobs=np.nan_to_num(theirs.logprobs, nan=-np.inf, neginf=-np.inf),
+        )
     )
-    manifest, tensors = opened(ours)
     size = int.from_bytes(data[14:18], "little")
     assert manifest == data[26 : 26 + size]
     assert tensors == data[26 + size + -size % 64 :]
-
-
-EXPERTS = 128
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -101,9 +111,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., tuple[Engi
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("candidates", [1, 3])
-def test_a_client_reads_it(
-    connect: Callable[..., tuple[Engine, TitoClient]], candidates: int, stream: bool
-) -> None:
+def test_a_client_reads_it(connect: Callable[..., tuple[Engine, TitoClient]], candidates: int, stream: bool) -> None:
     engine, client = connect()
     params = {"max_tokens": 6, "logprobs": candidates}
     completion = client.generate(PROMPT, artifact="inline", stream=stream, sampling_params=params)
@@ -151,11 +159,12 @@ def test_other_tokens_than_the_stream_has_named(connect: Callable[..., tuple[Eng
         assert caught.value.kind == kind
 
 
-def test_an_aborted_stream_has_none(connect: Callable[..., tuple[Engine, TitoClient]]) -> None:
-    engine, client = connect(require_logprobs=False)
-    engine.inject(Fault(kind="abort", at=3))
-    completion = client.generate(PROMPT, artifact="inline", stream=True, sampling_params={"max_tokens": 6})
-    assert (len(completion.token_ids), completion.aborted, completion.routed_experts) == (3, True, None)
+def test_an_aborted_request_has_none(connect: Callable[..., tuple[Engine, TitoClient]]) -> None:
+    engine, client = connect()
+    for stream in (False, True):
+        engine.inject(Fault(kind="abort", at=3))
+        with pytest.raises(tito.MissingFieldError):
+            client.generate(PROMPT, artifact="inline", stream=stream, sampling_params={"max_tokens": 6})
 
 
 UPLOAD: dict[str, Any] = {"kind": "generation_artifact", "contents": ["moe_routes"], "mode": "inline_base64"}
@@ -166,7 +175,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a mode": ({**UPLOAD, "mode": "ftp"}, {}, SHAPE),
     "null": ({**UPLOAD, "contents": None}, {}, SHAPE),
     "unknown": ({**UPLOAD, "nope": 1}, {}, SHAPE),
-    "twice": ({**UPLOAD, "contents": ["a", "a"]}, {}, "artifact contents must contain at most 64 unique nonempty names"),
+    "twice": (
+        {**UPLOAD, "contents": ["a", "a"]},
+        {},
+        "artifact contents must contain at most 64 unique nonempty names",
+    ),
     "a store": ({**UPLOAD, "mode": "object_store"}, {}, "artifact destination is incompatible with the delivery mode"),
     "a list": ([1], {}, "metadata_upload must be an object"),
     "legacy": ({"mode": "inline_base64"}, {}, "unknown legacy metadata_upload field"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
+from dynamo_tito.simulator import Backend, DynamoVersion, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
 from dynamo_tito.simulator import serve as start_engine
 
 # Kinds whose default position is the middle.
