@@ -1,7 +1,7 @@
 """Generation artifacts, `generation_artifact_v1`, from the description of the format: prelude, manifest, tensors.
 
-Facts: `dynamo/artifacts/vllm/format.py` of ai-dynamo 1.7. The frame holds its blocks as they are: what compresses them is
-not among the engine's dependencies.
+Facts: `dynamo/artifacts/vllm/format.py` of ai-dynamo 1.7. The frame holds its blocks as they are: zstd is not among the
+dependencies.
 """
 
 from __future__ import annotations

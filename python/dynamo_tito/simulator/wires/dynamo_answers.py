@@ -112,14 +112,7 @@ class DynamoAnswers(App):
                 "request_received_ms": int(time.time() * 1e3), "prefill_wait_time_ms": 0.1, "prefill_time_ms": 1.25,
                 "ttft_ms": 1.35, "total_time_ms": 2.5,
             }  # fmt: skip
-        routing = await self.routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
-        if "routed_experts" in fields and routing is not None:
-            first["routed_experts"] = routing
-        upload = None if wanted.artifact is None else await self._upload(call, wanted, sample, wanted.artifact)
-        if "engine_data" in fields:
-            first["engine_data"] = self._engine_data(call, wanted, sample, routing, upload)
-        if upload is not None:
-            first["metadata_upload"] = upload
+        first |= await self._captured(call, wanted, sample)
         if "stop_reason" in fields and sample.stop_reason is not None:
             first["stop_reason"] = sample.stop_reason
         if "detailed_finish_reason" in fields:
@@ -129,6 +122,20 @@ class DynamoAnswers(App):
                 call, sample, wanted.prompt_logprobs, f32_wide_text, shuffled=True
             )
         return first | rest
+
+    async def _captured(self, call: Call, wanted: Wanted, sample: Sample) -> dict[str, Any]:
+        """What the engine has of the whole choice."""
+        fields = wanted.extra_fields
+        found: dict[str, Any] = {}
+        routing = await self.routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
+        if "routed_experts" in fields and routing is not None:
+            found["routed_experts"] = routing
+        upload = None if wanted.artifact is None else await self._upload(call, wanted, sample, wanted.artifact)
+        if "engine_data" in fields:
+            found["engine_data"] = self._engine_data(call, wanted, sample, routing, upload)
+        if upload is not None:
+            found["metadata_upload"] = upload
+        return found
 
     async def _upload(self, call: Call, wanted: Wanted, sample: Sample, contents: frozenset[str]) -> Any:
         routed = "moe_routes" in contents and self.engine.routed(sample)

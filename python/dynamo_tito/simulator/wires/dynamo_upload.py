@@ -55,18 +55,19 @@ def _problem(upload: Any) -> str | None:
         return "metadata_upload must be an object"
     if "kind" not in upload:
         return "unknown legacy metadata_upload field" if upload.keys() - {"url"} else None
-    if upload["kind"] != _KIND:
-        return "unsupported metadata_upload kind"
     contents, mode = upload.get("contents"), upload.get("mode")
-    shaped = isinstance(contents, list) and all(isinstance(name, str) for name in contents) and mode in _MODES
+    named = contents if isinstance(contents, list) and all(isinstance(name, str) for name in contents) else None
     known = {"kind", "contents", "mode", *(() if mode == _INLINE else ("destination",))}
-    if not shaped or upload.keys() - known:
-        return "invalid generation_artifact metadata_upload shape"
-    if len({*contents, ""}) != len(contents) + 1 or len(contents) > _MOST_NAMES:
-        return f"artifact contents must contain at most {_MOST_NAMES} unique nonempty names"
-    if mode != _INLINE and not isinstance(upload.get("destination"), dict):
-        return "artifact destination is incompatible with the delivery mode"
-    return None
+    problem = None
+    if upload["kind"] != _KIND:
+        problem = "unsupported metadata_upload kind"
+    elif named is None or mode not in _MODES or upload.keys() - known:
+        problem = "invalid generation_artifact metadata_upload shape"
+    elif len({*named, ""}) != len(named) + 1 or len(named) > _MOST_NAMES:
+        problem = f"artifact contents must contain at most {_MOST_NAMES} unique nonempty names"
+    elif mode != _INLINE and not isinstance(upload.get("destination"), dict):
+        problem = "artifact destination is incompatible with the delivery mode"
+    return problem
 
 
 def refuse_upload(
