@@ -159,6 +159,17 @@ bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes
 	$(PY) -m benches.artifact
 	$(PY) -m benches.peers report
 
+PACKED := .venv-packed
+
+$(PACKED)/.ready: pyproject.toml $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear --python $(PY) $(PACKED)
+	$(BIN)/uv pip install --quiet --python $(PACKED)/bin/python --group packed
+	touch $@
+
+.PHONY: bench-packed
+bench-packed: build $(PACKED)/.ready ## packed answers, beside the version of renderers that reads them
+	PYTHONPATH=$(abspath python):$(abspath .):$(abspath tests) $(PACKED)/bin/python -m benches.packed
+
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
 	$(CARGO) fmt --all
@@ -168,7 +179,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

@@ -103,7 +103,7 @@ def test_routed_experts(theirs: Any) -> None:
     np.testing.assert_array_equal(experts.array, sample.experts)
 
 
-def _data(choice: dict[str, Any], key: str, change: Callable[[bytearray], None], part: str | None = None) -> None:
+def _data(choice: dict[str, Any], key: str, change: Callable[[bytearray], object], part: str | None = None) -> None:
 
     place = choice[key] if part is None else choice[key][part]
     data = bytearray(base64.b64decode(place["data"]))

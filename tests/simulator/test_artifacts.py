@@ -64,6 +64,7 @@ def told(pair: Pair, body: bytes) -> tito.Completion | str:
 @pytest.mark.parametrize("name", UNARY)
 def test_answers_are_those_of_the_real_frontend(name: str) -> None:
     pair = UNARY[name]
+    assert pair.whole is not None
     with engine_of(name) as engine:
         url = engine.url + pair.entry["path"]
         answer = httpx.post(url, json=pair.entry["request"], trust_env=False, timeout=60.0)

@@ -56,14 +56,16 @@ def _problem(upload: Any) -> str | None:
     if "kind" not in upload:
         return "unknown legacy metadata_upload field" if upload.keys() - {"url"} else None
     contents, mode = upload.get("contents"), upload.get("mode")
-    named = contents if isinstance(contents, list) and all(isinstance(name, str) for name in contents) else None
+    named: list[str] | None = contents if isinstance(contents, list) else None
     known = {"kind", "contents", "mode", *(() if mode == _INLINE else ("destination",))}
     problem = None
     if upload["kind"] != _KIND:
         problem = "unsupported metadata_upload kind"
-    elif named is None or mode not in _MODES or upload.keys() - known:
+    elif (
+        named is None or not all(isinstance(name, str) for name in named) or mode not in _MODES or upload.keys() - known
+    ):
         problem = "invalid generation_artifact metadata_upload shape"
-    elif len({*named, ""}) != len(named) + 1 or len(named) > _MOST_NAMES:
+    elif "" in named or len(set(named)) != len(named) or len(named) > _MOST_NAMES:
         problem = f"artifact contents must contain at most {_MOST_NAMES} unique nonempty names"
     elif mode != _INLINE and not isinstance(upload.get("destination"), dict):
         problem = "artifact destination is incompatible with the delivery mode"
