@@ -93,8 +93,8 @@ impl Id for u16 {
 
 /// Writes rows x layers x experts; whether no id is too large.
 ///
-/// A position of every layer in turn would be read from places that fall on the same lines of the cache. So of each layer
-/// some rows are copied to a tile, which is read row by row.
+/// A position of every layer in turn would be read from places that fall on the same lines of the cache. So some rows of
+/// each layer are copied to a tile, which is read row by row.
 pub(super) fn write<E: Id, T: Plain + From<E>>(
     layers: &[Layer<'_>],
     shape: [usize; 3],

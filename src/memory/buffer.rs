@@ -224,8 +224,8 @@ impl Buffer<i32> {
         let narrow = self.start.as_ptr();
         let wide = narrow.cast::<i64>();
         for i in (0..self.len).rev() {
-            // SAFETY: there is room for `2 * len` items of four bytes, and a block is aligned for every type. Byte `8 * i`,
-            // where item `i` goes, is not in front of those of the items that are still to be read.
+            // SAFETY: there is room for `2 * len` items of four bytes, and a block is aligned for every type. Item `i` goes
+            // to byte `8 * i`, which is not in front of the end of the items that are still to be read.
             unsafe { wide.add(i).write(narrow.add(i).read().into()) };
         }
         Ok(Buffer {

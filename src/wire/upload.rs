@@ -134,8 +134,8 @@ fn within(mut error: Error, at: usize, path: &str) -> Error {
     error.under(path)
 }
 
-/// Another list of the sampled ids must be the same. Of a `chunk`, only the engine's is of all tokens, which is the first;
-/// the others are of the last ones.
+/// Another list of the sampled ids must be the same. Of a `chunk`, only the first, the engine's, is of all tokens; the
+/// others are of the last ones.
 fn same_ids(answer: &mut Answer, artifact: &Artifact, body: &[u8], chunk: bool) -> Result<()> {
     let sampled = artifact.completion.values.as_slice();
     for (rank, channel) in std::mem::take(&mut answer.token_ids)

@@ -388,8 +388,8 @@ fn compact(cursor: &mut Cursor<'_>) -> Result<Compact> {
 const BLOCK: usize = 1 << 10;
 
 impl Compact {
-    /// Takes the entries of rows whose offsets are known. What stands in a row a second time is left out: the engine writes
-    /// the sampled token and then the best ones, of which it may be one.
+    /// Takes the entries of rows whose offsets are known. What stands in a row a second time is left out: the engine
+    /// writes the sampled token and then the best ones, of which it may be one.
     fn take(&mut self, text: &Text<'_>, count: usize, at: usize) -> Result<()> {
         let (mut names, mut values) = ([0i32; BLOCK], [0f32; BLOCK]);
         let (mut row, mut first) = (0, 0);
