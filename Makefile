@@ -168,6 +168,17 @@ docs: build $(VENV)/.docs ## the pages into site/; a warning and a dead link are
 	@! grep -E '^griffe|^mkdocs' build/pages.log
 	$(BIN)/linkchecker --no-status --no-warnings site/index.html
 
+PACKED := .venv-packed
+
+$(PACKED)/.ready: pyproject.toml $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear --python $(PY) $(PACKED)
+	$(BIN)/uv pip install --quiet --python $(PACKED)/bin/python --group packed
+	touch $@
+
+.PHONY: bench-packed
+bench-packed: build $(PACKED)/.ready ## packed answers, beside the version of renderers that reads them
+	PYTHONPATH=$(abspath python):$(abspath .):$(abspath tests) $(PACKED)/bin/python -m benches.packed
+
 .PHONY: fmt
 fmt: $(VENV)/.ready ## format Rust and Python
 	$(CARGO) fmt --all
@@ -177,7 +188,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) dist build site .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

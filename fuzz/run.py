@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TARGETS = ["decode", "decode_choices", "containers", "artifact", "kernels", "requests", "stream"]
+TARGETS = ["decode", "decode_choices", "containers", "artifact", "packed", "kernels", "requests", "stream"]
 
 COVERAGE = [
     "-Cpasses=sancov-module",

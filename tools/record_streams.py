@@ -3,6 +3,7 @@
     python tools/record_streams.py vllm .vllm            # needs `make install-vllm`
     python tools/record_streams.py dynamo .dynamo/1.6.1  # needs `make install-dynamo`
     python tools/record_streams.py dynamo .dynamo/1.7.0.dev20261026 sglang_  # the rest is as in 1.6.1
+    python tools/record_streams.py dynamo .dynamo/1.7.0.dev20261026 artifact_  # which 1.6.1 refuses
 
 For each case of the tables below NAME.sse and NAME.json, and a line in index.json: the request (the stream's adds
 `stream` and `stream_options`), both HTTP statuses, the keyword arguments that decode the answers, what the stand-in
@@ -208,6 +209,29 @@ def sglang(*, decode: dict[str, Any] | None = None, control: dict[str, Any] | No
     return Case("sglang_generate", SGLANG, body, decode=decode, control=control or {})
 
 
+def artifact_cases(path: str) -> Iterator[tuple[str, Case]]:
+    """Requests for a generation artifact, as both routes take them, by the end of their name."""
+    three: dict[str, Any] = {"logprobs": True, "top_logprobs": 3} if path == CHAT else {"logprobs": 3}
+
+    def case(contents: list[str], extra_fields: list[str] | None = None, **fields: Any) -> Case:
+        upload = {"kind": "generation_artifact", "contents": contents, "mode": "inline_base64"}
+        fields.setdefault("nvext", {"metadata_upload": upload})
+        return dynamo(path, ["completion_token_ids"] if extra_fields is None else extra_fields, **fields)
+
+    usual = ["moe_routes", "selected_logprobs"]
+    yield "usual", case(usual, ["detailed_finish_reason", "completion_token_ids"])
+    yield "alone", case(usual, [])
+    yield "ids", case([])
+    yield "candidates", case([*usual, "topk_logprobs"], **three)
+    yield "engine_data", case(usual, ["engine_data", "completion_token_ids"])
+    yield "chunks_of_3", case(usual, max_tokens=7, control={"chunk": 3})
+    yield "one_token", case(usual, max_tokens=1)
+    yield "uint16", case(usual, control={"num_experts": 512})
+    yield "usage", case(usual, more=USAGE)
+    yield "failed", case(usual, control={"extra_rows": 1})
+    yield "cancelled", case(usual, control={"finish_reason": "cancelled"})
+
+
 ROUTED = {"return_routed_experts": True}
 SGLANG_CASES: dict[str, Case] = {
     "plain": sglang(return_logprob=False),
@@ -231,6 +255,8 @@ DYNAMO: dict[str, Case] = {
     **{f"chat_{name}": case for name, case in dynamo_cases(CHAT)},
     **{f"completions_{name}": case for name, case in dynamo_cases(COMPLETIONS)},
     **{f"sglang_{name}": case for name, case in SGLANG_CASES.items()},
+    **{f"artifact_chat_{name}": case for name, case in artifact_cases(CHAT)},
+    **{f"artifact_completions_{name}": case for name, case in artifact_cases(COMPLETIONS)},
     "generate": Case(
         "vllm_generate",
         GENERATE,
@@ -351,6 +377,8 @@ def record_dynamo(directory: Path, cases: dict[str, Case]) -> None:
             return None
 
         for name, case in cases.items():
+            if name.startswith("artifact_") and stack.version.startswith("1.6."):
+                continue
             worker.control(**case.control)
             worker.forget()
             recorder.record(name, case, sampled)

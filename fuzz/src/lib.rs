@@ -4,5 +4,6 @@ pub mod artifacts;
 pub mod cases;
 pub mod containers;
 pub mod kernels;
+pub mod packed;
 pub mod requests;
 pub mod streams;

@@ -10,6 +10,7 @@ mod manifest;
 mod msgpack;
 mod open;
 mod routes;
+mod rows;
 mod upload;
 mod zstd;
 

@@ -3,9 +3,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::around::{ROWS, by_rows};
 use super::manifest::{self, Router};
 use super::open::Contents;
+use super::rows::{Id, Layer, write};
 use crate::base64::Element;
 use crate::error::{Class, Error, Result};
 use crate::experts::{self, ExpertIds, Routed, Sequence, Target};
@@ -69,39 +69,33 @@ impl Routes {
         for router in &routers {
             let bytes = router.ids.of(tensors);
             let width = bytes.len() / (rows * top_k).max(1);
-            let layer = Layer {
+            layers.push(Layer {
                 bytes: &bytes[drop * top_k * width..],
-                dtype: match router.experts {
-                    ..=256 => Element::U8,
-                    _ => Element::U16,
-                },
-            };
-            if let Some(i) = layer.beyond(router.experts) {
-                let i = drop * top_k + i;
-                let message = format!(
-                    "a token is routed to an expert that router {} with {} experts has not",
-                    router.id, router.experts
-                );
-                let path = format!("[{}][{}]", i / top_k, i % top_k);
-                return Err(refused("range", router.ids.at, message).under(&path));
-            }
-            layers.push(layer);
+                wide: router.experts > 1 << 8,
+                last: u16::try_from(router.experts - 1).unwrap_or(u16::MAX),
+            });
         }
-        let widest = layers.iter().any(|layer| layer.dtype == Element::U16);
-        let dtype = if widest { Element::U16 } else { Element::U8 };
-        let values = match (options.experts, dtype, target) {
-            (ExpertsMode::Native, Element::U8, _) => ExpertIds::U8(own(&layers, shape)?),
-            (ExpertsMode::Native, _, _) => ExpertIds::U16(own(&layers, shape)?),
-            (_, _, Target::Own) => ExpertIds::I32(own(&layers, shape)?),
-            (_, _, Target::Into(out)) => {
-                write(
-                    &layers,
-                    shape,
-                    again(experts::room(out, shape.iter().product())?),
-                );
+        let wide = layers.iter().any(|layer| layer.wide);
+        let native = options.experts == ExpertsMode::Native;
+        let beyond = || beyond(&layers, &routers, drop * top_k, top_k);
+        let values = match (wide, target) {
+            (false, _) if native => ExpertIds::U8(own::<u8, u8>(&layers, shape, beyond)?),
+            (true, _) if native => ExpertIds::U16(own::<u16, u16>(&layers, shape, beyond)?),
+            (false, Target::Own) => ExpertIds::I32(own::<u8, i32>(&layers, shape, beyond)?),
+            (true, Target::Own) => ExpertIds::I32(own::<u16, i32>(&layers, shape, beyond)?),
+            (_, Target::Into(out)) => {
+                let out = again(experts::room(out, shape.iter().product())?);
+                let fits = match wide {
+                    false => write::<u8, i32>(&layers, shape, out),
+                    true => write::<u16, i32>(&layers, shape, out),
+                };
+                if !fits {
+                    return Err(beyond());
+                }
                 ExpertIds::Written
             }
         };
+        let dtype = if wide { Element::U16 } else { Element::U8 };
         Ok(Routed {
             values,
             shape,
@@ -137,129 +131,35 @@ impl Routes {
     }
 }
 
-/// The wanted rows of one router.
-struct Layer<'a> {
-    bytes: &'a [u8],
-    dtype: Element,
-}
-
-impl Layer<'_> {
-    /// The position of the first id that is none of so many experts.
-    fn beyond(&self, experts: u32) -> Option<usize> {
-        match self.dtype {
-            Element::U8 => {
-                let last = u8::try_from(experts - 1).unwrap_or(u8::MAX);
-                let most = self.bytes.iter().fold(0, |most, &id| most.max(id));
-                (most > last).then(|| self.bytes.iter().position(|&id| id > last))?
-            }
-            _ => {
-                let last = u16::try_from(experts - 1).unwrap_or(u16::MAX);
-                let ids = self.bytes.as_chunks().0.iter();
-                let mut ids = ids.map(|&id| u16::from_le_bytes(id));
-                ids.position(|id| id > last)
-            }
-        }
-    }
-}
-
-impl Layer<'_> {
-    /// Writes the ids from number `first` on.
-    fn widen<T: Id>(&self, first: usize, out: &mut [MaybeUninit<T>]) {
-        match self.dtype {
-            Element::U8 => {
-                for (slot, &id) in out.iter_mut().zip(&self.bytes[first..]) {
-                    slot.write(id.into());
-                }
-            }
-            _ => {
-                for (slot, &id) in out.iter_mut().zip(&self.bytes.as_chunks().0[first..]) {
-                    slot.write(T::of(u16::from_le_bytes(id)));
-                }
-            }
-        }
-    }
-}
-
-/// A result's type.
-trait Id: Plain + From<u8> {
-    /// Of an id that fits.
-    fn of(id: u16) -> Self;
-}
-
-impl Id for u8 {
-    fn of(id: u16) -> Self {
-        id as u8
-    }
-}
-
-impl Id for u16 {
-    fn of(id: u16) -> Self {
-        id
-    }
-}
-
-impl Id for i32 {
-    fn of(id: u16) -> Self {
-        id.into()
-    }
+/// The error of the first id that is too large, in the order of the routers.
+#[cold]
+fn beyond(layers: &[Layer<'_>], routers: &[&Router], dropped: usize, top_k: usize) -> Error {
+    let mut found = layers.iter().zip(routers);
+    let found = found.find_map(|(layer, router)| Some((layer.beyond()?, router)));
+    let (i, router) = found.expect("an id was too large");
+    let i = dropped + i;
+    let message = format!(
+        "a token is routed to an expert that router {} with {} experts has not",
+        router.id, router.experts
+    );
+    let path = format!("[{}][{}]", i / top_k, i % top_k);
+    refused("range", router.ids.at, message).under(&path)
 }
 
 /// The rows in memory of our own.
-fn own<T: Id>(layers: &[Layer<'_>], shape: [usize; 3]) -> Result<Buffer<T>> {
+fn own<E: Id, T: Plain + From<E>>(
+    layers: &[Layer<'_>],
+    shape: [usize; 3],
+    beyond: impl FnOnce() -> Error,
+) -> Result<Buffer<T>> {
     let count = shape.iter().product();
     let mut values = Buffer::with_capacity(count)?;
-    write(layers, shape, &mut values.spare_capacity_mut()[..count]);
+    if !write(layers, shape, &mut values.spare_capacity_mut()[..count]) {
+        return Err(beyond());
+    }
     // SAFETY: `count` items fit, and `write` has written all of them.
     unsafe { values.set_len(count) };
     Ok(values)
-}
-
-/// Writes rows x layers x experts. Of each layer some rows are widened at a time, and then put in their places: a position
-/// of every layer in turn would be read from places that fall on the same lines of the cache.
-fn write<T: Id>(layers: &[Layer<'_>], shape: [usize; 3], out: &mut [MaybeUninit<T>]) {
-    let [_, count, top_k] = shape;
-    let place = match top_k {
-        1 => place::<1, T>,
-        2 => place::<2, T>,
-        4 => place::<4, T>,
-        6 => place::<6, T>,
-        8 => place::<8, T>,
-        10 => place::<10, T>,
-        _ => place_any,
-    };
-    let mut ids = vec![MaybeUninit::uninit(); ROWS * top_k];
-    by_rows(out, count * top_k, |first, rows| {
-        let ids = &mut ids[..rows.len() / count];
-        for (i, layer) in layers.iter().enumerate() {
-            layer.widen(first * top_k, ids);
-            place(ids, rows, i, shape);
-        }
-    });
-}
-
-/// Puts the ids of layer `i` into the rows. The compiler knows how many there are at each position.
-fn place<const K: usize, T: Id>(
-    ids: &[MaybeUninit<T>],
-    rows: &mut [MaybeUninit<T>],
-    i: usize,
-    [_, layers, _]: [usize; 3],
-) {
-    let slots = rows.as_chunks_mut::<K>().0.iter_mut();
-    for (slot, ids) in slots.skip(i).step_by(layers).zip(ids.as_chunks::<K>().0) {
-        *slot = *ids;
-    }
-}
-
-fn place_any<T: Id>(
-    ids: &[MaybeUninit<T>],
-    rows: &mut [MaybeUninit<T>],
-    i: usize,
-    [_, layers, top_k]: [usize; 3],
-) {
-    let slots = rows.chunks_exact_mut(top_k).skip(i).step_by(layers);
-    for (slot, ids) in slots.zip(ids.chunks_exact(top_k)) {
-        slot.copy_from_slice(ids);
-    }
 }
 
 /// An array that was written before, to be written.

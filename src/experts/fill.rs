@@ -83,6 +83,15 @@ pub(crate) fn doubles(
     Ok(values)
 }
 
+/// Elements from byte `skip` on, as many as there is room for.
+pub(crate) fn piece<T: Plain>(text: &Text<'_>, skip: usize, out: &mut [T]) -> Result<()> {
+    const { assert!(cfg!(target_endian = "little"), "the wire is little-endian") };
+    let (start, bytes) = (out.as_mut_ptr().cast::<MaybeUninit<u8>>(), size_of_val(out));
+    // SAFETY: the same memory as bytes; only bytes are written, and every bit pattern is a value.
+    let out = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+    decode_into(&text.text, skip, out).map_err(|at| bad(text, at))
+}
+
 fn bad(text: &Text<'_>, at: usize) -> Error {
     refused("base64", text.place(at), "not base64")
 }

@@ -10,9 +10,9 @@ mod npy;
 mod rows;
 mod trim;
 
-pub(crate) use blob::Blob;
+pub(crate) use blob::{Blob, Text};
 pub(crate) use container::Container;
-pub(crate) use fill::{doubles, integers};
+pub(crate) use fill::{doubles, integers, piece};
 pub use rows::{ExpertIds, Routed};
 pub(crate) use rows::{Target, check_expected, check_rows, decode_rows, room};
 pub(crate) use trim::{Sequence, trim};

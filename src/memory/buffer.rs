@@ -254,6 +254,28 @@ impl<T: Plain> fmt::Debug for Buffer<T> {
     }
 }
 
+impl Buffer<i32> {
+    /// The same numbers as int64, in the same block, which grows.
+    pub(crate) fn widened(mut self) -> Result<Buffer<i64>, OutOfMemory> {
+        self.reserve(self.len)?;
+        let narrow = self.start.as_ptr();
+        let wide = narrow.cast::<i64>();
+        for i in (0..self.len).rev() {
+            // SAFETY: there is room for `2 * len` items of four bytes, and a block is aligned for every type. Item `i` goes
+            // to byte `8 * i`, which is not in front of the end of the items that are still to be read.
+            unsafe { wide.add(i).write(narrow.add(i).read().into()) };
+        }
+        Ok(Buffer {
+            start: self.start.cast(),
+            len: self.len,
+            capacity: self.capacity / 2,
+            block: self.block,
+            lifetime: self.lifetime,
+            items: PhantomData,
+        })
+    }
+}
+
 // SAFETY: a buffer owns its block, and its items are plain values.
 unsafe impl<T: Plain> Send for Buffer<T> {}
 

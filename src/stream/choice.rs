@@ -8,6 +8,7 @@ use crate::memory::Buffer;
 use crate::options::Options;
 use crate::wire::answer::{Channel, Paths, Place};
 use crate::wire::read::ids::{IdLists, Ids};
+use crate::wire::read::triples::TopRows;
 use crate::wire::{Decoded, Finish, Prompt};
 
 use super::columns::Alternatives;
@@ -44,8 +45,10 @@ pub(super) struct Entries {
     pub(super) unreadable: Option<Error>,
     /// The place of `tokens`, and whether a chunk had a value that is no list.
     pub(super) tokens: Option<(Place, bool)>,
-    /// The engine's list of all log-probabilities, and its place.
+    /// The whole list of the engine or of an artifact, and its place.
     pub(super) engine: Option<(Buffer<f64>, Place)>,
+    /// An artifact's candidates, and their place.
+    pub(super) candidates: Option<(TopRows, Place)>,
 }
 
 /// One choice.
@@ -78,6 +81,8 @@ pub(super) struct Choice {
     /// The versions, their place, and whether they are spans (else one label).
     pub(super) weight_versions: Option<(Value, Place, bool)>,
     pub(super) said: Said,
+    /// More entries of `sources`.
+    pub(super) notes: Vec<(&'static str, String)>,
     /// The parts that its chunks share.
     pub(super) shape: Option<Shape>,
     /// Tokens that deltas have returned.
@@ -115,6 +120,7 @@ impl Choice {
             finish: Finish::default(),
             weight_versions: None,
             said: Said::default(),
+            notes: Vec::new(),
             shape: None,
             told: 0,
             told_end: false,

@@ -2,11 +2,12 @@
 
 use crate::error::{Class, Result};
 use crate::memory::Buffer;
-use crate::wire::answer::{Channel, LogprobChannels, Paths};
+use crate::wire::answer::{Channel, LogprobChannels, Paths, first};
 use crate::wire::judge::echo;
 use crate::wire::judge::sampled::Sampled;
 use crate::wire::read::entries::Content;
 use crate::wire::read::ids::Numbers;
+use crate::wire::read::triples::TopRows;
 
 use super::choice::{Choice, Context, listed};
 use super::columns::begins;
@@ -57,8 +58,10 @@ pub(super) fn tokens(
         ids: &all.ids[start..],
         ..all
     };
-    let mut flat = logprobs.flat.into_iter();
-    if let Some(channel) = flat.next() {
+    // The last list is that of the entries, the others are of all tokens.
+    let mut flat = logprobs.flat;
+    let listed = flat.pop();
+    if let Some(channel) = first(flat) {
         let place = channel.place;
         if let Some((at, list)) = channel.field.take::<Numbers>(cx.body) {
             let path = paths.text(place);
@@ -102,7 +105,7 @@ pub(super) fn tokens(
             Err(_) => {}
         }
     }
-    if let Some(channel) = flat.next() {
+    if let Some(channel) = listed {
         let place = channel.place;
         match channel.field.take::<Numbers>(cx.body) {
             None => {}
@@ -131,6 +134,13 @@ pub(super) fn tokens(
                 }
             }
         }
+    }
+    let place = logprobs.top_rows.place;
+    if let Some((at, rows)) = logprobs.top_rows.field.take::<TopRows>(cx.body) {
+        let path = paths.text(place);
+        let rows = rows.map_err(|error| error.under(&path))?;
+        all.check_count(rows.offsets.len() - 1, &path, at, "rows of alternatives")?;
+        entries.candidates = Some((rows, place));
     }
     Ok(())
 }

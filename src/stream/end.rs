@@ -170,6 +170,7 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
         let source = left_out.unwrap_or(path);
         decoded.sources.push(("routed_experts", source));
     }
+    decoded.sources.extend(choice.notes);
     let excused = came || !ended || aborted && completion == 0;
     if options.require_routed_experts && !excused {
         return Err(Error::new(
@@ -273,6 +274,9 @@ fn entries(entries: Entries, top: Alternatives, wire: Wire) -> Result<LogprobCha
     let first = entries.engine.is_none();
     let engine = entries.engine.map(|(values, place)| read(place, values));
     channels.flat.extend(engine);
+    if let Some((rows, place)) = entries.candidates {
+        channels.top_rows = read(place, rows);
+    }
     let Some(place) = entries.place else {
         return Ok(channels);
     };

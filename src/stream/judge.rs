@@ -77,6 +77,9 @@ pub(super) fn judge(
             choice.weight_versions = place.map(|(place, spans)| (versions, place, spans));
         }
     }
+    if !answer.notes.is_empty() {
+        choice.notes = answer.notes;
+    }
     // (f)
     add_mask(choice, answer.mask, cx, &paths)?;
     // (g)
@@ -304,7 +307,12 @@ fn add_experts(
     target: Target<'_>,
     paths: &Paths<'_>,
 ) -> Result<()> {
-    if let Some((place, container)) = &channels.found
+    let stands = match (&channels.artifact, &channels.found) {
+        (Some((place, at, _)), _) => Some((*place, at.unwrap_or_default())),
+        (None, Some((place, container))) => Some((*place, container.at())),
+        (None, None) => None,
+    };
+    if let Some((place, at)) = stands
         && cx.options.experts != ExpertsMode::Skip
     {
         let early = !choice.ended();
@@ -323,8 +331,8 @@ fn add_experts(
             return Err(Error::new(
                 Class::RoutedExperts,
                 kind,
-                paths.text(*place),
-                container.at(),
+                paths.text(place),
+                at,
                 message,
             ));
         }
@@ -335,10 +343,9 @@ fn add_experts(
         completion: choice.ids.len(),
         aborted: choice.finish.aborted == Some(true),
     };
-    let place = channels.found.as_ref().map(|(place, _)| *place);
     let (routed, source) =
         choose_experts(channels, &sequence, cx.body, &cx.options, target, paths)?;
-    if let Some(place) = place {
+    if let Some((place, _)) = stands {
         choice.routed_at = Some((place, source.filter(|_| routed.is_none())));
         choice.routed = routed;
     }

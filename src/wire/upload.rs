@@ -95,10 +95,6 @@ impl Inline {
             answer.notes.push(("artifact", why));
             return Ok(());
         }
-        if chunk {
-            let message = "an artifact in a stream is not read; ask for it in an answer".to_owned();
-            return Err(refused("artifact", "mode", upload.mode, message));
-        }
         words.must_be("format", upload.format, "generation_artifact_v1")?;
         let Some(text) = upload.data_base64.get()? else {
             let message = "the artifact is inline, and not there";
@@ -124,7 +120,7 @@ impl Inline {
             let (class, path) = (Class::Alignment, INLINE.index);
             return Err(Error::new(class, "identity", path, at, message));
         }
-        same_ids(answer, &artifact, body)?;
+        same_ids(answer, &artifact, body, chunk)?;
         artifact.fill(answer, prompt, &INLINE, Some(at))
     }
 }
@@ -138,9 +134,14 @@ fn within(mut error: Error, at: usize, path: &str) -> Error {
     error.under(path)
 }
 
-/// Another list of the sampled ids must be the same.
-fn same_ids(answer: &mut Answer, artifact: &Artifact, body: &[u8]) -> Result<()> {
-    for channel in std::mem::take(&mut answer.token_ids) {
+/// Another list of the sampled ids must be the same. Of a `chunk`, only the first, the engine's, is of all tokens; the
+/// others are of the last ones.
+fn same_ids(answer: &mut Answer, artifact: &Artifact, body: &[u8], chunk: bool) -> Result<()> {
+    let sampled = artifact.completion.values.as_slice();
+    for (rank, channel) in std::mem::take(&mut answer.token_ids)
+        .into_iter()
+        .enumerate()
+    {
         let path = Paths {
             prefix: &answer.prefix,
         }
@@ -149,7 +150,11 @@ fn same_ids(answer: &mut Answer, artifact: &Artifact, body: &[u8]) -> Result<()>
             continue;
         };
         let ids = ids.map_err(|error| error.under(&path))?;
-        if ids.as_slice() != artifact.completion.values.as_slice() {
+        let same = match chunk && rank > 0 {
+            true => sampled.ends_with(ids.as_slice()),
+            false => sampled == ids.as_slice(),
+        };
+        if !same {
             let message = "the token ids are not those of the artifact";
             return Err(Error::new(Class::Alignment, "identity", path, at, message));
         }

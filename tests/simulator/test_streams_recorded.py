@@ -70,7 +70,10 @@ def _of_pairs() -> Iterator[tuple[str, Recording]]:
         control: dict[str, Any] = entry.get("control", {})
         if control.keys() & NOT_PLAYED.keys():
             continue
-        settings = _VLLM | {"vllm_version": entry["version"][:4]} if entry["server"] == "vllm" else _DYNAMO
+        if entry["server"] == "vllm":
+            settings = _VLLM | {"vllm_version": entry["version"][:4]}
+        else:
+            settings = _DYNAMO | {"dynamo_version": "1.7" if entry["version"].startswith("1.7.") else "1.6.1"}
         faults = [_FAULTS[key](value) for key, value in control.items() if key in _FAULTS]
         for key, value in control.items():
             settings = settings | (_SETTINGS[key](value) if key in _SETTINGS else {})

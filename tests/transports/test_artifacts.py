@@ -89,8 +89,8 @@ def test_an_answer_without_the_routes_that_were_asked_for(
 
 
 @pytest.mark.parametrize("transport", DYNAMO)
-def test_no_artifact_comes_in_a_stream(server: RawServer, connect: Connect, transport: RendererTransport) -> None:
-    client = connect(transport=transport, preflight=False)
-    with pytest.raises(NotImplementedError, match="an artifact in a stream is not read"):
-        client.generate(artifact="inline", stream=True)
-    assert server.hits == 0
+def test_what_is_asked_for_in_a_stream(transport: RendererTransport) -> None:
+    body = asked(transport, stream=True)
+    assert body["nvext"]["metadata_upload"]["contents"] == ["selected_logprobs"]
+    # The artifact comes with the last tokens, these with each.
+    assert body["nvext"]["extra_fields"] == ["detailed_finish_reason", "completion_token_ids"]

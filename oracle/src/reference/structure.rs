@@ -178,7 +178,7 @@ pub(super) fn choices<'a>(
     let choices = if options.wire == Wire::SglangGenerate {
         with_elements(&elements, one_only)?
     } else {
-        with_choices(&Part::root(document), Some(artifact), options, one_only)?
+        with_choices(&Part::root(document), artifact, options, one_only, false)?
     };
     for choice in &choices {
         engine_error(choice, options.wire)?;
@@ -189,6 +189,7 @@ pub(super) fn choices<'a>(
 /// Steps 2 to 6 for a chunk of a stream, which may have no choices: then what is beside them.
 pub(super) fn chunk<'a>(
     document: &'a Node,
+    artifact: &'a OnceCell<Unfolded>,
     options: &Options<'_>,
     one_only: bool,
 ) -> Result<(Vec<Choice<'a>>, Option<Choice<'a>>)> {
@@ -205,7 +206,7 @@ pub(super) fn chunk<'a>(
         choices
     } else {
         no_error_body(document, elements, &[], wire)?;
-        with_choices(&top, None, options, one_only)?
+        with_choices(&top, artifact, options, one_only, true)?
     };
     for choice in &choices {
         engine_error(choice, wire)?;
@@ -367,12 +368,13 @@ fn server_error(document: &Node) -> Result<()> {
     ))
 }
 
-/// Steps 5 and 6 for Dynamo and vLLM. A chunk of a stream has no place for an artifact, and may have no choices.
+/// Steps 5 and 6 for Dynamo and vLLM. A chunk of a stream may have no choices.
 fn with_choices<'a>(
     top: &Part<'a>,
-    artifact: Option<&'a OnceCell<Unfolded>>,
+    artifact: &'a OnceCell<Unfolded>,
     options: &Options<'_>,
     one_only: bool,
+    chunk: bool,
 ) -> Result<Vec<Choice<'a>>> {
     let wire = options.wire;
     let Some((path, list)) = top.channel("choices").node.map(|node| ("choices", node)) else {
@@ -381,7 +383,7 @@ fn with_choices<'a>(
     let Some(elements) = list.as_array() else {
         return Err(readers::wrong_type(path, list, "an array"));
     };
-    if elements.is_empty() && artifact.is_some() {
+    if elements.is_empty() && !chunk {
         return Err(missing(path, "the list of choices is empty"));
     }
     if elements.len() > MAX_CHOICES {
@@ -415,7 +417,7 @@ fn with_choices<'a>(
     if wire.is_dynamo() {
         finished(&top.part("nvext")?.part("engine_data")?)?;
     }
-    if artifact.is_none() && wire.packs() {
+    if chunk && wire.packs() {
         list.iter().try_for_each(unpacked)?;
     }
     let parts = indices.into_iter().zip(&list);
@@ -425,15 +427,10 @@ fn with_choices<'a>(
     choices.sort_by_key(|choice| choice.index);
     if wire.is_dynamo() && !choices.is_empty() {
         let upload = top.part("nvext")?.part("metadata_upload")?.node;
-        match (
-            inline(upload, &choices[0], options, artifact.is_none())?,
-            artifact,
-        ) {
-            (Inline::Elsewhere(why), Some(_)) => choices[0].notes.push(("artifact", why)),
-            (Inline::Here(unfolded), Some(place)) => {
-                choices[0].put_first(place.get_or_init(|| *unfolded));
-            }
-            _ => {}
+        match inline(upload, &choices[0], options, chunk)? {
+            Inline::Elsewhere(why) => choices[0].notes.push(("artifact", why)),
+            Inline::Here(unfolded) => choices[0].put_first(artifact.get_or_init(|| *unfolded)),
+            Inline::Nothing => {}
         }
     }
     Ok(choices)

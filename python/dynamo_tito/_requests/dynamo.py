@@ -188,11 +188,12 @@ def _in_answer(call: Call, logprobs: int) -> bool:
 
 
 def _add_upload(call: Call, nvext: dict[str, Any], logprobs: int) -> None:
-    """Ask for a generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400."""
+    """Ask for a generation artifact in the answer, as Dynamo 1.7 takes it; 1.6.1 answers 400.
+
+    Of a stream, the chunk with the finish reason has it.
+    """
     if call.artifact is None:
         return
-    if call.stream:
-        raise NotImplementedError("an artifact in a stream is not read: give stream=False")
     refuse(nvext, "metadata_upload", why="artifact asks for it")
     wanted = {
         "moe_routes": call.routed_experts or call.routed_experts_prompt_start is not None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from dynamo_tito.simulator import Backend, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
+from dynamo_tito.simulator import Backend, DynamoVersion, EngineConfig, Fault, FaultKind, PromptStart, VllmVersion
 from dynamo_tito.simulator import serve as start_engine
 
 # Kinds whose default position is the middle.
@@ -40,6 +40,7 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
         int, typer.Option(help="The same seed gives the same answers to the same requests.", metavar="N")
     ] = 0,
     vllm_version: Annotated[VllmVersion, typer.Option(help="vLLM version to imitate.")] = "0.33",
+    dynamo_version: Annotated[DynamoVersion, typer.Option(help="Dynamo version to imitate.")] = "1.6.1",
     prompt_start: Annotated[
         PromptStart, typer.Option(help="How Dynamo treats nvext.routed_experts_prompt_start.")
     ] = "refuse",
@@ -60,7 +61,7 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
         typer.Option("--incremental-streaming-output", help="Let SGLang's chunks bring the new tokens alone."),
     ] = False,
     sglang_generate: Annotated[
-        bool, typer.Option("--sglang-generate", help="Let Dynamo serve SGLang's /generate, as streams.")
+        bool, typer.Option("--sglang-generate", help="Let Dynamo serve SGLang's /generate; 1.6.1 as streams.")
     ] = False,
     fault: Annotated[
         list[str] | None,
@@ -87,6 +88,7 @@ def serve(  # noqa: PLR0917 - a parameter per option is how typer reads the comm
             model=model,
             seed=seed,
             vllm_version=vllm_version,
+            dynamo_version=dynamo_version,
             prompt_start=prompt_start,
             num_layers=num_layers,
             top_k=top_k,

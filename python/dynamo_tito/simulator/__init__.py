@@ -16,13 +16,14 @@ It streams where the servers do. A test holds the streams (`engine.pace.hold(aft
 from __future__ import annotations
 
 from .calls import Record
-from .config import Backend, EngineConfig, PromptStart, VllmVersion
+from .config import Backend, DynamoVersion, EngineConfig, PromptStart, VllmVersion
 from .engine import Engine, running, serve
 from .faults import Fault, FaultKind, Phase
 from .model import Sample
 
 __all__ = [
     "Backend",
+    "DynamoVersion",
     "Engine",
     "EngineConfig",
     "Fault",

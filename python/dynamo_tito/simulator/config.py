@@ -7,22 +7,25 @@ from typing import Literal, TypeAlias, get_args
 
 from .faults import Fault
 
-__all__ = ["Backend", "EngineConfig", "PromptStart", "VllmVersion"]
+__all__ = ["Backend", "DynamoVersion", "EngineConfig", "PromptStart", "VllmVersion"]
 
 Backend: TypeAlias = Literal["dynamo", "vllm", "prime", "sglang"]
 PromptStart: TypeAlias = Literal["refuse", "ignore", "trim"]
 VllmVersion: TypeAlias = Literal["0.31", "0.32", "0.33"]
+DynamoVersion: TypeAlias = Literal["1.6.1", "1.7"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """All settings of an embedded engine; every one has a default that serves."""
 
-    #: Whose server to be: NVIDIA Dynamo 1.6.1, vLLM, prime-rl's server, SGLang 0.5.23.
+    #: Whose server to be: NVIDIA Dynamo, vLLM, prime-rl's server, SGLang 0.5.23.
     backend: Backend = "dynamo"
     #: Version of vLLM: 0.31 names tokens as text, 0.32 cuts the alternatives of a token to those that were asked for
     #: and holds requests while it is paused, 0.33 does neither.
     vllm_version: VllmVersion = "0.33"
+    #: Version of Dynamo: 1.7 sends generation artifacts and answers SGLang's own `/generate` in one piece too.
+    dynamo_version: DynamoVersion = "1.6.1"
     #: Name under which the model is served.
     model: str = "tito-model"
     #: The loopback interface; anything else is the caller's decision.
@@ -65,7 +68,7 @@ class EngineConfig:
     chunk_tokens: int = 1
     #: `--incremental-streaming-output` of SGLang: a chunk brings the new tokens, not all up to it.
     incremental_streaming_output: bool = False
-    #: DYN_SGLANG_ENABLE_GENERATE: Dynamo serves SGLang's own `/generate`, as streams only.
+    #: DYN_SGLANG_ENABLE_GENERATE: Dynamo serves SGLang's own `/generate`; 1.6.1 as streams only.
     sglang_generate: bool = False
     #: Compress bodies with gzip for clients that accept it.
     gzip: bool = False
@@ -83,6 +86,10 @@ class EngineConfig:
         if self.vllm_version not in get_args(VllmVersion):
             raise ValueError(
                 f"vllm_version must be one of {', '.join(get_args(VllmVersion))}, got {self.vllm_version!r}"
+            )
+        if self.dynamo_version not in get_args(DynamoVersion):
+            raise ValueError(
+                f"dynamo_version must be one of {', '.join(get_args(DynamoVersion))}, got {self.dynamo_version!r}"
             )
         if self.prompt_start not in get_args(PromptStart):
             raise ValueError(

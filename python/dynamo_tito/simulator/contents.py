@@ -9,11 +9,13 @@ Each is a kind of `Fault`. An edit changes every channel of the wire that carrie
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from .artifact import opened, wrapped
 from .calls import Call, EngineError
 from .containers import containers
 from .encode import dumps
@@ -275,6 +277,51 @@ def _long_echo(document: Document, sample: Sample, fault: Fault) -> bool:
     return _some(_put(holder, "prompt_token_ids", echo) for holder in holders)
 
 
+# --- artifacts ---
+
+
+def _upload(document: Document) -> Document:
+    upload: Document = (document.get("nvext") or {}).get("metadata_upload") or {}
+    return upload if "data_base64" in upload else {}
+
+
+def _put_artifact(document: Document, change: Callable[[bytes], bytes]) -> bool:
+    """Write another artifact in place of the one that is there, and its length."""
+    upload = _upload(document)
+    if upload:
+        data = change(base64.b64decode(upload["data_base64"]))
+        upload.update(byte_count=len(data), data_base64=base64.b64encode(data).decode())
+    return bool(upload)
+
+
+def _artifact_cut(document: Document, sample: Sample, fault: Fault) -> bool:
+    return _put_artifact(document, lambda data: data[: max(0, len(data) - fault.by)])
+
+
+def _artifact_size(document: Document, sample: Sample, fault: Fault) -> bool:
+    upload = _upload(document)
+    return bool(upload) and _put(upload, "byte_count", upload["byte_count"] + fault.by)
+
+
+def _artifact_failed(document: Document, sample: Sample, fault: Fault) -> bool:
+    upload = _upload(document)
+    if upload:
+        del upload["byte_count"], upload["data_base64"]
+        upload.update(state="failed", error_code=fault.message or "capture_invalid")
+    return bool(upload)
+
+
+def _artifact_ids(document: Document, sample: Sample, fault: Fault) -> bool:
+    def change(data: bytes) -> bytes:
+        manifest, tensors = opened(data)
+        # The first tensor has the ids, of eight bytes each.
+        at = 8 * _at(fault, len(sample.prompt_ids) + len(sample.token_ids))
+        token = (int.from_bytes(tensors[at : at + 8], "little") + 1) % sample.model.vocab_size
+        return wrapped(manifest, tensors[:at] + token.to_bytes(8, "little") + tensors[at + 8 :])
+
+    return _put_artifact(document, change)
+
+
 EDITS: Mapping[FaultKind, Edit] = {
     "positive_logprobs": _positive_logprobs,
     "zero_logprobs": _zero_logprobs,
@@ -292,4 +339,8 @@ EDITS: Mapping[FaultKind, Edit] = {
     "prompt_count": _prompt_count,
     "completion_count": _completion_count,
     "long_echo": _long_echo,
+    "artifact_cut": _artifact_cut,
+    "artifact_size": _artifact_size,
+    "artifact_failed": _artifact_failed,
+    "artifact_ids": _artifact_ids,
 }

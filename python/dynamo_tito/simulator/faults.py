@@ -38,6 +38,10 @@ ContentKind: TypeAlias = Literal[
     "prompt_count",
     "completion_count",
     "long_echo",
+    "artifact_cut",
+    "artifact_size",
+    "artifact_failed",
+    "artifact_ids",
     "events",
 ]
 #: Administration whose answer is not what happened; `admin_faults` has the answers.
@@ -163,6 +167,10 @@ class Fault:
     | `mask_empty_row`, `mask_without_token` | no token survives the mask of row `at`; the sampled one does not |
     | `prompt_count`, `completion_count` | a count of tokens that is off by `by` |
     | `long_echo` | the echoed prompt is `by` tokens longer than the one that was sent |
+    | `artifact_cut` | the last `by` bytes of the artifact are missing |
+    | `artifact_size` | the artifact's `byte_count` is off by `by` |
+    | `artifact_failed` | the capture failed: no artifact, and the error code `message` (`capture_invalid` by default) |
+    | `artifact_ids` | the artifact has another token at position `at` of prompt and completion |
     | `events` | server-sent events for a request that did not ask to stream |
 
     Inside a stream (phase body), for requests that ask for one; an error in the stream where it has no such part.

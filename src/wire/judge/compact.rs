@@ -9,49 +9,31 @@ use crate::wire::sentinel::{first_too_high, or_nan, positive_logprob};
 use super::sampled::Sampled;
 
 impl Sampled<'_> {
-    /// The sampled tokens' values; drops what stands in a row a second time. The engine writes the sampled token and then
-    /// the best ones, of which it may be one.
+    /// The sampled tokens' values.
     pub(crate) fn check_compact(
         &self,
-        rows: &mut Compact,
+        rows: &Compact,
         path: &str,
         at: usize,
     ) -> Result<Buffer<f64>> {
         let mut values = Buffer::with_capacity(self.ids.len())?;
-        let mut kept = 0;
-        for (i, &id) in self.ids.iter().enumerate() {
-            let row = rows.offsets.as_slice()[i] as usize..rows.offsets.as_slice()[i + 1] as usize;
-            rows.offsets.as_mut_slice()[i] = kept as i64;
-            let first = kept;
-            let mut sampled = None;
-            for entry in row {
-                let (ids, logprobs) = (rows.ids.as_mut_slice(), rows.logprobs.as_mut_slice());
-                let (name, value) = (ids[entry], logprobs[entry]);
-                if let Some(j) = ids[first..kept].iter().position(|&it| it == name) {
-                    if logprobs[first + j].to_bits() != value.to_bits() {
-                        return Err(contradiction(name, format!("{path}[{i}]"), at));
-                    }
-                    continue;
-                }
-                if name == id {
-                    sampled = Some(value);
-                }
-                (ids[kept], logprobs[kept]) = (name, value);
-                kept += 1;
-            }
+        for (i, bounds) in rows.offsets.as_slice().windows(2).enumerate() {
             let place = || (format!("{path}[{i}]"), Some(at));
-            let Some(mut value) = sampled else {
+            if let Some((row, id)) = rows.contradiction
+                && row == i
+            {
+                return Err(contradiction(id, place().0, at));
+            }
+            let (first, end) = (bounds[0] as usize, bounds[1] as usize);
+            let mut names = rows.ids.as_slice()[first..end].iter();
+            let Some(j) = names.position(|name| *name == self.ids[i]) else {
                 let (path, at) = place();
                 return Err(self.identity(i, "other tokens only", path, at));
             };
+            let mut value = rows.logprobs.as_slice()[first + j];
             self.settle(&mut value, place)?;
             values.push(value)?;
         }
-        if let Some(last) = rows.offsets.as_mut_slice().last_mut() {
-            *last = kept as i64;
-        }
-        rows.ids.truncate(kept);
-        rows.logprobs.truncate(kept);
         Ok(values)
     }
 

@@ -67,9 +67,9 @@ pub(crate) fn choose_logprobs(
     let mut compact = None;
     if let Some((at, rows)) = channels.compact.field.take::<Compact>(body) {
         let path = paths.text(channels.compact.place);
-        let mut rows = rows.map_err(|error| error.under(&path))?;
+        let rows = rows.map_err(|error| error.under(&path))?;
         sampled.check_count(rows.offsets.len() - 1, &path, at, "rows of logprobs")?;
-        values = Some(sampled.check_compact(&mut rows, &path, at)?);
+        values = Some(sampled.check_compact(&rows, &path, at)?);
         source = Some(path.clone());
         compact = Some((at, rows, path));
     } else if let Some(channel) = first(channels.flat) {

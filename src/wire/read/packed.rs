@@ -1,7 +1,7 @@
 //! Arrays in base64, as prime-rl's server packs them: `{"data", "shape", "dtype"}` of one dimension, little-endian.
 
 use crate::error::{Class, Error, Result};
-use crate::experts::{Blob, doubles, integers};
+use crate::experts::{Blob, Text, doubles, integers, piece};
 use crate::json::{Cursor, Kind, Reader, misfit};
 use crate::limits::{self, MAX_TOKEN_ID};
 use crate::memory::Buffer;
@@ -266,12 +266,13 @@ fn packed_mask(cursor: &mut Cursor<'_>) -> Result<IdLists> {
     };
     let ids = ids.ok_or_else(|| missing("ids"))?;
     let counts = counts.ok_or_else(|| missing("counts"))?;
-    let mut offsets = Buffer::with_capacity(counts.len() + 1)?;
+    // A count becomes the end of the row before it.
+    let mut offsets = counts.widened()?;
+    offsets.push(0)?;
     let mut end = 0i64;
-    offsets.push(end)?;
-    for &count in counts.as_slice() {
-        end += i64::from(count);
-        offsets.push(end)?;
+    for offset in offsets.as_mut_slice() {
+        let count = std::mem::replace(offset, end);
+        end += count;
     }
     if end != ids.len() as i64 {
         let message = format!("the counts add up to {end}, there are {} ids", ids.len());
@@ -283,10 +284,13 @@ fn packed_mask(cursor: &mut Cursor<'_>) -> Result<IdLists> {
 /// `compact_logprobs`: for each token a row of ids and log-probabilities, which holds the sampled one.
 #[derive(Debug)]
 pub(crate) struct Compact {
+    /// No id stands twice in a row.
     pub(crate) ids: Buffer<i32>,
     pub(crate) logprobs: Buffer<f64>,
     /// Where each row begins; one more than there are rows. No row is empty.
     pub(crate) offsets: Buffer<i64>,
+    /// The first row in which an id stood twice, with different values, and the id.
+    pub(crate) contradiction: Option<(usize, i32)>,
 }
 
 const FORMAT: &str = "u32-f32-le-v1";
@@ -342,7 +346,6 @@ fn compact(cursor: &mut Cursor<'_>) -> Result<Compact> {
     }
     let data = data.ok_or_else(|| missing("data"))?;
     let (offsets_at, ends) = ends.ok_or_else(|| missing("offsets"))?;
-    let ends = ends.as_slice();
     let wrong = |i: usize| {
         let message = "the offsets begin with 0 and rise: every row has an entry";
         Error::new(
@@ -353,13 +356,17 @@ fn compact(cursor: &mut Cursor<'_>) -> Result<Compact> {
             message,
         )
     };
-    if ends.first() != Some(&0) {
+    if ends.as_slice().first() != Some(&0) {
         return Err(wrong(0));
     }
-    if let Some(i) = ends.windows(2).position(|pair| pair[1] <= pair[0]) {
+    if let Some(i) = ends
+        .as_slice()
+        .windows(2)
+        .position(|pair| pair[1] <= pair[0])
+    {
         return Err(wrong(i + 1));
     }
-    let count = ends[ends.len() - 1] as usize;
+    let count = ends.as_slice()[ends.len() - 1] as usize;
     let text = data.text(cursor.bytes);
     let bytes = text.decoded_len().map_err(malformed)?;
     if count.checked_mul(8) != Some(bytes) {
@@ -367,26 +374,64 @@ fn compact(cursor: &mut Cursor<'_>) -> Result<Compact> {
         return Err(refused("length", "data", data.at(), message));
     }
     text.check().map_err(malformed)?;
-    let ids = integers(&text, 0, count).map_err(malformed)?;
-    let logprobs = doubles(&text, false, 4 * count, count).map_err(malformed)?;
-    // As unsigned numbers, those beyond the largest id are negative here.
-    if ids.as_slice().iter().any(|&id| id < 0) {
-        let message = format!("a token id is at most {MAX_TOKEN_ID}");
-        return Err(refused("range", "data", data.at(), message));
+    let mut rows = Compact {
+        ids: Buffer::with_capacity(count)?,
+        logprobs: Buffer::with_capacity(count)?,
+        offsets: ends.widened()?,
+        contradiction: None,
+    };
+    rows.take(&text, count, data.at())?;
+    Ok(rows)
+}
+
+/// Entries that are decoded at a time.
+const BLOCK: usize = 1 << 10;
+
+impl Compact {
+    /// Takes the entries of rows whose offsets are known. What stands in a row a second time is left out: the engine
+    /// writes the sampled token and then the best ones, of which it may be one.
+    fn take(&mut self, text: &Text<'_>, count: usize, at: usize) -> Result<()> {
+        let (mut names, mut values) = ([0i32; BLOCK], [0f32; BLOCK]);
+        let (mut row, mut first) = (0, 0);
+        for start in (0..count).step_by(BLOCK) {
+            let len = BLOCK.min(count - start);
+            let (names, values) = (&mut names[..len], &mut values[..len]);
+            piece(text, 4 * start, names).map_err(malformed)?;
+            piece(text, 4 * (count + start), values).map_err(malformed)?;
+            // As unsigned numbers, those beyond the largest id are negative here.
+            if names.iter().any(|&id| id < 0) {
+                let message = format!("a token id is at most {MAX_TOKEN_ID}");
+                return Err(refused("range", "data", at, message));
+            }
+            if values.iter().any(|value| !value.is_finite()) {
+                let message = "a log-probability is no finite number";
+                return Err(refused("range", "data", at, message));
+            }
+            for (i, (&name, &value)) in names.iter().zip(&*values).enumerate() {
+                let offsets = self.offsets.as_mut_slice();
+                if start + i == offsets[row + 1] as usize {
+                    row += 1;
+                    // Its end is still that of the wire.
+                    (offsets[row], first) = (self.ids.len() as i64, self.ids.len());
+                }
+                let value = f64::from(value);
+                let known = &self.ids.as_slice()[first..];
+                match known.iter().position(|&id| id == name) {
+                    None => {
+                        self.ids.push(name)?;
+                        self.logprobs.push(value)?;
+                    }
+                    Some(j) if self.logprobs.as_slice()[first + j].to_bits() == value.to_bits() => {
+                    }
+                    Some(_) => self.contradiction = self.contradiction.or(Some((row, name))),
+                }
+            }
+        }
+        if let Some(last) = self.offsets.as_mut_slice().last_mut() {
+            *last = self.ids.len() as i64;
+        }
+        Ok(())
     }
-    if logprobs.as_slice().iter().any(|value| !value.is_finite()) {
-        let message = "a log-probability is no finite number";
-        return Err(refused("range", "data", data.at(), message));
-    }
-    let mut offsets = Buffer::with_capacity(ends.len())?;
-    for &end in ends {
-        offsets.push(i64::from(end))?;
-    }
-    Ok(Compact {
-        ids,
-        logprobs,
-        offsets,
-    })
 }
 
 /// An error of a text of base64, which is one of routed experts elsewhere.

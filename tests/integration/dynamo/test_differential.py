@@ -6,6 +6,7 @@ in maps are their own.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.simulator import Engine
+from support.cases import text, written
 from support.dynamo_stack import DynamoStack, Worker
 from support.events import documents
 
@@ -150,6 +153,109 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "a list": (CHAT, []),
     "a list to generate": (GENERATE, []),
 }
+
+
+UPLOAD = {"kind": "generation_artifact", "contents": ["moe_routes", "selected_logprobs"], "mode": "inline_base64"}
+
+
+def uploads(**upload: Any) -> dict[str, Any]:
+    return {"metadata_upload": {key: value for key, value in {**UPLOAD, **upload}.items() if value is not ...}}
+
+
+def native(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return "/generate", {"input_ids": PROMPT, "sampling_params": {"max_new_tokens": 3}, **fields}
+
+
+#: What 1.6.1 refuses, in one piece.
+REQUESTS_OF_1_7: dict[str, tuple[str, Any]] = {
+    "chat artifact": chat(nvext={"extra_fields": [], **uploads()}),
+    "chat artifact beside engine data": chat(nvext={"extra_fields": ALL, **uploads()}),
+    "chat candidates": chat(logprobs=True, top_logprobs=3, nvext=uploads(contents=["topk_logprobs"])),
+    "chat candidates without a number": chat(nvext=uploads(contents=["topk_logprobs"])),
+    "chat ids alone": chat(nvext=uploads(contents=[])),
+    "chat other kind": chat(nvext=uploads(kind="other")),
+    "chat no mode": chat(nvext=uploads(mode=...)),
+    "chat other mode": chat(nvext=uploads(mode="ftp")),
+    "chat no contents": chat(nvext=uploads(contents=...)),
+    "chat null contents": chat(nvext=uploads(contents=None)),
+    "chat other contents": chat(nvext=uploads(contents=["routes"])),
+    "chat contents twice": chat(nvext=uploads(contents=["moe_routes", "moe_routes"])),
+    "chat unknown key": chat(nvext=uploads(nope=1)),
+    "chat no destination": chat(nvext=uploads(mode="object_store")),
+    "chat no kind": chat(nvext=uploads(kind=...)),
+    "chat a list": chat(nvext={"metadata_upload": [1]}),
+    "chat a URL": chat(nvext={"metadata_upload": {"url": "http://127.0.0.1:9/x"}}),
+    "chat n of an artifact": chat(n=2, nvext={"extra_fields": [], **uploads()}),
+    "chat stop": chat(stop=["a"], nvext=uploads()),
+    "chat long": chat(max_tokens=60_000, nvext=uploads()),
+    "completions artifact": completions(nvext=uploads()),
+    "completions candidates": completions(logprobs=3, nvext=uploads(contents=["topk_logprobs", "moe_routes"])),
+    "completions two prompts": completions(prompt=[PROMPT, PROMPT], nvext={"extra_fields": [], **uploads()}),
+    "native": native(),
+    "native routed": native(return_logprob=True, top_logprobs_num=2, return_routed_experts=True),
+    "native named": native(rid="mine-1"),
+    "native several": native(sampling_params={"n": 2}),
+    "native no ids": ("/generate", {"sampling_params": {}}),
+    "native other ids": native(input_ids="x"),
+}
+# What compresses the artifact is not the embedded engine's; the arrays are compared.
+COMPRESSED = ("data_base64", "byte_count")
+# The stand-in for SGLang's worker writes less than SGLang, and other decimals.
+STAND_IN = ("text", "meta_info")
+
+
+def unpacked(name: str, document: Any) -> Any:
+    """An answer without what is the servers' own, and what is in its artifact."""
+    if name.startswith("native"):
+        return {key: value for key, value in document.items() if key not in STAND_IN}
+    holders = [document["nvext"], document["nvext"].get("engine_data") or {}] if "nvext" in document else []
+    found = []
+    for holder in holders:
+        upload = holder.get("metadata_upload", {})
+        if "data_base64" in upload:
+            data = tito.decode_artifact(base64.b64decode(upload["data_base64"]), require_logprobs=False)
+            found.append(text(written(data, "int32")))
+            holder["metadata_upload"] = {key: value for key, value in upload.items() if key not in COMPRESSED}
+    return [comparable(document), found]
+
+
+@pytest.fixture(scope="module")
+def embedded_1_7() -> Iterator[Engine]:
+    with simulator.running(default_max_tokens=6, dynamo_version="1.7", sglang_generate=True) as engine:
+        engine.admin.weights = "unknown"
+        yield engine
+
+
+@pytest.mark.parametrize("name", REQUESTS_OF_1_7)
+@pytest.mark.usefixtures("worker")
+def test_same_request_same_answer_of_1_7(
+    dynamo_stack: DynamoStack, frontend: httpx.Client, embedded_1_7: Engine, name: str
+) -> None:
+    if dynamo_stack.version.startswith("1.6."):
+        pytest.skip("1.6 has neither artifacts nor SGLang's own answers in one piece")
+    path, document = REQUESTS_OF_1_7[name]
+    body, headers = compact(document), {"content-type": "application/json"}
+    real = frontend.post(path, content=body, headers=headers)
+    ours = httpx.post(embedded_1_7.url + path, content=body, headers=headers, trust_env=False)
+    assert ours.status_code == real.status_code, (ours.text[:300], real.text[:300])
+    if real.status_code >= 400:
+        assert ours.text == real.text
+    else:
+        assert unpacked(name, ours.json()) == unpacked(name, real.json())
+
+
+@pytest.mark.parametrize("upload", [UPLOAD, {"url": "http://127.0.0.1:9/x", "nope": 1}])
+@pytest.mark.usefixtures("worker")
+def test_1_6_takes_a_url_alone(
+    dynamo_stack: DynamoStack, frontend: httpx.Client, embedded: Engine, upload: dict[str, Any]
+) -> None:
+    if not dynamo_stack.version.startswith("1.6."):
+        pytest.skip("1.7 has artifacts")
+    path, document = chat(nvext={"metadata_upload": upload})
+    body, headers = compact(document), {"content-type": "application/json"}
+    real = frontend.post(path, content=body, headers=headers)
+    ours = httpx.post(embedded.url + path, content=body, headers=headers, trust_env=False)
+    assert (ours.status_code, ours.text) == (real.status_code, real.text)
 
 
 @pytest.fixture(scope="module")

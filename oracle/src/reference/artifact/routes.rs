@@ -21,6 +21,11 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
+    /// The path, and the offset of an error that is of no tensor.
+    pub(crate) fn place(&self) -> (&str, usize) {
+        (&self.path, self.at.unwrap_or(0))
+    }
+
     /// (g), for an artifact.
     pub(crate) fn read(&self, sequence: &Sequence, options: &Options<'_>) -> Result<Outcome> {
         if options.experts == ExpertsMode::Skip {

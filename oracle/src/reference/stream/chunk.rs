@@ -1,5 +1,7 @@
 //! One chunk: judged as a body is, and kept.
 
+use std::cell::OnceCell;
+
 use super::{At, Experts, Joined, Prompt, Stream, lowest};
 use crate::reference::json::Node;
 use crate::reference::logprobs::{self, alignment, same_id};
@@ -26,7 +28,8 @@ struct Tokens<'c> {
 impl<'o> Stream<'o> {
     pub(super) fn chunk(&mut self, data: &[u8], at: &At<'_>) -> Result<()> {
         let document = json::parse(data, self.options.limits.max_depth)?;
-        let (choices, beside) = chunk(&document, &self.options, self.one_only)?;
+        let artifact = OnceCell::new();
+        let (choices, beside) = chunk(&document, &artifact, &self.options, self.one_only)?;
         for (i, choice) in choices.iter().enumerate() {
             self.room_for(choice)?;
             let mut joined = self.choices.remove(&choice.index).unwrap_or_default();
@@ -90,6 +93,9 @@ impl<'o> Stream<'o> {
             self.judge_prompt(choice, joined)?;
         }
         self.metadata(choice, joined)?;
+        if !choice.notes.is_empty() {
+            joined.notes.clone_from(&choice.notes);
+        }
         self.rows(choice, joined)?;
         self.experts(choice, joined)
     }
@@ -301,7 +307,9 @@ impl<'o> Stream<'o> {
         tokens: &Tokens<'_>,
         at: &At<'_>,
     ) -> Result<()> {
-        if let Some((path, node)) = choice.channels(Role::FlatLogprobs)[0].found() {
+        let flat = choice.channels(Role::FlatLogprobs).iter();
+        let (listed, whole): (Vec<_>, Vec<_>) = flat.partition(|it| it.key() == "token_logprobs");
+        if let Some((path, node)) = whole.iter().find_map(|it| it.found()) {
             let values = logprobs::flat(node, path, &joined.ids, &self.options)?;
             joined.flat = Some((values, path.to_owned()));
         }
@@ -321,8 +329,7 @@ impl<'o> Stream<'o> {
             }
             append(&mut joined.entries, entries, path);
         }
-        let listed = choice.channels(Role::FlatLogprobs).get(1);
-        if let Some((path, node)) = listed.and_then(Channel::found) {
+        if let Some((path, node)) = listed.iter().find_map(|it| it.found()) {
             let values = match readers::flat(node, path, &self.options) {
                 Ok(values) => values,
                 Err(error) => {
@@ -345,6 +352,10 @@ impl<'o> Stream<'o> {
                 }
             }
             append(&mut joined.texts, texts.iter().map(named).collect(), path);
+        }
+        if let Some((path, node)) = choice.found(Role::TopTriples) {
+            let read = logprobs::top_of_triples(node, path, &joined.ids, &self.options)?;
+            joined.candidates = Some(read);
         }
         Ok(())
     }
@@ -475,12 +486,16 @@ impl<'o> Stream<'o> {
         };
         let sequence = sequence(joined, prompt, None, &options);
         let found = experts::source(choice.channels(Role::RoutedExperts));
-        if let Some((path, node)) = found
+        let stands = match choice.routes {
+            Some(routes) => Some(routes.place()),
+            None => found.map(|(path, node)| (path, node.start)),
+        };
+        if let Some((path, at)) = stands
             && options.experts != ExpertsMode::Skip
         {
             let refuse = |kind, message: &'static str| {
                 let class = Class::RoutedExperts;
-                Err(Error::new(class, kind, path, node.start, message))
+                Err(Error::new(class, kind, path, at, message))
             };
             if !joined.ended {
                 return refuse("early", "routed experts before the choice has ended");
@@ -494,11 +509,10 @@ impl<'o> Stream<'o> {
             experts::Outcome::Skipped => (None, String::new()),
             experts::Outcome::Read(read, path) => (Some(read), path),
         };
-        let (_, node) = found.expect("one was read");
         joined.experts = Some(Experts {
             read,
             path,
-            node: node.clone(),
+            node: found.map(|(_, node)| node.clone()),
         });
         Ok(())
     }

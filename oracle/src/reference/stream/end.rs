@@ -1,5 +1,7 @@
 //! The end of a stream: the joined columns are judged, and become completions.
 
+use std::cell::OnceCell;
+
 use super::chunk::sequence;
 use super::{Joined, Prompt, SoFar, Stream, not_a_stream};
 use crate::reference::logprobs::{self, Sourced, alignment, or_nan, same_id};
@@ -81,7 +83,9 @@ impl Stream<'_> {
     /// A document where a stream was expected: what it says may be more.
     fn plain_json(&self, at: usize, document: &[u8]) -> Error {
         let document = json::parse(document, self.options.limits.max_depth);
-        let told = document.and_then(|it| structure::chunk(&it, &self.options, false).map(|_| ()));
+        let artifact = OnceCell::new();
+        let told = document
+            .and_then(|it| structure::chunk(&it, &artifact, &self.options, false).map(|_| ()));
         match told {
             Err(error) if error.class == Class::Server => error,
             _ => not_a_stream(at),
@@ -239,6 +243,7 @@ impl End<'_> {
             };
             sources.push(("routed_experts", why));
         }
+        sources.extend(choice.notes.iter().cloned());
         found.insert("token_ids", Attribute::Ids(choice.ids.clone()));
         let (request_id, usage) = match self.stream.is_sglang() {
             true => (&choice.request_id, self.sglang_usage()),
@@ -303,8 +308,9 @@ impl End<'_> {
         let mut read = None;
         let mut top = None;
         let mut left_out = None;
-        let of_entries = |entries, path: &str| {
-            logprobs::top_of_content(entries, path, ids).map_err(without_offset)
+        let of_entries = |entries, path: &str| match choice.candidates {
+            Some(_) => Ok(None),
+            None => logprobs::top_of_content(entries, path, ids).map_err(without_offset),
         };
         let left = |entries: usize, path: &str| {
             let of_another_length = logprobs::of_another_length(path, entries, ids);
@@ -372,6 +378,12 @@ impl End<'_> {
         if read.is_none() && !ids.is_empty() && self.options().require_logprobs {
             let path = self.place.path(&choice.paths.logprobs);
             return Err(missing(path, "the stream holds no log-probabilities"));
+        }
+        if let Some(candidates) = &choice.candidates {
+            if let Some((rows, path)) = candidates {
+                same_count(rows.offsets.len() - 1, ids.len(), path)?;
+            }
+            top = candidates.clone();
         }
         if let Some((rows, path)) = &choice.rows {
             let path = self.place.path(path);
@@ -487,11 +499,13 @@ impl End<'_> {
         };
         let counted = self.counted_prompt().map(|count| count.tokens);
         let sequence = sequence(choice, self.prompt(), counted, options);
-        if experts.read.is_none() || sequence.prompt.is_some() || counted.is_none() {
+        let (Some(_), None, Some(_), Some(node)) =
+            (&experts.read, sequence.prompt, counted, &experts.node)
+        else {
             return Ok(experts.read.clone());
-        }
+        };
         let path = self.place.path(&experts.path);
-        let read = experts::from(&path, &experts.node, &sequence, options);
+        let read = experts::from(&path, node, &sequence, options);
         read.map(Some).map_err(without_offset)
     }
 }

@@ -77,6 +77,10 @@ struct Joined {
     /// The ids that the texts of completions name.
     texts: Option<(Vec<Option<i32>>, String)>,
     unreadable_texts: bool,
+    /// An artifact's candidates, once there is one.
+    candidates: Option<Option<(Top, String)>>,
+    /// More of `sources`.
+    notes: Vec<(&'static str, String)>,
     /// SGLang's alternatives, a row for each token.
     rows: Option<(Top, String)>,
     prompt: Prompt,
@@ -109,7 +113,8 @@ struct Experts {
     /// None where the caller has no use for them.
     read: Option<RoutedExperts>,
     path: String,
-    node: Node,
+    /// None for the routes of an artifact.
+    node: Option<Node>,
 }
 
 /// What a choice has so far.

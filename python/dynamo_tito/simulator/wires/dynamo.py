@@ -1,4 +1,4 @@
-"""NVIDIA Dynamo 1.6.1's frontend: chat, completions and /inference/v1/generate, as recorded from it."""
+"""NVIDIA Dynamo's frontend: chat, completions and /inference/v1/generate, as recorded from it."""
 
 # Handlers are named for their routes, and all have one signature.
 # ruff: noqa: ARG002, D102
@@ -243,7 +243,7 @@ class DynamoApp(DynamoStreams, SglangGenerate):
 
     async def native(self, call: Call) -> Response:
         document = read_native(call.request.body)
-        if not document.get("stream"):
+        if not document.get("stream") and self.engine.config.dynamo_version == "1.6.1":
             raise EngineError(501, "non-streaming SGLang generate requests are not implemented; set stream=true")
         return await (
             self.events(call, document, deltas=True) if call.streams(document) else self.whole(call, document)

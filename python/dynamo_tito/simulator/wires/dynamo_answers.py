@@ -21,6 +21,7 @@ from dynamo_tito.simulator.encode import (
 from dynamo_tito.simulator.flight import Delta
 from dynamo_tito.simulator.model import Sample
 
+from . import dynamo_upload
 from .common import Entry, Numbers, entries, prompt_entries, prompt_maps
 from .dynamo_request import Wanted
 
@@ -111,11 +112,7 @@ class DynamoAnswers(App):
                 "request_received_ms": int(time.time() * 1e3), "prefill_wait_time_ms": 0.1, "prefill_time_ms": 1.25,
                 "ttft_ms": 1.35, "total_time_ms": 2.5,
             }  # fmt: skip
-        routing = await self.routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
-        if "routed_experts" in fields and routing is not None:
-            first["routed_experts"] = routing
-        if "engine_data" in fields:
-            first["engine_data"] = self._engine_data(call, wanted, sample, routing)
+        first |= await self._captured(call, wanted, sample)
         if "stop_reason" in fields and sample.stop_reason is not None:
             first["stop_reason"] = sample.stop_reason
         if "detailed_finish_reason" in fields:
@@ -126,7 +123,26 @@ class DynamoAnswers(App):
             )
         return first | rest
 
-    def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any) -> dict[str, Any]:
+    async def _captured(self, call: Call, wanted: Wanted, sample: Sample) -> dict[str, Any]:
+        """What the engine has of the whole choice."""
+        fields = wanted.extra_fields
+        found: dict[str, Any] = {}
+        routing = await self.routing(call, sample, wanted) if fields & {"routed_experts", "engine_data"} else None
+        if "routed_experts" in fields and routing is not None:
+            found["routed_experts"] = routing
+        upload = None if wanted.artifact is None else await self._upload(call, wanted, sample, wanted.artifact)
+        if "engine_data" in fields:
+            found["engine_data"] = self._engine_data(call, wanted, sample, routing, upload)
+        if upload is not None:
+            found["metadata_upload"] = upload
+        return found
+
+    async def _upload(self, call: Call, wanted: Wanted, sample: Sample, contents: frozenset[str]) -> Any:
+        routed = "moe_routes" in contents and self.engine.routed(sample)
+        rows = await self.engine.rows(call, sample, 0) if routed else None
+        return dynamo_upload.answer(sample, contents, dynamo_upload.width(wanted.logprobs), rows)
+
+    def _engine_data(self, call: Call, wanted: Wanted, sample: Sample, routing: Any, upload: Any) -> dict[str, Any]:
         data: dict[str, Any] = {"prompt_token_ids": ids(sample.prompt_ids)}
         if wanted.asks[0].n == 1:
             data["kv_cache_hit"] = {"prompt_tokens": len(sample.prompt_ids), "reused_tokens": 0}
@@ -136,6 +152,8 @@ class DynamoAnswers(App):
             )
         if routing is not None:
             data["routed_experts"] = routing
+        if upload is not None:
+            data["metadata_upload"] = upload
         data["completion_token_ids"] = ids(sample.token_ids)
         data["finished"] = True
         if wanted.logprobs is not None and len(sample.token_ids):

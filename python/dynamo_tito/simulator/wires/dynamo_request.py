@@ -1,4 +1,4 @@
-"""The requests that Dynamo 1.6.1's frontend accepts and refuses, with its messages, as recorded."""
+"""The requests that Dynamo's frontend accepts and refuses, with its messages, as recorded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dynamo_tito.simulator.calls import Ask, EngineError
 from dynamo_tito.simulator.config import EngineConfig
 from dynamo_tito.simulator.tokenizer import Tokenizer
 
+from .dynamo_upload import read_upload, refuse_upload
 from .serde import Kind, check, check_known, deserialize_error, end_of, parse
 
 __all__ = ["Streaming", "Wanted", "read_chat", "read_completions", "read_generate", "read_native"]
@@ -99,6 +100,8 @@ class Wanted:
     stream: Streaming | None = None
     #: Chat's `top_logprobs` of 0: entries without alternatives.
     hide_alternatives: bool = False
+    #: What a generation artifact is asked to have; None: none is.
+    artifact: frozenset[str] | None = None
 
 
 def read_chat(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted:
@@ -126,15 +129,18 @@ def read_chat(body: bytes, config: EngineConfig, tokenizer: Tokenizer) -> Wanted
         prompt = tokenizer.apply_chat_template(document["messages"])
     limit = document.get("max_completion_tokens")
     ask = _ask(document, prompt, document.get("max_tokens") if limit is None else limit, config)
-    wants = bool(document.get("logprobs"))
+    logprobs = max(1, 1 if top is None else top) if document.get("logprobs") else None
+    artifact = read_upload(nvext, body, config)
+    refuse_upload(artifact, document, [ask], logprobs, config)
     return Wanted(
         [ask],
         fields,
-        max(1, 1 if top is None else top) if wants else None,
+        logprobs,
         document.get("prompt_logprobs"),
         start,
         _streaming(document, nvext, tokenizer),
         hide_alternatives=top == 0,
+        artifact=artifact,
     )
 
 
@@ -160,7 +166,10 @@ def read_completions(body: bytes, config: EngineConfig, tokenizer: Tokenizer) ->
     prompt_logprobs = document.get("prompt_logprobs")
     if document.get("echo") and prompt_logprobs is None:
         prompt_logprobs = document.get("logprobs")
-    return Wanted(asks, fields, document.get("logprobs"), prompt_logprobs, start, _streaming(document, nvext, None))
+    logprobs, artifact = document.get("logprobs"), read_upload(nvext, body, config)
+    refuse_upload(artifact, document, asks, logprobs, config)
+    stream = _streaming(document, nvext, None)
+    return Wanted(asks, fields, logprobs, prompt_logprobs, start, stream, artifact=artifact)
 
 
 def read_native(body: bytes) -> dict[str, Any]:
@@ -170,8 +179,9 @@ def read_native(body: bytes) -> dict[str, Any]:
         EngineError: as the frontend refuses it.
     """
     document = _document(body, "SglangGenerateRequest")
-    if "input_ids" in document:
-        _token_ids(document["input_ids"], body, "input_ids")
+    if "input_ids" not in document:
+        raise deserialize_error("missing field `input_ids`", len(body))
+    _token_ids(document["input_ids"], body, "input_ids")
     if ((document.get("sampling_params") or {}).get("n") or 1) != 1:
         raise EngineError(400, "sampling_params.n must be 1; parallel sampling is not supported.")
     return document
