@@ -1,4 +1,4 @@
-"""Proves a wheel: its tag, its size, and that it installs and decodes in a clean environment without a compiler.
+"""Proves a wheel: its tag, its size, and that in a clean environment it installs, decodes and makes a page.
 
 python -m benches.check_wheel dist
 """
@@ -48,6 +48,9 @@ def main() -> None:
         for _ in range(2):  # the second time with everything compiled to bytecode
             _run(python, "-c", _PROOF, str(body), str(ROOT), env=environment)
         _run(python.with_name("dynamo-tito"), "decode", str(body), "--wire", "vllm_generate", env=environment)
+        page = Path(folder) / "page.html"
+        _run(python.with_name("dynamo-tito"), "view", str(body), "--output", str(page), env=environment)
+        assert page.stat().st_size < 200_000, page.stat().st_size
 
 
 def _run(*command: str | Path, env: dict[str, str]) -> None:
