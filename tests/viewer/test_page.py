@@ -395,6 +395,31 @@ def test_a_notebook_shows_it_in_a_frame(tmp_path: Path, chromium: Browser) -> No
     tab.close()
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessibility(show: Show, dark: bool) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: run make test-view")
+    made = viewing.made()
+    page = tito.view([viewing.completion(), made.sample], against=[viewing.completion(), made.other])
+    shown = show(page, dark=dark)
+    shown.page.locator("#tokens").focus()
+    shown.page.keyboard.press("End")
+    for tab in shown.page.get_by_role("tab").all():
+        tab.click()
+        shown.settle()
+        found = axe.Axe().run(shown.page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["target"]) for one in found] == []
+
+
+def test_a_browser_that_is_too_old_is_told(chromium: Browser, tmp_path: Path) -> None:
+    tito.view(viewing.made().sample).save(tmp_path / "page.html")
+    tab = chromium.new_page(offline=True)
+    tab.add_init_script("delete window.DecompressionStream")
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("#failed")
+    assert "DecompressionStream is not defined" in tab.locator("#failed").inner_text()
+    tab.close()
+
+
 def odd() -> dict[str, tito.Completion]:
     """Completions that have little, or what is at the edge."""
     whole = viewing.completion()

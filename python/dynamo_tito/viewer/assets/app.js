@@ -222,7 +222,7 @@ class App {
   #keys() {
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.target.matches("input, select, textarea")) return;
+      if (event.target.matches("input, select, textarea") || byId("keys").open) return;
       const modes = [...byId("modes").querySelectorAll("input")];
       const does = {
         "/": () => byId("find").focus(),
@@ -255,4 +255,9 @@ class App {
 }
 
 const app = new App(json("manifest"));
-expose(app, app.start());
+const started = app.start();
+started.catch((error) => {
+  byId("failed").textContent = `The page cannot be shown: ${error.message}. It needs a browser of 2023 or later.`;
+  byId("failed").hidden = false;
+});
+expose(app, started);

@@ -107,15 +107,17 @@ export function showSamples(app, order = "name") {
   );
 }
 
+const DTYPES = { u1: "uint8", i2: "int16", u2: "uint16", i4: "int32", f4: "float32", f8: "float64" };
+
 export function showAbout({ sample }) {
   const { said } = sample;
   const columns = Object.entries(said.columns).map(([name, { dtype, shape }]) => [
     name,
-    `${dtype} [${shape.join(", ")}]`,
+    `${DTYPES[dtype]} [${shape.join(", ")}]`,
   ]);
   byId("about").replaceChildren(
     facts([["record", said.kind], ["tokens", count(said.length)], ["sampled", count(said.sampled)], ...said.facts]),
-    make("h3", {}, "Arrays of this page"),
+    make("h2", {}, "Arrays of this page"),
     facts(columns),
   );
 }

@@ -74,7 +74,7 @@ export class TokenPanel {
       ),
     );
     return [
-      make("h3", {}, "Alternatives"),
+      make("h2", {}, "Alternatives"),
       make(
         "table",
         { class: "list" },
@@ -99,7 +99,7 @@ export class TokenPanel {
     const { sample } = app;
     const route = sample.route(token);
     if (!sample.said.columns.experts) return [];
-    const title = make("h3", {}, "Experts of each layer");
+    const title = make("h2", {}, "Experts of each layer");
     if (!sample.loaded) return [title, make("p", { class: "hint" }, "Being read …")];
     if (!route) return [title, make("p", { class: "hint" }, "No row for this token.")];
     const other = sample.route(token, "experts2");
