@@ -297,6 +297,31 @@ def test_routing_of_another_shape_is_said() -> None:
     assert found["notes"] == ["Routing is not compared: 24 x 4 and 3 x 4 (layers x experts a token)."]
 
 
+def test_versions_without_positions_are_labels(answered: tito.Completion) -> None:
+    measured = [{"version": "a", "start": 0, "end": 3}, {"version": "b", "start": 3, "end": 8}]
+    for versions, names in ((measured, ["a", "b"]), ([{"version": "a"}], ["a (label of the answer)"])):
+        assert said(tito.view(dataclasses.replace(answered, weight_versions=versions)))["versions"] == names
+
+
+def test_prompt_logprobs_are_those_of_the_prompt(answered: tito.Completion) -> None:
+    top = tito.TopLogprobs(np.empty(0, np.int32), np.empty(0), np.zeros(5, np.int64))
+    scored = tito.PromptLogprobs(np.full(4, -1.0), top)
+    with pytest.raises(ValueError, match="of 4 tokens, the prompt has 3"):
+        tito.view(dataclasses.replace(answered, prompt_logprobs=scored))
+
+
+def test_scorings_as_far_apart_as_floats_go() -> None:
+    sample = viewing.made().sample
+    far = np.where(sample.mask, sample.logprobs, 0.0)
+    far[300] = -5000.0
+    assert said(tito.view(sample, against=far))["compared"]["count"] == sample.mask.sum()
+    assert said(tito.view(sample, against=sample.logprobs - 5000))["compared"]["count"] == sample.mask.sum()
+
+
+def test_a_title_that_is_no_text() -> None:
+    assert "<title>a?b</title>" in tito.view(viewing.made().sample[:5], title="a\udc80b").html
+
+
 # --- the command ---
 
 

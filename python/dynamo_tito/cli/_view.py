@@ -91,7 +91,7 @@ def view(  # a parameter per option is how typer reads the command line
         page.save(output)
     except (ModuleNotFoundError, OSError, ValueError) as error:
         _refuse(str(error))
-    print(output)
+    print(printable(str(output)))
     if open_:
         webbrowser.open(output.resolve().as_uri())
 

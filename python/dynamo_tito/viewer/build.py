@@ -209,7 +209,7 @@ def _findings(routing: Routing | None, asked: _Asked) -> list[str]:
 
 def _divergence(track: Track, comparison: Comparison) -> dict[str, float | int | None]:
     found = divergence(track.logprobs, comparison.logprobs, track.mask, missing_logprob="skip")
-    return {"count": found.count, "k3": None if np.isnan(found.k3) else found.k3}
+    return {"count": found.count, "k3": found.k3 if np.isfinite(found.k3) else None}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

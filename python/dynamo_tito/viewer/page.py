@@ -55,7 +55,8 @@ class Page:
     """
 
     def __init__(self, title: str, sections: Sequence[Section], ids: Int32Array, texts: list[str] | None) -> None:
-        self.title = title
+        # A file's name may have bytes that are no text.
+        self.title = title.encode(errors="replace").decode()
         self._sections = sections
         self._vocabulary = pack("vocabulary", ids)
         self._texts = texts
@@ -87,11 +88,8 @@ class Page:
             "base-uri 'none'; form-action 'none'"
         )
         before, after = _asset("page.html").split("<!-- data -->")
-        yield (
-            before.replace("{{policy}}", policy)
-            .replace("{{style}}", style)
-            .replace("{{title}}", html.escape(self.title))
-        ).encode()
+        head = before.replace("{{policy}}", policy).replace("{{style}}", style)
+        yield head.replace("{{title}}", html.escape(self.title)).encode()
         manifest = {
             "title": self.title,
             "vocabulary": self._vocabulary.header(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -109,7 +109,9 @@ def _of_sample(sample: TrainingSample) -> Track:
         logprobs=sample.logprobs,
         routing=None if experts is None else Routing(experts, 0),
         turns=tuple(Turn(turn.start, turn.completion_start, turn.end, _finish(turn)) for turn in sample.turns),
-        versions=sample.version_indices(),
+        versions=_versions(
+            ((span.version, span.start, span.end, span.measured) for span in sample.weight_versions), len(sample)
+        ),
         shared=sample.shared,
         facts=tuple(
             (f"request id, turn {number}", turn.request_id)
@@ -135,7 +137,9 @@ def _of_completion(
     before, count = len(prompt), len(completion.token_ids)
     scored, own = completion.prompt_logprobs, completion.top_logprobs
     logprobs = np.full(before + count, np.nan)
-    if scored is not None and len(scored.logprobs) == before:
+    if scored is not None:
+        if len(scored.logprobs) != before:
+            raise ValueError(f"prompt_logprobs are of {len(scored.logprobs)} tokens, the prompt has {before}")
         logprobs[:before] = scored.logprobs
     if completion.logprobs is not None:
         logprobs[before:] = completion.logprobs
@@ -150,7 +154,7 @@ def _of_completion(
         logprobs=logprobs,
         routing=None if routing is None else Routing(routing.array, routing.start),
         turns=(Turn(0, before, before + count, _finish(completion)),),
-        versions=_versions(completion, before),
+        versions=_versions(_spans(completion, before), before + count),
         top=_joined(None if scored is None else scored.top, before, own, count),
         vocabulary=None if allowed is None else _behind(before, np.diff(allowed.offsets).astype(np.int32), 0),
         arrivals=None if timing is None else _behind(before, timing.arrivals, np.nan),
@@ -200,7 +204,7 @@ def _prompt_len(routing: RoutedExperts, count: int, final_row: FinalRow) -> int 
 
 def _joined(prompt: TopLogprobs | None, before: int, own: TopLogprobs | None, count: int) -> TopLogprobs | None:
     """The alternatives of the prompt's positions and of the sampled ones, behind each other."""
-    first = prompt if prompt is not None and len(prompt) == before else _nothing(before)
+    first = _nothing(before) if prompt is None else prompt
     second = _nothing(count) if own is None else own
     if not len(first.token_ids) and not len(second.token_ids):
         return None
@@ -215,13 +219,25 @@ def _nothing(positions: int) -> TopLogprobs:
     return TopLogprobs(np.empty(0, np.int32), np.empty(0), np.zeros(positions + 1, np.int64))
 
 
-def _versions(completion: Completion, before: int) -> tuple[tuple[str, ...], Int32Array]:
+Span: TypeAlias = tuple[str, int, int, bool]
+"""A version, the tokens [start, end) that it sampled, and whether the engine recorded which those are."""
+
+
+def _spans(completion: Completion, before: int) -> Iterator[Span]:
+    """A label without positions stands for every token of the answer, and is no measurement."""
     count = len(completion.token_ids)
-    indices = np.full(before + count, -1, np.int32)
-    names: dict[str, int] = {}
     for span in completion.weight_versions or ():
-        number = names.setdefault(str(span["version"]), len(names))
-        indices[before + span.get("start", 0) : before + span.get("end", count)] = number
+        start, end = span.get("start", 0), span.get("end", count)
+        yield str(span["version"]), before + start, before + end, "start" in span
+
+
+def _versions(spans: Iterable[Span], length: int) -> tuple[tuple[str, ...], Int32Array]:
+    """The versions in the order in which they first sampled, and which of them sampled each token; -1 for none."""
+    names: dict[str, int] = {}
+    indices = np.full(length, -1, np.int32)
+    for version, start, end, measured in spans:
+        name = version if measured else f"{version} (label of the answer)"
+        indices[start:end] = names.setdefault(name, len(names))
     return tuple(names), indices
 
 
