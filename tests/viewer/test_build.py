@@ -22,13 +22,15 @@ from typer.testing import CliRunner
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.cli._app import app
-from dynamo_tito.rollout import TrainingSample
+from dynamo_tito.rollout import Rollout, TrainingSample
 from dynamo_tito.rollout.routing import Rows
 from dynamo_tito.viewer import Page, load
 from dynamo_tito.viewer.bundle import script
 from dynamo_tito.viewer.columns import Column, pack
 from dynamo_tito.viewer.texts import ids_of, texts_of
 from support import viewing
+from support.chat import ChatRenderer
+from support.completions import completion as made_completion
 
 CAPTURES = Path(__file__).parents[1] / "data"
 
@@ -295,6 +297,26 @@ def test_routing_of_another_shape_is_said() -> None:
     other = TrainingSample(sample.token_ids, sample.mask, sample.logprobs, Rows([rows[:, :3].copy()]), sample.turns)
     found = said(tito.view(sample, against=other))
     assert found["notes"] == ["Routing is not compared: 24 x 4 and 3 x 4 (layers x experts a token)."]
+
+
+class Forgetful(ChatRenderer):
+    """Its template says something else about the past than it did when it was the present."""
+
+    def bridge_to_next_turn(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def test_a_rollout_is_its_branches_and_their_drifts() -> None:
+    rollout = Rollout(Forgetful(), on_drift="branch")
+    for text in ("a", "b"):
+        rollout.prompt_ids([{"role": "user", "content": text}])
+        rollout.append(made_completion([600, 700, 31_997], finish_reason="stop"))
+    one, two = rollout.samples()
+    page = tito.view(rollout)
+    assert [said(page, number)["length"] for number in (0, 1)] == [len(one), len(two)]
+    (drift,) = rollout.drifts
+    assert said(page)["drifts"] == [f"Drift (prefix) at token {drift.token}, message {drift.message}: branch."]
+    assert said(page, 1)["shared"] == two.shared > 0
 
 
 def test_versions_without_positions_are_labels(answered: tito.Completion) -> None:
