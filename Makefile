@@ -104,6 +104,25 @@ test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VE
 test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
 	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
 
+$(VENV)/.view: pyproject.toml $(VENV)/.ready
+	$(PY) -m pip install --quiet --group view
+	touch $@
+
+.chromium/.ready: tools/chromium/install.sh
+	tools/chromium/install.sh .chromium
+
+VIEWER := python/dynamo_tito/viewer/assets
+
+.PHONY: test-view
+test-view: build $(VENV)/.view .chromium/.ready ## the viewer's pages in a real Chromium, and their scripts linted
+	$(BIN)/oxfmt --check $(VIEWER)/*.js
+	$(BIN)/oxlint --config .oxlintrc.json --deny-warnings $(VIEWER)
+	$(BIN)/pytest -q tests/viewer
+
+.PHONY: pictures
+pictures: build $(VENV)/.view .chromium/.ready ## the pictures of docs/view.md, taken anew
+	PICTURES=docs/view $(BIN)/pytest -q tests/viewer/test_pictures.py
+
 SECONDS ?= 60
 
 .PHONY: fuzz
@@ -180,15 +199,17 @@ bench-packed: build $(PACKED)/.ready ## packed answers, beside the version of re
 	PYTHONPATH=$(abspath python):$(abspath .):$(abspath tests) $(PACKED)/bin/python -m benches.packed
 
 .PHONY: fmt
-fmt: $(VENV)/.ready ## format Rust and Python
+fmt: $(VENV)/.ready ## format Rust, Python and, where oxfmt is installed, JavaScript
 	$(CARGO) fmt --all
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format --quiet
+	if [ -x $(BIN)/oxfmt ]; then $(BIN)/oxfmt $(VIEWER)/*.js; fi
 
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .bench .cache .chromium .tools
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

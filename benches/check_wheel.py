@@ -1,4 +1,4 @@
-"""Proves what a release uploads: tag, size, bill of materials; it installs and decodes in a clean environment.
+"""Proves what a release uploads: tag, size, bill of materials; it installs, decodes and makes a page in a clean place.
 
 python -m benches.check_wheel dist
 
@@ -56,6 +56,9 @@ def main() -> None:
         for _ in range(2):  # the second time with everything compiled to bytecode
             _run(python, "-c", _PROOF, str(body), str(ROOT), env=environment)
         _run(python.with_name("dynamo-tito"), "decode", str(body), "--wire", "vllm_generate", env=environment)
+        page = Path(scratch) / "page.html"
+        _run(python.with_name("dynamo-tito"), "view", str(body), "--output", str(page), env=environment)
+        assert page.stat().st_size < 200_000, page.stat().st_size
 
 
 def _check(wheel: Path) -> None:

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
+    from .viewer import Page, view
 
 __all__ = [
     "AdminError",
@@ -113,6 +114,7 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "OverlongPromptError",
+    "Page",
     "PromptLogprobs",
     "RendererTransport",
     "RetryPolicy",
@@ -152,6 +154,7 @@ __all__ = [
     "logprobs_report",
     "memory_stats",
     "trim_memory",
+    "view",
 ]
 
 __version__ = build_info()["version"]
@@ -173,6 +176,7 @@ _LAZY: dict[str, str] = {
     "LogprobsChecks": "_logprobs_report",
     "LogprobsReport": "_logprobs_report",
     "MockTransport": "_http.mock",
+    "Page": "viewer",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
     "SamplingDefaults": "_config",
@@ -185,6 +189,7 @@ _LAZY: dict[str, str] = {
     "detect_wire": "_detect",
     "encode_request": "_requests",
     "logprobs_report": "_logprobs_report",
+    "view": "viewer",
 }
 
 

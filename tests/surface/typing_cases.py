@@ -127,6 +127,13 @@ async def workers(client: tito.AsyncTitoClient) -> None:
     assert_type(await client.fleet(), control.Fleet)
 
 
+def page(sample: rollout.TrainingSample, completion: tito.Completion, scored: tito.PromptLogprobs) -> None:
+    assert_type(tito.view(sample, against=scored), tito.Page)
+    assert_type(tito.view([completion, sample], against=[sample, sample.logprobs], tokenizer="name").html, str)
+    tito.view(completion, against=scored.logprobs, prompt_len=3).save("page.html")
+    tito.view(5)  # type: ignore[arg-type]
+
+
 def engine() -> None:
     with simulator.running(backend="vllm") as server:
         assert_type(server.url, str)

@@ -7,6 +7,7 @@ import typer
 from ._decode import decode
 from ._doctor import doctor
 from ._serve import serve
+from ._view import view
 from ._workers import workers
 
 __all__ = ["app"]
@@ -23,3 +24,4 @@ app.command()(decode)
 app.command()(doctor)
 app.command()(workers)
 app.command()(serve)
+app.command()(view)
