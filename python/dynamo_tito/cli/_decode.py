@@ -18,7 +18,7 @@ _STDIN = Path("-")
 WireOrAuto: TypeAlias = Literal["auto", Wire]
 
 
-def decode(  # a parameter per option is how typer reads the command line
+def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the command line
     files: Annotated[
         list[Path],
         typer.Argument(help="Saved response bodies; - reads standard input.", metavar="FILE"),
@@ -44,6 +44,14 @@ def decode(  # a parameter per option is how typer reads the command line
         int | None,
         typer.Option(help="Experts per token and layer. SGLang needs it, too.", min=1, metavar="N"),
     ] = None,
+    num_indexer_layers: Annotated[
+        int | None,
+        typer.Option(help="Layers with an indexer, which SGLang's indexer_topk needs.", min=1, metavar="N"),
+    ] = None,
+    index_topk: Annotated[
+        int | None,
+        typer.Option(help="Positions per token and indexer. SGLang needs it, too.", min=1, metavar="N"),
+    ] = None,
     experts: Annotated[
         ExpertsMode, typer.Option(help="Routed experts as int32, in the width of the response, or not at all.")
     ] = "int32",
@@ -68,6 +76,8 @@ def decode(  # a parameter per option is how typer reads the command line
         "routed_experts_prompt_start": routed_experts_prompt_start,
         "num_layers": num_layers,
         "top_k": top_k,
+        "num_indexer_layers": num_indexer_layers,
+        "index_topk": index_topk,
         "experts": experts,
         "missing_logprob": missing_logprob,
         "final_row": final_row,
