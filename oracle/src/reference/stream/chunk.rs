@@ -298,6 +298,7 @@ impl<'o> Stream<'o> {
                 };
                 extends(&mut rows, &positions(&earlier.0), path, node, same)?;
             }
+            path.clone_into(&mut earlier.1);
             for row in rows {
                 row.iter()
                     .for_each(|(id, value)| earlier.0.push(*id, *value));
