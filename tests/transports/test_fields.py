@@ -80,7 +80,7 @@ def test_the_samplers_own_log_probabilities(sglang: simulator.Engine, *, stream:
 def expected_rows(start: int, stop: int) -> np.ndarray[Any, Any]:
     """The newest four positions up to each, in another order in each layer."""
     rows = [[[p - (s + layer) % 4 for s in range(4)] for layer in range(3)] for p in range(start, stop)]
-    return np.maximum(np.array(rows), -1)
+    return np.array(rows).clip(-1)
 
 
 @pytest.mark.parametrize("start", [None, 0, 3, 5])
@@ -91,7 +91,8 @@ def test_rows_of_an_indexer(sglang: simulator.Engine, start: int | None, *, stre
         found = generate(opened, {"return_indexer_topk": True}, routed_experts_prompt_start=start, stream=stream)
     rows = found.indexer_topk
     assert rows is not None
-    assert (rows.start, rows.complete, rows.array.dtype) == (start or 0, True, np.int32)
+    assert rows.array.dtype == np.int32
+    assert (rows.start, rows.complete) == (start or 0, True)
     np.testing.assert_array_equal(rows.array, expected_rows(start or 0, len(PROMPT) + 5))
     assert found.complete
 
@@ -131,7 +132,8 @@ def test_log_probabilities_of_given_ids(vllm: simulator.Engine) -> None:
         scores = opened.generate(PROMPT, sampling_params=params).prompt_token_id_logprobs
         own = opened.score(PROMPT).logprobs
     assert scores is not None
-    assert (scores.shape, scores.dtype) == ((3, 2), np.float32)
+    assert scores.dtype == np.float32
+    assert scores.shape == (3, 2)
     # The last row predicts the last token of the prompt.
     np.testing.assert_array_equal(scores[:, 0], own[2:].astype(np.float32))
     assert np.isneginf(scores[1, 1])
