@@ -33,7 +33,7 @@ mod wire;
 pub use decode::{decode, decode_artifact, decode_choices, decode_into};
 pub use divergence::{Divergence, Missing, divergence};
 pub use error::{Class, Error, Result};
-pub use experts::{ExpertIds, Routed as RoutedExperts};
+pub use experts::{ExpertIds, Matrix, Routed as RoutedExperts};
 pub use json::Value;
 pub use limits::Limits;
 pub use options::{ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob, Options, Wire};

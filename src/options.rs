@@ -121,6 +121,10 @@ pub struct Options<'a> {
     pub num_layers: Option<u64>,
     /// Experts per token of a bare blob.
     pub top_k: Option<u64>,
+    /// Indexer layers of a bare blob.
+    pub num_indexer_layers: Option<u64>,
+    /// Positions that an indexer chooses per token and layer, of a bare blob.
+    pub index_topk: Option<u64>,
     /// The width of what comes out.
     pub experts: ExpertsMode,
     /// Refuse a response without logprobs.
@@ -152,6 +156,8 @@ impl Options<'_> {
             routed_experts_prompt_start: None,
             num_layers: None,
             top_k: None,
+            num_indexer_layers: None,
+            index_topk: None,
             experts: ExpertsMode::Int32,
             require_logprobs: true,
             require_routed_experts: false,

@@ -95,6 +95,8 @@ fn options(case: &Value) -> Options<'static> {
             "routed_experts_prompt_start" => options.routed_experts_prompt_start = value.as_u64(),
             "num_layers" => options.num_layers = value.as_u64(),
             "top_k" => options.top_k = value.as_u64(),
+            "num_indexer_layers" => options.num_indexer_layers = value.as_u64(),
+            "index_topk" => options.index_topk = value.as_u64(),
             "experts" if value == "native" => options.experts = ExpertsMode::Native,
             "experts" if value == "skip" => options.experts = ExpertsMode::Skip,
             "require_logprobs" => options.require_logprobs = *value == true,
@@ -168,6 +170,13 @@ fn attribute(found: &Attribute) -> Value {
             "shape": it.shape, "start": it.start, "dtype": it.dtype, "complete": it.complete,
             "values": shortened(&it.values),
         }),
+        Attribute::Indexer(it) => json!({
+            "shape": it.shape, "start": it.start, "complete": it.complete, "values": shortened(&it.values),
+        }),
+        Attribute::Matrix(it) => {
+            let width = it.shape[1] as usize;
+            it.values.chunks(width).map(|row| json!(row)).collect()
+        }
         Attribute::Json(it) => value(it),
     }
 }

@@ -19,8 +19,11 @@ from typing import Any, Literal, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamo_tito._engine_info import EngineInfo
+
 Int32Array: TypeAlias = NDArray[np.int32]
 Int64Array: TypeAlias = NDArray[np.int64]
+Float32Array: TypeAlias = NDArray[np.float32]
 Float64Array: TypeAlias = NDArray[np.float64]
 LogprobArray: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 ExpertsArray: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16] | NDArray[np.int32]
@@ -172,6 +175,23 @@ class RoutedExperts(_Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IndexerTopk(_Record):
+    """What the indexer of a sparse attention chose, per position, indexer layer and slot, for replay in training.
+
+    Attributes:
+        array: int32 [rows, indexer layers, index_topk], as the engine's kernel wrote them (SGLang 0.5.23,
+            ``state_capturer/indexer_topk.py``); -1 is a slot that was left empty. Whether an index counts positions of
+            the sequence depends on the engine's attention backend, and is not judged.
+        start: the position in the sequence (prompt and completion) of row 0.
+        complete: False where rows are missing, as in :class:`RoutedExperts`.
+    """
+
+    array: Int32Array
+    start: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SamplingMask(_Ragged, _Record):
     """The vocabulary that survived top-k, top-p and min-p at each completion token.
 
@@ -263,8 +283,16 @@ class Completion(_Record):
             without positions, ``[{"version": "step_7"}]``, which was in force when the answer was written.
         sources: which channel each array came from, such as
             ``{"token_ids": "nvext.engine_data.completion_token_ids"}``. What was left out is named with the reason:
-            ``prompt_logprobs`` without prompt ids, ``routed_experts`` with ``experts="skip"``, and ``logprobs_echo``,
-            entries beside the chosen log-probabilities that are not one for each token or cannot be read.
+            ``prompt_logprobs`` without prompt ids, ``routed_experts`` and ``indexer_topk`` with ``experts="skip"``,
+            ``logprobs_echo``, entries beside the chosen log-probabilities that are not one for each token or cannot be
+            read, and ``engine``, values of another type than :class:`EngineInfo` has.
+        sampling_logprobs: float64 [C], natural logarithms: the sampler's own, of the sampled tokens after temperature
+            and the cuts of the sampling mask (SGLang with ``return_sampling_mask``).
+        indexer_topk: what the indexer of a sparse attention chose (SGLang with ``return_indexer_topk``).
+        prompt_token_id_logprobs: float32 [rows, ids], of the ids that the request gave as ``prompt_logprob_token_ids``
+            (vLLM 0.32 and 0.33, ``outputs.py``). The last row predicts the prompt's last token, and row ``-1 - i`` the
+            token i before it, so row 0 that of position P - rows. Minus infinity stands in columns that were padded.
+        engine: what the server tells of how it ran the request; None where it tells nothing.
         timing: when a client read each token of a stream; None otherwise.
     """
 
@@ -284,6 +312,10 @@ class Completion(_Record):
     usage: dict[str, Any] | None
     weight_versions: list[dict[str, Any]] | None
     sources: Mapping[str, str]
+    sampling_logprobs: Float64Array | None = None
+    indexer_topk: IndexerTopk | None = None
+    prompt_token_id_logprobs: Float32Array | None = None
+    engine: EngineInfo | None = None
     timing: Timing | None = None
 
     def __post_init__(self) -> None:
@@ -297,13 +329,14 @@ class Completion(_Record):
 
     @property
     def complete(self) -> bool:
-        """False where rows of the routed experts are missing: at the end after an abort, or in front.
+        """False where rows of routed experts or of an indexer are missing: at the end after an abort, or in front.
 
         False too where a stream was abandoned before the choice ended: then no server said ``"abort"``.
         """
-        if self.routed_experts is None:
+        captured = [rows for rows in (self.routed_experts, self.indexer_topk) if rows is not None]
+        if not captured:
             return self.finish_reason_raw is not None or self.finish_reason != "abort"
-        return self.routed_experts.complete
+        return all(rows.complete for rows in captured)
 
 
 def _names(record: Any) -> list[str]:

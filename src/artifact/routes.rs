@@ -50,7 +50,11 @@ impl Routes {
             );
             return Err(refused("shape", other.ids.at, message));
         }
-        experts::check_expected(options, routers.len() as u64, top_k as u64, at)?;
+        experts::check_expected(
+            experts::Capture::Experts.row(options),
+            [routers.len() as u64, top_k as u64],
+            at,
+        )?;
         experts::check_rows(options, rows as u64, at)?;
         // Without a completion the prompt's last token is one that was run.
         let final_row = match sequence.completion {

@@ -6,6 +6,7 @@
 mod blob;
 mod container;
 mod fill;
+mod matrix;
 mod npy;
 mod rows;
 mod trim;
@@ -13,6 +14,8 @@ mod trim;
 pub(crate) use blob::{Blob, Text};
 pub(crate) use container::Container;
 pub(crate) use fill::{doubles, integers, piece};
+pub use matrix::Matrix;
+pub(crate) use matrix::matrix;
+pub(crate) use rows::{Capture, Target, check_expected, check_rows, decode_rows, room};
 pub use rows::{ExpertIds, Routed};
-pub(crate) use rows::{Target, check_expected, check_rows, decode_rows, room};
 pub(crate) use trim::{Sequence, trim};

@@ -5,23 +5,38 @@ use crate::base64::Element;
 use crate::error::Result;
 use crate::limits::MAX_NPY_HEADER;
 
-/// What a header says.
+/// What a header of N dimensions says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) dtype: Element,
-    pub(super) shape: [u64; 3],
+pub(super) struct Header<T, const N: usize> {
+    pub(super) dtype: T,
+    /// Of which no dimension but the first is zero.
+    pub(super) shape: [u64; N],
     /// Where the rows begin, in decoded bytes.
     pub(super) data: usize,
+}
+
+/// The integers that routed experts may be.
+pub(super) fn integers(descr: &[u8]) -> Option<Element> {
+    match descr {
+        b"|u1" => Some(Element::U8),
+        b"<u2" => Some(Element::U16),
+        b"<i2" => Some(Element::I16),
+        b"<i4" => Some(Element::I32),
+        _ => None,
+    }
 }
 
 /// Base64 of the magic string; raw int32 expert ids can never spell it.
 pub(super) const SIGN: &[u8] = b"k05VTVBZ";
 
-/// Reads the header. The inner `Err` says what is wrong with it; the outer one is about base64.
-pub(super) fn header(
+/// Reads the header, whose type is one that `dtype` knows. The inner `Err` says what is wrong with it, `unlike` of its
+/// text; the outer one is about base64.
+pub(super) fn header<T: Copy, const N: usize>(
     text: &Text<'_>,
     decoded_len: usize,
-) -> Result<std::result::Result<Header, &'static str>> {
+    dtype: impl Fn(&[u8]) -> Option<T>,
+    unlike: &'static str,
+) -> Result<std::result::Result<Header<T, N>, &'static str>> {
     if decoded_len < 12 {
         return Ok(Err("an npy file has at least 12 bytes"));
     }
@@ -39,10 +54,12 @@ pub(super) fn header(
         return Ok(Err("the npy header is longer than the file"));
     }
     let head = text.head(data)?;
-    Ok(Literal { text: &head[start..] }
-        .header()
-        .map(|(dtype, shape)| Header { dtype, shape, data })
-        .ok_or("the npy header is not a C-order array of rows, layers and top_k of uint8, uint16, int16 or int32"))
+    Ok(Literal {
+        text: &head[start..],
+    }
+    .header(dtype)
+    .map(|(dtype, shape)| Header { dtype, shape, data })
+    .ok_or(unlike))
 }
 
 /// A reader of the Python literal that numpy writes.
@@ -51,7 +68,10 @@ struct Literal<'a> {
 }
 
 impl<'a> Literal<'a> {
-    fn header(mut self) -> Option<(Element, [u64; 3])> {
+    fn header<T, const N: usize>(
+        mut self,
+        dtype: impl Fn(&[u8]) -> Option<T>,
+    ) -> Option<(T, [u64; N])> {
         let (mut descr, mut order, mut shape) = (None, None, None);
         self.mark(b'{')?;
         while self.mark(b'}').is_none() {
@@ -59,13 +79,7 @@ impl<'a> Literal<'a> {
             self.mark(b':')?;
             match key {
                 b"descr" if descr.is_none() => {
-                    descr = Some(match self.string()? {
-                        b"|u1" => Element::U8,
-                        b"<u2" => Element::U16,
-                        b"<i2" => Element::I16,
-                        b"<i4" => Element::I32,
-                        _ => return None,
-                    });
+                    descr = Some(dtype(self.string()?)?);
                 }
                 b"fortran_order" if order.is_none() => {
                     order = Some(self.word(b"False")?);
@@ -116,8 +130,8 @@ impl<'a> Literal<'a> {
         Some(string)
     }
 
-    fn shape(&mut self) -> Option<[u64; 3]> {
-        let mut shape = [0; 3];
+    fn shape<const N: usize>(&mut self) -> Option<[u64; N]> {
+        let mut shape = [0; N];
         self.mark(b'(')?;
         for (i, size) in shape.iter_mut().enumerate() {
             if i > 0 {
@@ -127,7 +141,7 @@ impl<'a> Literal<'a> {
         }
         let _ = self.mark(b',');
         self.mark(b')')?;
-        (shape[1] > 0 && shape[2] > 0).then_some(shape)
+        shape[1..].iter().all(|&size| size > 0).then_some(shape)
     }
 
     fn integer(&mut self) -> Option<u64> {

@@ -20,10 +20,43 @@ pub(crate) enum Target<'o> {
     Into(&'o mut [i32]),
 }
 
+/// The shape of a row: keywords, and what the caller gave.
+type Row = [(&'static str, Option<u64>); 2];
+
+/// What an engine captured of its forward passes, a row for each token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capture {
+    /// The experts that the router chose.
+    Experts,
+    /// What the indexer of a sparse attention chose. A slot that it left empty is -1.
+    Indexer,
+}
+
+impl Capture {
+    /// What the rows are, for messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Capture::Experts => "routed experts",
+            Capture::Indexer => "indexer rows",
+        }
+    }
+
+    /// Layers and top k of a row by their keywords, as far as the caller gave them.
+    pub(crate) fn row(self, options: &Options<'_>) -> Row {
+        match self {
+            Capture::Experts => [("num_layers", options.num_layers), ("top_k", options.top_k)],
+            Capture::Indexer => [
+                ("num_indexer_layers", options.num_indexer_layers),
+                ("index_topk", options.index_topk),
+            ],
+        }
+    }
+}
+
 /// Decoded rows.
 #[derive(Debug)]
 pub struct Routed {
-    /// Expert ids in C order.
+    /// Expert ids in C order; of an indexer what it chose.
     pub values: ExpertIds,
     /// Rows, layers, top_k.
     pub shape: [usize; 3],
@@ -68,17 +101,21 @@ pub(crate) fn decode_rows(
     container: &Container,
     body: &[u8],
     options: &Options<'_>,
+    capture: Capture,
     sequence: &Sequence,
     target: Target<'_>,
 ) -> Result<Routed> {
-    let rows = Rows::measure(container, body, options)?;
+    let rows = Rows::measure(container, body, options, capture)?;
     let at = container.at();
     check_rows(options, rows.shape[0], at)?;
     let trimmed = trim(rows.shape[0], rows.start, at, options, sequence)?;
     rows.text
         .check()
         .map_err(|error| error.under(rows.path()))?;
-    rows.decode(&trimmed, at, sequence.aborted, options.experts, target)
+    match capture {
+        Capture::Experts => rows.decode(&trimmed, at, sequence.aborted, options.experts, target),
+        Capture::Indexer => rows.decode_indexer(&trimmed, at),
+    }
 }
 
 impl<'a> Rows<'a> {
@@ -87,7 +124,13 @@ impl<'a> Rows<'a> {
         if self.start.is_some() { "data" } else { "" }
     }
 
-    fn measure(container: &Container, body: &'a [u8], options: &Options<'_>) -> Result<Self> {
+    fn measure(
+        container: &Container,
+        body: &'a [u8],
+        options: &Options<'_>,
+        capture: Capture,
+    ) -> Result<Self> {
+        let told = capture.row(options);
         let (rows, at) = match container {
             Container::Object { object, .. } => {
                 let object = object.as_ref().map_err(Clone::clone)?;
@@ -99,7 +142,7 @@ impl<'a> Rows<'a> {
                     header: 0,
                 };
                 rows.check_size(object.data.at, |[_, layers, top_k]| {
-                    check_expected(options, layers, top_k, object.shape_at)
+                    check_expected(told, [layers, top_k], object.shape_at)
                         .map_err(|error| error.under("shape"))
                 })?;
                 return Ok(rows);
@@ -107,11 +150,11 @@ impl<'a> Rows<'a> {
             Container::Text { at, blob } => {
                 let text = blob.text(body);
                 if !text.text.starts_with(npy::SIGN) {
-                    return Self::bare(text, *at, options);
+                    return Self::bare(text, *at, told, capture);
                 }
                 let decoded = text.decoded_len()?;
-                let header =
-                    npy::header(&text, decoded)?.map_err(|message| refused("npy", *at, message))?;
+                let header = npy::header(&text, decoded, npy::integers, NPY)?
+                    .map_err(|message| refused("npy", *at, message))?;
                 let rows = Rows {
                     text,
                     dtype: header.dtype,
@@ -121,22 +164,27 @@ impl<'a> Rows<'a> {
                 };
                 (rows, *at)
             }
-            Container::Other { at, kind } => return Err(wrong_type(*at, kind.name())),
+            Container::Other { at, kind } => return Err(wrong_type(*at, kind.name(), capture)),
         };
         rows.check_size(at, |[_, layers, top_k]| {
-            check_expected(options, layers, top_k, at)
+            check_expected(told, [layers, top_k], at)
         })?;
         Ok(rows)
     }
 
-    fn bare(text: Text<'a>, at: usize, options: &Options<'_>) -> Result<Self> {
-        let (Some(layers), Some(top_k)) = (options.num_layers, options.top_k) else {
+    fn bare(text: Text<'a>, at: usize, told: Row, capture: Capture) -> Result<Self> {
+        let [(_, Some(layers)), (_, Some(top_k))] = told else {
+            let [(layers, _), (top_k, _)] = told;
+            let message = format!(
+                "{} are bare int32 rows without a shape: pass {layers}= and {top_k}=",
+                capture.name()
+            );
             return Err(Error::new(
                 Class::Argument,
                 "needs_num_layers",
                 "",
                 at,
-                "routed experts are bare int32 rows without a shape: pass num_layers= and top_k=",
+                message,
             ));
         };
         let decoded = text.decoded_len()? as u64;
@@ -155,9 +203,7 @@ impl<'a> Rows<'a> {
             _ => Err(refused(
                 "size",
                 at,
-                format!(
-                    "{decoded} bytes of int32 are not whole rows of {layers} layers x {top_k} experts"
-                ),
+                format!("{decoded} bytes of int32 are not whole rows of {layers} layers x {top_k}"),
             )),
         }
     }
@@ -186,6 +232,34 @@ impl<'a> Rows<'a> {
             .under(self.path()));
         }
         Ok(())
+    }
+
+    /// The rows of an indexer, where -1 is an empty slot.
+    fn decode_indexer(&self, trimmed: &Trimmed, at: usize) -> Result<Routed> {
+        let [rows, layers, top_k] = self.shape.map(|size| size as usize);
+        let (rows, row) = (rows - trimmed.drop as usize, layers * top_k);
+        let skip = self.header + trimmed.drop as usize * row * self.dtype.size();
+        let text = &self.text.text;
+        let failed = |at| refused("base64", self.text.place(at), "not base64").under(self.path());
+        let (values, negative) = widened(text, self.dtype, skip, rows * row, failed)?;
+        if negative && let Some(i) = values.as_slice().iter().position(|&index| index < -1) {
+            let message = format!(
+                "the index is {} at position {}, layer {}, slot {}: neither an index nor -1, an empty slot",
+                values.as_slice()[i],
+                trimmed.start + (i / row) as u64,
+                i % row / top_k,
+                i % top_k,
+            );
+            return Err(refused("range", at, message));
+        }
+        Ok(Routed {
+            values: ExpertIds::I32(values),
+            shape: [rows, layers, top_k],
+            start: trimmed.start,
+            dtype: self.dtype,
+            complete: trimmed.complete,
+            reach: trimmed.reach,
+        })
     }
 
     fn decode(
@@ -251,17 +325,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Fails unless the shape is what the caller said.
-pub(crate) fn check_expected(
-    options: &Options<'_>,
-    layers: u64,
-    top_k: u64,
-    at: usize,
-) -> Result<()> {
-    for (name, given, found) in [
-        ("num_layers", options.num_layers, layers),
-        ("top_k", options.top_k, top_k),
-    ] {
+/// Fails unless the shape of a row is what the caller said.
+pub(crate) fn check_expected(told: Row, found: [u64; 2], at: usize) -> Result<()> {
+    for ((name, given), found) in told.into_iter().zip(found) {
         if let Some(given) = given
             && given != found
         {
@@ -326,14 +392,13 @@ impl Routes {
     }
 }
 
+const NPY: &str = "the npy header is not a C-order array of rows, layers and top_k of uint8, uint16, int16 or int32";
+
 /// ExpertIds of a row that numpy could not address.
 const MAX_ROW: u64 = 1 << 61;
 
 #[cold]
-fn wrong_type(at: usize, found: &str) -> Error {
-    refused(
-        "type",
-        at,
-        format!("found {found} where routed experts were expected"),
-    )
+fn wrong_type(at: usize, found: &str, capture: Capture) -> Error {
+    let message = format!("found {found} where {} were expected", capture.name());
+    refused("type", at, message)
 }

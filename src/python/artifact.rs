@@ -18,8 +18,9 @@ use crate::{Options, Wire, wire};
 /// Raises ``DecodeError`` for an object that breaks a rule, and ``TypeError`` or ``ValueError`` for wrong arguments.
 #[pyfunction]
 #[pyo3(signature = (data, /, *, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
-    num_layers=None, top_k=None, routers=None, experts="int32", experts_out=None, require_logprobs=true,
-    require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", limits=None))]
+    num_layers=None, top_k=None, num_indexer_layers=None, index_topk=None, routers=None, experts="int32",
+    experts_out=None, require_logprobs=true, require_routed_experts=false, missing_logprob="raise",
+    logprobs_dtype="float64", limits=None))]
 #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
 pub(super) fn decode_artifact<'py>(
     data: &Bound<'py, PyAny>,
@@ -28,6 +29,8 @@ pub(super) fn decode_artifact<'py>(
     routed_experts_prompt_start: Option<&Bound<'py, PyAny>>,
     num_layers: Option<&Bound<'py, PyAny>>,
     top_k: Option<&Bound<'py, PyAny>>,
+    num_indexer_layers: Option<&Bound<'py, PyAny>>,
+    index_topk: Option<&Bound<'py, PyAny>>,
     routers: Option<&Bound<'py, PyAny>>,
     experts: &str,
     experts_out: Option<&Bound<'py, PyAny>>,
@@ -48,6 +51,8 @@ pub(super) fn decode_artifact<'py>(
         routed_experts_prompt_start: arguments::optional_count(start, routed_experts_prompt_start)?,
         num_layers: arguments::optional_size("num_layers", num_layers)?,
         top_k: arguments::optional_size("top_k", top_k)?,
+        num_indexer_layers: arguments::optional_size("num_indexer_layers", num_indexer_layers)?,
+        index_topk: arguments::optional_size("index_topk", index_topk)?,
         routers: routers.as_deref(),
         experts: arguments::experts(experts)?,
         require_logprobs,

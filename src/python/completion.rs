@@ -16,7 +16,8 @@ use crate::error::Result;
 use crate::experts::{ExpertIds, Routed, Target};
 use crate::json::Value;
 use crate::wire::{
-    self, Attribute, Decoded, Floats, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
+    self, ATTRIBUTES, Attribute, Decoded, Floats, Prompt, PromptLogprobs, SamplingMask, StopReason,
+    TopLogprobs,
 };
 use crate::{ExpertsMode, Options};
 
@@ -28,6 +29,8 @@ pub(super) struct Keywords<'a, 'py> {
     pub(super) routed_experts_prompt_start: Option<&'a Bound<'py, PyAny>>,
     pub(super) num_layers: Option<&'a Bound<'py, PyAny>>,
     pub(super) top_k: Option<&'a Bound<'py, PyAny>>,
+    pub(super) num_indexer_layers: Option<&'a Bound<'py, PyAny>>,
+    pub(super) index_topk: Option<&'a Bound<'py, PyAny>>,
     pub(super) experts: &'a str,
     pub(super) require_logprobs: bool,
     pub(super) require_routed_experts: bool,
@@ -54,6 +57,11 @@ impl Keywords<'_, '_> {
             routed_experts_prompt_start: start,
             num_layers: arguments::optional_size("num_layers", self.num_layers)?,
             top_k: arguments::optional_size("top_k", self.top_k)?,
+            num_indexer_layers: arguments::optional_size(
+                "num_indexer_layers",
+                self.num_indexer_layers,
+            )?,
+            index_topk: arguments::optional_size("index_topk", self.index_topk)?,
             experts: arguments::experts(self.experts)?,
             require_logprobs: self.require_logprobs,
             require_routed_experts: self.require_routed_experts,
@@ -72,8 +80,9 @@ macro_rules! decoder {
         $(#[$doc])*
         #[pyfunction]
         #[pyo3(signature = (body, /, *, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
-            num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
-            require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", final_row="omitted",
+            num_layers=None, top_k=None, num_indexer_layers=None, index_topk=None, experts="int32", experts_out=None,
+            require_logprobs=true, require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64",
+            final_row="omitted",
             limits=None))]
         #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
         pub(super) fn $name<'py>(
@@ -84,6 +93,8 @@ macro_rules! decoder {
             routed_experts_prompt_start: Option<&Bound<'py, PyAny>>,
             num_layers: Option<&Bound<'py, PyAny>>,
             top_k: Option<&Bound<'py, PyAny>>,
+            num_indexer_layers: Option<&Bound<'py, PyAny>>,
+            index_topk: Option<&Bound<'py, PyAny>>,
             experts: &str,
             experts_out: Option<&Bound<'py, PyAny>>,
             require_logprobs: bool,
@@ -100,6 +111,8 @@ macro_rules! decoder {
                 routed_experts_prompt_start,
                 num_layers,
                 top_k,
+                num_indexer_layers,
+                index_topk,
                 experts,
                 require_logprobs,
                 require_routed_experts,
@@ -243,6 +256,7 @@ pub(super) fn make<'py>(
 struct PromptArrays {
     token_ids: Py<PyAny>,
     logprobs: Py<PyAny>,
+    token_id_logprobs: Py<PyAny>,
 }
 
 impl PromptArrays {
@@ -253,9 +267,15 @@ impl PromptArrays {
         let logprobs = prompt
             .logprobs
             .map_or_else(|| Ok(py.None()), |scores| prompt_logprobs(py, scores))?;
+        let matrix = prompt.token_id_logprobs;
+        let token_id_logprobs = matrix.map_or_else(
+            || Ok(py.None()),
+            |matrix| shaped(py, matrix.values, matrix.shape),
+        )?;
         Ok(Self {
             token_ids,
             logprobs,
+            token_id_logprobs,
         })
     }
 }
@@ -273,7 +293,7 @@ fn completion(
     prompt: &PromptArrays,
     out: &mut Option<ExpertsOut<'_>>,
 ) -> PyResult<Py<PyAny>> {
-    let mut fields = [const { None }; 16];
+    let mut fields = [const { None }; ATTRIBUTES];
     for (field, (_, value)) in fields.iter_mut().zip(decoded.into_attributes()) {
         *field = value
             .map(|value| attribute(py, value, prompt, out))
@@ -296,7 +316,9 @@ fn attribute(
         Attribute::Rows(mask) => rows(py, mask),
         Attribute::PromptIds(_) => Ok(prompt.token_ids.clone_ref(py)),
         Attribute::PromptLogprobs(_) => Ok(prompt.logprobs.clone_ref(py)),
+        Attribute::PromptMatrix(_) => Ok(prompt.token_id_logprobs.clone_ref(py)),
         Attribute::Experts(routed) => routed_experts(py, routed, out.take()),
+        Attribute::Indexer(routed) => indexer_topk(py, routed),
         Attribute::Text(text) | Attribute::Stop(StopReason::Text(text)) => {
             Ok(PyString::new(py, &text).into_any().unbind())
         }
@@ -346,6 +368,18 @@ fn routed_experts(
     make(
         record!(py, "RoutedExperts")?,
         (array, routed.start, routed.dtype.name(), routed.complete),
+    )
+}
+
+/// An ``IndexerTopk``, whose values have memory of their own.
+fn indexer_topk(py: Python<'_>, routed: Routed) -> PyResult<Py<PyAny>> {
+    let ExpertIds::I32(values) = routed.values else {
+        unreachable!("an indexer's rows are int32");
+    };
+    let array = shaped(py, values, routed.shape)?;
+    make(
+        record!(py, "IndexerTopk")?,
+        (array, routed.start, routed.complete),
     )
 }
 

@@ -125,8 +125,9 @@ impl StreamDecoder {
 impl StreamDecoder {
     #[new]
     #[pyo3(signature = (*, wire, prompt_len=None, prompt_token_ids=None, routed_experts_prompt_start=None,
-        num_layers=None, top_k=None, experts="int32", experts_out=None, require_logprobs=true,
-        require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64", final_row="omitted",
+        num_layers=None, top_k=None, num_indexer_layers=None, index_topk=None, experts="int32", experts_out=None,
+        require_logprobs=true, require_routed_experts=false, missing_logprob="raise", logprobs_dtype="float64",
+        final_row="omitted",
         limits=None, deltas=true))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
@@ -136,6 +137,8 @@ impl StreamDecoder {
         routed_experts_prompt_start: Option<&Bound<'_, PyAny>>,
         num_layers: Option<&Bound<'_, PyAny>>,
         top_k: Option<&Bound<'_, PyAny>>,
+        num_indexer_layers: Option<&Bound<'_, PyAny>>,
+        index_topk: Option<&Bound<'_, PyAny>>,
         experts: &str,
         experts_out: Option<&Bound<'_, PyAny>>,
         require_logprobs: bool,
@@ -153,6 +156,8 @@ impl StreamDecoder {
             routed_experts_prompt_start,
             num_layers,
             top_k,
+            num_indexer_layers,
+            index_topk,
             experts,
             require_logprobs,
             require_routed_experts,

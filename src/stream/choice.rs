@@ -1,12 +1,12 @@
 //! The state of one choice after the chunks so far.
 
 use crate::error::{Class, Error, Result};
-use crate::experts::Routed;
+use crate::experts::{Capture, Routed};
 use crate::json::Value;
 use crate::limits;
 use crate::memory::Buffer;
 use crate::options::Options;
-use crate::wire::answer::{Channel, Paths, Place};
+use crate::wire::answer::{Channel, Paths, Place, ToldItem};
 use crate::wire::read::ids::{IdLists, Ids};
 use crate::wire::read::triples::TopRows;
 use crate::wire::{Decoded, Finish, Prompt};
@@ -30,6 +30,28 @@ pub(super) struct Said {
     pub(super) id: Option<(Vec<u8>, String)>,
     pub(super) usage: Option<Value>,
     pub(super) prompt: Prompt<Buffer<f64>>,
+    /// What the server tells of how it ran the request.
+    pub(super) told: Vec<ToldItem>,
+}
+
+impl Said {
+    /// Takes what a chunk tells: of each value the last one counts.
+    pub(super) fn take_told(&mut self, told: Vec<ToldItem>) {
+        for item in told {
+            match self.told.iter_mut().find(|known| known.name == item.name) {
+                Some(known) => *known = item,
+                None => self.told.push(item),
+            }
+        }
+    }
+}
+
+/// Rows that a chunk brought.
+#[derive(Debug, Default)]
+pub(super) struct Captured {
+    pub(super) rows: Option<Routed>,
+    /// The place of the rows, if a chunk had them, and the entry of `sources` where they are left out.
+    pub(super) at: Option<(Place, Option<String>)>,
 }
 
 /// Dynamo's entries. They are the log-probabilities unless the engine's list comes; then they are an echo.
@@ -74,9 +96,10 @@ pub(super) struct Choice {
     pub(super) top_at: Option<Place>,
     pub(super) entries: Entries,
     pub(super) mask: Option<(IdLists, Place)>,
-    pub(super) routed: Option<Routed>,
-    /// The place of routed experts, if a chunk had them, and the entry of `sources` where they are left out.
-    pub(super) routed_at: Option<(Place, Option<String>)>,
+    /// The log-probabilities of the sampler, and their place.
+    pub(super) sampling: Option<(Buffer<f64>, Place)>,
+    pub(super) routed: Captured,
+    pub(super) indexer: Captured,
     pub(super) finish: Finish,
     /// The versions, their place, and whether they are spans (else one label).
     pub(super) weight_versions: Option<(Value, Place, bool)>,
@@ -115,8 +138,9 @@ impl Choice {
             top_at: None,
             entries: Entries::default(),
             mask: None,
-            routed: None,
-            routed_at: None,
+            sampling: None,
+            routed: Captured::default(),
+            indexer: Captured::default(),
             finish: Finish::default(),
             weight_versions: None,
             said: Said::default(),
@@ -130,6 +154,14 @@ impl Choice {
     /// Whether a chunk had the finish reason.
     pub(super) fn ended(&self) -> bool {
         self.finish.reason.is_some()
+    }
+
+    /// The rows of a kind.
+    pub(super) fn captured(&mut self, capture: Capture) -> &mut Captured {
+        match capture {
+            Capture::Experts => &mut self.routed,
+            Capture::Indexer => &mut self.indexer,
+        }
     }
 
     /// Records the channel of a list, if it is better than those before.

@@ -28,6 +28,7 @@ pub(super) fn read_chunk(
             add_prompt(prompt, said, cx, &paths)?;
         }
         add_metadata((&read.shared, false), said, scratch, cx, &paths)?;
+        said.take_told(read.told);
         return Ok(());
     }
     for answer in read.list {

@@ -349,6 +349,7 @@ impl StreamDecoder {
             request_id: self.said.id.take().map(|(_, id)| id),
             usage: self.said.usage.take(),
             prompt: Arc::new(prompt.typed(self.options.logprobs_dtype)?),
+            told: std::mem::take(&mut self.said.told),
             several: choices > 1,
             ended,
             tally: Tally::new(choices, self.options.wire == Wire::SglangGenerate),

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use crate::error::{Class, Error, Result};
+use crate::experts::Routed;
 use crate::json::Value;
 use crate::memory::Buffer;
 use crate::options::{FinalRow, Options, Wire};
 use crate::wire::answer::{
-    Channel, LogprobChannels, MetadataItem, Paths, Place, Role, local, top as top_level,
+    Channel, LogprobChannels, MetadataItem, Paths, Place, Role, ToldItem, local, top as top_level,
 };
 use crate::wire::judge::counts::{Counts, Tally};
 use crate::wire::judge::echo;
+use crate::wire::judge::engine::tell;
 use crate::wire::judge::logprobs::choose_logprobs;
-use crate::wire::judge::mask::check_mask;
+use crate::wire::judge::mask::{check_mask, check_sampling};
 use crate::wire::judge::weight_spans::check_tiling;
 use crate::wire::read::entries::{Content, Top, UNNAMED};
 use crate::wire::read::field::{Field, Span};
 use crate::wire::read::triples::TopRows;
 use crate::wire::{Decoded, Prompt};
 
-use super::choice::{Choice, Entries};
+use super::choice::{Captured, Choice, Entries};
 use super::columns::Alternatives;
 
 /// Fields of the whole stream, for its choices.
@@ -29,6 +31,8 @@ pub(super) struct Whole<'a> {
     pub(super) usage: Option<Value>,
     /// vLLM's.
     pub(super) prompt: Arc<Prompt>,
+    /// What the server tells, but of SGLang's choices.
+    pub(super) told: Vec<ToldItem>,
     /// There is more than one choice.
     pub(super) several: bool,
     /// Every choice has ended.
@@ -154,23 +158,35 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
             counts.check_completion(ids, &paths).map_err(joined)?;
         }
     }
+    let told = match sglang {
+        true => choice.said.told,
+        false => whole.told.clone(),
+    };
+    let (engine, left_out) = tell(told, &paths);
+    decoded.engine = engine;
     // (f)
     if let Some((rows, place)) = choice.mask {
         let source = check_mask(read(place, rows), &[], &paths, &mut decoded);
         decoded.sources.extend(source.map_err(joined)?);
     }
-    // (g)
-    decoded.routed_experts = choice.routed;
-    let came = choice.routed_at.is_some();
-    if let Some((place, left_out)) = choice.routed_at {
-        let path = paths.text(place);
-        if let (None, Some(count)) = (known, counts.prompt) {
-            check_rows(&mut decoded, count.tokens, &options, &path)?;
-        }
-        let source = left_out.unwrap_or(path);
-        decoded.sources.push(("routed_experts", source));
+    if let Some((values, place)) = choice.sampling {
+        let values = read(place, values);
+        let source = check_sampling(values, &[], &options, &paths, &mut decoded);
+        decoded.sources.extend(source.map_err(joined)?);
     }
     decoded.sources.extend(choice.notes);
+    // (g)
+    let came = choice.routed.at.is_some();
+    let prompt = match known {
+        Some(_) => None,
+        None => counts.prompt.map(|count| count.tokens),
+    };
+    let sequence = (prompt, completion, aborted);
+    let (rows, source) = placed(choice.routed, sequence, &options, &paths)?;
+    decoded.routed_experts = rows;
+    decoded
+        .sources
+        .extend(source.map(|source| ("routed_experts", source)));
     let excused = came || !ended || aborted && completion == 0;
     if options.require_routed_experts && !excused {
         return Err(Error::new(
@@ -181,7 +197,32 @@ pub(super) fn complete(choice: Choice, rank: usize, whole: &mut Whole<'_>) -> Re
             "the stream has no routed experts; ask the server for them, and see that it captures them",
         ));
     }
+    let (rows, source) = placed(choice.indexer, sequence, &options, &paths)?;
+    decoded.indexer_topk = rows;
+    let sources = [
+        source.map(|source| ("indexer_topk", source)),
+        left_out.map(|left_out| ("engine", left_out)),
+    ];
+    decoded.sources.extend(sources.into_iter().flatten());
     Ok(decoded)
+}
+
+/// The rows, compared with the prompt as the server counts it where it is not known otherwise; and their source.
+fn placed(
+    captured: Captured,
+    (prompt, tokens, aborted): (Option<i128>, usize, bool),
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+) -> Result<(Option<Routed>, Option<String>)> {
+    let Captured { mut rows, at } = captured;
+    let Some((place, left_out)) = at else {
+        return Ok((None, None));
+    };
+    let path = paths.text(place);
+    if let (Some(rows), Some(prompt)) = (&mut rows, prompt) {
+        check_rows(rows, (prompt, tokens, aborted), options, &path)?;
+    }
+    Ok((rows, Some(left_out.unwrap_or(path))))
 }
 
 /// Compares the ids that texts of completions name with the tokens; the reason if the texts are left out.
@@ -346,16 +387,11 @@ fn counted(sglang: bool) -> Vec<MetadataItem> {
 
 /// Compares the rows with the prompt as the server counts it, which it may do after the rows have come.
 fn check_rows(
-    decoded: &mut Decoded,
-    prompt: i128,
+    routed: &mut Routed,
+    (prompt, tokens, aborted): (i128, usize, bool),
     options: &Options<'_>,
     path: &str,
 ) -> Result<()> {
-    let aborted = decoded.finish.aborted == Some(true);
-    let tokens = decoded.token_ids.len();
-    let Some(routed) = &mut decoded.routed_experts else {
-        return Ok(());
-    };
     let last = i128::from(options.final_row == FinalRow::Omitted);
     let all = prompt + tokens as i128 - last;
     let Some(reach) = routed.reach else {

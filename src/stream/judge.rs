@@ -13,11 +13,11 @@ use crate::wire::judge::metadata::parse_metadata;
 use crate::wire::judge::prompt::choose_prompt;
 use crate::wire::judge::sampled::Sampled;
 use crate::wire::read::entries::Content;
-use crate::wire::read::ids::IdLists;
+use crate::wire::read::ids::{IdLists, Numbers};
 use crate::wire::{Decoded, Prompt, PromptLogprobs, TopLogprobs};
 
-use super::choice::{Choice, Context, Said, listed};
-use super::columns::{append_rows, check_rows_begin, same_value};
+use super::choice::{Captured, Choice, Context, Said, listed};
+use super::columns::{append_rows, begins, check_rows_begin, same_value};
 use super::{dynamo, sglang};
 
 /// Judges an answer of a chunk by (a) to (g) and appends it.
@@ -80,12 +80,19 @@ pub(super) fn judge(
     if !answer.notes.is_empty() {
         choice.notes = answer.notes;
     }
+    let said = match wire {
+        Wire::SglangGenerate => &mut choice.said,
+        _ => &mut *shared,
+    };
+    said.take_told(answer.told);
     // (f)
     add_mask(choice, answer.mask, cx, &paths)?;
+    add_sampling(choice, answer.sampling, cx, &paths)?;
     // (g)
     let said = if each { &choice.said } else { &*shared };
     let echo = said.prompt.token_ids.as_ref().map(|ids| ids.len());
-    add_experts(choice, answer.experts, echo, cx, target, &paths)
+    add_experts(choice, answer.experts, echo, cx, target, &paths)?;
+    add_experts(choice, answer.indexer, echo, cx, Target::Own, &paths)
 }
 
 /// The new tokens of vLLM, and their log-probabilities.
@@ -163,7 +170,8 @@ pub(super) fn add_prompt(
 ) -> Result<()> {
     let present = channels.echo.iter().any(|it| it.field.is_present())
         || channels.maps.iter().any(|it| it.field.is_present())
-        || channels.triples.field.is_present();
+        || channels.triples.field.is_present()
+        || channels.token_ids.is_some();
     if !present {
         return Ok(());
     }
@@ -189,6 +197,7 @@ pub(super) fn add_prompt(
     let Prompt {
         token_ids,
         logprobs,
+        token_id_logprobs,
         sources,
     } = found;
     let prompt = &mut said.prompt;
@@ -198,6 +207,7 @@ pub(super) fn add_prompt(
     }
     prompt.token_ids = token_ids.or(prompt.token_ids.take());
     prompt.logprobs = logprobs.or(prompt.logprobs.take());
+    prompt.token_id_logprobs = token_id_logprobs.or(prompt.token_id_logprobs.take());
     Ok(())
 }
 
@@ -298,7 +308,34 @@ fn add_mask(
     Ok(())
 }
 
-/// Decodes routed experts where they lie.
+/// Appends the log-probabilities of the sampler.
+fn add_sampling(
+    choice: &mut Choice,
+    channel: Channel<Buffer<f64>>,
+    cx: &Context<'_>,
+    paths: &Paths<'_>,
+) -> Result<()> {
+    let Some((at, values)) = channel.field.take::<Numbers>(cx.body) else {
+        return Ok(());
+    };
+    let path = || paths.text(channel.place);
+    let values = values.map_err(|error| error.under(&path()))?;
+    match &mut choice.sampling {
+        None => choice.sampling = Some((values, channel.place)),
+        Some((joined, _)) => {
+            let mut from = 0;
+            if choice.cumulative == Some(true) {
+                let said = joined.as_slice();
+                begins(said, values.as_slice(), same_value, &path(), at)?;
+                from = joined.len();
+            }
+            joined.extend_from_slice(&values.as_slice()[from..])?;
+        }
+    }
+    Ok(())
+}
+
+/// Decodes routed experts, or what an indexer chose, where they lie.
 fn add_experts(
     choice: &mut Choice,
     channels: ExpertChannels,
@@ -307,6 +344,7 @@ fn add_experts(
     target: Target<'_>,
     paths: &Paths<'_>,
 ) -> Result<()> {
+    let capture = channels.capture;
     let stands = match (&channels.artifact, &channels.found) {
         (Some((place, at, _)), _) => Some((*place, at.unwrap_or_default())),
         (None, Some((place, container))) => Some((*place, container.at())),
@@ -316,18 +354,16 @@ fn add_experts(
         && cx.options.experts != ExpertsMode::Skip
     {
         let early = !choice.ended();
-        if early || choice.routed.is_some() {
-            let (kind, message) = if early {
+        if early || choice.captured(capture).rows.is_some() {
+            let (kind, found) = if early {
                 (
                     "early",
-                    "routed experts stand in a chunk before the one with the finish reason",
+                    "stand in a chunk before the one with the finish reason",
                 )
             } else {
-                (
-                    "repeated",
-                    "an earlier chunk of the choice had routed experts too",
-                )
+                ("repeated", "stood in an earlier chunk of the choice too")
             };
+            let message = format!("{} {found}", capture.name());
             return Err(Error::new(
                 Class::RoutedExperts,
                 kind,
@@ -346,8 +382,8 @@ fn add_experts(
     let (routed, source) =
         choose_experts(channels, &sequence, cx.body, &cx.options, target, paths)?;
     if let Some((place, _)) = stands {
-        choice.routed_at = Some((place, source.filter(|_| routed.is_none())));
-        choice.routed = routed;
+        let at = Some((place, source.filter(|_| routed.is_none())));
+        *choice.captured(capture) = Captured { rows: routed, at };
     }
     Ok(())
 }

@@ -81,7 +81,6 @@ fn free(wire: Wire) -> &'static [&'static [Step<'static>]] {
         ],
         Wire::SglangGenerate => &[
             &[Key("text")],
-            &[Key("meta_info"), Key("e2e_latency")],
             &[Key("meta_info"), Key("output_token_logprobs_length")],
         ],
         _ => &[],
@@ -95,7 +94,8 @@ fn is_plain(read: &Answers, answer: &Answer, wire: Wire) -> bool {
         // SGLang's chunks repeat it.
         !sglang
             && (prompt.echo.iter().any(|it| it.field.is_present())
-                || prompt.maps.iter().any(|it| it.field.is_present()))
+                || prompt.maps.iter().any(|it| it.field.is_present())
+                || prompt.token_ids.is_some())
     };
     let repeated = |role| match role {
         Role::RequestId => true,
@@ -112,9 +112,14 @@ fn is_plain(read: &Answers, answer: &Answer, wire: Wire) -> bool {
         && answer.metadata.iter().all(|it| repeated(it.role))
         && !read.prompts.iter().any(prompt)
         && !answer.mask.field.is_present()
+        && !answer.sampling.field.is_present()
         && !answer.logprobs.top_rows.field.is_present()
         && answer.experts.found.is_none()
         && answer.experts.unread.is_none()
+        && answer.indexer.found.is_none()
+        && answer.indexer.unread.is_none()
+        // What a choice tells may be repeated; what is told of all may have been told anew by another choice.
+        && (sglang || answer.told.is_empty())
 }
 
 impl Shape {

@@ -1,14 +1,16 @@
 //! One answer of a body: which channels may fill which role, best first. Each wire fills it from its own fields.
 
 use crate::artifact::Routes;
-use crate::experts::Container;
+use crate::experts::{Capture, Container};
 use crate::memory::Buffer;
 
 use super::read::entries::Content;
 use super::read::field::{Field, Span};
 use super::read::ids::IdLists;
 use super::read::maps::PromptEntries;
+use super::read::matrix::Npy;
 use super::read::packed::Compact;
+use super::read::told::Told;
 use super::read::triples::{TopRows, Triples};
 
 /// Where a channel stands: a path under the choice or element that [`Answer::prefix`] names, or from the top.
@@ -88,6 +90,8 @@ pub(crate) struct Answers {
     pub(crate) prompts: Vec<PromptChannels>,
     /// Of a chunk without answers: what it says of all.
     pub(crate) shared: Vec<MetadataItem>,
+    /// The same, of what the server tells.
+    pub(crate) told: Vec<ToldItem>,
 }
 
 /// One answer.
@@ -100,13 +104,37 @@ pub(crate) struct Answer {
     pub(crate) token_ids: Vec<Channel<Buffer<i32>>>,
     pub(crate) logprobs: LogprobChannels,
     pub(crate) mask: Channel<IdLists>,
+    /// What the sampler computed for the sampled tokens.
+    pub(crate) sampling: Channel<Buffer<f64>>,
     pub(crate) experts: ExpertChannels,
+    pub(crate) indexer: ExpertChannels,
+    pub(crate) told: Vec<ToldItem>,
     /// In the order of judgement.
     pub(crate) metadata: Vec<MetadataItem>,
     /// Whether this wire shows an abort without Dynamo's detailed finish reason.
     pub(crate) tells_abort: bool,
     /// More entries of `sources`.
     pub(crate) notes: Vec<(&'static str, String)>,
+}
+
+impl Answer {
+    /// No channel. The paths of log-probabilities and of routed experts are named where none is there.
+    pub(crate) fn none(logprobs: Place, experts: Place) -> Self {
+        Self {
+            prefix: String::new(),
+            index: 0,
+            token_ids: Vec::new(),
+            logprobs: LogprobChannels::none(logprobs),
+            mask: Channel::absent(experts),
+            sampling: Channel::absent(experts),
+            experts: ExpertChannels::none(Capture::Experts, experts),
+            indexer: ExpertChannels::none(Capture::Indexer, experts),
+            told: Vec::new(),
+            metadata: Vec::new(),
+            tells_abort: true,
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// The channels of log-probabilities.
@@ -153,6 +181,8 @@ pub(crate) struct PromptChannels {
     pub(crate) triples: Channel<Triples>,
     /// Alternatives beside the triples.
     pub(crate) top_rows: Channel<TopRows>,
+    /// Log-probabilities of given ids.
+    pub(crate) token_ids: Option<(Place, Npy)>,
     /// The path that is named where there are no log-probabilities.
     pub(crate) none: Place,
 }
@@ -165,14 +195,16 @@ impl PromptChannels {
             maps: Vec::new(),
             triples: Channel::absent(none),
             top_rows: Channel::absent(none),
+            token_ids: None,
             none,
         }
     }
 }
 
-/// Where routed experts stand.
+/// Where routed experts stand, or what an indexer chose.
 #[derive(Debug)]
 pub(crate) struct ExpertChannels {
+    pub(crate) capture: Capture,
     /// Those of an artifact, and the offset of errors unless they have their own.
     pub(crate) artifact: Option<(Place, Option<usize>, Routes)>,
     /// The best one that is there.
@@ -181,6 +213,48 @@ pub(crate) struct ExpertChannels {
     pub(crate) unread: Option<(Place, usize)>,
     /// The path that is named where none is there.
     pub(crate) none: Place,
+}
+
+impl ExpertChannels {
+    /// No channel; `none` is the path that is named.
+    pub(crate) fn none(capture: Capture, none: Place) -> Self {
+        Self {
+            capture,
+            artifact: None,
+            found: None,
+            unread: None,
+            none,
+        }
+    }
+}
+
+/// What the server tells of a request, by the name that it has for it.
+#[derive(Debug, Clone)]
+pub(crate) struct ToldItem {
+    pub(crate) name: &'static str,
+    pub(crate) place: Place,
+    pub(crate) told: Told,
+}
+
+/// Gathers what is told: of each member of a part its name, its place, which begins with `prefix`, and the value.
+macro_rules! told_items {
+    ($place:ident, $prefix:literal, $part:expr, [$($key:ident),* $(,)?]) => {
+        $crate::wire::answer::present([$((
+            stringify!($key),
+            $crate::wire::answer::$place(concat!($prefix, stringify!($key))),
+            std::mem::take(&mut $part.$key),
+        )),*])
+    };
+}
+pub(crate) use told_items;
+
+/// Those that are there.
+pub(crate) fn present<const N: usize>(list: [(&'static str, Place, Told); N]) -> Vec<ToldItem> {
+    let here = list
+        .into_iter()
+        .filter(|(.., told)| !matches!(told, Told::Absent));
+    here.map(|(name, place, told)| ToldItem { name, place, told })
+        .collect()
 }
 
 /// What a small value is for.

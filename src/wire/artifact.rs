@@ -6,7 +6,7 @@ use crate::experts::Target;
 use crate::memory::{Buffer, Plain};
 use crate::options::{Options, Wire};
 
-use super::answer::{Answer, Channel, ExpertChannels, LogprobChannels, PromptChannels, top};
+use super::answer::{Answer, Channel, PromptChannels, top};
 use super::decode::{alone, decode};
 use super::decoded::Decoded;
 use super::read::field::Field;
@@ -59,20 +59,9 @@ pub(crate) fn decode_artifact(
     }
     let artifact = open(data, options)?;
     let mut answer = Answer {
-        prefix: String::new(),
         index: artifact.index,
-        token_ids: Vec::new(),
-        logprobs: LogprobChannels::none(top(ALONE.selected)),
-        mask: Channel::absent(top("")),
-        experts: ExpertChannels {
-            artifact: None,
-            found: None,
-            unread: None,
-            none: top(ALONE.routes),
-        },
-        metadata: Vec::new(),
         tells_abort: false,
-        notes: Vec::new(),
+        ..Answer::none(top(ALONE.selected), top(ALONE.routes))
     };
     let mut prompt = PromptChannels::none(top(""));
     artifact.fill(&mut answer, &mut prompt, &ALONE, None)?;

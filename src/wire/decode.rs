@@ -9,10 +9,11 @@ use crate::memory::Buffer;
 use super::answer::{Answer, Answers, Channel, Paths, PromptChannels, first};
 use super::decoded::{Decoded, Prompt};
 use super::judge::counts::{Counts, Tally};
+use super::judge::engine::tell;
 use super::judge::experts::choose_experts;
 use super::judge::finish::refuse_failed;
 use super::judge::logprobs::choose_logprobs;
-use super::judge::mask::check_mask;
+use super::judge::mask::{check_mask, check_sampling};
 use super::judge::metadata::parse_metadata;
 use super::judge::prompt::choose_prompt;
 use super::read::ids::Ids;
@@ -170,8 +171,11 @@ fn decode_answer(
     {
         counts.check_completion(ids, &paths)?;
     }
+    let told;
+    (decoded.engine, told) = tell(answer.told, &paths);
     // (f) Sampling mask.
     let mask_source = check_mask(answer.mask, body, &paths, &mut decoded)?;
+    let sampling_source = check_sampling(answer.sampling, body, options, &paths, &mut decoded)?;
     // (g) Routed experts.
     let sequence = Sequence {
         prompt: prompt_len,
@@ -182,9 +186,24 @@ fn decode_answer(
     let source;
     (decoded.routed_experts, source) =
         choose_experts(answer.experts, &sequence, body, options, target, &paths)?;
-    let source = source.map(|source| ("routed_experts", source));
-    let more = source.into_iter().chain(mask_source).chain(answer.notes);
-    decoded.sources.extend(more);
+    let indexer;
+    (decoded.indexer_topk, indexer) = choose_experts(
+        answer.indexer,
+        &sequence,
+        body,
+        options,
+        Target::Own,
+        &paths,
+    )?;
+    let sources = [
+        source.map(|source| ("routed_experts", source)),
+        mask_source,
+        sampling_source,
+        indexer.map(|source| ("indexer_topk", source)),
+        told.map(|left_out| ("engine", left_out)),
+    ];
+    decoded.sources.extend(sources.into_iter().flatten());
+    decoded.sources.extend(answer.notes);
     Ok(decoded)
 }
 

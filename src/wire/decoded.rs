@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::experts::Routed;
+use crate::experts::{Matrix, Routed};
 use crate::json::Value;
 use crate::memory::Buffer;
 
@@ -23,6 +23,12 @@ pub struct Decoded {
     pub routed_experts: Option<Routed>,
     /// The vocabulary that could have been sampled at each of the C positions.
     pub sampling_mask: Option<SamplingMask>,
+    /// What the sampler computed for the sampled ids, after its cuts.
+    pub sampling_logprobs: Option<Floats>,
+    /// What the indexer of a sparse attention chose for each token.
+    pub indexer_topk: Option<Routed>,
+    /// What the server tells of how it ran the request.
+    pub engine: Option<Value>,
     /// How the completion ended.
     pub finish: Finish,
     /// The server's name for the request.
@@ -47,6 +53,9 @@ impl Decoded {
             prompt,
             routed_experts: None,
             sampling_mask: None,
+            sampling_logprobs: None,
+            indexer_topk: None,
+            engine: None,
             finish: Finish::default(),
             request_id: None,
             index,
@@ -72,8 +81,12 @@ pub enum Attribute {
     PromptIds(Arc<Prompt>),
     /// The prompt's log-probabilities, if the response has them.
     PromptLogprobs(Arc<Prompt>),
+    /// Log-probabilities of given ids along the prompt, if the response has them.
+    PromptMatrix(Arc<Prompt>),
     /// Routed experts.
     Experts(Routed),
+    /// What an indexer chose.
+    Indexer(Routed),
     /// A string.
     Text(String),
     /// true or false.
@@ -88,10 +101,13 @@ pub enum Attribute {
     Sources(Vec<(&'static str, String)>),
 }
 
+/// How many attributes there are.
+pub(crate) const ATTRIBUTES: usize = 20;
+
 impl Decoded {
     /// Every attribute by the name that Python has for it, in the order of Python's `Completion`. None where it is absent.
     #[must_use]
-    pub fn into_attributes(self) -> [(&'static str, Option<Attribute>); 16] {
+    pub fn into_attributes(self) -> [(&'static str, Option<Attribute>); ATTRIBUTES] {
         use Attribute as A;
         let Finish {
             reason,
@@ -104,7 +120,10 @@ impl Decoded {
             ("logprobs", self.logprobs.map(A::Logprobs)),
             ("top_logprobs", self.top_logprobs.map(A::Top)),
             ("prompt_token_ids", Some(A::PromptIds(self.prompt.clone()))),
-            ("prompt_logprobs", Some(A::PromptLogprobs(self.prompt))),
+            (
+                "prompt_logprobs",
+                Some(A::PromptLogprobs(self.prompt.clone())),
+            ),
             ("routed_experts", self.routed_experts.map(A::Experts)),
             ("sampling_mask", self.sampling_mask.map(A::Rows)),
             ("finish_reason", reason.map(A::Text)),
@@ -116,6 +135,13 @@ impl Decoded {
             ("usage", self.usage.map(A::Json)),
             ("weight_versions", self.weight_versions.map(A::Json)),
             ("sources", Some(A::Sources(self.sources))),
+            ("sampling_logprobs", self.sampling_logprobs.map(A::Logprobs)),
+            ("indexer_topk", self.indexer_topk.map(A::Indexer)),
+            (
+                "prompt_token_id_logprobs",
+                Some(A::PromptMatrix(self.prompt)),
+            ),
+            ("engine", self.engine.map(A::Json)),
         ]
     }
 }
@@ -127,6 +153,8 @@ pub struct Prompt<V = Floats> {
     pub token_ids: Option<Buffer<i32>>,
     /// Their log-probabilities.
     pub logprobs: Option<PromptLogprobs<V>>,
+    /// Those of the ids that the request gave.
+    pub token_id_logprobs: Option<Matrix>,
     /// As in [`Completion`](crate::Completion), for what is read here.
     pub sources: Vec<(&'static str, String)>,
 }
@@ -136,6 +164,7 @@ impl<V> Default for Prompt<V> {
         Self {
             token_ids: None,
             logprobs: None,
+            token_id_logprobs: None,
             sources: Vec::new(),
         }
     }

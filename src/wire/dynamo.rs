@@ -1,13 +1,13 @@
 //! Dynamo: `/v1/chat/completions` and `/v1/completions`, whose nvext holds the data of the only choice.
 
 use crate::error::{Class, Error, Result};
-use crate::experts::Container;
+use crate::experts::{Capture, Container};
 use crate::json::Cursor;
 use crate::memory::Buffer;
 
 use super::answer::{
     Answer, Answers, Channel, ExpertChannels, LogprobChannels, Place, PromptChannels, Role, local,
-    metadata, top,
+    metadata, told_items, top,
 };
 use super::read::choices::{Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
@@ -15,6 +15,7 @@ use super::read::entries::Content;
 use super::read::field::{Field, Span, experts, later, now, offset, part, span};
 use super::read::ids::{IdLists, Ids, Numbers};
 use super::read::maps::PromptEntries;
+use super::read::told::{Form, Told, told};
 use super::read::walk::{Fields, Part, Path, Walk, fields};
 use super::upload::Inline;
 use crate::options::{Options, Wire};
@@ -69,6 +70,10 @@ fields! {
         stop_reason: Option<Span> = span,
         detailed_finish_reason: Option<Span> = span,
         metadata_upload: Inline = Inline::read,
+        worker_id: Told = told(&WORKER),
+        timing: Told = told(&TIMING),
+        /// Not of this wire: their offset.
+        indexer_topk: Option<usize> = offset,
     }
 }
 
@@ -83,8 +88,36 @@ fields! {
         sampling_mask: Field<IdLists> = now::<IdLists>,
         /// Its offset where it is false.
         finished: Option<usize> = unfinished,
+        kv_cache_hit: Told = told(&CACHE_HIT),
+        /// Not of this wire: their offset.
+        indexer_topk: Option<usize> = offset,
     }
 }
+
+/// Who prefilled and who decoded (1.6.1 and 1.7, `WorkerIdInfo`).
+static WORKER: Form = Form::Members(&[
+    ("prefill_worker_id", Form::Count),
+    ("prefill_dp_rank", Form::Count),
+    ("decode_worker_id", Form::Count),
+    ("decode_dp_rank", Form::Count),
+]);
+
+/// How long it took (1.6.1 and 1.7, `TimingInfo`).
+static TIMING: Form = Form::Members(&[
+    ("request_received_ms", Form::Count),
+    ("prefill_wait_time_ms", Form::Number),
+    ("prefill_time_ms", Form::Number),
+    ("ttft_ms", Form::Number),
+    ("total_time_ms", Form::Number),
+    ("kv_hit_rate", Form::Number),
+    ("router_queue_depth", Form::Count),
+]);
+
+/// What a worker found cached (1.7, `vllm/handlers.py`).
+static CACHE_HIT: Form = Form::Members(&[
+    ("prompt_tokens", Form::Count),
+    ("reused_tokens", Form::Count),
+]);
 
 /// Reads the `logprobs` of a choice, of which chat and completions have different keys.
 fn logprobs<'a>(
@@ -125,7 +158,14 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
     let mut list = Choices::indexed(document.choices, body, false, one_only, chunk)?;
     let mut nvext = document.nvext.get()?.unwrap_or_default();
     let engine = std::mem::take(&mut nvext.engine_data);
-    let engine = engine.get()?.unwrap_or_default();
+    let mut engine = engine.get()?.unwrap_or_default();
+    let mut told = told_items!(top, "nvext.", nvext, [worker_id, timing]);
+    told.extend(told_items!(
+        top,
+        "nvext.engine_data.",
+        engine,
+        [kv_cache_hit]
+    ));
     if let Some(at) = engine.finished {
         return Err(Error::new(
             Class::Malformed,
@@ -140,9 +180,9 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
     if list.is_empty() {
         refuse_unowned(&nvext, &engine, document.prompt_logprobs.is_present())?;
         return Ok(Answers {
-            list: Vec::new(),
-            prompts: Vec::new(),
             shared: metadata([id, usage]),
+            told,
+            ..Answers::default()
         });
     }
     let (index, choice) = list.swap_remove(0);
@@ -184,7 +224,6 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
         },
         mask: Channel::top("nvext.engine_data.sampling_mask", engine.sampling_mask),
         experts: ExpertChannels {
-            artifact: None,
             found: best_experts([
                 (top("nvext.routed_experts"), nvext.routed_experts),
                 (
@@ -198,8 +237,18 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
                 .or(document
                     .routed_experts
                     .map(|at| (top("routed_experts"), at))),
-            none: top("nvext.routed_experts"),
+            ..ExpertChannels::none(Capture::Experts, top("nvext.routed_experts"))
         },
+        indexer: ExpertChannels {
+            unread: nvext
+                .indexer_topk
+                .map(|at| (top("nvext.indexer_topk"), at))
+                .or(engine
+                    .indexer_topk
+                    .map(|at| (top("nvext.engine_data.indexer_topk"), at))),
+            ..ExpertChannels::none(Capture::Indexer, top("nvext.indexer_topk"))
+        },
+        told,
         metadata: metadata([
             id,
             usage,
@@ -221,7 +270,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
             ),
         ]),
         tells_abort: false,
-        notes: Vec::new(),
+        ..Answer::none(no_logprobs, top("nvext.routed_experts"))
     };
     let mut prompt = PromptChannels {
         echo: vec![
@@ -244,7 +293,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, chunk: bool) -> Result
     Ok(Answers {
         list: vec![answer],
         prompts: vec![prompt],
-        shared: Vec::new(),
+        ..Answers::default()
     })
 }
 
@@ -255,11 +304,13 @@ fn refuse_unowned(nvext: &Nvext, engine: &EngineData, prompt_logprobs: bool) -> 
         || engine.prompt_token_ids.is_present()
         || engine.prompt_logprobs.is_present()
         || engine.routed_experts.is_some()
+        || engine.indexer_topk.is_some()
         || engine.sampling_mask.is_present();
     let in_nvext = nvext.completion_token_ids.is_present()
         || nvext.prompt_token_ids.is_present()
         || nvext.prompt_logprobs.is_present()
         || nvext.routed_experts.is_some()
+        || nvext.indexer_topk.is_some()
         || nvext.stop_reason.is_some()
         || nvext.detailed_finish_reason.is_some()
         || nvext.metadata_upload.says_anything();

@@ -116,6 +116,7 @@ impl Prompt<Buffer<f64>> {
         Ok(Prompt {
             logprobs: logprobs.transpose()?,
             token_ids: self.token_ids,
+            token_id_logprobs: self.token_id_logprobs,
             sources: self.sources,
         })
     }

@@ -24,6 +24,8 @@ use answer::Answers;
 
 pub(crate) use artifact::decode_artifact;
 pub(crate) use decode::{chunk, decode};
+#[cfg(feature = "python")]
+pub(crate) use decoded::ATTRIBUTES;
 pub use decoded::{
     Attribute, Decoded, Finish, Prompt, PromptLogprobs, SamplingMask, StopReason, TopLogprobs,
 };

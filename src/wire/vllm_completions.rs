@@ -1,19 +1,21 @@
 //! vLLM's `/v1/completions` with `return_token_ids`: the prompt stands in every choice.
 
 use crate::error::{Error, Result};
-use crate::experts::Container;
+use crate::experts::{Capture, Container};
 use crate::memory::Buffer;
 
 use super::answer::{
     Answer, Answers, Channel, ExpertChannels, LogprobChannels, PromptChannels, Role, local,
-    metadata, top,
+    metadata, told_items, top,
 };
 use super::read::choices::{ASK_FOR_ALL, Choice, Choices, choices, index};
 use super::read::document::{Document, read_document};
 use super::read::field::{Field, Span, experts, now, offset, part, span};
 use super::read::ids::{Ids, Numbers};
 use super::read::maps::PromptEntries;
+use super::read::told::{Told, told};
 use super::read::walk::{Part, fields};
+use super::vllm::METRICS;
 use crate::options::Options;
 
 fields! {
@@ -24,6 +26,7 @@ fields! {
         /// Not of this level: their offset.
         routed_experts: Option<usize> = offset,
         usage: Option<Span> = span,
+        metrics: Told = told(&METRICS),
     }
 }
 
@@ -39,6 +42,8 @@ fields! {
         stop_reason: Option<Span> = span,
         weight_versions: Option<Span> = span,
         routed_experts: Option<Container> = experts,
+        /// Not of this wire: their offset.
+        indexer_topk: Option<usize> = offset,
     }
 }
 
@@ -64,11 +69,12 @@ impl Choice for Sample {
 
 /// The answers of a body: every choice with `several`, else the only one.
 pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Result<Answers> {
-    let document: Body = read_document(body, options, several)?;
+    let mut document: Body = read_document(body, options, several)?;
     let list = Choices::indexed(document.choices, body, several, ASK_FOR_ALL, false)?;
     // A choice has its prompt, so both lists have the order of the indices.
     let mut list: Vec<_> = list.into_iter().enumerate().collect();
     list.sort_by_key(|(_, (index, _))| *index);
+    let told = told_items!(top, "", document, [metrics]);
     let mut answers = Answers::default();
     for (position, (index, choice)) in list {
         let logprobs = choice.logprobs.get()?.unwrap_or_default();
@@ -84,17 +90,20 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                 tokens: logprobs.tokens.map(|span| (local("logprobs.tokens"), span)),
                 ..LogprobChannels::none(local("logprobs.token_logprobs"))
             },
-            mask: Channel::absent(local("")),
             experts: ExpertChannels {
-                artifact: None,
                 found: choice
                     .routed_experts
                     .map(|it| (local("routed_experts"), it)),
                 unread: document
                     .routed_experts
                     .map(|at| (top("routed_experts"), at)),
-                none: local("routed_experts"),
+                ..ExpertChannels::none(Capture::Experts, local("routed_experts"))
             },
+            indexer: ExpertChannels {
+                unread: choice.indexer_topk.map(|at| (local("indexer_topk"), at)),
+                ..ExpertChannels::none(Capture::Indexer, local("indexer_topk"))
+            },
+            told: told.clone(),
             metadata: metadata([
                 (Role::RequestId, top("id"), document.id),
                 (Role::Usage, top("usage"), document.usage),
@@ -110,8 +119,7 @@ pub(super) fn answers(body: &[u8], options: &Options<'_>, several: bool) -> Resu
                     choice.weight_versions,
                 ),
             ]),
-            tells_abort: true,
-            notes: Vec::new(),
+            ..Answer::none(local("logprobs.token_logprobs"), local("routed_experts"))
         });
         answers.prompts.push(PromptChannels {
             echo: vec![Channel::local("prompt_token_ids", choice.prompt_token_ids)],

@@ -37,9 +37,9 @@ def body_of(case: dict[str, Any]) -> bytes:
 
 
 def listed(array: np.ndarray[Any, Any], dtype: Any) -> list[Any]:
-    """The values; None for NaN."""
+    """The values; None for NaN and infinity."""
     assert array.dtype == dtype
-    return [None if math.isnan(value) else value for value in array.tolist()]
+    return [value if math.isfinite(value) else None for value in array.tolist()]
 
 
 def shortened(values: list[int]) -> list[int] | dict[str, Any]:
@@ -73,9 +73,27 @@ def experts(routed: tito.RoutedExperts, mode: str) -> dict[str, Any]:
     }
 
 
+def indexer(chosen: tito.IndexerTopk) -> dict[str, Any]:
+    assert chosen.array.dtype == np.int32
+    values = shortened(chosen.array.ravel().tolist())
+    return {"shape": list(chosen.array.shape), "start": chosen.start, "complete": chosen.complete, "values": values}
+
+
 def mask_rows(mask: tito.SamplingMask) -> list[list[int]]:
     ids, bounds = listed(mask.token_ids, np.int32), listed(mask.offsets, np.int64)
     return [ids[start:end] for start, end in pairwise(bounds)]
+
+
+def optional(values: np.ndarray[Any, Any] | None, dtype: Any) -> list[Any] | None:
+    return None if values is None else listed(values, dtype)
+
+
+def matrix(array: np.ndarray[Any, Any] | None) -> list[list[Any]] | None:
+    """The rows."""
+    if array is None:
+        return None
+    values, width = listed(array.ravel(), np.float32), array.shape[1]
+    return [values[at : at + width] for at in range(0, len(values), width)]
 
 
 def written(completion: tito.Completion, mode: str, dtype: Any = np.float64) -> dict[str, Any]:
@@ -90,6 +108,10 @@ def written(completion: tito.Completion, mode: str, dtype: Any = np.float64) -> 
         "prompt_logprobs": None if prompt is None else prompt_scores(prompt, dtype),
         "routed_experts": None if routed is None else experts(routed, mode),
         "sampling_mask": None if mask is None else mask_rows(mask),
+        "sampling_logprobs": optional(completion.sampling_logprobs, dtype),
+        "indexer_topk": None if completion.indexer_topk is None else indexer(completion.indexer_topk),
+        "prompt_token_id_logprobs": matrix(completion.prompt_token_id_logprobs),
+        "engine": completion.engine,
         "index": completion.index or None,
         "sources": dict(completion.sources),
     }

@@ -27,6 +27,8 @@ KNOBS = {
     "routed_experts_prompt_start": None,
     "num_layers": None,
     "top_k": None,
+    "num_indexer_layers": None,
+    "index_topk": None,
     "experts": "int32",
     "experts_out": None,
     "require_logprobs": True,

@@ -10,12 +10,12 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito._config import RendererTransport
-from dynamo_tito._requests.unread import _UNREAD
+from dynamo_tito._requests.unread import _FIELDS
 
 TRANSPORTS = get_args(RendererTransport)
 FIELDS: list[tuple[str, Any]] = [
     ("token_ids_logprob", np.array([7, 8])),
-    *((name, True if name.startswith("return_") else [7, 8]) for name in _UNREAD),
+    *((name, True if name.startswith("return_") else [7, 8]) for name in _FIELDS),
 ]
 
 
@@ -24,8 +24,15 @@ def encoded(transport: RendererTransport, **arguments: Any) -> bytes:
     return tito.encode_request(transport, model=model, prompt_ids=[1, 2], **arguments)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize(("field", "value"), FIELDS)
+REFUSED = [
+    (transport, field, value)
+    for transport in TRANSPORTS
+    for field, value in FIELDS
+    if transport not in _FIELDS[field].read_on
+]
+
+
+@pytest.mark.parametrize(("transport", "field", "value"), REFUSED)
 def test_in_every_place(transport: RendererTransport, field: str, value: Any) -> None:
     places: list[dict[str, Any]] = [
         {"sampling_params": {field: value}},

@@ -69,6 +69,9 @@ pub fn case(input: &[u8]) -> Option<(Options<'static>, &[u8])> {
         routed_experts_prompt_start: count(from),
         num_layers: count(layers),
         top_k: count(top_k),
+        // Bodies seldom have both.
+        num_indexer_layers: count(layers),
+        index_topk: count(top_k),
         experts: match flags >> 6 {
             0 | 1 => ExpertsMode::Int32,
             2 => ExpertsMode::Native,

@@ -191,6 +191,20 @@ fn attribute(value: Attribute) -> Option<reference::Attribute> {
             dtype: routed.dtype.name(),
             complete: routed.complete,
         }),
+        Attribute::Indexer(routed) => Plain::Indexer(reference::RoutedExperts {
+            values: values(&routed.values),
+            shape: routed.shape.map(|size| size as u64),
+            start: routed.start,
+            dtype: routed.dtype.name(),
+            complete: routed.complete,
+        }),
+        Attribute::PromptMatrix(prompt) => {
+            let found = prompt.token_id_logprobs.as_ref()?;
+            Plain::Matrix(reference::Matrix {
+                values: found.values.as_slice().to_vec(),
+                shape: found.shape.map(|size| size as u64),
+            })
+        }
         Attribute::Text(text) | Attribute::Stop(StopReason::Text(text)) => {
             Plain::Json(Json::Text(text))
         }
@@ -255,6 +269,8 @@ pub fn every_option<'a>(base: Options<'a>, prompt: &'a [i32]) -> Vec<Options<'a>
     let shaped = Options {
         num_layers: Some(4),
         top_k: Some(2),
+        num_indexer_layers: Some(1),
+        index_topk: Some(2),
         ..base
     };
     vec![

@@ -258,21 +258,24 @@ fn from_npy<'a>(path: &str, node: &'a Node, options: &Options<'_>) -> Result<Blo
         return Err(bad("the npy header does not end"));
     }
     let bytes = encoded.decode(header.div_ceil(3))?;
-    let Some(described) = npy::parse(&bytes[text_start..header]) else {
+    let Some(described) = npy::parse(&bytes[text_start..header], 3) else {
         return Err(bad("not a header of a three-dimensional array in C order"));
     };
     let Some(dtype) = Dtype::from_descr(&described.descr) else {
         return Err(bad("expected |u1, <u2, <i2 or <i4"));
     };
-    let [_, layers, top_k] = described.shape;
+    let [rows, layers, top_k] = described.shape[..] else {
+        unreachable!("three were asked for");
+    };
+    let shape = [rows, layers, top_k];
     if layers == 0 || top_k == 0 {
         return Err(bad("layers and top_k must be at least 1"));
     }
-    as_told(described.shape, path, node.start, options)?;
+    as_told(shape, path, node.start, options)?;
     Ok(Blob {
         encoded,
         header,
-        shape: described.shape,
+        shape,
         dtype,
         start: None,
     })

@@ -4,7 +4,7 @@ use super::json::Node;
 use super::readers::{self, Entry, Logprob};
 use super::structure::Choice;
 use super::wires::Role;
-use super::{Top, packed};
+use super::{Top, flat_top, packed};
 use dynamo_tito::limits::MAX_LOGPROB;
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result, Wire};
 
@@ -71,6 +71,8 @@ pub(super) fn read(choice: &Choice<'_>, ids: &[i32], options: &Options<'_>) -> R
         packed::top_of_compact(&rows, path, node)?.map(|top| (top, path.to_owned()))
     } else if let Some((path, node)) = top_triples {
         top_of_triples(node, path, ids, options)?
+    } else if let Some(flat) = flat_top::read(choice.channels(Role::TopFlat), options)? {
+        top_of_flat(flat, ids)?
     } else if let Some((entries, path)) = entries {
         top_of_content(&entries, path, ids)?
     } else {
@@ -315,6 +317,19 @@ pub(super) fn top_of_content(entries: &[Entry], path: &str, ids: &[i32]) -> Resu
         }
     }
     Ok(Some((top, source)))
+}
+
+/// (c) from SGLang's flat form.
+pub(super) fn top_of_flat(flat: flat_top::Flat<'_, '_>, ids: &[i32]) -> Result<Sourced<Top>> {
+    let path = flat.path.to_owned();
+    let mut top = Top::start();
+    for row in flat.rows(ids.len())? {
+        for entry in row {
+            top.push(entry.id, or_nan(entry.logprob));
+        }
+        top.end_position();
+    }
+    Ok((!top.token_ids.is_empty()).then_some((top, path)))
 }
 
 /// (c) from SGLang's rows.

@@ -9,8 +9,10 @@ mod base64;
 mod containers;
 mod counts;
 mod experts;
+mod flat_top;
 pub(crate) mod json;
 mod logprobs;
+mod matrix;
 mod metadata;
 mod npy;
 mod packed;
@@ -22,6 +24,7 @@ pub mod stream;
 mod structure;
 #[cfg(test)]
 mod tests;
+mod told;
 mod width;
 pub(crate) mod wires;
 
@@ -53,6 +56,10 @@ pub enum Attribute {
     PromptLogprobs(PromptLogprobs),
     /// Routed experts.
     Experts(RoutedExperts),
+    /// What an indexer chose.
+    Indexer(RoutedExperts),
+    /// Log-probabilities of given ids.
+    Matrix(Matrix),
     /// Anything small.
     Json(Value),
 }
@@ -104,6 +111,15 @@ pub struct Mask {
     pub token_ids: Vec<i32>,
     /// One more than there are positions.
     pub offsets: Vec<i64>,
+}
+
+/// Rows of float32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    /// In C order.
+    pub values: Vec<f32>,
+    /// Rows, columns.
+    pub shape: [u64; 2],
 }
 
 /// Rows of expert ids.
@@ -253,7 +269,15 @@ fn completion(
         }
     }
 
+    if let Some((path, node)) = choice.found(Role::PromptMatrix) {
+        let len = prompt_ids.map(|ids| ids.len() as u64);
+        let read = matrix::read(node, path, options.prompt_len.or(len), options)?;
+        sources.push(("prompt_token_id_logprobs", path.to_owned()));
+        found.insert("prompt_token_id_logprobs", Attribute::Matrix(read));
+    }
+
     let metadata = metadata::read(choice, tokens, options)?;
+    let (engine, engine_left_out) = told::engine(&told::read(choice), str::to_owned);
     let aborted = metadata.aborted == Some(true);
 
     // P.
@@ -279,6 +303,13 @@ fn completion(
         rows_from.push((name, path.to_owned()));
     }
 
+    if let Some((path, node)) = choice.found(Role::SamplerLogprobs) {
+        let mut values = sampler(node, path, &token_ids, options)?;
+        width::values(&mut values, |i| i, path, options)?;
+        found.insert("sampling_logprobs", Attribute::Logprobs(values));
+        rows_from.push(("sampling_logprobs", path.to_owned()));
+    }
+
     let sequence = placing::Sequence {
         prompt: passed,
         counted: counted.map(|count| count.tokens),
@@ -298,6 +329,18 @@ fn completion(
     }
     // Judged before the routed experts, named after them.
     sources.extend(rows_from);
+    match experts::read_indexer(choice, &sequence, options)? {
+        experts::Outcome::Absent => {}
+        experts::Outcome::Skipped => {
+            let why = "left out: experts=\"skip\"";
+            sources.push(("indexer_topk", why.to_owned()));
+        }
+        experts::Outcome::Read(read, path) => {
+            sources.push(("indexer_topk", path));
+            found.insert("indexer_topk", Attribute::Indexer(read));
+        }
+    }
+    sources.extend(engine_left_out.map(|why| ("engine", why)));
     sources.extend(choice.notes.clone());
 
     found.insert("token_ids", Attribute::Ids(token_ids));
@@ -318,11 +361,22 @@ fn completion(
         ("index", Some(Value::Int(choice.index.into()))),
         ("usage", metadata.usage),
         ("weight_versions", metadata.weight_versions),
+        ("engine", engine),
         ("sources", Some(Value::Map(sources.collect()))),
     ];
     let small = small.into_iter();
     found.extend(small.filter_map(|(name, value)| Some((name, Attribute::Json(value?)))));
     Ok((found, tokens))
+}
+
+/// (f): as many log-probabilities as there are tokens.
+fn sampler(node: &Node, path: &str, ids: &[i32], options: &Options<'_>) -> Result<Vec<f64>> {
+    let values = readers::flat(node, path, options)?;
+    logprobs::same_count(values.len(), ids, path, node)?;
+    let values = values.into_iter().enumerate();
+    values
+        .map(|(i, value)| logprobs::given(value, &format!("{path}[{i}]"), options.missing_logprob))
+        .collect()
 }
 
 /// (f): as many lists of ids as there are tokens, each with the one that was sampled.

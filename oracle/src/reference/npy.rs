@@ -4,11 +4,12 @@
 pub(super) struct Header {
     /// `|u1`, `<u2`, `<i2` or `<i4`: the caller looks.
     pub(super) descr: String,
-    pub(super) shape: [u64; 3],
+    pub(super) shape: Vec<u64>,
 }
 
-/// Reads `{'descr': '|u1', 'fortran_order': False, 'shape': (8, 4, 2), }`; None for anything else.
-pub(super) fn parse(text: &[u8]) -> Option<Header> {
+/// Reads `{'descr': '|u1', 'fortran_order': False, 'shape': (8, 4, 2), }`; None for anything else, and for another number of
+/// dimensions.
+pub(super) fn parse(text: &[u8], dimensions: usize) -> Option<Header> {
     let mut literal = Literal { text, at: 0 };
     let (mut descr, mut order, mut shape) = (None, None, None);
     literal.token(b"{")?;
@@ -18,7 +19,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Header> {
         let first_time = match key.as_str() {
             "descr" => descr.replace(literal.string()?).is_none(),
             "fortran_order" => order.replace(literal.token(b"False")?).is_none(),
-            "shape" => shape.replace(literal.triple()?).is_none(),
+            "shape" => shape.replace(literal.tuple(dimensions)?).is_none(),
             _ => false,
         };
         if !first_time {
@@ -77,18 +78,18 @@ impl Literal<'_> {
         Some(content)
     }
 
-    /// A tuple of three integers.
-    fn triple(&mut self) -> Option<[u64; 3]> {
+    /// A tuple of so many integers.
+    fn tuple(&mut self, dimensions: usize) -> Option<Vec<u64>> {
         self.token(b"(")?;
-        let rows = self.integer()?;
-        self.token(b",")?;
-        let layers = self.integer()?;
-        self.token(b",")?;
-        let top_k = self.integer()?;
+        let mut sizes = vec![self.integer()?];
+        for _ in 1..dimensions {
+            self.token(b",")?;
+            sizes.push(self.integer()?);
+        }
         // One comma may trail.
         let _ = self.token(b",");
         self.token(b")")?;
-        Some([rows, layers, top_k])
+        Some(sizes)
     }
 
     /// A canonical decimal below 2^63.

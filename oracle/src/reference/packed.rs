@@ -40,7 +40,12 @@ fn needed<T>(found: Option<T>, key: &str, path: &str, node: &Node) -> Result<T> 
 }
 
 /// A text of whole groups of base64, of which `len` bytes are expected; `unlike` is the error of another length.
-fn bytes(node: &Node, path: &str, len: Option<u64>, unlike: (&str, usize)) -> Result<Vec<u8>> {
+pub(super) fn bytes(
+    node: &Node,
+    path: &str,
+    len: Option<u64>,
+    unlike: (&str, usize),
+) -> Result<Vec<u8>> {
     let text = node.as_text().expect("a string, as was checked");
     let encoded = text.value.as_bytes();
     let Some(found) = base64::decoded_len(encoded) else {

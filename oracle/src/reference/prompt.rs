@@ -7,7 +7,7 @@ use super::logprobs::{self, Sourced};
 use super::readers::{self, Position};
 use super::structure::{Channel, Choice};
 use super::wires::Role;
-use super::{PromptLogprobs, Top};
+use super::{PromptLogprobs, Top, flat_top};
 use dynamo_tito::{Class, Error, MissingLogprob, Options, Result};
 
 /// The echo, which must be the prompt that the caller passed.
@@ -83,13 +83,7 @@ pub(super) fn logprobs(
         return Ok(Outcome::LeftOut);
     };
     let read = match sglang {
-        true => from_triples(
-            node,
-            path,
-            choice.channels(Role::PromptTopTriples).first(),
-            ids,
-            options,
-        )?,
+        true => from_triples(node, path, choice, ids, options)?,
         false => from_maps(node, path, ids, options)?,
     };
     Ok(Outcome::Read(read, path.to_owned()))
@@ -199,7 +193,7 @@ fn highest_first(a: &(i32, f64), b: &(i32, f64)) -> Ordering {
 fn from_triples(
     node: &Node,
     path: &str,
-    beside: Option<&Channel<'_>>,
+    choice: &Choice<'_>,
     ids: &[i32],
     options: &Options<'_>,
 ) -> Result<PromptLogprobs> {
@@ -214,6 +208,7 @@ fn from_triples(
             0
         }
     };
+    let beside = choice.channels(Role::PromptTopTriples).first();
     let mut rows = Vec::new();
     let rows_path = beside
         .map(|channel| channel.path.as_str())
@@ -229,6 +224,10 @@ fn from_triples(
                 message,
             ));
         }
+    } else if let Some(flat) = flat_top::read(choice.channels(Role::PromptTopFlat), options)?
+        && !flat.is_empty()
+    {
+        rows = flat.rows(triples.len())?;
     }
     let mut values = vec![f64::NAN; first];
     let mut top = Top::start();

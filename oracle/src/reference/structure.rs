@@ -228,7 +228,11 @@ fn says_nothing_of_a_choice(top: &Part<'_>, wire: Wire) -> Result<()> {
         return Ok(());
     }
     let of_a_choice = |place: &&str| place.starts_with("nvext.") && !place.ends_with(".finished");
-    let mut places = wires::places(wire).filter(of_a_choice);
+    // What is told is told of the request.
+    let fields = wires::fields(wire).filter(|(role, _)| *role != Role::Told);
+    let mut places = fields
+        .flat_map(|(_, places)| places.iter().copied())
+        .filter(of_a_choice);
     let path = if places.any(|place| top.inner(place).node.is_some()) {
         "nvext"
     } else if top.channel("prompt_logprobs").node.is_some() {

@@ -17,15 +17,27 @@ pub(crate) enum Role {
     Triples,
     /// SGLang's rows of triples beside them.
     TopTriples,
+    /// The same end to end: values, ids, both in base64, the types of these, the shape and the null prefix.
+    TopFlat,
     PromptTokenIds,
     PromptLogprobs,
     /// SGLang's rows of triples beside its prompt logprobs.
     PromptTopTriples,
+    /// The same end to end, as above.
+    PromptTopFlat,
+    /// Log-probabilities of given ids along the prompt.
+    PromptMatrix,
     /// A list of ids for each token, the sampled one among them: the attribute, and the kind of its error.
     Rows(&'static str),
+    /// A log-probability for each token, of the sampler after its cuts.
+    SamplerLogprobs,
     RoutedExperts,
     /// A place where the wire has no routed experts.
     UnreadExperts,
+    /// What the indexer of a sparse attention chose.
+    Indexer,
+    /// A place where the wire has none.
+    UnreadIndexer,
     RequestId,
     Usage,
     /// One count of SGLang's usage, named by its key.
@@ -35,6 +47,8 @@ pub(crate) enum Role {
     StopReason,
     WeightVersions,
     WeightVersion,
+    /// What the server tells of how it ran the request.
+    Told,
     /// What is said of an artifact.
     Upload,
     /// What steps 5 and 6 look at.
@@ -84,6 +98,18 @@ const DYNAMO: &[Field] = &[
     (
         Role::UnreadExperts,
         &["choices[].routed_experts", "routed_experts"],
+    ),
+    (
+        Role::UnreadIndexer,
+        &["nvext.indexer_topk", "nvext.engine_data.indexer_topk"],
+    ),
+    (
+        Role::Told,
+        &[
+            "nvext.worker_id",
+            "nvext.timing",
+            "nvext.engine_data.kv_cache_hit",
+        ],
     ),
     (Role::RequestId, &["id"]),
     (Role::Usage, &["usage"]),
@@ -146,6 +172,8 @@ const VLLM: &[Field] = &[
     (Role::Rows("sampling_mask"), &["choices[].sampling_mask"]),
     (Role::RoutedExperts, &["choices[].routed_experts"]),
     (Role::UnreadExperts, &["routed_experts"]),
+    (Role::UnreadIndexer, &["choices[].indexer_topk"]),
+    (Role::Told, &["metrics"]),
     (Role::Usage, &["usage"]),
     (Role::FinishReason, &["choices[].finish_reason"]),
     (Role::StopReason, &["choices[].stop_reason"]),
@@ -153,7 +181,10 @@ const VLLM: &[Field] = &[
     (Role::Structure, &["choices[].index"]),
 ];
 
-const VLLM_GENERATE: &[Field] = &[(Role::RequestId, &["request_id"])];
+const VLLM_GENERATE: &[Field] = &[
+    (Role::RequestId, &["request_id"]),
+    (Role::PromptMatrix, &["prompt_token_id_logprobs"]),
+];
 
 const VLLM_CHAT: &[Field] = &[(Role::RequestId, &["id"])];
 
@@ -165,6 +196,8 @@ const VLLM_COMPLETIONS: &[Field] = &[
     (Role::PromptLogprobs, &["choices[].prompt_logprobs"]),
     (Role::RoutedExperts, &["choices[].routed_experts"]),
     (Role::UnreadExperts, &["routed_experts"]),
+    (Role::UnreadIndexer, &["choices[].indexer_topk"]),
+    (Role::Told, &["metrics"]),
     (Role::RequestId, &["id"]),
     (Role::Usage, &["usage"]),
     (Role::FinishReason, &["choices[].finish_reason"]),
@@ -216,6 +249,58 @@ macro_rules! meta_info {
             (
                 Role::RoutedExperts,
                 &[concat!($prefix, "meta_info.routed_experts")],
+            ),
+            (Role::Indexer, &[concat!($prefix, "meta_info.indexer_topk")]),
+            (
+                Role::SamplerLogprobs,
+                &[concat!($prefix, "meta_info.output_token_sampling_logprobs")],
+            ),
+            (
+                Role::TopFlat,
+                &[
+                    concat!($prefix, "meta_info.output_top_logprobs_val_flat"),
+                    concat!($prefix, "meta_info.output_top_logprobs_idx_flat"),
+                    concat!($prefix, "meta_info.output_top_logprobs_val_flat_b64"),
+                    concat!($prefix, "meta_info.output_top_logprobs_idx_flat_b64"),
+                    concat!($prefix, "meta_info.output_top_logprobs_val_flat_b64_dtype"),
+                    concat!($prefix, "meta_info.output_top_logprobs_idx_flat_b64_dtype"),
+                    concat!($prefix, "meta_info.output_top_logprobs_shape"),
+                    concat!($prefix, "meta_info.output_top_logprobs_null_prefix"),
+                ],
+            ),
+            (
+                Role::PromptTopFlat,
+                &[
+                    concat!($prefix, "meta_info.input_top_logprobs_val_flat"),
+                    concat!($prefix, "meta_info.input_top_logprobs_idx_flat"),
+                    concat!($prefix, "meta_info.input_top_logprobs_val_flat_b64"),
+                    concat!($prefix, "meta_info.input_top_logprobs_idx_flat_b64"),
+                    concat!($prefix, "meta_info.input_top_logprobs_val_flat_b64_dtype"),
+                    concat!($prefix, "meta_info.input_top_logprobs_idx_flat_b64_dtype"),
+                    concat!($prefix, "meta_info.input_top_logprobs_shape"),
+                    concat!($prefix, "meta_info.input_top_logprobs_null_prefix"),
+                ],
+            ),
+            (
+                Role::Told,
+                &[
+                    concat!($prefix, "meta_info.num_retractions"),
+                    concat!($prefix, "meta_info.cached_tokens_details"),
+                    concat!($prefix, "meta_info.dp_rank"),
+                    concat!($prefix, "meta_info.queue_time"),
+                    concat!($prefix, "meta_info.first_token_latency"),
+                    concat!($prefix, "meta_info.e2e_latency"),
+                    concat!($prefix, "meta_info.decode_throughput"),
+                    concat!($prefix, "meta_info.spec_accept_rate"),
+                    concat!($prefix, "meta_info.spec_accept_length"),
+                    concat!($prefix, "meta_info.spec_num_correct_drafts"),
+                    concat!($prefix, "meta_info.spec_num_proposed_drafts"),
+                    concat!($prefix, "meta_info.spec_verify_ct"),
+                    concat!($prefix, "meta_info.spec_cap_length"),
+                    concat!($prefix, "meta_info.spec_block_accept_length"),
+                    concat!($prefix, "meta_info.spec_correct_drafts_histogram"),
+                    concat!($prefix, "meta_info.spec_cap_lens_histogram"),
+                ],
             ),
             (Role::RequestId, &[concat!($prefix, "meta_info.id")]),
             (

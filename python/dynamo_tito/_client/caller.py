@@ -164,7 +164,7 @@ class Caller:
             if not (refused and request.draft.prompt_start and spec.may_refuse_start):
                 raise
         self.start_refused = True
-        return (yield from send(encode(spec.draft(call, send_start=False), call)))
+        return (yield from send(encode(spec.draft(call, send_start=False), call, spec.transport)))
 
     def _send(self, send: Send, request_id: str | None, waits: RetryWaits) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo_tito._config import Limits
 from dynamo_tito._errors import RoutedExpertsError, TitoError, raise_without_cycle
@@ -12,7 +12,9 @@ from dynamo_tito._logprobs_report import LogprobsChecks, refuse_logprobs
 from dynamo_tito._native import Body, StreamDecoder, decode
 from dynamo_tito._requests import Request
 from dynamo_tito._requests.call import wire_start
+from dynamo_tito._requests.unread import refuse_unanswered
 from dynamo_tito._routing_report import RoutingChecks, refuse_findings
+from dynamo_tito._types import IndexerTopk, RoutedExperts
 
 if TYPE_CHECKING:
     from dynamo_tito._types import Completion, ExpertsMode, FinalRow, LogprobsDtype, MissingLogprob
@@ -24,6 +26,8 @@ class Decoding:
 
     num_layers: int | None = None
     top_k: int | None = None
+    num_indexer_layers: int | None = None
+    index_topk: int | None = None
     experts: ExpertsMode = "int32"
     missing_logprob: MissingLogprob = "raise"
     logprobs_dtype: LogprobsDtype = "float64"
@@ -37,6 +41,11 @@ class Decoding:
     def bare_experts(self) -> bool:
         """Whether routed experts without a shape (SGLang's) can be read."""
         return self.num_layers is not None and self.top_k is not None and self.experts != "skip"
+
+    @property
+    def bare_indexer(self) -> bool:
+        """Whether the rows of an indexer without a shape (SGLang's) can be read."""
+        return self.num_indexer_layers is not None and self.index_topk is not None and self.experts != "skip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +73,18 @@ class Reading:
         """The strict checks, and without the rows of routed experts that were not asked for."""
         choices, draft = self.decoding, self.request.draft
         refuse_logprobs(completion, choices.strict_logprobs)
+        refuse_unanswered(draft.members, completion)
         experts = completion.routed_experts
-        if experts is None:
-            return completion
-        if choices.strict_routing is not None:
+        if experts is not None and choices.strict_routing is not None:
             refuse_findings(experts.array, choices.strict_routing)
         surplus = draft.prompt_start - self._start
         if not surplus:
             return completion
-        rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
-        return dataclasses.replace(completion, routed_experts=rest)
+        return dataclasses.replace(
+            completion,
+            routed_experts=experts and _without(experts, surplus),
+            indexer_topk=completion.indexer_topk and _without(completion.indexer_topk, surplus),
+        )
 
     @property
     def _start(self) -> int:
@@ -88,6 +99,8 @@ class Reading:
             "routed_experts_prompt_start": self._start,
             "num_layers": choices.num_layers,
             "top_k": choices.top_k,
+            "num_indexer_layers": choices.num_indexer_layers,
+            "index_topk": choices.index_topk,
             "experts": choices.experts,
             "require_logprobs": bool(self.request.draft.logprobs),
             # Of an artifact they were asked for by name.
@@ -97,6 +110,14 @@ class Reading:
             "final_row": choices.final_row,
             "limits": choices.limits,
         }
+
+
+_Rows = TypeVar("_Rows", RoutedExperts, IndexerTopk)
+
+
+def _without(rows: _Rows, surplus: int) -> _Rows:
+    """The rows behind the first ones."""
+    return dataclasses.replace(rows, array=rows.array[surplus:], start=rows.start + surplus)
 
 
 def _of_rows(error: ValueError) -> RoutedExpertsError:

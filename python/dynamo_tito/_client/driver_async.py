@@ -70,6 +70,8 @@ class AsyncTitoClient(BaseClient):
             ``generation_config.json``.
         num_layers: decoder layers, to read SGLang's routed experts and to check those of others.
         top_k: experts per token, likewise.
+        num_indexer_layers: layers with an indexer of a sparse attention, to read SGLang's ``indexer_topk``.
+        index_topk: how many positions the indexer chooses, likewise.
         experts: ``"int32"``, ``"native"`` or ``"skip"``, as in :func:`dynamo_tito.decode`.
         missing_logprob: ``"raise"`` or ``"nan"``, likewise.
         logprobs_dtype: ``"float64"`` or ``"float32"``, likewise, of every log-probability that the client returns.

@@ -142,6 +142,10 @@ class Generation:
             raise ValueError(
                 "SGLang sends routed experts without their shape: give the client num_layers and top_k to read them"
             )
+        if request.draft.members.get("return_indexer_topk") and not decoding.bare_indexer:
+            raise ValueError(
+                "SGLang sends indexer_topk without its shape: give the client num_indexer_layers and index_topk"
+            )
         return request
 
     def _drafted(self, *, stream: bool, request_id: str | None) -> Request:

@@ -40,6 +40,8 @@ class ClientOptions(TypedDict, total=False):
     sampling_defaults: SamplingDefaults
     num_layers: int | None
     top_k: int | None
+    num_indexer_layers: int | None
+    index_topk: int | None
     experts: ExpertsMode
     missing_logprob: MissingLogprob
     logprobs_dtype: LogprobsDtype

@@ -96,7 +96,7 @@ class Request:
 
     def encode(self) -> bytes:
         """The body; a ValueError for a number that is no token id."""
-        return encode(self.draft, self.call)
+        return encode(self.draft, self.call, self.spec.transport)
 
 
 _DIALECTS = (
@@ -204,4 +204,4 @@ def encode_request(
             f"model cannot be given on {transport}, which names none: give None for the base model, and an adapter as "
             f"extra_body={{{draft.adapter_member!r}: name}}"
         )
-    return encode(draft, call)
+    return encode(draft, call, transport)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .call import Call, Draft
 
 
-def encode(draft: Draft, call: Call) -> bytes:
+def encode(draft: Draft, call: Call, transport: str) -> bytes:
     """The request body, compact JSON in UTF-8, the ids last in their object.
 
     Raises:
@@ -24,7 +24,7 @@ def encode(draft: Draft, call: Call) -> bytes:
             is not read.
     """
     members = draft.members
-    refuse_unread(members)
+    refuse_unread(members, transport)
     prefix, suffix = b"", b"]"
     for key in draft.ids_at:
         around = _dump({name: value for name, value in members.items() if name != key})

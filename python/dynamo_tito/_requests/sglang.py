@@ -12,6 +12,7 @@ from .call import (
     refuse,
     refuse_artifact,
     refuse_features,
+    refuse_unstreamed,
     stop_ids,
     take,
     take_logprobs,
@@ -89,6 +90,8 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     if not isinstance(asked_for, str | None):
         raise TypeError(f"{_ADAPTER} must be a string or None, not {type(asked_for).__name__}")
     members.update(extra)
+    flat = members.get("return_flat_raw_output_top_logprobs") or None
+    refuse_unstreamed(call, "sglang_generate", return_flat_raw_output_top_logprobs=flat)
     return Draft(members, ("input_ids",), logprobs, start, params.get("n", 1), asked_for, member)
 
 

@@ -51,7 +51,8 @@ def draft(call: Call, *, send_start: bool = True) -> Draft:
     if start and send_start:
         params["routed_experts_prompt_start"] = wire_start(call, start)
 
-    refuse_unstreamed(call, "vllm_generate", prompt_logprobs=params.get("prompt_logprobs"))
+    scores = ("prompt_logprobs", "prompt_logprob_token_ids")
+    refuse_unstreamed(call, "vllm_generate", **{name: params.get(name) for name in scores})
     members: dict[str, Any] = stream if call.stream else {}
     if call.model is not None:
         members["model"] = call.model

@@ -45,6 +45,14 @@ def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the com
         int | None,
         typer.Option(help="Experts per token and layer. SGLang needs it, too.", min=1, metavar="N"),
     ] = None,
+    num_indexer_layers: Annotated[
+        int | None,
+        typer.Option(help="Layers with an indexer, which SGLang's indexer_topk needs.", min=1, metavar="N"),
+    ] = None,
+    index_topk: Annotated[
+        int | None,
+        typer.Option(help="Positions per token and indexer. SGLang needs it, too.", min=1, metavar="N"),
+    ] = None,
     experts: Annotated[
         ExpertsMode, typer.Option(help="Routed experts as int32, in the width of the response, or not at all.")
     ] = "int32",
@@ -70,6 +78,8 @@ def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the com
         "routed_experts_prompt_start": routed_experts_prompt_start,
         "num_layers": num_layers,
         "top_k": top_k,
+        "num_indexer_layers": num_indexer_layers,
+        "index_topk": index_topk,
         "experts": experts,
         "missing_logprob": missing_logprob,
         "logprobs_dtype": logprobs_dtype,

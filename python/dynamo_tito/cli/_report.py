@@ -88,7 +88,7 @@ def _columns(completion: tito.Completion) -> Iterator[tuple[str, str, str]]:
 def _described(name: str, value: object) -> Iterator[tuple[str, str, str]]:
     if isinstance(value, np.ndarray):
         yield name, _shape(value), _first_and_last(value.reshape(-1))
-    elif isinstance(value, tito.RoutedExperts):
+    elif isinstance(value, (tito.RoutedExperts, tito.IndexerTopk)):
         yield from _described(name, value.array)
     elif isinstance(value, tito.PromptLogprobs):
         yield from _described(name, value.logprobs)
@@ -112,7 +112,7 @@ def _facts(completion: tito.Completion) -> Iterator[tuple[str, str]]:
         yield "stop_reason", repr(completion.stop_reason)
     yield "aborted", {True: "yes", False: "no", None: "the wire cannot tell"}[completion.aborted]
     yield "request_id", printable(completion.request_id or "none")
-    for name in ("usage", "weight_versions"):
+    for name in ("usage", "weight_versions", "engine"):
         value = getattr(completion, name)
         if value is not None:
             yield name, json.dumps(value)
@@ -128,6 +128,8 @@ def _summarised(value: object) -> object:
     if isinstance(value, tito.RoutedExperts):
         facts = {"start": value.start, "wire_dtype": value.wire_dtype, "complete": value.complete}
         return _array(value.array) | facts
+    if isinstance(value, tito.IndexerTopk):
+        return _array(value.array) | {"start": value.start, "complete": value.complete}
     if isinstance(value, tito.PromptLogprobs):
         return _array(value.logprobs)
     if isinstance(value, (tito.TopLogprobs, tito.SamplingMask)):
@@ -146,8 +148,8 @@ def _array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def _plain_number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value
+    """JSON has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _shape(array: np.ndarray[Any, Any]) -> str:

@@ -13,7 +13,7 @@ from dynamo_tito._errors import AlignmentError
 from dynamo_tito._types import SamplingMask
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Completion, Int32Array, LogprobArray
+    from dynamo_tito._types import Completion, Float64Array, IndexerTopk, Int32Array, LogprobArray
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ class Segment:
         aborted: whether it was cut off; None where the wire cannot tell.
         weight_versions: which weights sampled which of its tokens.
         request_id: the server's id.
+        indexer_topk: the rows that the answer brought, of positions in the sequence; a sample has none.
     """
 
     start: int
@@ -60,6 +61,7 @@ class Segment:
     aborted: bool | None
     weight_versions: tuple[WeightSpan, ...]
     request_id: str | None
+    indexer_topk: IndexerTopk | None = None
 
 
 def segment_of(completion: Completion, start: int) -> Segment:
@@ -78,7 +80,15 @@ def segment_of(completion: Completion, start: int) -> Segment:
                 kind="range",
                 path=_PATH,
             )
-    return Segment(start, start + count, completion.finish_reason, completion.aborted, spans, completion.request_id)
+    return Segment(
+        start,
+        start + count,
+        completion.finish_reason,
+        completion.aborted,
+        spans,
+        completion.request_id,
+        completion.indexer_topk,
+    )
 
 
 def merged(spans: Iterable[WeightSpan]) -> tuple[WeightSpan, ...]:

@@ -47,6 +47,12 @@ class EngineConfig:
     #: Whether vLLM was started with `--enable-lora`, and with a weight transfer.
     lora: bool = True
     weight_transfer: bool = True
+    #: Layers with an indexer of a sparse attention, and how many positions it chooses: SGLang with
+    #: `--enable-return-indexer-topk`. 0: no layer.
+    num_indexer_layers: int = 0
+    index_topk: int = 2
+    #: Tokens that are drafted per step of speculative decoding, of which the counts of SGLang and vLLM tell; 0: none.
+    draft_tokens: int = 0
     #: Completion length of requests that name none.
     default_max_tokens: int = 16
     #: Probability per token that the engine ends the message.

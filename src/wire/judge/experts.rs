@@ -1,7 +1,7 @@
-//! Step (g): routed experts of the tokens.
+//! Step (g): routed experts of the tokens, and what an indexer chose.
 
 use crate::error::{Class, Error, Result};
-use crate::experts::{Routed, Sequence, Target, decode_rows};
+use crate::experts::{Capture, Routed, Sequence, Target, decode_rows};
 use crate::options::{ExpertsMode, Options};
 use crate::wire::answer::{ExpertChannels, Paths};
 
@@ -18,6 +18,7 @@ pub(crate) fn choose_experts(
     paths: &Paths<'_>,
 ) -> Result<(Option<Routed>, Option<String>)> {
     let skip = options.experts == ExpertsMode::Skip;
+    let capture = channels.capture;
     if let Some((place, at, routes)) = channels.artifact {
         if skip {
             return Ok((None, Some(SKIPPED.into())));
@@ -32,18 +33,22 @@ pub(crate) fn choose_experts(
     }
     let Some((place, container)) = channels.found else {
         if let (Some((place, at)), false) = (channels.unread, skip) {
+            let message = format!(
+                "{} stand where this wire carries none; decode with the wire of the endpoint that answered, or pass \
+                 experts=\"skip\"",
+                capture.name()
+            );
             return Err(Error::new(
                 Class::RoutedExperts,
                 "unread",
                 paths.text(place),
                 at,
-                "routed experts stand where this wire carries none; decode with the wire of the endpoint that answered, or \
-                 pass experts=\"skip\"",
+                message,
             ));
         }
         // An abort before the first token brings none.
         let early = sequence.aborted && sequence.completion == 0;
-        if options.require_routed_experts && !early {
+        if options.require_routed_experts && capture == Capture::Experts && !early {
             return Err(Error::new(
                 Class::Missing,
                 "missing",
@@ -58,7 +63,7 @@ pub(crate) fn choose_experts(
         return Ok((None, Some(SKIPPED.into())));
     }
     let path = paths.text(place);
-    let routed = decode_rows(&container, body, options, sequence, target)
+    let routed = decode_rows(&container, body, options, capture, sequence, target)
         .map_err(|error| error.under(&path))?;
     Ok((Some(routed), Some(path)))
 }

@@ -1,11 +1,16 @@
-//! Step (f): the ids that could be sampled at every position, which include the one that was.
+//! Step (f): the ids that could be sampled at every position, which include the one that was, and what the sampler
+//! computed for it.
 
 use crate::error::{Class, Error, Result};
 
 use super::locate::{Step, locate};
+use super::sampled::Sampled;
+use crate::memory::Buffer;
+use crate::options::Options;
 use crate::wire::answer::{Channel, Paths};
 use crate::wire::decoded::{Decoded, SamplingMask};
-use crate::wire::read::ids::IdLists;
+use crate::wire::floats::Floats;
+use crate::wire::read::ids::{IdLists, Numbers};
 
 /// Reads the mask into `decoded`, if there is one. Fails if a row lacks the sampled id. Returns the entry of `sources`.
 pub(crate) fn check_mask(
@@ -39,6 +44,31 @@ pub(crate) fn check_mask(
         offsets: lists.offsets,
     });
     Ok(Some(("sampling_mask", path)))
+}
+
+/// Reads the log-probabilities of the sampler into `decoded`, if there are any. Returns the entry of `sources`.
+pub(crate) fn check_sampling(
+    channel: Channel<Buffer<f64>>,
+    body: &[u8],
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+    decoded: &mut Decoded,
+) -> Result<Option<(&'static str, String)>> {
+    let Some((at, values)) = channel.field.take::<Numbers>(body) else {
+        return Ok(None);
+    };
+    let path = paths.text(channel.place);
+    let mut values = values.map_err(|error| error.under(&path))?;
+    let sampled = Sampled {
+        ids: decoded.token_ids.as_slice(),
+        body,
+        missing: options.missing_logprob,
+    };
+    sampled.check_count(values.len(), &path, at, "logprobs")?;
+    sampled.check_flat(&mut values, &path, at)?;
+    let values = Floats::new(values, options.logprobs_dtype, &path, |i| i)?;
+    decoded.sampling_logprobs = Some(values);
+    Ok(Some(("sampling_logprobs", path)))
 }
 
 #[cold]

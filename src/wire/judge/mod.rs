@@ -3,11 +3,14 @@
 mod compact;
 pub(crate) mod counts;
 pub(crate) mod echo;
+pub(crate) mod engine;
 pub(crate) mod experts;
 pub(crate) mod finish;
+pub(crate) mod flat_top;
 pub(crate) mod locate;
 pub(crate) mod logprobs;
 pub(crate) mod mask;
+pub(crate) mod matrix;
 pub(crate) mod metadata;
 pub(crate) mod prompt;
 pub(crate) mod prompt_logprobs;

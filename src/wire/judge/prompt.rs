@@ -1,4 +1,4 @@
-//! Step (d): the echoed prompt, and the choice of the channel of its log-probabilities.
+//! Step (d): the echoed prompt, the choice of the channel of its log-probabilities, and those of given ids.
 
 use crate::error::{Class, Error, Result};
 use crate::memory::Buffer;
@@ -9,6 +9,7 @@ use crate::wire::read::ids::Ids;
 use crate::wire::read::maps::PromptEntries;
 use crate::wire::read::triples::{TopRows, Triples};
 
+use super::matrix::read_matrix;
 use super::prompt_logprobs::Lookup;
 
 /// The entry of `sources` for prompt logprobs without ids to look them up.
@@ -16,6 +17,23 @@ const LEFT_OUT: &str = "left out: needs prompt_token_ids";
 
 /// Reads the prompt from the first channels that are there.
 pub(crate) fn choose_prompt(
+    mut channels: PromptChannels,
+    body: &[u8],
+    options: &Options<'_>,
+    paths: &Paths<'_>,
+) -> Result<Prompt<Buffer<f64>>> {
+    let given = channels.token_ids.take();
+    let mut prompt = choose_echo_and_logprobs(channels, body, options, paths)?;
+    if let Some(given) = given {
+        let len = options.prompt_len_or(prompt.token_ids.as_ref().map(Buffer::len));
+        let (matrix, path) = read_matrix(given, body, len, options, paths)?;
+        prompt.token_id_logprobs = Some(matrix);
+        prompt.sources.push(("prompt_token_id_logprobs", path));
+    }
+    Ok(prompt)
+}
+
+fn choose_echo_and_logprobs(
     channels: PromptChannels,
     body: &[u8],
     options: &Options<'_>,

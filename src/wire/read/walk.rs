@@ -110,7 +110,7 @@ macro_rules! fields {
 pub(crate) use fields;
 
 /// The longest key that a wire may name: [`Walk::object`] keeps a bit for each length.
-const LONGEST_NAME: usize = 31;
+const LONGEST_NAME: usize = 63;
 
 /// One pass over a body.
 #[derive(Debug)]
@@ -152,10 +152,10 @@ impl<'a> Walk<'a> {
         names: &[&'static str],
         mut member: impl FnMut(&mut Self, &mut Cursor<'a>, &'static str) -> Result<()>,
     ) -> Result<()> {
-        debug_assert!(names.len() <= 32);
+        debug_assert!(names.len() <= 64);
         debug_assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
-        let mut seen = 0u32;
-        let lengths = names.iter().fold(0, |bits, name| bits | 1 << name.len());
+        let mut seen = 0u64;
+        let lengths = names.iter().fold(0u64, |bits, name| bits | 1 << name.len());
         cursor.object(|cursor, key| {
             let Some(index) = self.place(&key, names, lengths) else {
                 return cursor.skip_value();
@@ -181,7 +181,7 @@ impl<'a> Walk<'a> {
 
     /// Which of `names` the key is. `lengths` has a bit for the length of each.
     #[inline]
-    fn place(&mut self, key: &Text<'_>, names: &[&str], lengths: u32) -> Option<usize> {
+    fn place(&mut self, key: &Text<'_>, names: &[&str], lengths: u64) -> Option<usize> {
         let mut text = key.raw;
         if key.escaped {
             // No byte takes more than a `\uXXXX`.

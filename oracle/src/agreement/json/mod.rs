@@ -70,11 +70,15 @@ fn options(wire: Wire, place: &Place) -> [Options<'static>; 2] {
         prompt_token_ids: Some(&[1, 2]),
         num_layers: Some(1),
         top_k: Some(1),
+        num_indexer_layers: Some(1),
+        index_topk: Some(1),
         ..Options::new(wire)
     };
     // What is left out is skipped, not read: another way through the same bytes.
     let skipped = Options {
-        experts: match place.before.contains("routed_experts") {
+        experts: match place.before.contains("routed_experts")
+            || place.before.contains("indexer_topk")
+        {
             true => ExpertsMode::Skip,
             false => base.experts,
         },

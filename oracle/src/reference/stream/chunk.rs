@@ -9,7 +9,8 @@ use crate::reference::placing::Sequence;
 use crate::reference::structure::{Channel, Choice, chunk};
 use crate::reference::wires::Role;
 use crate::reference::{
-    PromptLogprobs, Top, Value, counts, experts, json, metadata, packed, prompt, readers,
+    PromptLogprobs, Top, Value, counts, experts, flat_top, json, matrix, metadata, packed, prompt,
+    readers, told,
 };
 use dynamo_tito::limits::MAX_CHOICES;
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result};
@@ -41,7 +42,9 @@ impl<'o> Stream<'o> {
             None => Ok(()),
             Some(beside) => {
                 self.judge_prompt(&beside, &mut Joined::default())?;
-                self.metadata(&beside, &mut Joined::default())
+                self.metadata(&beside, &mut Joined::default())?;
+                self.told.extend(told::read(&beside));
+                Ok(())
             }
         }
     }
@@ -96,8 +99,15 @@ impl<'o> Stream<'o> {
         if !choice.notes.is_empty() {
             joined.notes.clone_from(&choice.notes);
         }
+        let told = match self.is_sglang() {
+            true => &mut joined.told,
+            false => &mut self.told,
+        };
+        told.extend(told::read(choice));
         self.rows(choice, joined)?;
-        self.experts(choice, joined)
+        self.sampler(choice, joined)?;
+        self.experts(choice, joined)?;
+        self.indexer(choice, joined)
     }
 
     /// (a), and what is appended.
@@ -266,6 +276,9 @@ impl<'o> Stream<'o> {
         if let Some((path, node)) = choice.found(Role::TopTriples) {
             let read = logprobs::top_of_triples(node, path, ids, &self.options)?;
             rows = Some((read, path, node));
+        } else if let Some(flat) = flat_top::read(choice.channels(Role::TopFlat), &self.options)? {
+            let (path, node) = (flat.path, flat.node);
+            rows = Some((logprobs::top_of_flat(flat, ids)?, path, node));
         }
         if let Some((mut values, path, node)) = values {
             let earlier = joined
@@ -291,6 +304,7 @@ impl<'o> Stream<'o> {
                 };
                 extends(&mut rows, &positions(&earlier.0), path, node, same)?;
             }
+            path.clone_into(&mut earlier.1);
             for row in rows {
                 row.iter()
                     .for_each(|(id, value)| earlier.0.push(*id, *value));
@@ -394,6 +408,12 @@ impl<'o> Stream<'o> {
                 prompt.logprobs = Some((read, path));
             }
         }
+        if let Some((path, node)) = choice.found(Role::PromptMatrix) {
+            let ids = options.prompt_token_ids.or(prompt.ids());
+            let len = options.prompt_len.or(ids.map(|ids| ids.len() as u64));
+            let read = matrix::read(node, path, len, &options)?;
+            prompt.matrix = Some((read, path.to_owned()));
+        }
         Ok(())
     }
 
@@ -471,6 +491,58 @@ impl<'o> Stream<'o> {
             }
             earlier.extend(rows);
         }
+        Ok(())
+    }
+
+    /// The log-probabilities of (f).
+    fn sampler(&self, choice: &Choice<'_>, joined: &mut Joined) -> Result<()> {
+        let Some((path, node)) = choice.found(Role::SamplerLogprobs) else {
+            return Ok(());
+        };
+        let mut values = readers::flat(node, path, &self.options)?;
+        let nothing = || (Vec::new(), path.to_owned());
+        let (earlier, _) = joined.sampler.get_or_insert_with(nothing);
+        if joined.cumulative == Some(true) {
+            let same = |a: &readers::Logprob, b: &readers::Logprob| a.value == b.value;
+            extends(&mut values, earlier, path, node, same)?;
+        }
+        earlier.extend(values);
+        Ok(())
+    }
+
+    /// (g), of an indexer.
+    fn indexer(&self, choice: &Choice<'_>, joined: &mut Joined) -> Result<()> {
+        let prompt = match self.is_vllm() {
+            true => &self.prompt,
+            false => &joined.prompt,
+        };
+        let sequence = sequence(joined, prompt, None, &self.options);
+        let found = choice.found(Role::Indexer);
+        if let Some((path, node)) = found
+            && self.options.experts != ExpertsMode::Skip
+        {
+            let kind = match (joined.ended, &joined.indexer) {
+                (false, _) => Some("early"),
+                (true, Some(_)) => Some("repeated"),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                let message = "indexer rows that are not the only ones, behind the end";
+                let class = Class::RoutedExperts;
+                return Err(Error::new(class, kind, path, node.start, message));
+            }
+        }
+        let read = match experts::read_indexer(choice, &sequence, &self.options)? {
+            experts::Outcome::Absent => return Ok(()),
+            experts::Outcome::Skipped => None,
+            experts::Outcome::Read(read, _) => Some(read),
+        };
+        let (path, node) = found.expect("one was read");
+        joined.indexer = Some(Experts {
+            read,
+            path: path.to_owned(),
+            node: Some(node.clone()),
+        });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::reference::logprobs::{self, Sourced, alignment, or_nan, same_id};
 use crate::reference::readers::{Entry, Logprob};
 use crate::reference::{
     Attribute, Completion, Mask, RoutedExperts, Top, Value, counts, experts, json, spans,
-    structure, width,
+    structure, told, width,
 };
 use dynamo_tito::{Class, Error, ExpertsMode, Options, Result, Wire};
 
@@ -226,13 +226,36 @@ impl End<'_> {
             let why = "left out: needs prompt_token_ids";
             sources.push(("prompt_logprobs", why.to_owned()));
         }
+        if let Some((matrix, path)) = &prompt.matrix {
+            sources.push(("prompt_token_id_logprobs", self.place.path(path)));
+            let read = Attribute::Matrix(matrix.clone());
+            found.insert("prompt_token_id_logprobs", read);
+        }
         let weight_versions = self.versions()?;
         self.counts()?;
+        let told = match self.stream.is_sglang() {
+            true => &choice.told,
+            false => &self.stream.told,
+        };
+        let (engine, engine_left_out) = told::engine(told, |path| self.place.path(path));
         for (name, (rows, path)) in &choice.rows_of_ids {
             let path = self.place.path(path);
             let rows = self.rows(name, rows, &path)?;
             sources.push((name, path));
             found.insert(name, Attribute::Rows(rows));
+        }
+        if let Some((values, path)) = &choice.sampler {
+            let path = self.place.path(path);
+            same_count(values.len(), choice.ids.len(), &path)?;
+            let missing = self.options().missing_logprob;
+            let values = values.iter().enumerate();
+            let values =
+                values.map(|(i, value)| logprobs::given(*value, &format!("{path}[{i}]"), missing));
+            let values: Result<Vec<f64>> = values.collect();
+            let mut values = values.map_err(without_offset)?;
+            width::values(&mut values, |i| i, &path, self.options())?;
+            sources.push(("sampling_logprobs", path));
+            found.insert("sampling_logprobs", Attribute::Logprobs(values));
         }
         let routed = self.experts()?;
         found.extend(routed.map(|it| ("routed_experts", Attribute::Experts(it))));
@@ -244,6 +267,16 @@ impl End<'_> {
             sources.push(("routed_experts", why));
         }
         sources.extend(choice.notes.iter().cloned());
+        let chosen = self.indexer()?;
+        found.extend(chosen.map(|it| ("indexer_topk", Attribute::Indexer(it))));
+        if let Some(indexer) = &choice.indexer {
+            let why = match self.options().experts {
+                ExpertsMode::Skip => "left out: experts=\"skip\"".to_owned(),
+                _ => self.place.path(&indexer.path),
+            };
+            sources.push(("indexer_topk", why));
+        }
+        sources.extend(engine_left_out.map(|why| ("engine", why)));
         found.insert("token_ids", Attribute::Ids(choice.ids.clone()));
         let (request_id, usage) = match self.stream.is_sglang() {
             true => (&choice.request_id, self.sglang_usage()),
@@ -272,6 +305,7 @@ impl End<'_> {
             ("index", Some(Value::Int(index.into()))),
             ("usage", usage),
             ("weight_versions", weight_versions),
+            ("engine", engine),
             ("sources", Some(Value::Map(sources.collect()))),
         ];
         let small = finish.into_iter().chain(small);
@@ -506,6 +540,24 @@ impl End<'_> {
         };
         let path = self.place.path(&experts.path);
         let read = experts::from(&path, node, &sequence, options);
+        read.map(Some).map_err(without_offset)
+    }
+
+    /// The same of an indexer.
+    fn indexer(&self) -> Result<Option<RoutedExperts>> {
+        let (choice, options) = (self.choice, self.options());
+        let Some(indexer) = &choice.indexer else {
+            return Ok(None);
+        };
+        let counted = self.counted_prompt().map(|count| count.tokens);
+        let sequence = sequence(choice, self.prompt(), counted, options);
+        let (Some(_), None, Some(_), Some(node)) =
+            (&indexer.read, sequence.prompt, counted, &indexer.node)
+        else {
+            return Ok(indexer.read.clone());
+        };
+        let path = self.place.path(&indexer.path);
+        let read = experts::from_indexer(&path, node, &sequence, options);
         read.map(Some).map_err(without_offset)
     }
 }

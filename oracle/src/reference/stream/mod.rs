@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::json::Node;
 use super::readers::{Entry, Logprob};
-use super::{PromptLogprobs, RoutedExperts, Top, Value, counts};
+use super::{Matrix, PromptLogprobs, RoutedExperts, Top, Value, counts, told};
 use dynamo_tito::{Class, Error, Options, Result, Wire};
 pub use end::Ending;
 use framing::Event;
@@ -30,6 +30,8 @@ pub struct Stream<'o> {
     request_id: Option<String>,
     usage: Option<Value>,
     counts: counts::Counts,
+    /// What is told of the request.
+    told: told::Told,
     /// vLLM's choices have one prompt.
     prompt: Prompt,
     choices: BTreeMap<u32, Joined>,
@@ -41,6 +43,8 @@ struct Prompt {
     /// The last ids, and their path.
     ids: Option<(Vec<i32>, String)>,
     logprobs: Option<(PromptLogprobs, String)>,
+    /// Those of given ids.
+    matrix: Option<(Matrix, String)>,
     /// There were some, and no ids.
     left_out: bool,
 }
@@ -100,6 +104,10 @@ struct Joined {
     /// Lists of ids for each token, by their name.
     rows_of_ids: BTreeMap<&'static str, (Vec<Vec<i32>>, String)>,
     experts: Option<Experts>,
+    indexer: Option<Experts>,
+    /// What SGLang tells of a choice.
+    told: told::Told,
+    sampler: Option<(Vec<Logprob>, String)>,
 }
 
 #[derive(Default)]
@@ -146,6 +154,7 @@ impl<'o> Stream<'o> {
             request_id: None,
             usage: None,
             counts: counts::Counts::default(),
+            told: told::Told::new(),
             prompt: Prompt::default(),
             choices: BTreeMap::new(),
         };

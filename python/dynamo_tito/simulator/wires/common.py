@@ -1,4 +1,4 @@
-"""What several wires read and write: integers, alternatives of a token, the log-probabilities of a prompt."""
+"""What several wires read and write: integers, alternatives of a token, log-probabilities of a prompt, speculation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dynamo_tito.simulator.calls import EngineError
 from dynamo_tito.simulator.encode import Raw, array_of
-from dynamo_tito.simulator.model import Model, Scores
+from dynamo_tito.simulator.model import Model, Sample, Scores
 
-__all__ = ["Entry", "Numbers", "entries", "integer", "integers", "prompt_entries", "prompt_maps"]
+__all__ = ["Entry", "Numbers", "entries", "integer", "integers", "prompt_entries", "prompt_maps", "speculation"]
 
 Numbers: TypeAlias = Callable[[NDArray[np.float64]], list[str]]
 """How a server writes log-probabilities."""
@@ -88,3 +88,18 @@ def prompt_maps(
             shuffle.shuffle(items)
         maps.append("{" + ",".join(items) + "}")
     return array_of(maps)
+
+
+def speculation(sample: Sample, drafts: int) -> dict[str, Any]:
+    """SGLang's counts with `drafts` tokens drafted per step, of which every step but an odd last one accepts one."""
+    tokens = len(sample.token_ids)
+    steps = max(1, (tokens + 1) // 2)
+    accepted = max(0, tokens - steps)
+    return {
+        "spec_accept_rate": accepted / (steps * drafts),
+        "spec_accept_length": tokens / steps,
+        "spec_num_correct_drafts": accepted,
+        "spec_num_proposed_drafts": steps * drafts,
+        "spec_verify_ct": steps,
+        "spec_correct_drafts_histogram": [steps - accepted, accepted],
+    }

@@ -24,8 +24,11 @@ _RENAMED = {
     "min_tokens": "min_new_tokens",
     "seed": "sampling_seed",
 }
-_SAMPLING = ("n", "stop_token_ids", "ignore_eos")
-_SHARED = ("return_routed_experts", "routed_experts_start_len", "return_prompt_token_ids", "rid")
+_SAMPLING = ("n", "stop_token_ids", "ignore_eos", "top_k")
+_SHARED = (
+    "return_routed_experts", "routed_experts_start_len", "return_prompt_token_ids", "rid", "return_sampling_mask",
+    "return_flat_raw_output_top_logprobs",
+)  # fmt: skip
 
 
 class SglangChat(SglangGenerate):
@@ -78,6 +81,8 @@ class SglangChat(SglangGenerate):
             "sampling_params": params,
             "return_logprob": bool(document.get("logprobs")),
             "top_logprobs_num": document.get("top_logprobs") or 0,
+            # Unlike the native route.
+            "return_flat_raw_top_logprobs_b64": document.get("return_flat_raw_top_logprobs_b64", True),
             **{name: document[name] for name in _SHARED if name in document},
         }
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
-from dynamo_tito.simulator.encode import Raw, array_of, dumps, f32_wide_text, ids, routing_bare
+from dynamo_tito.simulator.encode import array_of, dumps, f32_wide_text, ids, routing_bare
 from dynamo_tito.simulator.flight import Flight
 from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
 from dynamo_tito.simulator.stream import Event
 
-from .common import Entry, entries, integer, integers, prompt_entries
+from .common import Entry, entries, integer, integers, prompt_entries, speculation
+from .sglang_fields import flat_top, indexer_topk, sampled_from
 
 __all__ = ["SglangGenerate"]
 
@@ -70,6 +71,8 @@ class SglangGenerate(App):
             raise EngineError(
                 400, f"routed_experts_start_len ({start}) must not exceed the prompt length ({len(prompt)})"
             )
+        if streams and document.get("return_flat_raw_output_top_logprobs"):
+            raise EngineError(400, "return_flat_raw_output_top_logprobs does not support stream=True.")
         if integer(document, "logprob_start_len", -1, low=-1) > len(prompt):
             raise EngineError(400, f"logprob_start_len must not exceed the prompt length ({len(prompt)})")
         ask = Ask(
@@ -104,13 +107,15 @@ class SglangGenerate(App):
         }
         if document.get("return_logprob"):
             info |= self._logprobs(document, shown, made)
+        if document.get("return_sampling_mask"):
+            info |= self._sampled_from(document, shown)
         info |= {"reasoning_tokens": 0, "completion_tokens": made, "cached_tokens": 0}
         if ended is not None:
             info["weight_versions"] = spans
             if document.get("return_routed_experts") and self.engine.routed(ended):
                 start = integer(document, "routed_experts_start_len", 0)
                 info["routed_experts"] = routing_bare(await self.engine.rows(call, ended, start))
-            info["e2e_latency"] = 0.1
+            info |= self._told(document, ended)
         answer: dict[str, Any] = {
             "text": self.engine.tokenizer.decode(shown.token_ids.tolist(), skip_special=True),
             "output_ids": ids(shown.token_ids),
@@ -119,6 +124,23 @@ class SglangGenerate(App):
         if document.get("return_prompt_token_ids"):
             answer["prompt_token_ids"] = ids(shown.prompt_ids)
         return answer
+
+    def _told(self, document: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        """What a finished answer has beside its tokens."""
+        config = self.engine.config
+        told: dict[str, Any] = {"e2e_latency": 0.1}
+        if document.get("return_indexer_topk") and config.num_indexer_layers and len(sample.token_ids):
+            told |= indexer_topk(sample, config)
+        if config.draft_tokens:
+            told |= speculation(sample, config.draft_tokens)
+        return told
+
+    def _sampled_from(self, document: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        """Where top-k cuts: the tokens that it left."""
+        left = (document.get("sampling_params") or {}).get("top_k") or -1
+        if left < 1:
+            return {}
+        return sampled_from(entries(self.engine.model, sample.scores, left, f32_wide_text))
 
     def _logprobs(self, document: dict[str, Any], sample: Sample, made: int) -> dict[str, Any]:
         texts = bool(document.get("return_text_in_logprobs"))
@@ -130,7 +152,8 @@ class SglangGenerate(App):
             ranked = sorted(row, key=lambda entry: entry[2])[:top]
             return "[" + ",".join(map(triple, ranked)) + "]"
 
-        info: dict[str, list[Any] | Raw | int] = {"input_token_logprobs": []}
+        packed = bool(document.get("return_flat_raw_top_logprobs_b64"))
+        info: dict[str, Any] = {"input_token_logprobs": []}
         begin = integer(document, "logprob_start_len", -1, low=-1)
         if begin >= 0:
             rows = prompt_entries(model, sample.prompt_ids, sample.version, top, f32_wide_text)[begin:]
@@ -139,12 +162,18 @@ class SglangGenerate(App):
             info["input_token_logprobs"] = array_of(
                 [*([first] if first else []), *(triple(row[0]) for row in rows[1:])]
             )
-            if top and rows:
+            if top and rows and document.get("return_flat_raw_top_logprobs"):
+                ranked = [sorted(row, key=lambda entry: entry[2])[:top] for row in rows]
+                info |= flat_top("input", ranked, 1, packed=packed)
+            elif top and rows:
                 info["input_top_logprobs"] = array_of(["null", *(best(row) for row in rows[1:])])
         rows = entries(model, sample.scores, top, f32_wide_text)
         info["output_token_logprobs"] = array_of(triple(row[0]) for row in rows)
         info["output_token_logprobs_length"] = made
-        if top:
+        if top and rows and document.get("return_flat_raw_output_top_logprobs"):
+            ranked = [sorted(row, key=lambda entry: entry[2])[:top] for row in rows]
+            info |= flat_top("output", ranked, 0, packed=packed)
+        elif top:
             info["output_top_logprobs"] = array_of(map(best, rows))
         return info
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any, get_args
 
+import numpy as np
+
 from dynamo_tito.simulator.app import App
 from dynamo_tito.simulator.calls import Ask, Call, EngineError
 from dynamo_tito.simulator.config import VllmVersion
@@ -17,13 +19,15 @@ from dynamo_tito.simulator.flight import Flight
 from dynamo_tito.simulator.model import Sample
 from dynamo_tito.simulator.response import Response
 
-from .common import Entry, entries, prompt_entries, prompt_maps
+from .common import Entry, entries, prompt_entries, prompt_maps, speculation
 from .vllm_request import Sampling, check_prompt, missing, read_ids, read_sampling
 
 __all__ = ["VllmGenerateRoutes"]
 
 #: Of the ids of requests; chat's is that of every other route.
 _PREFIXES = {"/inference/v1/generate": "generate-tokens", "/v1/completions": "cmpl"}
+#: `metrics` has no times on this route.
+_TIMES = ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms", "tokens_per_second")
 _VERSIONS: tuple[VllmVersion, ...] = get_args(VllmVersion)
 
 
@@ -68,7 +72,12 @@ class VllmGenerateRoutes(App):
         choices = [await self.choice(call, sample, wanted, text=text) for sample in samples]
         answer = {"request_id": self.id_of(call)}
         scored = None if wanted.prompt_logprobs is None else self.prompt_logprobs(samples[0], wanted)
-        return self.reply(self.generate_answer(answer, document, samples, choices, scored))
+        whole = self.generate_answer(answer, document, samples, choices, scored)
+        if self.since("0.32"):
+            whole["prompt_token_id_logprobs"] = self.given_logprobs(samples[0], wanted)
+            if wanted.ask.n == 1 and (speculated := self.speculation(samples[0])):
+                whole["metrics"] = {**dict.fromkeys(_TIMES), "speculative_decoding": speculated}
+        return self.reply(whole)
 
     def generate_answer(
         self,
@@ -94,6 +103,38 @@ class VllmGenerateRoutes(App):
             "ec_transfer_params": None,
             "output_mode": document.get("output_mode") or "tokens",
             "choices": choices,
+        }
+
+    def given_logprobs(self, sample: Sample, wanted: Sampling) -> Raw | None:
+        """The log-probabilities of the ids that the request gave, a row for each position; -inf where it padded."""
+        if wanted.given is None:
+            return None
+        prompt, first = sample.prompt_ids, len(sample.prompt_ids) - len(wanted.given)
+        scores = np.full((len(wanted.given), len(wanted.given[0]) if wanted.given else 1), -np.inf, "<f4")
+        for row, given in enumerate(wanted.given):
+            for column, token in enumerate(given):
+                if token >= 0:
+                    ids = np.append(prompt[: first + row], token)
+                    at = len(ids) - 1
+                    scores[row, column] = self.engine.model.score(ids, version=sample.version, start=at).logprobs[0]
+        return routing_npy(scores)
+
+    def speculation(self, sample: Sample) -> dict[str, Any] | None:
+        """Counts of speculative decoding."""
+        drafts = self.engine.config.draft_tokens
+        if not drafts:
+            return None
+        told = speculation(sample, drafts)
+        return {
+            "mean_acceptance_length": told["spec_accept_length"],
+            "draft_acceptance_rate": told["spec_accept_rate"],
+            "acceptance_histogram": told["spec_correct_drafts_histogram"] + [0] * (drafts - 1),
+            "num_spec_steps": told["spec_verify_ct"],
+            "num_accepted_draft_tokens": told["spec_num_correct_drafts"],
+            "num_draft_tokens": told["spec_num_proposed_drafts"],
+            "num_spec_tokens": drafts,
+            "per_step_accepted": None,
+            "per_step_drafted": None,
         }
 
     async def stream_generate(self, call: Call, document: dict[str, Any], wanted: Sampling, *, text: bool) -> Response:

@@ -36,6 +36,8 @@ class Sampling:
     #: First position of the routed experts.
     start: int
     detokenize: bool
+    #: `prompt_logprob_token_ids`, each row as long as the longest, with -1 behind the ids; None: not asked for.
+    given: list[list[int]] | None = None
 
 
 def missing(name: str, document: dict[str, Any]) -> EngineError:
@@ -109,7 +111,23 @@ def read_sampling(
         prompt_logprobs=_alternatives(numbers["prompt_logprobs"], "prompt_logprobs", "prompt logprobs", config),
         start=start or 0,
         detokenize=values.get("detokenize") is not False,
+        given=_given(values, prompt),
     )
+
+
+def _given(values: dict[str, Any], prompt: Sequence[int]) -> list[list[int]] | None:
+    """`prompt_logprob_token_ids`: a row for each scored position, padded with -1."""
+    name = "prompt_logprob_token_ids"
+    rows: list[list[int]] | None = values.get(name)
+    start = values.get("prompt_logprob_start") or 0
+    if rows is None:
+        return None
+    expected = max(len(prompt) - 1 - start, 0)
+    if len(rows) != expected:
+        said = f"the prompt has {expected} scored rows (prompt_len - 1 - prompt_logprob_start)"
+        raise late(f"{name} has {len(rows)} rows, but {said}.", name, len(rows))
+    width = max(map(len, rows), default=0)
+    return [row + [-1] * (width - len(row)) for row in rows]
 
 
 def check_prompt(prompt: Sequence[int], config: EngineConfig) -> None:
