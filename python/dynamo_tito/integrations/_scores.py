@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tito._native import decode_prompt_logprobs
-from dynamo_tito._requests import dialect, encode, make_call, score_draft, score_params, score_rows_from
+from dynamo_tito._requests import dialect, make_call, score_draft, score_params, score_rows_from
 
 from ._frameworks import framework
+from ._send import post
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport
@@ -25,10 +26,6 @@ async def score(client: Any, model: str, token_ids: list[int], transport: Render
         routed_experts_prompt_start=score_rows_from(transport, len(token_ids)),
     )
     draft = score_draft(transport, spec.draft(call), start=0, top_k=0, temperature=1.0)
-    response = await client.post(
-        str(client.base_url).rstrip("/").removesuffix("/v1") + spec.path,
-        cast_to=framework("httpx", extra="prime-rl").Response,
-        content=encode(draft, call),
-        options={"headers": {**spec.headers(call), "content-type": "application/json"}},
-    )
-    return decode_prompt_logprobs(response.content, wire=spec.wire, prompt_token_ids=token_ids)
+    url = str(client.base_url).rstrip("/").removesuffix("/v1") + spec.path
+    body = await post(client, url, draft, call, spec.headers(call), cast_to=framework("httpx", extra="prime-rl").Response)
+    return decode_prompt_logprobs(body, wire=spec.wire, prompt_token_ids=token_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +63,22 @@ async def send(client: Any, prepared: Prepared, transport: RendererTransport, *,
             return Sent(await whole_answer(client, spec, call, headers, verbatim=own), spec, start)
     url = str(client.base_url).rstrip("/").removesuffix("/v1") + spec.path
     headers = {**spec.headers(call), **headers}
-    if _is_openai(client):
+    return Sent(await post(client, url, draft, call, headers, cast_to=prepared.cast_to), spec, start)
+
+
+async def post(
+    client: Any, url: str, draft: Draft, call: Call, headers: Mapping[str, str], *, cast_to: Any
+) -> bytes:
+    """Send by an ``AsyncOpenAI``, which takes a body as bytes, or by a stand-in of one, which takes its members."""
+    openai = sys.modules.get("openai")
+    if openai is not None and isinstance(client, openai.AsyncOpenAI):
         options = {"headers": {**headers, "content-type": "application/json"}}
-        response = await client.post(url, cast_to=prepared.cast_to, content=encode(draft, call), options=options)
+        response = await client.post(url, cast_to=cast_to, content=encode(draft, call), options=options)
     else:
-        body = prepared.body if verbatim else _members(draft, call)
-        more = {"options": {"headers": headers}} if headers else {}
-        response = await client.post(url, cast_to=prepared.cast_to, body=body, **more)
-    return Sent(response.content, spec, start)
+        more = {"options": {"headers": dict(headers)}} if headers else {}
+        response = await client.post(url, cast_to=cast_to, body=_members(draft, call), **more)
+    body: bytes = response.content
+    return body
 
 
 def _call(prepared: Prepared, headers: dict[str, str], *, routed_experts: bool, verbatim: bool) -> Call:
@@ -111,10 +120,4 @@ def _members(draft: Draft, call: Call) -> dict[str, Any]:
         inner[name] = inner = dict(inner.get(name) or {})
     inner[draft.ids_at[-1]] = list(call.prompt)
     return members
-
-
-def _is_openai(client: Any) -> bool:
-    """Whether it is a client of the openai library, which takes a body as bytes."""
-    openai = sys.modules.get("openai")
-    return openai is not None and isinstance(client, openai.AsyncOpenAI)
 

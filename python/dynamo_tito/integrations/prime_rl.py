@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -189,8 +190,17 @@ class TitoAdminAPI:
         return WeightUpdate(version, path=weight_dir)
 
 
-_api = TitoAdminAPI()
-_rl_base_url: str | Sequence[str] | None = None
+@dataclass
+class _Settings:
+    """What :func:`install` was told."""
+
+    api: TitoAdminAPI = field(default_factory=TitoAdminAPI)
+    rl_base_url: str | Sequence[str] | None = None
+    transport: RendererTransport = "vllm_generate"
+
+
+_installed = [_Settings()]
+"""Of each :func:`install`, the newest last."""
 
 
 def setup_admin_api(client_config: Any) -> TitoAdminAPI:
@@ -198,9 +208,9 @@ def setup_admin_api(client_config: Any) -> TitoAdminAPI:
 
     Of Dynamo, ``base_url`` is the frontend.
     """
-    backend = getattr(client_config, "backend", None) or _api.backend
+    backend = getattr(client_config, "backend", None) or _api().backend
     return TitoAdminAPI(
-        backend, weight_broadcast=_api.weight_broadcast, openai_url=client_config.base_url if backend == "dynamo" else None
+        backend, weight_broadcast=_api().weight_broadcast, openai_url=client_config.base_url if backend == "dynamo" else None
     )  # fmt: skip
 
 
@@ -215,7 +225,7 @@ async def discover_admin_urls(client_config: Any, *, rl_base_url: str | Sequence
     Raises:
         AdminError: discovery failed, or lists no worker or a broken one.
     """
-    chosen = rl_base_url or getattr(client_config, "rl_base_url", None) or _rl_base_url
+    chosen = rl_base_url or getattr(client_config, "rl_base_url", None) or _installed[-1].rl_base_url
     async with await discover_workers(client_config.base_url, rl_base_url=chosen, **_credentials(client_config)) as found:
         return [url for worker in found if (url := worker.system_url) is not None]
 
@@ -235,10 +245,10 @@ def setup_admin_clients(client_config: Any) -> list[Any]:
 
 async def maybe_check_has_model(admin_clients: list[Any], model_name: str, skip_model_check: bool = False) -> None:  # noqa: FBT001, FBT002 - their signature
     """Raise ValueError unless every server serves the model; of Dynamo's workers, unless they say so themselves."""
-    if skip_model_check or _api.backend == "dynamo":
+    if skip_model_check or _api().backend == "dynamo":
         return
     for client in admin_clients:
-        if model_name not in await _api.list_models(client):
+        if model_name not in await _api().list_models(client):
             raise ValueError(f"Model {model_name} was not found in the inference pool on {client.base_url}")
 
 
@@ -263,14 +273,14 @@ async def update_weights(
             (weight_dir / NCCL_READY).touch()
 
     async with _fleet(admin_clients) as (fleet, backend):
-        update = _api.weight_update(_text(weight_dir), step, backend)
+        update = _api().weight_update(_text(weight_dir), step, backend)
         await fleet.update_weights(
             step if update.path is None else update.path,
             version=update.version,
             options=update.options,
             flush=False,
             before_update=ready,
-            check_files=False if _api.weight_broadcast == "nccl" else None,
+            check_files=False if _api().weight_broadcast == "nccl" else None,
         )
 
 
@@ -304,7 +314,7 @@ async def init_nccl_broadcast(
         raise ValueError(f"{ranks} ranks cannot be shared equally by {len(admin_clients)} servers")
     await asyncio.gather(
         *(
-            _api.init_broadcaster(
+            _api().init_broadcaster(
                 client,
                 host=host,
                 port=port,
@@ -339,12 +349,10 @@ async def prefill_logprobs(
     if isinstance(openai, AsyncTitoClient):
         scores = await openai.score(token_ids, transport=transport)
     else:
-        scores = await score(openai, model, token_ids, transport or _transport)
+        scores = await score(openai, model, token_ids, transport or _installed[-1].transport)
     values: list[float] = scores.logprobs.tolist()
     return [0.0 if number == 0 and math.isnan(value) else value for number, value in enumerate(values)]
 
-
-_transport: RendererTransport = "vllm_generate"
 
 _REPLACED = (
     "init_nccl_broadcast",
@@ -359,20 +367,27 @@ _REPLACED = (
 class Installed:
     """Functions of ``prime_rl.utils.client`` are replaced until :meth:`uninstall`, or until this is left."""
 
-    def __init__(self, module: Any, settings: dict[str, Any]) -> None:
-        self._module = module
-        self._settings = {name: globals()[name] for name in settings}
+    def __init__(self, module: Any, settings: _Settings) -> None:
+        self._module, self._own = module, settings
         self._before = {name: getattr(module, name) for name in _REPLACED}
-        globals().update(settings)
+        _installed.append(settings)
         for name in _REPLACED:
             setattr(module, name, globals()[name])
 
     def uninstall(self) -> None:
-        """Put back what was there. Calling it again does nothing."""
+        """Put back what was there. Calling it again does nothing.
+
+        Raises:
+            RuntimeError: it was installed again since.
+        """
+        if not self._before:
+            return
+        if _installed[-1] is not self._own:
+            raise RuntimeError("it was installed again since: undo that first")
+        _installed.pop()
         for name, before in self._before.items():
             setattr(self._module, name, before)
-        globals().update(self._settings)
-        self._before, self._settings = {}, {}
+        self._before = {}
 
     def __enter__(self) -> Self:
         return self
@@ -406,19 +421,19 @@ def install(
     """
     routes: dict[str | None, RendererTransport] = {"dynamo": "dynamo_chat", "sglang": "sglang_generate"}
     module = framework("prime_rl.utils.client", extra="prime-rl", install="install prime-rl from its repository")
-    settings = {
-        "_api": TitoAdminAPI(backend, weight_broadcast=weight_broadcast),
-        "_rl_base_url": rl_base_url,
-        "_transport": transport or routes.get(backend, "vllm_generate"),
-    }
-    return Installed(module, settings)
+    api = TitoAdminAPI(backend, weight_broadcast=weight_broadcast)
+    return Installed(module, _Settings(api, rl_base_url, transport or routes.get(backend, "vllm_generate")))
+
+
+def _api() -> TitoAdminAPI:
+    return _installed[-1].api
 
 
 @contextlib.asynccontextmanager
 async def _fleet(admin_clients: list[Any]) -> AsyncIterator[tuple[Fleet, Backend | None]]:
     """The servers as one fleet. Weights may be the same as before: a resumed run loads them again."""
     urls = [_url(client) for client in admin_clients]
-    async with _api.admin(admin_clients[0]) as admin:
+    async with _api().admin(admin_clients[0]) as admin:
         backend = _backend_of(admin)
     fleet = await Fleet.connect(
         urls,
