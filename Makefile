@@ -102,6 +102,10 @@ install-dynamo: ## each of DYNAMO_VERSIONS into .dynamo/VERSION, once: 700 MB ea
 install-vllm: ## a real vLLM for the CPU and its tiny models into .vllm, once: 6 GB
 	@PYTHON=$(PYTHON) tools/vllm/install.sh .vllm
 
+.PHONY: install-peers
+install-peers: ## renderers and verifiers, two versions of each, into .peers, once: 700 MB
+	@PYTHON=$(PYTHON) tools/peers/install.sh .peers
+
 .PHONY: test-dynamo
 test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VERSIONS, with a stand-in engine
 	@for version in $(DYNAMO_VERSIONS); do \
@@ -111,6 +115,10 @@ test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VE
 .PHONY: test-vllm
 test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
 	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
+
+.PHONY: test-peers
+test-peers: build install-peers ## suites of renderers and verifiers over this library (PRIME_RL_DIR= a checkout of prime-rl)
+	$(PY) tools/peers/run.py .peers
 
 SECONDS ?= 60
 

@@ -209,29 +209,28 @@ def _result(
     called = framework("renderers.base", extra="renderers").ToolCallParseStatus.OK
     if finish == "stop" and any(call.status == called for call in parsed.tool_calls):
         finish = "tool_calls"
-    result = {
+    top_ids, top_logprobs = answer.head or (None, None)
+    arrays = _has_arrays()
+    return {
         "request_id": completion.request_id or "",
         "usage": completion.usage,
         "prompt_ids": list(prompt_ids),
         "renderer_prompt_ids": list(prepared.prompt_ids) if prepared.expands else None,
         "mm_placeholders": answer.mm_placeholders,
         "completion_ids": completion_ids,
-        "completion_logprobs": answer.logprobs(as_array=_has_arrays()),
+        "completion_logprobs": answer.logprobs(as_array=arrays),
+        **({"completion_top_ids": top_ids, "completion_top_logprobs": top_logprobs} if arrays else {}),
         "content": parsed.content,
         "reasoning_content": parsed.reasoning_content,
         "tool_calls": parsed.tool_calls,
         "finish_reason": finish,
         "reasoning_complete": parsed.reasoning_complete,
         "routed_experts": answer.routed_experts,
-        "sampling_mask": answer.sampling_mask(packed=_has_arrays()),
+        "sampling_mask": answer.sampling_mask(packed=arrays),
+        **({"weight_versions": completion.weight_versions} if arrays else {}),
         "multi_modal_data": pictures,
         "prompt_attribution": attribution,
     }
-    if _has_arrays():
-        top_ids, top_logprobs = answer.head or (None, None)
-        result["completion_top_ids"], result["completion_top_logprobs"] = top_ids, top_logprobs
-        result["weight_versions"] = completion.weight_versions
-    return result
 
 
 async def _prepared(ask: Generate, client: Any) -> Prepared:
