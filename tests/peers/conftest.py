@@ -1,10 +1,9 @@
-"""What runs in the environments of `.peers`: other frameworks over this library. `make test-peers` makes and runs them."""
+"""Other frameworks over this library, in the environments of `.peers`. `make test-peers` makes them and runs these."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,15 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 @pytest.fixture
-def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[QwenTokenizer]:
+def tokenizer(monkeypatch: pytest.MonkeyPatch) -> QwenTokenizer:
     """The tokenizer that renderers loads for every model: one that is built here, because nothing is downloaded."""
-    import renderers
-    import renderers.base
-
+    renderers = pytest.importorskip("renderers")
+    base = pytest.importorskip("renderers.base")
     made = QwenTokenizer()
 
-    def create(tokenizer: Any, config: Any = None, **_: Any) -> Any:
+    def create(tokenizer: Any, *_: Any, **__: Any) -> Any:
         return renderers.Qwen3Renderer(tokenizer, renderers.Qwen3RendererConfig(enable_thinking=False))
 
-    monkeypatch.setattr(renderers.base, "load_tokenizer", lambda *_, **__: made)
+    monkeypatch.setattr(base, "load_tokenizer", lambda *_, **__: made)
     monkeypatch.setattr(renderers, "create_renderer", create)
-    yield made
+    return made

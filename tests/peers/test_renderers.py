@@ -14,8 +14,7 @@ import numpy as np
 import openai
 import pytest
 import renderers as framework
-import renderers.client  # noqa: F401
-
+import renderers.client
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
@@ -55,7 +54,10 @@ async def opened(kind: str, url: str, **options: Any) -> AsyncIterator[Any]:
 async def ask(kind: str, engine: Engine, renderer: Any, **arguments: Any) -> dict[str, Any]:
     async with opened(kind, engine.url) as client:
         given = {"messages": MESSAGES, "tools": TOOLS, "sampling_params": {"max_tokens": 9, "seed": 3}} | arguments
-        return await renderers.generate(client=client, renderer=renderer, model=engine.config.model, **given)
+        result: dict[str, Any] = await renderers.generate(
+            client=client, renderer=renderer, model=engine.config.model, **given
+        )
+        return result
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +69,9 @@ def plain(result: dict[str, Any]) -> dict[str, Any]:
             shown[name] = (str(value.dtype), value.tolist())
     routed = shown["routed_experts"]
     if isinstance(routed, dict):
-        shown["routed_experts"] = routed | {"data": bytes(routed["data"] if isinstance(routed["data"], memoryview) else routed["data"].encode())}
+        shown["routed_experts"] = routed | {
+            "data": bytes(routed["data"] if isinstance(routed["data"], memoryview) else routed["data"].encode())
+        }
     return shown
 
 
@@ -102,7 +106,8 @@ def test_the_result_is_theirs(server: str, kind: str, renderer: Any) -> None:
 
 def body_with_heads(rng: np.random.Generator, size: int, *, packed: bool) -> bytes:
     """An answer with ``size`` + 2 candidates and the sampled token, from distributions, some of which have ties."""
-    entries, ids = [], []
+    entries: list[dict[str, Any]] = []
+    ids: list[int] = []
     for _ in range(30):
         scores = rng.normal(size=40)
         if size > 1 and rng.random() < 0.3:  # the last of the head ties with the first behind it
@@ -137,10 +142,10 @@ def test_heads_are_theirs(size: int, packed: bool, renderer: Any) -> None:
             body = body_with_heads(rng, size, packed=packed)
             engine.inject(*[Fault(kind="error_body", phase="sampled", status=200, body=body)] * 2)
             params = {"logprobs": size, "max_tokens": 30}
-            pair = []
+            pair: list[Any] = []
             for function in (renderers.generate, THEIRS):
                 try:
-                    result = plain(asyncio.run(call(function, engine, renderer, params)))
+                    result: Any = plain(asyncio.run(call(function, engine, renderer, params)))
                 except framework.MalformedGenerateResponseError as error:
                     result = str(error)
                 pair.append(result)
@@ -207,7 +212,7 @@ def test_prompts_that_are_too_long_are_theirs(kind: str, given: int | None, rend
     ("fault", "says"),
     [
         (Fault(kind="short_entries"), "does not match logprob count"),
-        (Fault(kind="error_body", phase="sampled", body=b'{"choices":[{"token_ids":[1]}]}'), "logprobs must be an object"),
+        (Fault(kind="error_body", phase="sampled", body=b'{"choices":[{"token_ids":[1]}]}'), "must be an object"),
         (Fault(kind="error_body", phase="sampled", body=b'{"choices":[{"token_ids":[1],"logprobs":{"content":[{"token":'
                b'"token_id:1","logprob":-9999.0}]}}]}'), "does not contain sampling evidence"),
     ],
@@ -225,7 +230,7 @@ def test_refused_answers_have_their_words(kind: str, fault: Fault, says: str, re
 def test_what_theirs_takes_is_refused_with_our_words(kind: str, fault: FaultKind, renderer: Any) -> None:
     with simulator.running(backend="prime", vocab_size=VOCAB_SIZE) as engine:
         engine.inject(Fault(kind=fault, by=-1) if fault == "wrong_rows" else Fault(kind=fault))
-        with pytest.raises(framework.MalformedGenerateResponseError, match="at choices|routed experts"):
+        with pytest.raises(framework.MalformedGenerateResponseError, match=r"at choices|routed experts"):
             asyncio.run(ask(kind, engine, renderer, require_routed_experts=True))
 
 
@@ -233,14 +238,24 @@ def test_pictures_travel_on_one_route_only(renderer: Any) -> None:
     class Pictures(type(renderer)):  # type: ignore[misc]
         supports_process_multimodal = True
 
-        def render(self, *arguments: Any, process_multimodal: bool = True, **options: Any) -> Any:
+        def render(self, *arguments: Any, process_multimodal: bool, **options: Any) -> Any:  # noqa: ARG002 - no pictures
             return super().render(*arguments, **options)
 
     pictures = Pictures(QwenTokenizer(), framework.Qwen3RendererConfig(enable_thinking=False))
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}, {"type": "text", "text": "?"}]}]
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:,"}}, {"type": "text", "text": "?"}],
+        }
+    ]
     with simulator.running(vocab_size=VOCAB_SIZE) as engine, pytest.raises(NotImplementedError, match="vllm_generate"):
-        asyncio.run(ask("openai", engine, pictures, messages=messages, process_multimodal=False, transport="dynamo_chat"))
-    with simulator.running(vocab_size=VOCAB_SIZE) as engine, pytest.raises(NotImplementedError, match="process_multimodal"):
+        asyncio.run(
+            ask("openai", engine, pictures, messages=messages, process_multimodal=False, transport="dynamo_chat")
+        )
+    with (
+        simulator.running(vocab_size=VOCAB_SIZE) as engine,
+        pytest.raises(NotImplementedError, match="process_multimodal"),
+    ):
         asyncio.run(ask("openai", engine, renderer, messages=messages, process_multimodal=False))
 
 

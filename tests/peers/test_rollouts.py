@@ -11,7 +11,7 @@ from verifiers.v1.clients import TrainClientConfig
 from dynamo_tito import simulator
 from dynamo_tito.integrations import renderers, verifiers
 from peers.conversations import converse, judge_trace, truth_of
-from support.qwen import VOCAB_SIZE, QwenTokenizer
+from support.qwen import VOCAB_SIZE
 
 #: Server, its version, what it does with a start, and the transport.
 SERVERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -34,9 +34,10 @@ def sampling(number: int) -> dict[str, Any]:
     return {"max_tokens": 6 + number % 3, "temperature": 1.0}
 
 
+@pytest.mark.usefixtures("tokenizer")
 @pytest.mark.parametrize("turns", [1, 3, 10])
 @pytest.mark.parametrize("server", SERVERS)
-def test_the_trace_is_what_the_engine_recorded(server: str, turns: int, tokenizer: QwenTokenizer) -> None:
+def test_the_trace_is_what_the_engine_recorded(server: str, turns: int) -> None:
     settings, transport = SERVERS[server]
     with simulator.running(vocab_size=VOCAB_SIZE, eos_rate=0.1, seed=turns, **settings) as engine:
         config = verifiers.TrainClientConfig(
@@ -54,8 +55,9 @@ def test_the_trace_is_what_the_engine_recorded(server: str, turns: int, tokenize
         judge_trace(trace, *truth_of(samples))
 
 
+@pytest.mark.usefixtures("tokenizer")
 @pytest.mark.parametrize("server", ["vllm-0.33", "prime", "dynamo-chat"])
-def test_their_own_client_and_configuration(server: str, tokenizer: QwenTokenizer) -> None:
+def test_their_own_client_and_configuration(server: str) -> None:
     settings, transport = SERVERS[server]
     with simulator.running(vocab_size=VOCAB_SIZE, eos_rate=0.1, seed=7, **settings) as engine:
         config = TrainClientConfig(base_url=engine.url + "/v1", renderer_model_name="built-here")

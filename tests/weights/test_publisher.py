@@ -137,7 +137,7 @@ def test_a_reader_waits_for_late_attributes(tmp_path: Path) -> None:
         with pytest.raises(TimeoutError, match="cannot be read yet"):
             publisher.resolve(1)
     (file.parent / "STABLE").write_bytes(b"")
-    with pytest.raises(TimeoutError, match="STABLE is empty, and .* no safetensors"):
+    with pytest.raises(TimeoutError, match=r"STABLE is empty, and .* no safetensors"):
         publisher.resolve(1)
 
 

@@ -2,8 +2,8 @@
 
     run.py DIR [PAIR ...]
 
-DIR is where `install.sh` put the pairs. With `PRIME_RL_DIR`, a checkout of prime-rl, its tests of the same functions run
-as well. Each suite must have as many tests as the table says: one that collects none is no success.
+DIR is where `install.sh` put the pairs. With `PRIME_RL_DIR`, a checkout of prime-rl, its tests of the same functions
+run as well. Each suite must have as many tests as the table says: one that collects none is no success.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,8 +80,8 @@ def run(python: Path, suite: Suite) -> str | None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=suite.where, env=environment, capture_output=True, text=True, check=False)
         try:
-            cases = list(ElementTree.parse(report.name).iter("testcase"))
-        except ElementTree.ParseError:
+            cases = list(ET.parse(report.name).iter("testcase"))  # noqa: S314 - pytest wrote it
+        except ET.ParseError:
             cases = []
     outcomes = Counter(next((child.tag for child in case if child.tag != "properties"), "passed") for case in cases)
     print(f"{suite.where.name}: {dict(outcomes)}", flush=True)

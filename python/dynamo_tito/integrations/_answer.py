@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._prepared import Prepared
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """An answer that is refused, with the reason."""
 
 
@@ -61,7 +62,7 @@ class Answer:
         if packed and self.packed_mask:
             return {"ids": _packed(mask.token_ids), "counts": _packed(np.diff(mask.offsets))}
         ids, offsets = mask.token_ids.tolist(), mask.offsets.tolist()
-        return [ids[begin:end] for begin, end in zip(offsets, offsets[1:], strict=False)]
+        return [ids[begin:end] for begin, end in pairwise(offsets)]
 
 
 def read(
@@ -88,13 +89,13 @@ def read(
         strict_ids: refuse an entry that names its token by text and by null, as renderers 0.1.13 does.
 
     Raises:
-        Refused: the answer cannot be trusted.
+        RefusedError: the answer cannot be trusted.
     """
     expanded, placeholders = _expansion(body) if prepared.expands else (None, None)
     prompt = prepared.prompt_ids if expanded is None else expanded
     if strict_ids and (b'"token_id":null' in body or b'"token_id": null' in body):
-        raise Refused("an entry of the log-probabilities has the token_id null")
-    known = {"wire": wire, "prompt_token_ids": prompt, "num_layers": num_layers, "top_k": top_k}
+        raise RefusedError("an entry of the log-probabilities has the token_id null")
+    known: dict[str, Any] = {"wire": wire, "prompt_token_ids": prompt, "num_layers": num_layers, "top_k": top_k}
     try:
         completion = decode(body, experts="skip", **known)
         payload = payload_in(body)
@@ -102,7 +103,7 @@ def read(
             payload = _decoded(decode(body, experts="native", routed_experts_prompt_start=start, **known))
         head = None if prepared.head_size is None else head_of(completion, prepared.head_size)
     except (TitoError, HeadError) as error:
-        raise Refused(str(error)) from error
+        raise RefusedError(str(error)) from error
     if require_routed_experts:
         _check_rows(payload, completion, len(prompt))
     return Answer(
@@ -127,9 +128,9 @@ def _expansion(body: bytes) -> tuple[list[int], dict[str, Any]]:
         document = json.loads(body)
         ids, placeholders = document["prompt_token_ids"], document["mm_placeholders"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"no expanded prompt: {error!r}") from error
+        raise RefusedError(f"no expanded prompt: {error!r}") from error
     if not isinstance(ids, list) or not isinstance(placeholders, dict):
-        raise Refused("prompt_token_ids must be a list, and mm_placeholders an object")
+        raise RefusedError("prompt_token_ids must be a list, and mm_placeholders an object")
     return ids, placeholders
 
 
@@ -138,13 +139,13 @@ def _check_rows(payload: dict[str, Any] | None, completion: Completion, prompt_l
     if completion.aborted and not sampled:
         return
     if payload is None:
-        raise Refused("no routed experts in the answer")
+        raise RefusedError("no routed experts in the answer")
     wanted = prompt_len + sampled - 1
     ends = rows_of(payload)
     if ends is None or ends > wanted or (ends < wanted and not completion.aborted):
-        raise Refused(f"routed experts of shape {payload.get('shape')} end at {ends}, the tokens need {wanted}")
+        raise RefusedError(f"routed experts of shape {payload.get('shape')} end at {ends}, the tokens need {wanted}")
 
 
 def _packed(values: Any) -> dict[str, Any]:
     array = np.ascontiguousarray(values, dtype=np.int32)
-    return {"data": base64.b64encode(array).decode(), "shape": [len(array)], "dtype": "int32"}
+    return {"data": base64.b64encode(array.tobytes()).decode(), "shape": [len(array)], "dtype": "int32"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,4 +81,4 @@ def _within(top: TopLogprobs, mask: Any, rows: Any) -> Any:
 
 def _ragged(values: Any, counts: Any) -> list[list[Any]]:
     flat, ends = values.tolist(), np.cumsum(counts).tolist()
-    return [flat[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    return [flat[begin:end] for begin, end in pairwise([0, *ends])]

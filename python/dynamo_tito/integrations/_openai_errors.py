@@ -33,8 +33,7 @@ def openai_errors(url: str) -> Iterator[None]:
         raise _status_error(error, url) from error
     except TransportError as error:
         openai, request = _modules(url)
-        late = "deadline" in str(error) or "timed out" in str(error)
-        if late:
+        if str(error).startswith("the deadline passed"):
             raise openai.APITimeoutError(request=request) from error
         raise openai.APIConnectionError(message=str(error), request=request) from error
 

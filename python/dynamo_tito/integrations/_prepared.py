@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,6 @@ class Recorder:
         """Their question for the context length."""
         return await self._client.get(path, cast_to=cast_to)
 
-    async def post(self, path: str, *, cast_to: Any, body: Any = None, options: Any = None) -> NoReturn | Any:
+    async def post(self, path: str, *, cast_to: Any, body: Any = None, options: Any = None) -> Any:
         """Ends their function."""
         raise Prepared.Reached(Prepared(path, body, options, cast_to))

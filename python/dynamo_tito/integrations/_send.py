@@ -66,9 +66,7 @@ async def send(client: Any, prepared: Prepared, transport: RendererTransport, *,
     return Sent(await post(client, url, draft, call, headers, cast_to=prepared.cast_to), spec, start)
 
 
-async def post(
-    client: Any, url: str, draft: Draft, call: Call, headers: Mapping[str, str], *, cast_to: Any
-) -> bytes:
+async def post(client: Any, url: str, draft: Draft, call: Call, headers: Mapping[str, str], *, cast_to: Any) -> bytes:
     """Send by an ``AsyncOpenAI``, which takes a body as bytes, or by a stand-in of one, which takes its members."""
     openai = sys.modules.get("openai")
     if openai is not None and isinstance(client, openai.AsyncOpenAI):
@@ -120,4 +118,3 @@ def _members(draft: Draft, call: Call) -> dict[str, Any]:
         inner[name] = inner = dict(inner.get(name) or {})
     inner[draft.ids_at[-1]] = list(call.prompt)
     return members
-

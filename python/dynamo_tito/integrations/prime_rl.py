@@ -3,9 +3,10 @@
 >>> from dynamo_tito.integrations import prime_rl
 >>> prime_rl.install(backend="dynamo", rl_base_url="http://frontend:8001")  # doctest: +SKIP
 
-prime-rl drives vLLM with routes of its own. Here the same functions drive Dynamo's workers, vLLM's own routes and SGLang
-as well. Weights are given to every worker or the error says which have them (:class:`dynamo_tito.control.Fleet`), and a
-teacher's log-probability is looked up by the token's id, because the order in which servers list alternatives differs.
+prime-rl drives vLLM with routes of its own. Here the same functions drive Dynamo's workers, vLLM's own routes and
+SGLang as well. Weights are given to every worker or the error says which have them
+(:class:`dynamo_tito.control.Fleet`). A teacher's log-probability is looked up by the token's id, because the order in
+which servers list alternatives differs.
 
 Rollouts of prime-rl go through verifiers: :mod:`dynamo_tito.integrations.verifiers`.
 """
@@ -89,7 +90,7 @@ class AdminAPI(Protocol):
         port: int,
         rank_offset: int,
         inference_world_size: int,
-        timeout: int,
+        timeout: int,  # noqa: ASYNC109 - how long the server waits for the others
         quantize_in_weight_transfer: bool = False,
     ) -> None:
         """Join the process group that brings weights; ranks count inference only."""
@@ -154,7 +155,7 @@ class TitoAdminAPI:
             await admin.update_weights(self.weight_update(_text(weight_dir), step, _backend_of(admin)))
 
     async def load_lora_adapter(self, client: Any, lora_name: str, lora_path: str | os.PathLike[str]) -> None:
-        """See :class:`AdminAPI`. An adapter that has the name is unloaded first, where the server keeps it otherwise."""
+        """See :class:`AdminAPI`. Where a server keeps the adapter that has the name, that one is unloaded first."""
         async with self.admin(client) as admin:
             await admin.load_lora(lora_name, os.fspath(lora_path))
 
@@ -209,9 +210,8 @@ def setup_admin_api(client_config: Any) -> TitoAdminAPI:
     Of Dynamo, ``base_url`` is the frontend.
     """
     backend = getattr(client_config, "backend", None) or _api().backend
-    return TitoAdminAPI(
-        backend, weight_broadcast=_api().weight_broadcast, openai_url=client_config.base_url if backend == "dynamo" else None
-    )  # fmt: skip
+    frontend = client_config.base_url if backend == "dynamo" else None
+    return TitoAdminAPI(backend, weight_broadcast=_api().weight_broadcast, openai_url=frontend)
 
 
 async def discover_admin_urls(client_config: Any, *, rl_base_url: str | Sequence[str] | None = None) -> list[str]:
@@ -226,7 +226,9 @@ async def discover_admin_urls(client_config: Any, *, rl_base_url: str | Sequence
         AdminError: discovery failed, or lists no worker or a broken one.
     """
     chosen = rl_base_url or getattr(client_config, "rl_base_url", None) or _installed[-1].rl_base_url
-    async with await discover_workers(client_config.base_url, rl_base_url=chosen, **_credentials(client_config)) as found:
+    async with await discover_workers(
+        client_config.base_url, rl_base_url=chosen, **_credentials(client_config)
+    ) as found:
         return [url for worker in found if (url := worker.system_url) is not None]
 
 

@@ -4,7 +4,7 @@
 >>> renderers.install()  # doctest: +SKIP
 
 Their ``generate`` prepares the request: it renders, serializes pictures, and refuses prompts that are too long. This
-module sends it and reads the answer. Log-probabilities are decoded in the compiled core, and the routed experts stay the
+module sends it and reads the answer. Log-probabilities are decoded in the compiled core. The routed experts stay the
 text that they are on the wire, because the trainer alone reads them.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +20,7 @@ from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._client.threads import in_thread
 from dynamo_tito._client.whole import decoding_of
 
-from ._answer import Answer, Refused, read
+from ._answer import Answer, RefusedError, read
 from ._frameworks import framework
 from ._prepared import Prepared, Recorder
 from ._send import send
@@ -42,6 +42,7 @@ class Installed:
 
     def __init__(self, module: Any, replacement: Generate) -> None:
         self._module, self._before, self._replacement = module, module.generate, replacement
+        self._undone = False
         module.generate = replacement
 
     def uninstall(self) -> None:
@@ -50,11 +51,11 @@ class Installed:
         Raises:
             RuntimeError: ``renderers.client.generate`` was replaced by something else since.
         """
-        if self._replacement is None:
+        if self._undone:
             return
         if self._module.generate is not self._replacement:
             raise RuntimeError("renderers.client.generate was replaced again since: undo that first")
-        self._module.generate, self._replacement = self._before, None
+        self._module.generate, self._undone = self._before, True
 
     def __enter__(self) -> Self:
         return self
@@ -193,7 +194,7 @@ async def generate(
     try:
         large = len(sent.body) >= _THREAD_FROM_BYTES
         answer = await in_thread(reading) if large else reading()
-    except Refused as refusal:
+    except RefusedError as refusal:
         raise await _as_theirs(ask, client, sent.body, refusal, explained=route == "vllm_generate") from refusal
     return _result(answer, prepared, renderer, tools, multi_modal_data, prompt_attribution)
 
@@ -243,7 +244,7 @@ async def _prepared(ask: Generate, client: Any) -> Prepared:
     raise RuntimeError(f"renderers {_version()} sends its request another way: it cannot be replaced")
 
 
-async def _as_theirs(ask: Generate, client: Any, body: bytes, refusal: Refused, *, explained: bool) -> Exception:
+async def _as_theirs(ask: Generate, client: Any, body: bytes, refusal: RefusedError, *, explained: bool) -> Exception:
     """The error that their ``generate`` raises for this answer; for one that it takes, theirs with our reason."""
     if explained:
         try:

@@ -4,13 +4,14 @@
 >>> verifiers.install(renderer_transport="dynamo_chat")  # doctest: +SKIP
 
 Their client renders, bridges turns and fills the trace; the request travels and the answer is read by this library.
-Routed experts reach the trace as the text that they are on the wire, which verifiers decodes once for each turn. Tokens,
-log-probabilities and masks are the arrays of the installed version, so that its traces travel as before.
+Routed experts reach the trace as the text that they are on the wire, which verifiers decodes once for each turn.
+Tokens, log-probabilities and masks are the arrays of the installed version, so that its traces travel as before.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dynamo_tito._client import AsyncTitoClient
 from dynamo_tito._config import CONNECT_TIMEOUT, HttpLibrary, RendererTransport
@@ -26,11 +27,13 @@ __all__ = ["Installed", "TrainClient", "TrainClientConfig", "install"]
 _clients = framework("verifiers.v1.clients", extra="verifiers")
 _train = framework("verifiers.v1.clients.train", extra="verifiers")
 _configs = framework("verifiers.v1.configs.client", extra="verifiers")
+_TheirClient: Any = _train.TrainClient
+_TheirConfig: Any = _configs.TrainClientConfig
 
 _MAX_CONCURRENCY = 1000
 
 
-class TrainClientConfig(_configs.TrainClientConfig):  # type: ignore[misc]  # typed where verifiers is installed
+class TrainClientConfig(_TheirConfig):
     """Their configuration, with the route and the HTTP engine.
 
     Attributes:
@@ -48,7 +51,7 @@ class TrainClientConfig(_configs.TrainClientConfig):  # type: ignore[misc]  # ty
     top_k: int | None = None
 
 
-class TrainClient(_train.TrainClient):  # type: ignore[misc]  # typed where verifiers is installed
+class TrainClient(_TheirClient):
     """Their client for training, over :class:`dynamo_tito.AsyncTitoClient`.
 
     A request is sampled at most once. The client serves one event loop.
@@ -58,14 +61,14 @@ class TrainClient(_train.TrainClient):  # type: ignore[misc]  # typed where veri
             ``connect`` limits one connection and ``read`` the whole call.
     """
 
-    _defaults: dict[str, Any] = {}
+    _defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         chosen = {**TrainClientConfig.model_construct().model_dump(include=_OPTIONS), **self._defaults}
         if isinstance(config, TrainClientConfig):
             chosen |= {name: getattr(config, name) for name in _OPTIONS if name in config.model_fields_set}
-        self._theirs = self.client
+        self._theirs: Any = vars(self)["client"]
         connect, read = config.timeout.connect, config.timeout.read
         self.client = AsyncTitoClient(
             config.base_url,
@@ -137,4 +140,3 @@ def install(**defaults: Any) -> Installed:
 
 
 _OPTIONS = {"renderer_transport", "http", "require_routed_experts", "num_layers", "top_k"}
-

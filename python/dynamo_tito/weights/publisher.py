@@ -15,7 +15,7 @@ from typing import Any
 from .checkpoint import BadCheckpointError, read_checkpoint
 
 STABLE = "STABLE"
-"""The file that makes a version readable. It lists the version's files and their sizes; prime-rl writes an empty one."""
+"""The file that makes a version readable. It lists the version's files and their sizes; prime-rl's is empty."""
 
 NCCL_READY = "NCCL_READY"
 """The file that tells the trainer that every worker waits for the collective."""
