@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +152,17 @@ def test_installing_is_undone(module: ModuleType) -> None:
     outer.uninstall()
     outer.uninstall()
     assert module.update_weights == "update_weights"
+
+
+def test_the_example_of_the_page(module: ModuleType) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+    (section,) = re.findall(r"^## prime-rl\n(.*?)^## ", page, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {"rl_url": "http://127.0.0.1:1"}
+    examples = doctest.DocTestParser().get_doctest(block, names, "prime-rl", None, 0)
+    assert doctest.DocTestRunner().run(examples, clear_globs=False).failed == 0
+    assert module.update_weights is prime_rl.update_weights
+    examples.globs["installed"].uninstall()
 
 
 def test_a_missing_framework_is_named() -> None:

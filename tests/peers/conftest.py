@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """A file is imported only where its frameworks are."""
-    needs = {"test_prime_rl.py": "verifiers", "test_rollouts.py": "verifiers", "test_renderers.py": "renderers"}
+    needs = {"test_pages.py": "verifiers", "test_rollouts.py": "verifiers", "test_renderers.py": "renderers"}
     wanted = needs.get(collection_path.name)
     return True if wanted is not None and importlib.util.find_spec(wanted) is None else None
 

@@ -76,6 +76,7 @@ def run(python: Path, suite: Suite) -> str | None:
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         path = [ROOT / "python", ROOT / "tools" / "peers", *suite.paths]
         command = [str(python), "-m", "pytest", "-q", "-p", "installed", "-p", "no:cacheprovider", "-W", "ignore",
+                   *(("-c", "pyproject.toml") if (suite.where / "pyproject.toml").exists() else ()),
                    f"--junitxml={report.name}", *suite.options, *suite.files]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=suite.where, env=environment, capture_output=True, text=True, check=False)

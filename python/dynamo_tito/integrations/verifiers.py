@@ -10,6 +10,7 @@ Tokens, log-probabilities and masks are the arrays of the installed version, so 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,85 +25,103 @@ if TYPE_CHECKING:
 
 __all__ = ["Installed", "TrainClient", "TrainClientConfig", "install"]
 
-_clients = framework("verifiers.v1.clients", extra="verifiers")
-_train = framework("verifiers.v1.clients.train", extra="verifiers")
-_configs = framework("verifiers.v1.configs.client", extra="verifiers")
-_TheirClient: Any = _train.TrainClient
-_TheirConfig: Any = _configs.TrainClientConfig
-
 _MAX_CONCURRENCY = 1000
 
-
-class TrainClientConfig(_TheirConfig):
-    """Their configuration, with the route and the HTTP engine.
-
-    Attributes:
-        renderer_transport: the route: ``"vllm_generate"`` (vLLM, prime-rl's server, Dynamo) or ``"dynamo_chat"``.
-        http: what moves the bytes. To keep theirs, use :func:`dynamo_tito.integrations.renderers.install` alone.
-        require_routed_experts: refuse an answer without one row of routed experts for each position.
-        num_layers: to read SGLang's routed experts, whose shape is not sent.
-        top_k: likewise.
-    """
-
-    renderer_transport: RendererTransport = "vllm_generate"
-    http: HttpLibrary = "native"
-    require_routed_experts: bool = False
-    num_layers: int | None = None
-    top_k: int | None = None
+if TYPE_CHECKING:
+    TrainClient: Any
+    TrainClientConfig: Any
 
 
-class TrainClient(_TheirClient):
-    """Their client for training, over :class:`dynamo_tito.AsyncTitoClient`.
+def __getattr__(name: str) -> Any:
+    """The classes, which derive from those of verifiers, when they are used."""
+    if name in ("TrainClient", "TrainClientConfig"):
+        return _classes()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    A request is sampled at most once. The client serves one event loop.
 
-    Args:
-        config: a :class:`TrainClientConfig`, or theirs with the defaults of :func:`install`. Of their timeouts
-            ``connect`` limits one connection and ``read`` the whole call.
-    """
+@functools.cache
+def _classes() -> dict[str, Any]:
+    configs = framework("verifiers.v1.configs.client", extra="verifiers")
+    their_config: Any = configs.TrainClientConfig
+    their_client: Any = framework("verifiers.v1.clients.train", extra="verifiers").TrainClient
 
-    _defaults: ClassVar[Mapping[str, Any]] = {}
+    class TrainClientConfig(their_config):
+        """Their configuration, with the route and the HTTP engine.
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        chosen = {**TrainClientConfig.model_construct().model_dump(include=_OPTIONS), **self._defaults}
-        if isinstance(config, TrainClientConfig):
-            chosen |= {name: getattr(config, name) for name in _OPTIONS if name in config.model_fields_set}
-        self._theirs: Any = vars(self)["client"]
-        connect, read = config.timeout.connect, config.timeout.read
-        self.client = AsyncTitoClient(
-            config.base_url,
-            model=None,
-            transport=chosen["renderer_transport"],
-            http=chosen["http"],
-            timeout=read,
-            connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
-            max_concurrency=_MAX_CONCURRENCY,
-            api_key=_configs.resolve_api_key(config),
-            headers=_configs.resolve_headers(config),
-            retries=None,
-            trust_env=True,
-            require_routed_experts=chosen["require_routed_experts"],
-            num_layers=chosen["num_layers"],
-            top_k=chosen["top_k"],
-        )
+        Attributes:
+            renderer_transport: the route: ``"vllm_generate"`` (vLLM, prime-rl's server, Dynamo) or ``"dynamo_chat"``.
+            http: what moves the bytes. To keep theirs, use :func:`dynamo_tito.integrations.renderers.install` alone.
+            require_routed_experts: refuse an answer without one row of routed experts for each position.
+            num_layers: to read SGLang's routed experts, whose shape is not sent.
+            top_k: likewise.
+        """
 
-    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Theirs, which calls ``renderers.client.generate``: from here on that is this library's."""
-        renderers.ensure_installed()
-        return await super().get_response(*args, **kwargs)
+        renderer_transport: RendererTransport = "vllm_generate"
+        http: HttpLibrary = "native"
+        require_routed_experts: bool = False
+        num_layers: int | None = None
+        top_k: int | None = None
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.aclose()
-        await self._theirs.close()
+    class TrainClient(their_client):
+        """Their client for training, over :class:`dynamo_tito.AsyncTitoClient`.
+
+        A request is sampled at most once. The client serves one event loop.
+
+        Args:
+            config: a :class:`TrainClientConfig`, or theirs with the defaults of :func:`install`. Of their timeouts
+                ``connect`` limits one connection and ``read`` the whole call.
+        """
+
+        defaults: ClassVar[Mapping[str, Any]] = {}
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            chosen = {**TrainClientConfig.model_construct().model_dump(include=_OPTIONS), **self.defaults}
+            if isinstance(config, TrainClientConfig):
+                chosen |= {name: getattr(config, name) for name in _OPTIONS if name in config.model_fields_set}
+            self._theirs: Any = vars(self)["client"]
+            connect, read = config.timeout.connect, config.timeout.read
+            self.client = AsyncTitoClient(
+                config.base_url,
+                model=None,
+                transport=chosen["renderer_transport"],
+                http=chosen["http"],
+                timeout=read,
+                connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
+                max_concurrency=_MAX_CONCURRENCY,
+                api_key=configs.resolve_api_key(config),
+                headers=configs.resolve_headers(config),
+                retries=None,
+                trust_env=True,
+                require_routed_experts=chosen["require_routed_experts"],
+                num_layers=chosen["num_layers"],
+                top_k=chosen["top_k"],
+            )
+
+        async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+            """Theirs, which calls ``renderers.client.generate``: from here on that is this library's."""
+            renderers.ensure_installed()
+            return await super().get_response(*args, **kwargs)
+
+        async def close(self) -> None:
+            """Close the connections."""
+            await self.client.aclose()
+            await self._theirs.close()
+
+    made = {"TrainClient": TrainClient, "TrainClientConfig": TrainClientConfig}
+    for name, one in made.items():
+        one.__qualname__ = name  # where pickle finds it
+    return made
 
 
 class Installed:
     """Their ``TrainClient`` is replaced until this is left as a context manager, or :meth:`uninstall` is called."""
 
-    def __init__(self, replacement: type[TrainClient]) -> None:
-        self._before = [(module, module.TrainClient) for module in (_train, _clients)]
+    def __init__(self, replacement: type) -> None:
+        modules = [
+            framework(name, extra="verifiers") for name in ("verifiers.v1.clients.train", "verifiers.v1.clients")
+        ]
+        self._before = [(module, module.TrainClient) for module in modules]
         for module, _ in self._before:
             module.TrainClient = replacement
 
@@ -136,7 +155,8 @@ def install(**defaults: Any) -> Installed:
     unknown = defaults.keys() - _OPTIONS
     if unknown:
         raise TypeError(f"install() takes no {', '.join(sorted(unknown))}")
-    return Installed(type("TrainClient", (TrainClient,), {"_defaults": defaults, "__doc__": TrainClient.__doc__}))
+    ours = _classes()["TrainClient"]
+    return Installed(type("TrainClient", (ours,), {"defaults": defaults, "__doc__": ours.__doc__}))
 
 
 _OPTIONS = {"renderer_transport", "http", "require_routed_experts", "num_layers", "top_k"}
