@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.qwen import QwenTokenizer
+from support.qwen import VOCAB_SIZE, QwenTokenizer
 
 HERE = Path(__file__).parent
 
@@ -22,17 +22,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """A file is imported only where its frameworks are."""
-    needs = {"test_pages.py": "verifiers", "test_rollouts.py": "verifiers", "test_renderers.py": "renderers"}
+    needs = {
+        "test_real_servers.py": "verifiers",
+        "test_pages.py": "verifiers",
+        "test_rollouts.py": "verifiers",
+        "test_renderers.py": "renderers",
+    }
     wanted = needs.get(collection_path.name)
     return True if wanted is not None and importlib.util.find_spec(wanted) is None else None
 
 
 @pytest.fixture
-def tokenizer(monkeypatch: pytest.MonkeyPatch) -> QwenTokenizer:
-    """The tokenizer that renderers loads for every model: one that is built here, because nothing is downloaded."""
+def tokenizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> QwenTokenizer:
+    """The tokenizer that renderers loads for every model: one that is built here. Its parameter is its size."""
     renderers = pytest.importorskip("renderers")
     base = pytest.importorskip("renderers.base")
-    made = QwenTokenizer()
+    made = QwenTokenizer(getattr(request, "param", VOCAB_SIZE))
 
     def create(tokenizer: Any, *_: Any, **__: Any) -> Any:
         return renderers.Qwen3Renderer(tokenizer, renderers.Qwen3RendererConfig(enable_thinking=False))
