@@ -33,11 +33,9 @@ def sampling(number: int) -> dict[str, Any]:
 @pytest.mark.parametrize("tokenizer", [SMALL], indirect=True)
 def test_vllm() -> None:
     directory = Path(os.environ["VLLM_DIR"])
-    traces = []
     with VllmServer(directory, "moe_a", routed=True) as server, verifiers.install(require_routed_experts=True):
         config = verifiers.TrainClientConfig(base_url=server.url + "/v1", renderer_model_name="built-here")
-        for turns in TURNS:
-            traces.append(asyncio.run(converse(config, MODEL, turns, sampling, tools=turns == 1)))
+        traces = [asyncio.run(converse(config, MODEL, turns, sampling, tools=turns == 1)) for turns in TURNS]
     truth = Truth(directory)
     try:
         compared = 0

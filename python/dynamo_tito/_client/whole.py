@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from dynamo_tito._http.base import release
 from dynamo_tito._requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dynamo_tito._native import Body
     from dynamo_tito._requests import Call, Dialect, Draft
 
     from .caller import Caller
@@ -26,7 +26,7 @@ def decoding_of(client: AsyncTitoClient) -> Decoding:
 
 async def whole_answer(
     client: AsyncTitoClient, spec: Dialect, call: Call, headers: Mapping[str, str], *, verbatim: Draft | None = None
-) -> bytes:
+) -> Body | bytes:
     """Send a call as the client sends its own, with its retries and its preflight, and return the answer's body.
 
     Args:
@@ -42,11 +42,9 @@ async def whole_answer(
     caller = client._caller  # noqa: SLF001 - the client is of this package
     draft = spec.draft(call, send_start=not caller.start_refused) if verbatim is None else verbatim
     request = Request(spec, call, draft, caller.headers(spec, call, headers))
-    return await client._call(functools.partial(_bytes, caller, request), None)  # noqa: SLF001 - likewise
+    return await client._call(functools.partial(_content, caller, request), None)  # noqa: SLF001 - likewise
 
 
-def _bytes(caller: Caller, request: Request, deadline: float | None) -> Steps[bytes]:
+def _content(caller: Caller, request: Request, deadline: float | None) -> Steps[Body | bytes]:
     response = yield from caller.ask(request, deadline)
-    content = bytes(response.content)
-    release(response.content, None)
-    return content
+    return response.content

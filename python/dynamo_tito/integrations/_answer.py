@@ -14,9 +14,10 @@ from dynamo_tito._errors import TitoError
 from dynamo_tito._native import decode, encode_routed_experts
 
 from ._head import HeadError, head_of
-from ._payload import has_payload, payload_in, rows_of
+from ._payload import Bytes, find_payload, rows_end
 
 if TYPE_CHECKING:
+    from dynamo_tito._native import Body
     from dynamo_tito._types import Completion, Wire
 
     from ._prepared import Prepared
@@ -66,7 +67,7 @@ class Answer:
 
 
 def read(
-    body: bytes,
+    body: Body | bytes,
     prepared: Prepared,
     wire: Wire,
     *,
@@ -93,13 +94,19 @@ def read(
     """
     expanded, placeholders = _expansion(body) if prepared.expands else (None, None)
     prompt = prepared.prompt_ids if expanded is None else expanded
-    if strict_ids and (b'"token_id":null' in body or b'"token_id": null' in body):
+    content = Bytes(body)
+    found = find_payload(content)
+
+    def has(text: bytes) -> bool:
+        return content.find(text, 0, found.text[0]) >= 0 or content.find(text, found.text[1]) >= 0
+
+    if strict_ids and (has(b'"token_id":null') or has(b'"token_id": null')):
         raise RefusedError("an entry of the log-probabilities has the token_id null")
     known: dict[str, Any] = {"wire": wire, "prompt_token_ids": prompt, "num_layers": num_layers, "top_k": top_k}
     try:
         completion = decode(body, experts="skip", **known)
-        payload = payload_in(body)
-        if payload is None and has_payload(body):
+        payload = found.payload
+        if payload is None and found.count:
             payload = _decoded(decode(body, experts="native", routed_experts_prompt_start=start, **known))
         head = None if prepared.head_size is None else head_of(completion, prepared.head_size)
     except (TitoError, HeadError) as error:
@@ -113,7 +120,7 @@ def read(
         head,
         expanded,
         placeholders,
-        packed_mask=b'"sampling_mask":{' in body,
+        packed_mask=completion.sampling_mask is not None and has(b'"sampling_mask":{'),
     )
 
 
@@ -123,9 +130,9 @@ def _decoded(completion: Completion) -> dict[str, Any] | None:
     return None if experts is None else encode_routed_experts(experts.array, start=experts.start)
 
 
-def _expansion(body: bytes) -> tuple[list[int], dict[str, Any]]:
+def _expansion(body: Body | bytes) -> tuple[list[int], dict[str, Any]]:
     try:
-        document = json.loads(body)
+        document = json.loads(bytes(body))
         ids, placeholders = document["prompt_token_ids"], document["mm_placeholders"]
     except (ValueError, KeyError, TypeError) as error:
         raise RefusedError(f"no expanded prompt: {error!r}") from error
@@ -141,7 +148,7 @@ def _check_rows(payload: dict[str, Any] | None, completion: Completion, prompt_l
     if payload is None:
         raise RefusedError("no routed experts in the answer")
     wanted = prompt_len + sampled - 1
-    ends = rows_of(payload)
+    ends = rows_end(payload)
     if ends is None or ends > wanted or (ends < wanted and not completion.aborted):
         raise RefusedError(f"routed experts of shape {payload.get('shape')} end at {ends}, the tokens need {wanted}")
 

@@ -14,6 +14,7 @@ from dynamo_tito._requests import Call, Dialect, Draft, dialect, encode, make_ca
 from ._openai_errors import openai_errors
 
 if TYPE_CHECKING:
+    from dynamo_tito._native import Body
     from dynamo_tito._config import RendererTransport
 
     from ._prepared import Prepared
@@ -33,7 +34,7 @@ class Sent:
         start: the first position whose routed experts were asked for.
     """
 
-    body: bytes
+    body: Body | bytes
     spec: Dialect
     start: int
 

@@ -195,7 +195,7 @@ async def generate(
         large = len(sent.body) >= _THREAD_FROM_BYTES
         answer = await in_thread(reading) if large else reading()
     except RefusedError as refusal:
-        raise await _as_theirs(ask, client, sent.body, refusal, explained=route == "vllm_generate") from refusal
+        raise await _as_theirs(ask, client, bytes(sent.body), refusal, explained=route == "vllm_generate") from refusal
     return _result(answer, prepared, renderer, tools, multi_modal_data, prompt_attribution)
 
 
