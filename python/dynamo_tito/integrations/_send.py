@@ -14,8 +14,8 @@ from dynamo_tito._requests import Call, Dialect, Draft, dialect, encode, make_ca
 from ._openai_errors import openai_errors
 
 if TYPE_CHECKING:
-    from dynamo_tito._native import Body
     from dynamo_tito._config import RendererTransport
+    from dynamo_tito._native import Body
 
     from ._prepared import Prepared
 
