@@ -117,8 +117,9 @@ test-vllm: build install-vllm ## real vLLM servers, each value against a forward
 	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
 
 .PHONY: test-peers
-test-peers: build install-peers ## suites of renderers and verifiers over this library (PRIME_RL_DIR= a checkout of prime-rl)
-	$(PY) tools/peers/run.py .peers
+test-peers: build install-peers ## suites of renderers and verifiers over this library; real servers where installed
+	$(if $(wildcard .vllm/models),VLLM_DIR=.vllm) $(if $(wildcard .dynamo/$(firstword $(DYNAMO_VERSIONS))),\
+		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
 SECONDS ?= 60
 

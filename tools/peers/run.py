@@ -1,6 +1,6 @@
 """Run the suites of renderers and verifiers, unmodified, over this library, and this library's tests of both.
 
-    run.py DIR [PAIR ...]
+    run.py DIR [PAIR ...]        (default: stable dev)
 
 DIR is where `install.sh` put the pairs. With `PRIME_RL_DIR`, a checkout of prime-rl, its tests of the same functions
 run as well. Each suite must have as many tests as the table says: one that collects none is no success.
@@ -92,10 +92,13 @@ def run(python: Path, suite: Suite) -> str | None:
     return None
 
 
-def ours(python: Path) -> str | None:
-    """Run `tests/peers`."""
+def ours(python: Path, *, real: bool) -> str | None:
+    """Run `tests/peers`, with the real servers that `VLLM_DIR` and `DYNAMO_DIR` name if ``real``."""
     command = [str(python), "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider", "tests/peers"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "PEERS": "1", "HF_HUB_OFFLINE": "1"}
+    if not real:
+        for name in ("VLLM_DIR", "DYNAMO_DIR"):
+            environment.pop(name, None)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     print(f"tests/peers: {(done.stdout.strip().splitlines() or ['nothing'])[-1]}", flush=True)
     return f"tests/peers\n{done.stdout}{done.stderr}" if done.returncode else None
@@ -107,7 +110,7 @@ def main() -> int:
     jobs: list[Callable[[], str | None]] = []
     for pair in sys.argv[2:] or ["stable", "dev"]:
         python = directory / pair / "bin" / "python"
-        jobs.append(functools.partial(ours, python))
+        jobs.append(functools.partial(ours, python, real=pair == "dev"))
         jobs += [functools.partial(run, python, suite) for suite in suites(directory, pair)]
     with ThreadPoolExecutor(2) as threads:
         failures = [failure for failure in threads.map(lambda job: job(), jobs) if failure is not None]
