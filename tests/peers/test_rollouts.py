@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 from verifiers.v1.clients import TrainClientConfig
+from verifiers.v1.serve.delta import dump, pack, unpack
 
 from dynamo_tito import simulator
 from dynamo_tito.integrations import renderers, verifiers
@@ -64,3 +68,28 @@ def test_their_own_client_and_configuration(server: str) -> None:
         with renderers.install(transport=transport, require_routed_experts=True):
             trace = asyncio.run(converse(config, engine.config.model, 3, sampling))
         judge_trace(trace, *truth_of([record.samples[0] for record in engine.requests if record.samples]))
+
+
+@pytest.mark.usefixtures("tokenizer")
+def test_a_trace_travels_in_their_form() -> None:
+    if importlib.metadata.version("verifiers") == "0.4.0":
+        pytest.skip("token streams are lists before verifiers 0.4.1")
+    with simulator.running(backend="prime", vocab_size=VOCAB_SIZE, seed=2) as engine, verifiers.install():
+        config = TrainClientConfig(base_url=engine.url + "/v1", renderer_model_name="built-here")
+        trace = asyncio.run(converse(config, engine.config.model, 3, sampling))
+    for node in trace.nodes:
+        wire = unpack(pack(dump(node, context={"token_arrays": True})))
+        assert wire["token_ids"]["__nd__"]
+        back = type(node).model_validate(wire)
+        for name in ("token_ids", "mask", "logprobs", "routed_experts"):
+            one, other = np.asarray(getattr(node, name)), np.asarray(getattr(back, name))
+            assert one.dtype == other.dtype
+            assert np.array_equal(one, other)
+
+
+@pytest.mark.usefixtures("tokenizer")
+def test_a_configuration_pickles() -> None:
+    config = verifiers.TrainClientConfig(base_url="http://engine/v1", renderer_transport="dynamo_chat")
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(TypeError, match="transport"):
+        verifiers.install(transport="dynamo_chat")

@@ -246,7 +246,7 @@ def setup_admin_clients(client_config: Any) -> list[Any]:
 
 
 async def maybe_check_has_model(admin_clients: list[Any], model_name: str, skip_model_check: bool = False) -> None:  # noqa: FBT001, FBT002 - their signature
-    """Raise ValueError unless every server serves the model; of Dynamo's workers, unless they say so themselves."""
+    """Raise ValueError unless every server serves the model. Dynamo's workers list no models and are not asked."""
     if skip_model_check or _api().backend == "dynamo":
         return
     for client in admin_clients:
@@ -263,7 +263,8 @@ async def update_weights(
     version.
 
     Raises:
-        AdminError: not every server holds the new weights. Its results say which; those are held, others resumed.
+        AdminError: not every server holds the new weights. Its results say which; those that do have resumed, and the
+            others stay paused.
     """
     if lora_name is not None and weight_dir is not None:
         await load_lora_adapter(admin_clients, lora_name, weight_dir)
@@ -293,7 +294,7 @@ async def load_lora_adapter(admin_clients: list[Any], lora_name: str, lora_path:
         AdminError: not every server holds it.
     """
     async with _fleet(admin_clients) as (fleet, _):
-        await fleet.load_lora(lora_name, os.fspath(lora_path), versioned=False)
+        await fleet.load_lora(lora_name, _absolute(lora_path), versioned=False)
 
 
 async def init_nccl_broadcast(
@@ -457,7 +458,11 @@ def _url(client: Any) -> str:
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+    return None if path is None else _absolute(path)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return str(Path(path).absolute())
 
 
 def _options(client: Any) -> HttpOptions:
