@@ -94,6 +94,10 @@ install-dynamo: ## each of DYNAMO_VERSIONS into .dynamo/VERSION, once: 700 MB ea
 install-vllm: ## a real vLLM for the CPU and its tiny models into .vllm, once: 6 GB
 	@PYTHON=$(PYTHON) tools/vllm/install.sh .vllm
 
+.PHONY: install-peers
+install-peers: ## renderers and verifiers, two versions of each, into .peers, once: 700 MB
+	@PYTHON=$(PYTHON) tools/peers/install.sh .peers
+
 .PHONY: test-dynamo
 test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VERSIONS, with a stand-in engine
 	@for version in $(DYNAMO_VERSIONS); do \
@@ -122,6 +126,11 @@ test-view: build $(VENV)/.view .chromium/.ready ## the viewer's pages in a real 
 .PHONY: pictures
 pictures: build $(VENV)/.view .chromium/.ready ## the pictures of docs/view.md, taken anew
 	PICTURES=docs/view $(BIN)/pytest -q tests/viewer/test_pictures.py
+
+.PHONY: test-peers
+test-peers: build install-peers ## suites of renderers and verifiers over this library; real servers where installed
+	$(if $(wildcard .vllm/models),VLLM_DIR=.vllm) $(if $(wildcard .dynamo/$(firstword $(DYNAMO_VERSIONS))),\
+		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
 SECONDS ?= 60
 

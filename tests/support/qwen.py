@@ -13,7 +13,7 @@ _FIRST = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", 
 _LAST = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>")
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Marks first, where the engine never samples; then bytes and merges of two and four; the engine's own last."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {text: number for number, text in enumerate((*_FIRST, *alphabet))}
@@ -21,11 +21,11 @@ def make_tokenizer() -> Tokenizer:
     merges = [(one, other) for one in letters for other in letters]
     merges += [(one + other, other + one) for one, other in merges]
     for left, right in merges:
-        if len(vocab) == VOCAB_SIZE - len(_LAST):
+        if len(vocab) == vocab_size - len(_LAST):
             break
         vocab.setdefault(left + right, len(vocab))
     merges = [pair for pair in dict.fromkeys(merges) if all(text in vocab for text in (*pair, "".join(pair)))]
-    vocab |= {text: VOCAB_SIZE - len(_LAST) + number for number, text in enumerate(_LAST)}
+    vocab |= {text: vocab_size - len(_LAST) + number for number, text in enumerate(_LAST)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -38,10 +38,10 @@ class QwenTokenizer:
 
     name_or_path = "built-here"
     unk_token_id = None
-    eos_token_id = END
 
-    def __init__(self) -> None:
-        self.tokenizer = make_tokenizer()
+    def __init__(self, vocab_size: int = VOCAB_SIZE) -> None:
+        self.eos_token_id = vocab_size - 3
+        self.tokenizer = make_tokenizer(vocab_size)
         self.encoded: list[str] = []
 
     def encode(self, text: str, *_: Any, **__: Any) -> list[int]:

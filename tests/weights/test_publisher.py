@@ -132,10 +132,13 @@ def test_a_reader_waits_for_late_attributes(tmp_path: Path) -> None:
     timer.start()
     assert publisher.resolve(1, 30.0, poll=0.01) == file.parent
     timer.join()
-    for half in (b"", b"{", b"[]", b'{"files":3}'):
+    for half in (b"{", b"[]", b'{"files":3}'):
         (file.parent / "STABLE").write_bytes(half)
         with pytest.raises(TimeoutError, match="cannot be read yet"):
             publisher.resolve(1)
+    (file.parent / "STABLE").write_bytes(b"")
+    with pytest.raises(TimeoutError, match=r"STABLE is empty, and .* no safetensors"):
+        publisher.resolve(1)
 
 
 def test_a_stale_handle_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@
 ``server_errors``  the error that an answer is
 ``deadline``       time limits, asynchronous and blocking
 ``options``        the keywords of the clients and of their methods
+``whole``          the answer of a call as bytes, for `integrations`
 ``base``           what both clients have in common
 ``run_async``      carries steps out on an event loop
 ``run_sync``       carries them out on the calling thread

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .checkpoint import BadCheckpointError, read_checkpoint
+
 STABLE = "STABLE"
-"""The file that makes a version readable. It lists the version's files and their sizes."""
+"""The file that makes a version readable. It lists the version's files and their sizes; prime-rl's is empty."""
 
 NCCL_READY = "NCCL_READY"
 """The file that tells the trainer that every worker waits for the collective."""
@@ -31,6 +33,9 @@ class WeightPublisher:
     directories before it writes ``STABLE``, the only file that is renamed. Readers on other machines see files late and
     in any order (NFS caches attributes), so :meth:`resolve` also waits until all that ``STABLE`` lists has its full
     size.
+
+    A directory that prime-rl broadcasts into is read as well (``broadcasts`` below its output directory): an empty
+    ``STABLE`` counts where the headers of the safetensors prove that they are whole.
 
     One process publishes into a directory; any number may write into an open version, and read. Adapters need a
     publisher with a directory of their own.
@@ -184,7 +189,10 @@ def _missing(path: Path) -> str | None:
     if STABLE not in _names(path):
         return f"no {STABLE}"
     try:
-        sizes: dict[str, Any] = json.loads((path / STABLE).read_bytes())["files"]
+        listed = (path / STABLE).read_bytes()
+        if not listed:
+            return _unproven(path)
+        sizes: dict[str, Any] = json.loads(listed)["files"]
         for name, size in sizes.items():
             seen = (path / name).stat().st_size
             if seen != size:
@@ -196,6 +204,18 @@ def _missing(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{STABLE} cannot be read yet"
     return None
+
+
+def _unproven(path: Path) -> str | None:
+    """Why a version whose ``STABLE`` is empty may not be whole: prime-rl's lists no files.
+
+    The headers of its safetensors say how large they must be.
+    """
+    try:
+        note = read_checkpoint(str(path)).note
+    except BadCheckpointError as error:
+        note = str(error).partition("; no worker")[0]
+    return None if note is None else f"{STABLE} is empty, and {note}"
 
 
 def _flush(path: Path) -> dict[str, int]:
