@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
+    from .rollout.batch import SampleBatch
 
 __all__ = [
     "AdminError",
@@ -118,6 +119,7 @@ __all__ = [
     "RetryPolicy",
     "RoutedExperts",
     "RoutedExpertsError",
+    "SampleBatch",
     "SamplingDefaults",
     "SamplingMask",
     "ScoreOptions",
@@ -175,6 +177,7 @@ _LAZY: dict[str, str] = {
     "MockTransport": "_http.mock",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
+    "SampleBatch": "rollout.batch",
     "SamplingDefaults": "_config",
     "ScoreOptions": "_client",
     "StreamOptions": "_client",

@@ -52,7 +52,8 @@ class TurnSpan:
 class TrainingSample:
     """One token sequence with all that belongs to it; N tokens.
 
-    ``len(sample)`` is N, ``sample[a:b]`` the part from token a to the one before b, as views.
+    ``len(sample)`` is N, ``sample[a:b]`` the part from token a to the one before b, as views. Pickle protocol 5 hands
+    its arrays out of band: some hundred bytes and one for each turn's text remain, and unpickling copies nothing.
 
     Attributes:
         token_ids: int32 [N], exactly what the engine saw and sampled.
@@ -89,6 +90,14 @@ class TrainingSample:
         self.turns = turns
         self.shared = shared
         self._rows = rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TrainingSample, (self.token_ids, self.mask, self.logprobs, self._rows, self.turns, self.shared)
+
+    @property
+    def rows(self) -> Rows | None:
+        """The routing in the pieces in which it came, as batches take it; ``routed_experts`` is the array."""
+        return self._rows
 
     @property
     def weight_versions(self) -> tuple[WeightSpan, ...]:
