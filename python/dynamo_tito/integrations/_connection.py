@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from dynamo_tito._errors import RoutedExpertsError
 from dynamo_tito._types import Completion, RoutedExperts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from dynamo_tito._types import Int32Array
+
+
+T = TypeVar("T")
 
 
 class Connection:
@@ -50,6 +53,18 @@ class Connection:
 
 def _again(kind: type[Connection], base_url: str, options: Mapping[str, Any]) -> Connection:
     return kind(base_url, **options)
+
+
+async def all_of(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of calls that run at once. The first error cancels the others, and is raised when they have ended."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def until_ended(

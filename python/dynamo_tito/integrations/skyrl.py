@@ -8,12 +8,12 @@ for the last token is never handed over. SkyRL 0.3.0 takes nested lists, later v
 
 from __future__ import annotations
 
-import asyncio
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._connection import all_of
 from ._records import (
     cast,
     ids_of,
@@ -79,8 +79,8 @@ class InferenceEngine:
         sessions = input_batch.get("session_ids") or [None] * len(prompts)
         extra = None if model is None else {"model": model}
         given = [ids_of(prompt) for prompt in prompts]
-        completions = await asyncio.gather(
-            *(
+        completions = await all_of(
+            [
                 self._client.generate(
                     prompt,
                     sampling_params=params,
@@ -89,7 +89,7 @@ class InferenceEngine:
                     extra_body=extra,
                 )
                 for prompt, session in zip(given, sessions, strict=True)
-            )
+            ]
         )
         return engine_output(given, completions, tokenizer=self.tokenizer, logprobs=with_logprobs)
 

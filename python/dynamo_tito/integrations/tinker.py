@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamo_tito._types import TopLogprobs
 
+from ._connection import all_of
 from ._frameworks import framework
 from ._records import completion_of, ids_of, sample_from, sampled_logprobs
 
@@ -51,7 +52,7 @@ class SamplingClient:
         self,
         prompt: Any,
         num_samples: int,
-        sampling_params: Any,  # noqa: ANN401 - of tinker, by tinker's name
+        sampling_params: Any,
         include_prompt_logprobs: bool = False,  # noqa: FBT001, FBT002 - tinker's signature
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
@@ -79,14 +80,12 @@ class SamplingClient:
             self._client.generate(ids, sampling_params=params if seed is None else {**params, "seed": seed + number})
             for number in range(num_samples)
         ]
-        scored = None
-        if include_prompt_logprobs or topk_prompt_logprobs:
-            scored, *completions = await asyncio.gather(self._client.score(ids, top_k=topk_prompt_logprobs), *calls)
-        else:
-            completions = await asyncio.gather(*calls)
+        wanted = include_prompt_logprobs or topk_prompt_logprobs
+        scoring = all_of([self._client.score(ids, top_k=topk_prompt_logprobs)] if wanted else [])
+        completions, scored = await asyncio.gather(all_of(calls), scoring)
         return sample_response(
             completions,
-            prompt_logprobs=scored,
+            prompt_logprobs=scored[0] if scored else None,
             topk_sample_logprobs=topk_sample_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
         )
@@ -96,16 +95,14 @@ class SamplingClient:
     async def compute_logprobs(self, prompt: Any) -> list[float | None]:
         """The log-probability of each token of a ``ModelInput``; None for the first, which has no past."""
         scored = await self._client.score(ids_of(prompt.to_ints()))
-        return [
-            None if missing else value
-            for missing, value in zip(np.isnan(scored.logprobs).tolist(), scored.logprobs.tolist(), strict=True)
-        ]
+        values: list[float | None] = np.where(np.isnan(scored.logprobs), None, scored.logprobs).tolist()
+        return values
 
     compute_logprobs_async = compute_logprobs
 
 
 def sampling_params(params: Any, *, logprobs: int = 1) -> dict[str, Any]:
-    """tinker's ``SamplingParams`` as ``sampling_params`` of a client's ``generate``.
+    """The ``sampling_params`` of a client's ``generate`` for tinker's ``SamplingParams``.
 
     ``stop`` of ids is ``stop_token_ids``; an empty one switches the end of sequence off.
     """
