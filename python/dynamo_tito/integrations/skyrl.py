@@ -9,6 +9,7 @@ for the last token is never handed over. SkyRL 0.3.0 takes nested lists, later v
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,7 +195,10 @@ def _indices(rows: Sequence[Chunk | None]) -> list[Any] | None:
     """Rows as the installed SkyRL takes them: nested lists in 0.3.0, arrays of uint8, int16 or int32 later."""
     if all(held is None for held in rows):
         return None
-    if find_spec("skyrl") and find_spec("skyrl.backends.skyrl_train.utils.routed_experts"):
+    package = find_spec("skyrl")
+    places = () if package is None else package.submodule_search_locations or ()
+    # Looked for as a file: importing its packages imports vLLM.
+    if any((Path(place) / "backends/skyrl_train/utils/routed_experts.py").exists() for place in places):
         return [None if held is None else _compact(held) for held in rows]
     return [None if held is None else held.tolist() for held in rows]
 

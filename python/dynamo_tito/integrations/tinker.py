@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamo_tito._errors import MissingFieldError
 from dynamo_tito._types import TopLogprobs
 
 from ._connection import all_of
@@ -121,6 +122,7 @@ def sampled_sequence(completion: Completion, *, sequence_id: str = "", topk: int
         ``tokens_np`` is the completion's int32 array, ``logprobs_np`` float32.
 
     Raises:
+        MissingFieldError: alternatives were asked for, and there are none.
         ValueError: it was aborted: tinker has no reason for that.
     """
     if completion.finish_reason not in ("stop", "length"):
@@ -130,6 +132,12 @@ def sampled_sequence(completion: Completion, *, sequence_id: str = "", topk: int
         )
     types = framework("tinker.types", extra="tinker")
     logprobs, top = completion.logprobs, completion.top_logprobs
+    if topk and top is None:
+        raise MissingFieldError(
+            "the completion has no alternatives with token ids: the server sends none on this route",
+            kind="missing",
+            path="top_logprobs",
+        )
     return types.SampledSequence(
         stop_reason=completion.finish_reason,
         sequence_id=sequence_id or completion.request_id or "",

@@ -91,7 +91,9 @@ def test_their_agent_loop_samples_from_any_server(settings: dict[str, Any], cut:
         assert output.response_mask == [1] * 8
         logprobs = np.concatenate([sample.logprobs for sample in samples])
         assert np.allclose(output.response_logprobs, logprobs, rtol=0, atol=1e-6)
-        rows = np.concatenate([samples[0].routed_experts, *(s.routed_experts[-len(s.token_ids) :] for s in samples[1:])])
+        rows = np.concatenate(
+            [samples[0].routed_experts, *(s.routed_experts[-len(s.token_ids) :] for s in samples[1:])]
+        )
         assert output.routed_experts.dtype == np.int16
         assert output.routed_experts.tolist() == rows.tolist()
 
