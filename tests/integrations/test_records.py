@@ -24,8 +24,9 @@ def test_rows_are_those_of_all_tokens_but_the_last() -> None:
     whole = turn(3)
     assert whole.routed_experts is not None
     rows = _records.whole_rows(whole, 5)
-    assert rows is whole.routed_experts.array or np.shares_memory(rows, whole.routed_experts.array)  # type: ignore[arg-type]
-    assert len(rows) == 7  # type: ignore[arg-type]
+    assert rows is whole.routed_experts.array or np.shares_memory(rows, whole.routed_experts.array)
+    assert rows is not None
+    assert len(rows) == 7
     present = dataclasses.replace(whole, routed_experts=routed(8))
     assert np.array_equal(_records.whole_rows(present, 5), rows)  # type: ignore[arg-type]
     for experts, kind in ((routed(6), "rows"), (routed(9), "rows"), (routed(4, 3), "gap")):
@@ -97,7 +98,8 @@ def test_the_last_row_is_the_policys(final_row: Any) -> None:
         last = {"repeat": held.rows[-1], "zeros": np.zeros((2, 2)), "spread": np.array([[0, 1], [0, 1]])}[final_row]
         assert rows[-1].tolist() == last.tolist()
     assert rows[:13].tolist() == held.rows.tolist()
-    assert [(turn.start, turn.completion_start, turn.end) for turn in made.turns][0] == (0, 5, 8)
+    first = made.turns[0]
+    assert (first.start, first.completion_start, first.end) == (0, 5, 8)
 
 
 def test_versions_are_numbers_where_they_can_be() -> None:

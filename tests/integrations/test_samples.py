@@ -1,5 +1,6 @@
-"""slime's and miles' ``Sample``: their fields as of slime 624b824 and miles 31f1ca9, and their own class where a checkout
-is given (``SLIME_DIR``, ``MILES_DIR``).
+"""slime's and miles' ``Sample``: their fields as of slime 624b824 and miles 31f1ca9.
+
+Where a checkout is given (``SLIME_DIR``, ``MILES_DIR``), their own class as well.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,10 +18,10 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
-from dynamo_tito.integrations import miles, slime
+from dynamo_tito.integrations import _samples, miles, slime
 from dynamo_tito.rollout import sample_of
 from dynamo_tito.simulator import Fault
-from support.frameworks import checkout, module
+from support.frameworks import checkout
 from support.trajectories import LAYERS, PROMPT, TOP_K, conversation, same_values, turn
 
 ARGS = SimpleNamespace(num_layers=LAYERS, moe_router_topk=TOP_K, sglang_speculative_algorithm=None)
@@ -29,7 +30,7 @@ ARGS = SimpleNamespace(num_layers=LAYERS, moe_router_topk=TOP_K, sglang_speculat
 class Tokenizer:
     """What a generate function asks of a tokenizer."""
 
-    def __init__(self, args: Any = None) -> None:
+    def __init__(self, _: Any = None) -> None:
         self.tokenizer = self
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -197,14 +198,12 @@ def test_rows_that_are_missing_are_refused_or_left_for_the_next_answer(kind: Any
     short = turn(3)
     assert short.routed_experts is not None
     cut = tito.RoutedExperts(short.routed_experts.array[:-2], 0, "uint8", complete=True)
-    from dataclasses import replace
-
     broken = replace(short, routed_experts=cut)
     for append, made in ((slime.append, kind), (miles.append, miles_kind)):
         with pytest.raises(tito.RoutedExpertsError, match="5 rows of routed experts"):
-            append(ARGS, made(tokens=[*PROMPT]), broken)  # type: ignore[operator]
+            append(ARGS, made(tokens=[*PROMPT]), broken)
         with pytest.raises(tito.MissingFieldError, match="no log-probabilities"):
-            append(ARGS, made(tokens=[*PROMPT]), replace(short, logprobs=None))  # type: ignore[operator]
+            append(ARGS, made(tokens=[*PROMPT]), replace(short, logprobs=None))
     aborted = replace(
         broken,
         routed_experts=replace(cut, complete=False),
@@ -213,12 +212,12 @@ def test_rows_that_are_missing_are_refused_or_left_for_the_next_answer(kind: Any
         aborted=True,
     )
     for append, made in ((slime.append, kind), (miles.append, miles_kind)):
-        sample = append(ARGS, made(tokens=[*PROMPT]), aborted)  # type: ignore[operator]
+        sample = append(ARGS, made(tokens=[*PROMPT]), aborted)
         assert (sample.status.value, sample.rollout_routed_experts) == ("aborted", None)
 
 
 @pytest.mark.parametrize("backend", ["sglang", "vllm", "dynamo"])
-def test_generate_functions_ask_any_server_and_continue(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_functions_ask_any_server_and_continue(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, "slime.rollout.sglang_rollout", GenerateState=Tokenizer)
     fake(monkeypatch, "miles.rollout.base_types", GenerateFnOutput=SimpleNamespace)
 
@@ -248,11 +247,11 @@ def test_generate_functions_ask_any_server_and_continue(backend: str, monkeypatc
                     sample = (await miles.generate(given)).samples
                 assert sample.status.value == status
             found.append(sample)
-            for key in [key for key in slime._samples._connections if key[0] == engine.url]:
-                await slime._samples._connections.pop(key).aclose()
+            for key in [key for key in _samples._connections if key[0] == engine.url]:
+                await _samples._connections.pop(key).aclose()
         return found
 
-    with simulator.running(backend=backend, prompt_start="trim") as engine:  # type: ignore[arg-type]
+    with simulator.running(backend=backend, prompt_start="trim") as engine:
         for number, sample in enumerate(asyncio.run(both(engine))):
             asked = [record.samples[0] for record in engine.requests if record.samples][2 * number : 2 * number + 2]
             assert [len(truth.token_ids) for truth in asked] == [3, 5]
@@ -264,12 +263,10 @@ def test_generate_functions_ask_any_server_and_continue(backend: str, monkeypatc
             assert sample.response == "".join(f"<{token}>" for token in sample.tokens[5:])
 
 
-def test_without_the_framework_the_error_names_what_to_install() -> None:
-    for call, words in (
-        (lambda: slime.to_sample(conversation().sample), "install slime from its repository"),
-        (lambda: miles.to_sample(conversation().sample), "install miles from its repository"),
-    ):
-        if module.__module__ and any(name in sys.modules for name in ("slime", "miles")):
-            pytest.skip("a checkout is there")
-        with pytest.raises(ImportError, match=words):
-            call()
+@pytest.mark.parametrize("made", [slime, miles], ids=["slime", "miles"])
+def test_without_the_framework_the_error_names_what_to_install(made: Any) -> None:
+    name = made.__name__.rpartition(".")[2]
+    if name in sys.modules:
+        pytest.skip("its checkout is there")
+    with pytest.raises(ImportError, match=f"install {name} from its repository"):
+        made.to_sample(conversation().sample)

@@ -96,8 +96,10 @@ class SamplingClient:
     async def compute_logprobs(self, prompt: Any) -> list[float | None]:
         """The log-probability of each token of a ``ModelInput``; None for the first, which has no past."""
         scored = await self._client.score(ids_of(prompt.to_ints()))
-        values: list[float | None] = np.where(np.isnan(scored.logprobs), None, scored.logprobs).tolist()
-        return values
+        values = scored.logprobs.astype(object)
+        values[np.isnan(scored.logprobs)] = None
+        listed: list[float | None] = values.tolist()
+        return listed
 
     compute_logprobs_async = compute_logprobs
 

@@ -11,6 +11,8 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import connect, simulator
 from dynamo_tito.integrations import areal
+from dynamo_tito.integrations.slime import meta_info
+from dynamo_tito.rollout import sample_of
 from dynamo_tito.simulator import Fault
 from support.frameworks import module
 from support.trajectories import PROMPT, conversation, same_values, turn
@@ -75,8 +77,6 @@ def test_rows_are_those_that_their_own_parser_reads() -> None:
         truth = engine.requests[-1].samples[0]
     response = areal.model_response(completion, PROMPT, version=3)
     entries = [[logprob, token, None] for logprob, token in zip(truth.logprobs, truth.token_ids.tolist(), strict=True)]
-    from dynamo_tito.integrations.slime import meta_info
-
     info = meta_info(completion, prompt_len=5) | {"output_token_logprobs": entries}
     theirs = backend.parse_generation_response({"meta_info": info})
     assert theirs.output_tokens == response.output_tokens
@@ -89,8 +89,6 @@ def test_tensors_are_those_of_their_workflow() -> None:
     module("areal.api.io_struct")
     response = areal.model_response(turn(), PROMPT, version=3)
     assert response.output_versions == [7] * 4
-    from dynamo_tito.rollout import sample_of
-
     ours = areal.tensors(sample_of(PROMPT, turn()), reward=0.5)
     theirs = {
         "input_ids": torch.tensor(response.input_tokens + response.output_tokens, dtype=torch.int32),

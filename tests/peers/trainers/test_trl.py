@@ -58,7 +58,7 @@ def test_alternatives_are_ordered_as_they_order_them(width: int) -> None:
             "logprob": logprob,
             "top_logprobs": [
                 {"token": f"token_id:{name}", "logprob": value}
-                for name, value in zip(*map(np.ndarray.tolist, top[place]), strict=True)
+                for name, value in zip(*(part.tolist() for part in top[place]), strict=True)
             ],
         }
         for place, (token, logprob) in enumerate(zip(plain.token_ids.tolist(), plain.logprobs.tolist(), strict=True))

@@ -65,7 +65,7 @@ def single_turn_loop(server: Any) -> Any:
 @pytest.mark.parametrize("cut", [None, 3], ids=["whole", "resumed"])
 def test_their_agent_loop_samples_from_any_server(settings: dict[str, Any], cut: int | None) -> None:
     async def roll(engine: Any) -> Any:
-        options = {"num_layers": 4, "top_k": 2} if settings["backend"] == "sglang" else {}
+        options: dict[str, Any] = {"num_layers": 4, "top_k": 2} if settings["backend"] == "sglang" else {}
         server = verl.ServerClient(
             base_url=engine.url, backend=settings["backend"], model=engine.config.model, pause=0, **options
         )
