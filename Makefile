@@ -112,6 +112,16 @@ test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VE
 test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
 	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
 
+.PHONY: install-trainers
+install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker and AReaL beside it into .peers/trainers, once: 630 MB
+	@UV=$(abspath $(BIN)/uv) tools/peers/trainers.sh .peers/trainers .vllm/venv
+
+# SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
+.PHONY: test-trainers
+test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
+	PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
+		tests/peers/trainers tests/integrations tests/surface/test_integrations_page.py
+
 SECONDS ?= 60
 
 .PHONY: fuzz
@@ -168,7 +178,7 @@ fmt: $(VENV)/.ready ## format Rust and Python
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
+	rm -rf $(VENV) $(FLOORS) .peers dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .bench .tools
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 	find python -name '*.so' -delete

@@ -26,7 +26,10 @@ def test_the_codec_is_the_envelope_of_version_1() -> None:
         again = nemo_rl.decode_routed_experts(written)
         assert (again.dtype.name, again.dtype.itemsize, again.tolist()) == (dtype, width, rows.tolist())
         assert again.flags.writeable
+    assert nemo_rl.encode_routed_experts(rows[:0]) == text("int16", "0x4x2", b"")
     assert nemo_rl.decode_routed_experts(text("int8", "0x4x2", b"")).shape == (0, 4, 2)
+    every_other = rows[:, ::2]
+    assert nemo_rl.encode_routed_experts(every_other) == text("int16", "3x2x2", every_other.astype(np.int16).tobytes())
 
 
 @pytest.mark.parametrize(

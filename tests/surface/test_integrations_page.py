@@ -34,13 +34,13 @@ def test_the_lines_that_change_are_python_and_import_what_exists(code: str) -> N
         scope: dict[str, object] = {}
         exec(ast.unparse(node), scope)
         assert all(scope[alias.name] for alias in node.names)
-    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
     modules = {alias.name for node in imports if node.module == "dynamo_tito.integrations" for alias in node.names}
-    scope = {}
-    exec(f"from dynamo_tito.integrations import {', '.join(sorted(modules))}", scope)
-    for node in used:
-        if isinstance(node.value, ast.Name) and node.value.id in modules:
-            assert getattr(scope[node.value.id], node.attr)
+    found: dict[str, object] = {}
+    for name in modules:
+        exec(f"from dynamo_tito.integrations import {name}", found)
+    for used in ast.walk(tree):
+        if isinstance(used, ast.Attribute) and isinstance(used.value, ast.Name) and used.value.id in modules:
+            assert getattr(found[used.value.id], used.attr)
 
 
 def test_sections_are_in_order() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from dynamo_tito._errors import AlignmentError, MissingFieldError, RoutedExpertsError
+from dynamo_tito._native import encode_routed_experts
 from dynamo_tito._types import Completion, RoutedExperts, WireDtype
 from dynamo_tito.rollout import TrainingSample, TurnSpan, WeightSpan
 from dynamo_tito.rollout.routing import complete
@@ -93,6 +94,14 @@ def cast(rows: Chunk, dtype: DTypeLike) -> Chunk:
     if np.iinfo(rows.dtype).max > most and rows.size and int(rows.max()) > most:
         raise RoutedExpertsError(f"expert {int(rows.max())} does not fit {wanted}", kind="dtype")
     return rows.astype(wanted)
+
+
+def base64_of(rows: Chunk) -> str:
+    """The bytes of rows in base64, little-endian and in C order."""
+    plain = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+    wide = plain.view(np.uint8) if plain.size else np.empty((len(plain), *plain.shape[1:]), np.uint8)
+    text: str = encode_routed_experts(wide, narrow=False)["data"]
+    return text
 
 
 def logprobs_of(completion: Completion) -> NDArray[np.floating[Any]]:
@@ -290,6 +299,7 @@ def _spans(versions: NDArray[np.integer[Any]], first: int) -> Iterator[WeightSpa
 
 
 __all__ = [
+    "base64_of",
     "cast",
     "completion_of",
     "ending_rows",

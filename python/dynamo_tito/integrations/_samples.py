@@ -11,6 +11,7 @@ from dynamo_tito._errors import RoutedExpertsError
 
 from ._connection import Connection
 from ._records import (
+    base64_of,
     cast,
     ending_rows,
     ids_of,
@@ -130,7 +131,7 @@ def gap(start: int, held: int) -> RoutedExpertsError:
 
 def encode_rows(rows: Chunk) -> str:
     """Rows as SGLang sends them: base64 of int32, little-endian, without their shape."""
-    return base64.b64encode(np.ascontiguousarray(rows, "<i4").data).decode("ascii")
+    return base64_of(cast(rows, np.int32))
 
 
 def decode_rows(text: str, *, num_layers: int, top_k: int) -> Chunk:

@@ -30,7 +30,7 @@ from ._records import (
 )
 
 if TYPE_CHECKING:
-    from dynamo_tito import AsyncTitoClient
+    from dynamo_tito._client import AsyncTitoClient
     from dynamo_tito._types import Completion
     from dynamo_tito.rollout import TrainingSample
 

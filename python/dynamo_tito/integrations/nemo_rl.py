@@ -18,7 +18,7 @@ import numpy as np
 from dynamo_tito._errors import RoutedExpertsError
 
 from ._frameworks import framework
-from ._records import cast, ids_of, logprobs_of, recorded_rows, sample_from, sampled_logprobs, whole_rows
+from ._records import base64_of, cast, ids_of, logprobs_of, recorded_rows, sample_from, sampled_logprobs, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,8 +61,7 @@ def encode_routed_experts(rows: Chunk, *, dtype: CarryDtype = "int16") -> str:
     """
     if rows.ndim != 3:
         raise RoutedExpertsError(f"rows must be [tokens, layers, top_k], not {[*rows.shape]}", kind="shape")
-    whole = np.ascontiguousarray(cast(rows, dtype))
-    return f"{_MAGIC}:{dtype}:{'x'.join(map(str, whole.shape))}:{base64.b64encode(whole.data).decode('ascii')}"
+    return f"{_MAGIC}:{dtype}:{'x'.join(map(str, rows.shape))}:{base64_of(cast(rows, dtype))}"
 
 
 def decode_routed_experts(text: str) -> NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]:

@@ -29,7 +29,7 @@ from ._records import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dynamo_tito import AsyncTitoClient
+    from dynamo_tito._client import AsyncTitoClient
     from dynamo_tito._types import Completion
     from dynamo_tito.rollout import FinalRowPolicy, TrainingSample
     from dynamo_tito.rollout.routing import Chunk

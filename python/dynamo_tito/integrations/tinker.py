@@ -21,7 +21,7 @@ from ._records import completion_of, ids_of, sample_from, sampled_logprobs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dynamo_tito import AsyncTitoClient
+    from dynamo_tito._client import AsyncTitoClient
     from dynamo_tito._types import Completion, PromptLogprobs
     from dynamo_tito.rollout import TrainingSample
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dynamo_tito import TitoClient
+    from dynamo_tito._client import TitoClient
     from dynamo_tito._types import Completion, Float64Array, Int32Array, PromptLogprobs
 
 __all__ = ["Client", "from_output", "output", "sequence_logprobs"]
