@@ -120,7 +120,7 @@ install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker and AR
 .PHONY: test-trainers
 test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
 	PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
-		tests/peers/trainers tests/integrations tests/surface/test_integrations_page.py
+		tests/peers/trainers tests/integrations tests/rollout/test_batch.py tests/surface/test_integrations_page.py
 
 SECONDS ?= 60
 

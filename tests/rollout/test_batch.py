@@ -237,3 +237,21 @@ def test_tables_that_hold_no_batch_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="columns mask and token_ids differ in length"):
         SampleBatch.from_arrow(table.set_column(table.column_names.index("mask"), "mask", longer))
+
+
+def test_tensors_share_the_memory() -> None:
+    pytest.importorskip("torch")
+    batch = SampleBatch.from_samples(samples())
+    tensors = batch.to_torch()
+    assert {*tensors} == {*batch.to_numpy()} - {"notes"}
+    for name, tensor in tensors.items():
+        assert np.array_equal(tensor.numpy(), getattr(batch, name), equal_nan=name == "logprobs"), name
+        assert not tensor.numel() or np.shares_memory(tensor.numpy(), getattr(batch, name)), name
+    # As it comes out of a store: read-only, so that a tensor is a copy, and without a warning.
+    views: list[pickle.PickleBuffer] = []
+    band = pickle.dumps(batch, protocol=5, buffer_callback=views.append)
+    stored: SampleBatch = pickle.loads(band, buffers=[bytes(view.raw()) for view in views])
+    for value in (stored, stored[0]):
+        for name, tensor in value.to_torch().items():
+            assert np.array_equal(tensor.numpy(), getattr(value, name), equal_nan=name == "logprobs"), name
+    assert SampleBatch.from_samples(samples()[2:3])[0].to_torch()["routed_experts"].shape == (6, 2, 2)

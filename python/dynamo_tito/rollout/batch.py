@@ -14,7 +14,7 @@ from dynamo_tito._types import Int32Array, Int64Array
 
 from .columns import COLUMNS, check, joined, joined_rows, offsets_of, table_of
 from .routing import Rows
-from .sample import TrainingSample, TurnSpan
+from .sample import TrainingSample, TurnSpan, tensor_of
 from .segments import WeightSpan
 
 if TYPE_CHECKING:
@@ -178,12 +178,8 @@ class SampleBatch(Sequence[TrainingSample]):
         A column that is read-only, as one of a batch that was unpickled from bytes, is copied: torch has no tensor
         that cannot be written.
         """
-        torch = import_module("torch")
         columns = {name: array for name, array in self.to_numpy().items() if name != "notes"}
-        return {
-            name: None if array is None else torch.from_numpy(array if array.flags.writeable else array.copy())
-            for name, array in columns.items()
-        }
+        return {name: None if array is None else tensor_of(array) for name, array in columns.items()}
 
     def to_arrow(self) -> Any:
         """The batch as a ``pyarrow.Table``, one row a sample (extra ``dynamo-tito[arrow]``).

@@ -211,9 +211,11 @@ class TrainingSample:
         }
 
     def to_torch(self) -> dict[str, Any]:
-        """The arrays as CPU tensors that share their memory; routed experts at wire width, which moves fastest."""
-        torch = import_module("torch")
-        return {name: None if array is None else torch.from_numpy(array) for name, array in self._arrays().items()}
+        """The arrays as CPU tensors that share their memory; routed experts at wire width, which moves fastest.
+
+        An array that is read-only is copied: torch has no tensor that cannot be written.
+        """
+        return {name: None if array is None else tensor_of(array) for name, array in self._arrays().items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file (extra ``dynamo-tito[safetensors]``)."""
@@ -257,6 +259,11 @@ def _same(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
     if one is None or other is None:
         return one is other
     return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def tensor_of(array: NDArray[Any]) -> Any:
+    """A CPU tensor that shares the array's memory; of a read-only array a copy."""
+    return import_module("torch").from_numpy(array if array.flags.writeable else array.copy())
 
 
 def cut(turn: TurnSpan, first: int, last: int) -> TurnSpan:
