@@ -47,6 +47,8 @@ def test_widths_change_in_one_copy_or_none() -> None:
     with pytest.raises(tito.RoutedExpertsError, match="expert 32768 does not fit int16") as caught:
         _records.cast(rows, np.int16)
     assert caught.value.kind == "dtype"
+    with pytest.raises(tito.RoutedExpertsError, match="expert -1 does not fit uint8"):
+        _records.cast(np.full((1, 1, 1), -1, np.int16), np.uint8)
 
 
 def test_token_ids() -> None:

@@ -23,7 +23,7 @@ def test_a_call_and_a_stream_on_uvloop(http: HttpLibrary) -> None:
                 async for _ in stream:
                     pass
             assert stream.completion.token_ids.tolist() == whole.token_ids.tolist()
-            return whole.token_ids.tolist()
+            return [*map(int, whole.token_ids)]
 
     with simulator.running(backend="vllm") as engine, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(ask(engine.url)) == engine.last.samples[0].token_ids.tolist()

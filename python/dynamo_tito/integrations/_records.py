@@ -90,9 +90,10 @@ def cast(rows: Chunk, dtype: DTypeLike) -> Chunk:
     wanted = np.dtype(dtype)
     if rows.dtype == wanted:
         return rows
-    most = np.iinfo(wanted).max
-    if np.iinfo(rows.dtype).max > most and rows.size and int(rows.max()) > most:
-        raise RoutedExpertsError(f"expert {int(rows.max())} does not fit {wanted}", kind="dtype")
+    have, want = np.iinfo(rows.dtype), np.iinfo(wanted)
+    for narrower, extreme in ((have.max > want.max, rows.max), (have.min < want.min, rows.min)):
+        if narrower and rows.size and not want.min <= int(extreme()) <= want.max:
+            raise RoutedExpertsError(f"expert {int(extreme())} does not fit {wanted}", kind="dtype")
     return rows.astype(wanted)
 
 
