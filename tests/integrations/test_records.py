@@ -169,6 +169,26 @@ def test_an_answer_cut_twice_is_one_answer(backend: Any) -> None:
     same_values(sample_of(PROMPT, whole)[:13], sample_of(PROMPT, whole, final_row="drop"))
 
 
+def test_an_abort_at_the_last_token_is_an_end_by_length() -> None:
+    async def ask(engine: Any) -> tuple[tito.Completion, list[int]]:
+        counts: list[int] = []
+        async with connect(engine.url, backend="vllm", model=None) as client:
+            whole = await _connection.until_ended(
+                client,
+                np.array(PROMPT, np.int32),
+                {"max_tokens": 4},
+                pause=0,
+                seen=lambda part: counts.append(len(part.token_ids)),
+            )
+        return whole, counts
+
+    with simulator.running(backend="vllm") as engine:
+        engine.inject(Fault(kind="abort", at=3), Fault(kind="abort", at=1))
+        whole, counts = asyncio.run(ask(engine))
+    assert (whole.finish_reason, whole.finish_reason_raw, whole.aborted) == ("length", "abort", False)
+    assert counts == [3, 1]
+
+
 def test_one_failure_ends_the_others() -> None:
     async def ask(engine: Any) -> None:
         async with connect(engine.url, backend="vllm", model=None) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from dynamo_tito._errors import RoutedExpertsError
 from dynamo_tito._types import Completion, RoutedExperts
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from dynamo_tito._types import Int32Array
 
@@ -68,7 +69,13 @@ async def all_of(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def until_ended(
-    client: AsyncTitoClient, prompt_ids: Int32Array, params: Mapping[str, Any], *, pause: float, **options: Any
+    client: AsyncTitoClient,
+    prompt_ids: Int32Array,
+    params: Mapping[str, Any],
+    *,
+    pause: float,
+    seen: Callable[[Completion], object] = lambda _: None,
+    **options: Any,
 ) -> Completion:
     """A completion; one that is aborted, as by an update of weights, is continued until it ends.
 
@@ -77,14 +84,17 @@ async def until_ended(
         prompt_ids: int32 [P].
         params: sampling parameters with ``max_tokens``, which is counted over all answers.
         pause: seconds to wait before an aborted completion is continued.
+        seen: called with each answer when it is there.
         **options: of ``generate``, but for ``routed_experts_prompt_start``.
 
     Returns:
-        One completion. Its rows of routing are each of the answer that first had them; its weight versions are those
-        of all answers, and None where one of them names none or only a label without positions.
+        One completion; one that is aborted with its last token ended by length. Its rows of routing are each of the
+        answer that first had them; its weight versions are those of all answers, and None where one of them names none
+        or only a label without positions.
     """
     budget = int(params["max_tokens"])
     whole = await client.generate(prompt_ids, sampling_params=dict(params), **options)
+    seen(whole)
     while whole.aborted and len(whole.token_ids) < budget:
         await asyncio.sleep(pause)
         held = 0 if whole.routed_experts is None else len(whole.routed_experts.array)
@@ -93,8 +103,9 @@ async def until_ended(
             sampling_params={**params, "max_tokens": budget - len(whole.token_ids)},
             **{**options, "routed_experts_prompt_start": held or None},
         )
+        seen(rest)
         whole = _joined(whole, rest)
-    return whole
+    return replace(whole, finish_reason="length", aborted=False) if whole.aborted else whole
 
 
 def _joined(before: Completion, after: Completion) -> Completion:

@@ -66,7 +66,7 @@ class Engine:
 
         Returns:
             AReaL's ``ModelResponse``. ``output_versions`` has the numbers of the versions that the server names, and
-            ``inner.get_version()`` at the time of the call where it names none.
+            ``inner.get_version()`` when each answer came where it names none.
 
         Raises:
             NotImplementedError: images, or beam search.
@@ -77,9 +77,13 @@ class Engine:
             raise NotImplementedError("images and beam search are not sent: the server takes token ids and samples")
         began = time.perf_counter()
         prompt = ids_of(req.input_ids)
-        version = int(self._inner.get_version())
+        versions: list[int] = []
+
+        def seen(answer: Completion) -> None:
+            versions.extend(version_numbers(answer, int(self._inner.get_version())).tolist())
+
         completion = await until_ended(
-            self._client, prompt, _params(req.gconfig, len(prompt)), pause=self._pause, session_id=req.rid
+            self._client, prompt, _params(req.gconfig, len(prompt)), pause=self._pause, seen=seen, session_id=req.rid
         )
         if req.metadata.get("return_routed_experts") and completion.routed_experts is None:
             raise RoutedExpertsError(
@@ -87,7 +91,8 @@ class Engine:
                 "routed experts enabled?",
                 kind="missing",
             )
-        response = model_response(completion, req.input_ids, version=version)
+        response = model_response(completion, req.input_ids, version=-1)
+        response.output_versions = versions
         response.latency = response.ttft = time.perf_counter() - began
         response.tokenizer, response.processor = req.tokenizer, req.processor
         return response

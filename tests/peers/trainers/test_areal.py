@@ -23,8 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Inner:
     """What AReaL's engine holds."""
 
+    def __init__(self) -> None:
+        self.version = 2
+
     def get_version(self) -> int:
-        return 3
+        self.version += 1
+        return self.version
 
     def pause(self) -> str:
         return "paused"
@@ -49,7 +53,8 @@ def test_agenerate(cut: int | None) -> None:
         assert response.input_tokens == PROMPT
         assert response.output_tokens == [token for sample in samples for token in sample.token_ids.tolist()]
         assert (response.input_len, response.output_len, response.stop_reason) == (5, 6, "length")
-        assert len(response.output_versions) == 6
+        # A new version of the weights between the two answers; the server names none of its own.
+        assert response.output_versions == ([3] * 6 if cut is None else [3] * cut + [4] * (6 - cut))
         rows = np.concatenate(
             [samples[0].routed_experts, *(s.routed_experts[-len(s.token_ids) :] for s in samples[1:])]
         )
