@@ -119,7 +119,7 @@ install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker and AR
 # SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
 .PHONY: test-trainers
 test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
-	PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
+	PEERS=trainers PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
 		tests/peers/trainers tests/integrations tests/rollout/test_batch.py tests/surface/test_integrations_page.py
 
 SECONDS ?= 60
