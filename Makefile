@@ -132,6 +132,16 @@ test-peers: build install-peers ## suites of renderers and verifiers over this l
 	$(if $(wildcard .vllm/models),VLLM_DIR=.vllm) $(if $(wildcard .dynamo/$(firstword $(DYNAMO_VERSIONS))),\
 		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
+.PHONY: install-trainers
+install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker and AReaL beside it into .peers/trainers, once: 630 MB
+	@UV=$(abspath $(BIN)/uv) tools/peers/trainers.sh .peers/trainers .vllm/venv
+
+# SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
+.PHONY: test-trainers
+test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
+	PEERS=trainers PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
+		tests/peers/trainers tests/integrations tests/rollout/test_batch.py tests/surface/test_integrations_page.py
+
 SECONDS ?= 60
 
 .PHONY: fuzz
@@ -217,7 +227,7 @@ fmt: $(VENV)/.ready ## format Rust, Python and, where oxfmt is installed, JavaSc
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .bench .cache .chromium .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .bench .cache .chromium .peers .tools
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
+    from .rollout.batch import SampleBatch
     from .viewer import Page, view
 
 __all__ = [
@@ -136,6 +137,7 @@ __all__ = [
     "RetryPolicy",
     "RoutedExperts",
     "RoutedExpertsError",
+    "SampleBatch",
     "SamplingDefaults",
     "SamplingMask",
     "ScoreOptions",
@@ -197,6 +199,7 @@ _LAZY: dict[str, str] = {
     "Page": "viewer",
     "RendererTransport": "_config",
     "RetryPolicy": "_config",
+    "SampleBatch": "rollout.batch",
     "SamplingDefaults": "_config",
     "ScoreOptions": "_client",
     "StreamOptions": "_client",

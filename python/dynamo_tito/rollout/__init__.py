@@ -18,6 +18,7 @@ from .rollout import Rollout
 from .routing import FinalRowPolicy
 from .sample import TrainingSample, TurnSpan
 from .segments import Segment, WeightSpan
+from .single import sample_of
 from .tree import Turn
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "TurnSpan",
     "WeightSpan",
     "routing_report",
+    "sample_of",
 ]
 
 # A public address for each class, whichever file it lives in.

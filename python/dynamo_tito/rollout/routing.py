@@ -132,11 +132,18 @@ class Rows:
     def copy_as(self, dtype: DTypeLike) -> Chunk:
         """A copy of another width."""
         whole = np.empty(self._shape, dtype)
+        self.copy_into(whole)
+        return whole
+
+    def copy_into(self, whole: Chunk) -> None:
+        """Write the rows into an array of the same shape; the chunks stay as they are."""
         filled = 0
         for chunk in self._chunks:
             whole[filled : filled + len(chunk)] = chunk
             filled += len(chunk)
-        return whole
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, ([*self._chunks],)
 
     def __getitem__(self, span: slice) -> Rows:
         first, last, _ = span.indices(len(self))

@@ -185,7 +185,13 @@ class VllmTextRoutes(VllmGenerateRoutes):
         choice = {
             "index": index,
             "text": self.engine.tokenizer.decode(sample.token_ids.tolist(), skip_special=True),
-            "logprobs": None if wanted.logprobs is None else self.text_logprobs(sample, wanted.logprobs),
+            "logprobs": (
+                None
+                if wanted.logprobs is None
+                else self.text_logprobs(
+                    sample, wanted.logprobs, placeholders=bool(document.get("return_tokens_as_token_ids"))
+                )
+            ),
             "finish_reason": self.finish_reason(sample),
             "stop_reason": sample.stop_reason,
             "token_ids": ids(sample.token_ids) if returned else None,
@@ -197,12 +203,13 @@ class VllmTextRoutes(VllmGenerateRoutes):
             choice["weight_versions"] = self.spans(sample) if document.get("return_weight_versions") else None
         return choice
 
-    def text_logprobs(self, sample: Sample, k: int, *, offset: int = 0) -> dict[str, Any]:
-        """Lists beside each other, `offset` letters into the text.
+    def text_logprobs(self, sample: Sample, k: int, *, offset: int = 0, placeholders: bool = False) -> dict[str, Any]:
+        """Lists beside each other, `offset` letters into the text, or into the placeholders.
 
         The alternatives are keyed by their text, so that equal texts are one.
         """
-        piece = self.engine.tokenizer.whole_piece
+        tokenizer = self.engine.tokenizer
+        piece = tokenizer.placeholder if placeholders else tokenizer.whole_piece
         rows = entries(self.engine.model, sample.scores, k, f32_wide_text)
         texts = [piece(row[0][0])[0] for row in rows]
         tops = [
