@@ -286,8 +286,9 @@ class Completion(_Record):
             ``prompt_logprobs`` without prompt ids, ``routed_experts`` and ``indexer_topk`` with ``experts="skip"``,
             ``logprobs_echo``, entries beside the chosen log-probabilities that are not one for each token or cannot be
             read, and ``engine``, values of another type than :class:`EngineInfo` has.
-        sampling_logprobs: float64 [C], natural logarithms: the sampler's own, of the sampled tokens after temperature
-            and the cuts of the sampling mask (SGLang with ``return_sampling_mask``).
+        sampling_logprobs: float64 or float32 (``logprobs_dtype``) [C], natural logarithms: the sampler's own, of
+            the sampled tokens after temperature and the cuts of the sampling mask (SGLang with
+            ``return_sampling_mask``).
         indexer_topk: what the indexer of a sparse attention chose (SGLang with ``return_indexer_topk``).
         prompt_token_id_logprobs: float32 [rows, ids], of the ids that the request gave as ``prompt_logprob_token_ids``
             (vLLM 0.32 and 0.33, ``outputs.py``). The last row predicts the prompt's last token, and row ``-1 - i`` the
@@ -312,7 +313,7 @@ class Completion(_Record):
     usage: dict[str, Any] | None
     weight_versions: list[dict[str, Any]] | None
     sources: Mapping[str, str]
-    sampling_logprobs: Float64Array | None = None
+    sampling_logprobs: LogprobArray | None = None
     indexer_topk: IndexerTopk | None = None
     prompt_token_id_logprobs: Float32Array | None = None
     engine: EngineInfo | None = None

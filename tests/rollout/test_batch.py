@@ -255,3 +255,19 @@ def test_tensors_share_the_memory() -> None:
         for name, tensor in value.to_torch().items():
             assert np.array_equal(tensor.numpy(), getattr(value, name), equal_nan=name == "logprobs"), name
     assert SampleBatch.from_samples(samples()[2:3])[0].to_torch()["routed_experts"].shape == (6, 2, 2)
+
+
+def test_float32_stays_where_every_sample_has_it(tmp_path: Path) -> None:
+    narrow = [sample(2, 3, seed, logprobs=-np.arange(3, dtype=np.float32)) for seed in (1, 2)]
+    batch = SampleBatch.from_samples(narrow)
+    assert batch.logprobs.dtype == np.float32
+    same(batch, narrow)
+    batch.to_safetensors(tmp_path / "batch.safetensors")
+    for again in (
+        pickle.loads(pickle.dumps(batch)),
+        SampleBatch.from_arrow(batch.to_arrow()),
+        SampleBatch.from_safetensors(tmp_path / "batch.safetensors"),
+    ):
+        assert again.logprobs.dtype == np.float32
+        same(again, narrow)
+    assert SampleBatch.from_samples([*narrow, sample(2, 3, 3)]).logprobs.dtype == np.float64

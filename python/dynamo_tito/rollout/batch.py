@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from dynamo_tito._types import Int32Array, Int64Array
+from dynamo_tito._types import Int32Array, Int64Array, LogprobArray
 
 from .columns import COLUMNS, check, joined, joined_rows, offsets_of, table_of
 from .routing import Rows
 from .sample import TrainingSample, TurnSpan, tensor_of
-from .segments import WeightSpan
+from .segments import WeightSpan, logprobs_dtype
 
 if TYPE_CHECKING:
     import os
@@ -37,7 +37,8 @@ class SampleBatch(Sequence[TrainingSample]):
     Attributes:
         token_ids: int32 [N]; those of sample i are ``[offsets[i], offsets[i + 1])``, likewise the next two.
         mask: bool [N], True where the model sampled the token.
-        logprobs: float64 [N], natural logarithms; NaN where not sampled, or where the engine gave none.
+        logprobs: float64, or float32 where it is that in every sample, [N], natural logarithms; NaN where not sampled,
+            or where the engine gave none.
         offsets: int64 [S + 1], from 0 to N.
         routed_experts: [R, layers, top_k] at wire width (the widest of the samples); None where no sample has any.
         routing_offsets: int64 [S + 1], from 0 to R; a sample has a row for each of its tokens, or none.
@@ -56,7 +57,7 @@ class SampleBatch(Sequence[TrainingSample]):
 
     token_ids: Int32Array
     mask: NDArray[np.bool_]
-    logprobs: NDArray[np.float64]
+    logprobs: LogprobArray
     offsets: Int64Array
     routed_experts: Chunk | None
     routing_offsets: Int64Array
@@ -92,6 +93,7 @@ class SampleBatch(Sequence[TrainingSample]):
         spans = [span for turn in turns for span in turn.weight_versions]
         versions = {version: number for number, version in enumerate(dict.fromkeys(span.version for span in spans))}
         held = [sample.rows for sample in given]
+        logprobs = [sample.logprobs for sample in given]
         notes = {
             "versions": list(versions),
             "turns": [[turn.finish_reason, turn.stop_reason, turn.aborted, turn.request_id] for turn in turns],
@@ -100,7 +102,7 @@ class SampleBatch(Sequence[TrainingSample]):
             {
                 "token_ids": joined([sample.token_ids for sample in given], np.int32),
                 "mask": joined([sample.mask for sample in given], np.bool_),
-                "logprobs": joined([sample.logprobs for sample in given], np.float64),
+                "logprobs": joined(logprobs, logprobs_dtype(logprobs) or np.float64),
                 "offsets": offsets_of(map(len, given)),
                 "routed_experts": joined_rows([rows for rows in held if rows is not None]),
                 "routing_offsets": offsets_of(0 if rows is None else len(rows) for rows in held),
@@ -184,10 +186,10 @@ class SampleBatch(Sequence[TrainingSample]):
     def to_arrow(self) -> Any:
         """The batch as a ``pyarrow.Table``, one row a sample (extra ``dynamo-tito[arrow]``).
 
-        Columns: ``token_ids`` large_list<int32>, ``mask`` large_list<bool>, ``logprobs`` large_list<double>,
-        ``routed_experts`` large_list<fixed_size_list<fixed_size_list<...>>> or absent, ``shared`` int64, and ``turns``
-        large_list<struct>, whose fields are those of :class:`dynamo_tito.rollout.TurnSpan`, ``stop_reason`` as JSON.
-        Ids, log-probabilities and routing share the batch's memory.
+        Columns: ``token_ids`` large_list<int32>, ``mask`` large_list<bool>, ``logprobs`` large_list<double>
+        or of float, ``routed_experts`` large_list<fixed_size_list<fixed_size_list<...>>> or absent, ``shared`` int64,
+        and ``turns`` large_list<struct>, whose fields are those of :class:`dynamo_tito.rollout.TurnSpan`,
+        ``stop_reason`` as JSON. Ids, log-probabilities and routing share the batch's memory.
         """
         return import_module("dynamo_tito.rollout.batch_arrow").to_arrow(self)
 

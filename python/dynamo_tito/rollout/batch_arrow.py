@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FORMAT = b"dynamo-tito sample batch 1"
 _TOKENS = {"token_ids": pa.int32(), "mask": pa.bool_(), "logprobs": pa.float64()}
+_NARROW = {**_TOKENS, "logprobs": pa.float32()}
 _VERSION = {"version": pa.string(), "start": pa.int64(), "end": pa.int64(), "measured": pa.bool_()}
 _TURN = {
     "start": pa.int64(),
@@ -36,8 +37,9 @@ def to_arrow(batch: SampleBatch) -> pa.Table:
     """One row a sample; see :meth:`SampleBatch.to_arrow`."""
     columns = batch.to_numpy()
     offsets = pa.array(batch.offsets)
+    kinds = _NARROW if batch.logprobs.dtype == np.float32 else _TOKENS
     table = {
-        name: pa.LargeListArray.from_arrays(offsets, pa.array(columns[name], kind)) for name, kind in _TOKENS.items()
+        name: pa.LargeListArray.from_arrays(offsets, pa.array(columns[name], kind)) for name, kind in kinds.items()
     }
     if batch.routed_experts is not None:
         table["routed_experts"] = pa.LargeListArray.from_arrays(
@@ -53,7 +55,10 @@ def from_arrow(table: pa.Table | pa.RecordBatch) -> SampleBatch:
     whole = pa.table(table) if isinstance(table, pa.RecordBatch) else table
     if missing := {*_TOKENS, "shared", "turns"} - {*whole.column_names}:
         raise ValueError(f"the table has no columns {sorted(missing)}")
-    lists = {name: _list(whole, name, pa.large_list(kind)) for name, kind in _TOKENS.items()}
+    given = whole.schema.field("logprobs").type
+    narrow = pa.types.is_nested(given) and given.value_type == pa.float32()
+    kinds = _NARROW if narrow else _TOKENS
+    lists = {name: _list(whole, name, pa.large_list(kind)) for name, kind in kinds.items()}
     offsets = {name: _offsets(part) for name, part in lists.items()}
     for name in ("mask", "logprobs"):
         if not np.array_equal(offsets[name], offsets["token_ids"]):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DTYPES = {
     "token_ids": "int32",
     "mask": "bool",
-    "logprobs": "float64",
+    "logprobs": "float64 or float32",
     "offsets": "int64",
     "routing_offsets": "int64",
     "shared": "int64",
@@ -71,8 +71,10 @@ def check(columns: Mapping[str, Any]) -> None:
 
 def _check_shape(name: str, array: Any, dtype: str) -> None:
     width = _WIDTHS.get(name)
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != (1 if width is None else 2):
-        raise ValueError(f"column {name} must be an array of {dtype} with {1 if width is None else 2} dimensions")
+    dimensions = 1 if width is None else 2
+    fits = isinstance(array, np.ndarray) and array.dtype in dtype.split(" or ") and array.ndim == dimensions
+    if not fits:
+        raise ValueError(f"column {name} must be an array of {dtype} with {dimensions} dimensions")
     if width is not None and array.shape[1] != width:
         raise ValueError(f"column {name} must have {width} numbers in each row, not {array.shape[1]}")
 

@@ -13,7 +13,7 @@ from dynamo_tito._errors import AlignmentError
 from dynamo_tito._types import SamplingMask
 
 if TYPE_CHECKING:
-    from dynamo_tito._types import Completion, Float64Array, IndexerTopk, Int32Array, LogprobArray
+    from dynamo_tito._types import Completion, IndexerTopk, Int32Array, LogprobArray
 
 T = TypeVar("T")
 

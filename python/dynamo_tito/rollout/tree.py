@@ -37,7 +37,7 @@ class Turn:
         logprobs: float64 or float32 [C], NaN where the engine gave none.
         sampling_mask: the vocabulary that survived at each sampled token, where the engine sends it. A row without an
             id is not known: of an answer that was cut before the server sent its mask.
-        sampling_logprobs: float64 [C], the sampler's own, as of a :class:`dynamo_tito.Completion`.
+        sampling_logprobs: float64 or float32 [C], the sampler's own, as of a :class:`dynamo_tito.Completion`.
         message: the assistant's message.
         tool_calls: every attempt at a tool call, malformed ones too, as the renderer parsed it.
         finish_reason: as of the engine; ``"tool_calls"`` where it stopped after a well-formed call.
@@ -52,7 +52,7 @@ class Turn:
     token_ids: Int32Array = field(repr=False)
     logprobs: LogprobArray | None = field(repr=False, metadata={"join": joined_logprobs})
     sampling_mask: SamplingMask | None = field(repr=False, metadata={"join": joined_masks})
-    sampling_logprobs: Float64Array | None = field(repr=False, metadata={"join": joined_logprobs})
+    sampling_logprobs: LogprobArray | None = field(repr=False, metadata={"join": joined_logprobs})
     message: Message
     tool_calls: Sequence[ParsedCall] = field(repr=False)
     finish_reason: str | None
