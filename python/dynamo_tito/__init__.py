@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         TitoClient,
         TitoStream,
         connect,
+        replay,
     )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
     from ._detect import detect_wire
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from ._http.mock import MockTransport
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
+    from .telemetry import Instrumentation, instrument
 
 __all__ = [
     "AdminError",
@@ -104,6 +106,7 @@ __all__ = [
     "HttpEngine",
     "HttpRequest",
     "HttpResponse",
+    "Instrumentation",
     "Limits",
     "LogprobsChecks",
     "LogprobsReport",
@@ -149,8 +152,10 @@ __all__ = [
     "encode_request",
     "encode_routed_experts",
     "encode_token_ids",
+    "instrument",
     "logprobs_report",
     "memory_stats",
+    "replay",
     "trim_memory",
 ]
 
@@ -169,6 +174,7 @@ _LAZY: dict[str, str] = {
     "HttpEngine": "_http.base",
     "HttpRequest": "_http.base",
     "HttpResponse": "_http.base",
+    "Instrumentation": "telemetry",
     "Limits": "_config",
     "LogprobsChecks": "_logprobs_report",
     "LogprobsReport": "_logprobs_report",
@@ -184,7 +190,9 @@ _LAZY: dict[str, str] = {
     "connect": "_client",
     "detect_wire": "_detect",
     "encode_request": "_requests",
+    "instrument": "telemetry",
     "logprobs_report": "_logprobs_report",
+    "replay": "_client",
 }
 
 

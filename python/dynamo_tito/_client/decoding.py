@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,16 @@ class Reading:
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode, check, and drop rows of routed experts that were not asked for."""
-        try:
-            completion = decode(content, **self._arguments())
-        except ValueError as error:
-            if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
-                raise
-            raise_without_cycle(_of_rows(error))
-        return self.checked(completion)
+        return self.checked(decode_whole(content, self._arguments()))
+
+    def facts(self) -> dict[str, Any]:
+        """How the answer is decoded, as data for :func:`dynamo_tito._client.refused.replay`."""
+        return {
+            "call": "stream" if self.request.call.stream else "generate",
+            "arguments": self._arguments(),
+            "strict_logprobs": self.decoding.strict_logprobs,
+            "strict_routing": self.decoding.strict_routing,
+        }
 
     def decoder(self, *, deltas: bool) -> StreamDecoder:
         """What decodes the answer if it is a stream; its completion is to be :meth:`checked`."""
@@ -61,17 +65,16 @@ class Reading:
 
     def checked(self, completion: Completion) -> Completion:
         """The strict checks, and without the rows of routed experts that were not asked for."""
-        choices, draft = self.decoding, self.request.draft
-        refuse_logprobs(completion, choices.strict_logprobs)
-        experts = completion.routed_experts
-        if experts is None:
+        check_strictly(completion, self.decoding.strict_logprobs, self.decoding.strict_routing)
+        experts, surplus = completion.routed_experts, self.request.draft.prompt_start - self._start
+        if experts is None or not surplus:
             return completion
-        if choices.strict_routing is not None:
-            refuse_findings(experts.array, choices.strict_routing)
-        surplus = draft.prompt_start - self._start
-        if not surplus:
-            return completion
-        rest = dataclasses.replace(experts, array=experts.array[surplus:], start=experts.start + surplus)
+        rest = dataclasses.replace(
+            experts,
+            array=experts.array[surplus:],
+            start=experts.start + surplus,
+            trimmed=experts.trimmed + surplus,
+        )
         return dataclasses.replace(completion, routed_experts=rest)
 
     @property
@@ -95,6 +98,23 @@ class Reading:
             "final_row": choices.final_row,
             "limits": choices.limits,
         }
+
+
+def decode_whole(content: Body | bytes, arguments: Mapping[str, Any]) -> Completion:
+    """:func:`dynamo_tito.decode` of what a server sent, so that a refusal is always a :class:`TitoError`."""
+    try:
+        return decode(content, **arguments)
+    except ValueError as error:
+        if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
+            raise
+        raise_without_cycle(_of_rows(error))
+
+
+def check_strictly(completion: Completion, logprobs: LogprobsChecks | None, routing: RoutingChecks | None) -> None:
+    """The checks that a client was asked for, beyond those of decoding."""
+    refuse_logprobs(completion, logprobs)
+    if completion.routed_experts is not None and routing is not None:
+        refuse_findings(completion.routed_experts.array, routing)
 
 
 def _of_rows(error: ValueError) -> RoutedExpertsError:
