@@ -216,7 +216,7 @@ class Instrumentation:
 
     def _end(self, span: Any, call: CallRecord) -> None:
         if span.is_recording():
-            found = {
+            found: dict[str, Any] = {
                 "gen_ai.usage.input_tokens": call.prompt_tokens,
                 "dynamo_tito.retries": call.retries.total(),
                 "dynamo_tito.received": call.received,

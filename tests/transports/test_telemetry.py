@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -73,7 +74,7 @@ class Meters:
         """The sum over the points whose attributes, dots written as underscores, have these values."""
         points = self.points()[name]
         return sum(
-            getattr(point, "sum", None) if hasattr(point, "sum") else point.value
+            point.sum if hasattr(point, "sum") else point.value
             for facts, point in points
             if all(str(facts.get(key.replace("__", "."))) == str(value) for key, value in wanted.items())
         )
@@ -115,6 +116,14 @@ def ask(client: Driver, **arguments: Any) -> tito.Completion | tito.TitoError:
         return error
 
 
+def settled(engine: Engine) -> list[Record]:
+    """The engine's record, once it has seen the end of every request."""
+    ends = time.monotonic() + 60
+    while any(record.outcome is None for record in engine.requests) and time.monotonic() < ends:
+        time.sleep(0.001)
+    return engine.requests
+
+
 def fault_of(record: Record) -> str:
     return "" if record.fault is None else record.fault.kind
 
@@ -139,7 +148,7 @@ def test_counters_equal_the_record_of_a_run_with_faults(meters: Meters, client: 
         engine.inject(fault)
         outcomes.append(ask(client, routed_experts_prompt_start=START))
     outcomes += [ask(client, routed_experts_prompt_start=START) for _ in range(3)]
-    records = engine.requests
+    records = settled(engine)
     # What the client's connection brought: the others were reset or cut.
     answered = [record for record in records if fault_of(record) not in ("reset", "truncate")]
     right = [record for record in answered if record.samples and fault_of(record) in ("", "abort")]
@@ -211,7 +220,7 @@ def test_streams_that_end_break_off_and_are_left(meters: Meters, client: Driver,
     first = stream.completion.timing.first_token
     assert meters.total(f"{GENAI}.operation.time_to_first_chunk") == pytest.approx(first)
     assert sum(len(delta.token_ids) for delta in deltas) == TOKENS
-    assert meters.total(f"{OURS}.received") == engine.last.sent
+    assert meters.total(f"{OURS}.received") == settled(engine)[-1].sent
 
     engine.inject(Fault(kind="reset", at=0.5))
     kept = ask(client, on_interrupt="return")

@@ -22,6 +22,7 @@ from .steps import Pull, Send, Sleep, Work
 
 if TYPE_CHECKING:
     from dynamo_tito._http.base import HttpRequest
+    from dynamo_tito._native import Body
     from dynamo_tito._observe import Operation
     from dynamo_tito._requests import Request
 
@@ -79,8 +80,9 @@ class Watch:
                 try:
                     step = inner.send(answer) if failure is None else inner.throw(failure)
                 except StopIteration as stop:
-                    record.sampled = self._in_numbers(stop.value)
-                    return stop.value
+                    result: T = stop.value
+                    record.sampled = self._in_numbers(result)
+                    return result
                 finally:
                     answer = failure = None
                 if headers and isinstance(step, Send):
@@ -169,12 +171,15 @@ class Watch:
 class Answer:
     """The answer that is being read, as far as it is needed if it is refused."""
 
-    __slots__ = ("_chunks", "_content", "_keeper", "_reading", "_sent", "_size")
+    __slots__ = ("_chunks", "_content", "_keeper", "_reading", "_request", "_size")
 
     def __init__(self, keeper: Keeper | None, reading: Callable[[], Readable]) -> None:
         self._keeper = keeper
         self._reading = reading
-        self.forget()
+        self._request: HttpRequest | None = None
+        self._content: Body | bytes = b""
+        self._chunks: list[bytes] = []
+        self._size = 0
 
     @property
     def start(self) -> int:
@@ -185,7 +190,7 @@ class Answer:
         """A request was sent, and answered unless ``answer`` is None."""
         self.forget()
         if self._keeper is not None:
-            self._sent = request
+            self._request = request
             self._content = answer.content if isinstance(answer, HttpResponse) else b""
 
     def arrived(self, chunk: bytes | bytearray) -> None:
@@ -197,7 +202,7 @@ class Answer:
 
     def refused(self, error: TitoError) -> Steps[None]:
         """Keep the answer, which could not be read."""
-        keeper, request = self._keeper, self._sent
+        keeper, request = self._keeper, self._request
         if keeper is None or request is None:
             return
         content = b"".join(self._chunks) or self._content
@@ -207,10 +212,8 @@ class Answer:
 
     def forget(self) -> None:
         """Let go of the answer."""
-        self._sent: HttpRequest | None = None
-        self._content: Any = b""
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._request, self._content, self._size = None, b"", 0
+        self._chunks.clear()
 
 
 def _with_headers(send: Send, headers: Any) -> Send:
