@@ -7,6 +7,7 @@ import typer
 from ._decode import decode
 from ._doctor import doctor
 from ._serve import serve
+from ._top import top
 from ._workers import workers
 
 __all__ = ["app"]
@@ -22,4 +23,5 @@ app = typer.Typer(
 app.command()(decode)
 app.command()(doctor)
 app.command()(workers)
+app.command()(top)
 app.command()(serve)
