@@ -20,7 +20,9 @@ from dynamo_tito import simulator
 from dynamo_tito.cli._app import app
 from dynamo_tito.simulator import Backend, Engine, Fault
 
-prometheus_client = pytest.importorskip("prometheus_client", reason="needs the extra dynamo-tito[cli]")
+pytest.importorskip("prometheus_client", reason="needs the extra dynamo-tito[cli]")
+
+import prometheus_client
 
 from dynamo_tito.cli._overview import Look, Overview
 from dynamo_tito.cli._top import frame

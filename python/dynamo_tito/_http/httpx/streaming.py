@@ -11,7 +11,7 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpcore
 
@@ -74,8 +74,8 @@ class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
-        self._transport = transport
+        # What create_connection makes; uvloop's is no subclass.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

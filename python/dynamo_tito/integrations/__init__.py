@@ -1,0 +1,1 @@
+"""Adapters for the frameworks that train with token-in/token-out servers: one module for each."""
