@@ -1,6 +1,6 @@
 """A rollout worker: 256 conversations in flight over one client, each with turns, tools and a training sample.
 
-python examples/many_conversations.py [--url URL --model NAME] [--in-flight 256] [--conversations 1024] [--turns 3]
+python -m examples.many_conversations [--url URL --model NAME] [--in-flight 256] [--conversations 1024] [--turns 3]
 
 Without --url an embedded engine answers. A conversation whose answer is refused is counted, and the others go on.
 """
@@ -18,11 +18,7 @@ from contextlib import ExitStack
 import dynamo_tito as tito
 from dynamo_tito import simulator
 from dynamo_tito.rollout import Rollout, TrainingSample
-
-try:
-    from examples.rollout import SYSTEM, TOOLS, Renderer, environment
-except ModuleNotFoundError:  # run as a script: its own directory is on the path
-    from rollout import SYSTEM, TOOLS, Renderer, environment  # type: ignore[no-redef]
+from examples.rollout import SYSTEM, TOOLS, Renderer, environment
 
 
 async def converse(client: tito.AsyncTitoClient, question: str, turns: int) -> TrainingSample:

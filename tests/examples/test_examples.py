@@ -26,7 +26,7 @@ RUNS = {
 
 
 def run(name: str, *arguments: str) -> str:
-    command = [sys.executable, f"examples/{name}", *arguments]
+    command = [sys.executable, "-m", f"examples.{Path(name).stem}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,13 @@ pytestmark = [
     pytest.mark.usefixtures("cluster"),
     pytest.mark.filterwarnings("default"),  # of the own dependencies of Ray
 ]
+
+
+def right(results: Iterable[tuple[int, Any]]) -> dict[int, Any]:
+    """Every result, none an error."""
+    found = dict(results)
+    assert not [result for result in found.values() if isinstance(result, tito.TitoError)]
+    return found
 
 
 def seen(engine: Engine, **arguments: Any) -> FleetView:
@@ -44,14 +51,14 @@ def test_discovery_is_asked_once_for_all_processes() -> None:
         assert isinstance(view.workers[0], Worker)
         assert listings(engine) == 1
         with RolloutWorkers(view, count=2, num_cpus=1) as workers:
-            results = dict(workers.map(work.sample, tasks, in_flight=8))
-            processes = {pid for _, (pid, _, _) in workers.map(work.process, range(8), in_flight=1)}
+            results = right(workers.map(work.sample, tasks, in_flight=8))
+            processes = {pid for pid, _, _ in right(workers.map(work.process, range(8), in_flight=1)).values()}
         assert listings(engine) == 1
         assert len(processes) == 2
         assert sorted(results) == list(range(60))
         records = {tuple(record.samples[0].prompt_ids): record.samples[0] for record in engine.requests}
-        for number, task in enumerate(tasks):
-            completion, truth = results[number], records[tuple(task["prompt"])]
+        for number in range(60):
+            completion, truth = results[number], records[(number + 1, 2, 3)]
             assert np.array_equal(completion.token_ids, truth.token_ids)
             assert np.array_equal(completion.logprobs, truth.logprobs)
             assert np.array_equal(completion.routed_experts.array, truth.routed_experts)
@@ -62,7 +69,7 @@ def test_as_many_are_in_flight_as_may_be() -> None:
     with simulator.running(backend="vllm") as engine, RolloutWorkers(seen(engine), count=2, num_cpus=1) as workers:
         engine.pace.hold()
         results = workers.map(work.stream, range(100), in_flight=16)
-        done = []
+        done: list[tuple[int, Any]] = []
         thread = threading.Thread(target=lambda: done.extend(results))
         thread.start()
         while engine.admin.in_flight < 32:
@@ -99,10 +106,12 @@ def test_the_processes_take_turns_at_the_servers_and_take_others() -> None:
         view = asyncio.run(discover([one.url, two.url], backend="vllm", model="tito-model", trust_env=False))
         assert view.workers == ()
         with RolloutWorkers(view, count=2, num_cpus=1) as workers:
-            used = Counter(url for _, (_, url, _) in workers.map(work.process, range(20), in_flight=1))
-            assert set(used) == {one.url, two.url}
+            used = {url for _, url, _ in right(workers.map(work.process, range(20), in_flight=1)).values()}
+            assert used == {one.url, two.url}
             workers.use(FleetView((two.url,), "vllm", "other", options={"trust_env": False}))
-            later = {(url, model) for _, (_, url, model) in workers.map(work.process, range(20), in_flight=1)}
+            later = {
+                (url, model) for _, url, model in right(workers.map(work.process, range(20), in_flight=1)).values()
+            }
             assert later == {(two.url, "other")}
 
 
