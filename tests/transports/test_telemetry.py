@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import itertools
 import sys
 import time
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,9 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import RetryPolicy, _observe, simulator
+from dynamo_tito.rollout import Rollout
 from dynamo_tito.simulator import Engine, Fault, Record
+from support.chat import ChatRenderer
 from support.driver import Driver, Kind
 from support.raw_server import RawServer, reply
 
@@ -337,3 +343,70 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dynamo-tito\[otel\]'"):
         tito.instrument()
     assert _observe.observer is None
+
+
+def freed(client: Driver) -> bool:
+    """Whether the error of a call is gone once its handler has ended; no task is to hold it."""
+    if isinstance(client.client, tito.TitoClient):
+        try:
+            client.client.generate(PROMPT)
+        except tito.TitoError as error:
+            gone = weakref.ref(error)
+        return gone() is None
+
+    async def within(asynchronous: tito.AsyncTitoClient) -> bool:
+        try:
+            await asynchronous.generate(PROMPT)
+        except tito.TitoError as error:
+            gone = weakref.ref(error)
+        return gone() is None
+
+    return client.run(within(client.client))
+
+
+@pytest.mark.parametrize("fault", [Fault(kind="wrong_rows", by=1), Fault(kind="reset", at=0.5)], ids=["refused", "cut"])
+def test_an_error_is_freed_with_its_last_reference(
+    meters: Meters, kind: Kind, engine: Engine, tmp_path: Path, fault: Fault
+) -> None:
+    with Driver(kind, engine.url, transport="dynamo_chat", save_refused=tmp_path, trust_env=False) as client:
+        engine.inject(fault)
+        gc.disable()
+        try:
+            assert freed(client)
+        finally:
+            gc.enable()
+    assert meters.total(f"{OURS}.active_calls") == 0
+
+
+def test_a_turn_that_is_resumed_is_counted(meters: Meters, engine: Engine) -> None:
+    async def roll() -> None:
+        rollout = Rollout(ChatRenderer())
+        params = {"max_tokens": TOKENS}
+        async with tito.AsyncTitoClient(
+            engine.url, model="tito-model", transport="dynamo_chat", trust_env=False
+        ) as client:
+            engine.inject(Fault(kind="abort", at=5))
+            await rollout.step(client, [{"role": "user", "content": "Well?"}], sampling_params=params)
+            await rollout.resume(client)
+
+    asyncio.run(roll())
+    assert meters.total(f"{OURS}.resumed") == 1
+    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="output") == TOKENS
+
+
+def test_a_stream_that_is_dropped_ends(meters: Meters, client: Driver) -> None:
+    if isinstance(client.client, tito.TitoClient):
+        stream = client.client.stream(PROMPT, sampling_params={"max_tokens": 4_000})
+        next(iter(stream))
+        del stream
+    else:
+
+        async def drop(found: tito.AsyncTitoClient) -> None:
+            stream = found.stream(PROMPT, sampling_params={"max_tokens": 4_000})
+            await anext(aiter(stream))
+            await stream.aclose()
+
+        client.run(drop(client.client))
+    gc.collect()
+    assert meters.total(f"{OURS}.active_calls") == 0
+    assert meters.total(f"{OURS}.interrupted", error__type="cancelled") == 1

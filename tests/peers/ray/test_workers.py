@@ -133,7 +133,7 @@ def scored(cluster: Any, view: FleetView, table: Any, **arguments: Any) -> Any:
         batch_size=16,
         compute=cluster.data.ActorPoolStrategy(size=2),
     )
-    return dataset.sort("number").take_all()
+    return sorted(dataset.take_all(), key=lambda row: row["number"])
 
 
 def test_a_data_set_is_scored(cluster: Any) -> None:
