@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -67,8 +66,8 @@ class CallRecord:
     port: int | None
     prompt_tokens: int
     streamed: bool
-    statuses: Counter[str] = field(default_factory=Counter)
-    retries: Counter[str] = field(default_factory=Counter)
+    statuses: dict[str, int] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     received: int = 0
     decode_seconds: float = 0.0

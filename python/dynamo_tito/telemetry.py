@@ -6,8 +6,9 @@ begin with ``dynamo_tito``. ``docs/observability.md`` lists all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _observe
 from ._native import build_info, memory_stats
@@ -24,10 +25,37 @@ if TYPE_CHECKING:
 _SCOPE = "dynamo_tito"
 _SECONDS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68, 1310.72]
 _TOKENS = [1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864]
-_DECODE = [1e-5, 1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]
 
 # Sampling from token ids is a completion; the conventions know no name for scoring.
 _OPERATIONS = {"generate": "text_completion", "score": "score"}
+
+_OURS = "dynamo_tito.client."
+_COUNTERS = (
+    ("requests", "{request}", "Requests that were sent"),
+    ("retries", "{request}", "Requests that were sent again"),
+    ("sent", "By", "Bodies of requests"),
+    ("received", "By", "Bodies of answers, decompressed"),
+    ("decode.time", "s", "Decoding of answers"),
+    ("refusals", "{answer}", "Answers that could not be read"),
+    ("missing_logprobs", "{token}", "Tokens of which the server said that it has no log-probability"),
+    ("trimmed_rows", "{row}", "Rows of routed experts in front of those that were asked for"),
+    ("sampled_tokens", "{token}", "Tokens by the weight version that sampled them"),
+    ("interrupted", "{call}", "Calls that were broken off after they were sent"),
+    ("kept", "{call}", "Interrupted calls of which the completion so far was kept"),
+    ("resumed", "{call}", "Requests for the rest of a turn that was cut"),
+)
+
+Key: TypeAlias = tuple[str, str, str, str | None, str, int | None]
+"""What the calls of one series have in common."""
+
+
+class _Totals(dict[tuple[Key | None, str, str | int | None], float]):
+    """A counter: sums by key and one more attribute. OpenTelemetry reads it when it collects."""
+
+    def add(self, amount: float, key: Key | None, name: str = "", more: str | int | None = None) -> None:
+        """Add, under the lock of the whole."""
+        at = (key, name, more)
+        self[at] = self.get(at, 0) + amount
 
 
 def instrument(
@@ -93,29 +121,16 @@ class Instrumentation:
             "Tokens of prompts and completions",
             explicit_bucket_boundaries_advisory=_TOKENS,
         )
-        self._decoding = meter.create_histogram(
-            "dynamo_tito.client.decode.duration",
-            "s",
-            "Decoding of one call's answers",
-            explicit_bucket_boundaries_advisory=_DECODE,
+        self._counters = {name: _Totals() for name, _, _ in _COUNTERS}
+        self._active = _Totals()
+        self._facts: dict[Key, dict[str, Any]] = {}
+        # One lock for all: threads share clients, and `+=` is not one step.
+        self._lock = threading.Lock()
+        for name, unit, text in _COUNTERS:
+            meter.create_observable_counter(_OURS + name, [self._reading(self._counters[name])], unit, text)
+        meter.create_observable_up_down_counter(
+            f"{_OURS}active_calls", [self._reading(self._active)], "{call}", "Calls under way"
         )
-        self._active = meter.create_up_down_counter("dynamo_tito.client.active_calls", "{call}", "Calls under way")
-        self._counters = {
-            name: meter.create_counter(f"dynamo_tito.client.{name}", unit, text)
-            for name, unit, text in (
-                ("requests", "{request}", "Requests that were sent"),
-                ("retries", "{request}", "Requests that were sent again"),
-                ("sent", "By", "Bodies of requests"),
-                ("received", "By", "Bodies of answers, decompressed"),
-                ("refusals", "{answer}", "Answers that could not be read"),
-                ("missing_logprobs", "{token}", "Tokens of which the server said that it has no log-probability"),
-                ("trimmed_rows", "{row}", "Rows of routed experts in front of those that were asked for"),
-                ("sampled_tokens", "{token}", "Tokens by the weight version that sampled them"),
-                ("interrupted", "{call}", "Calls that were broken off after they were sent"),
-                ("kept", "{call}", "Interrupted calls of which the completion so far was kept"),
-                ("resumed", "{call}", "Requests for the rest of a turn that was cut"),
-            )
-        }
         meter.create_observable_counter(
             "dynamo_tito.pool.requests",
             [self._pool_requests],
@@ -141,46 +156,44 @@ class Instrumentation:
 
     def began(self, call: CallRecord) -> Mapping[str, str]:
         """A call begins. The headers carry its trace context."""
-        facts: dict[str, Any] = {
-            "gen_ai.operation.name": _OPERATIONS[call.operation],
-            "gen_ai.provider.name": call.provider,
-            "server.address": call.address,
-            "dynamo_tito.wire": call.wire,
-        }
-        if call.model is not None:
-            facts["gen_ai.request.model"] = call.model
-        if call.port is not None:
-            facts["server.port"] = call.port
+        key = (call.operation, call.provider, call.wire, call.model, call.address, call.port)
+        facts = self._facts.get(key)
+        if facts is None:
+            facts = self._facts.setdefault(key, _facts(call))
+        with self._lock:
+            self._active.add(1, key)
         span = self._tracer.start_span(
             f"{facts['gen_ai.operation.name']} {call.model or ''}".rstrip(),
             kind=self._trace.SpanKind.CLIENT,
             attributes=facts,
         )
-        call.state = facts, span
-        self._active.add(1, facts)
+        call.state = key, facts, span
+        if not span.is_recording():
+            return {}
         headers: dict[str, str] = {}
-        if span.is_recording():
-            self._propagate.inject(headers, context=self._trace.set_span_in_context(span))
+        self._propagate.inject(headers, context=self._trace.set_span_in_context(span))
         return {name.lower(): value for name, value in headers.items()}
 
     def ended(self, call: CallRecord) -> None:
         """A call ended."""
-        facts, span = call.state
-        failed = facts if call.error is None else {**facts, "error.type": call.error}
-        self._active.add(-1, facts)
-        self._duration.record(call.seconds, failed)
-        for status, count in call.statuses.items():
-            code = {"http.response.status_code": int(status)} if status != "none" else {}
-            self._count("requests", count, facts, code)
-        for cause, count in call.retries.items():
-            self._count("retries", count, facts, {"error.type": cause})
-        self._count("sent", call.sent, facts)
-        self._count("received", call.received, facts)
-        if call.decode_seconds:
-            self._decoding.record(call.decode_seconds, facts)
-        if call.refusal is not None:
-            self._count("refusals", 1, facts, {"dynamo_tito.refusal.kind": call.refusal})
-        self._count("interrupted", int(call.interrupted), facts, {"error.type": call.error or ""})
+        key, facts, span = call.state
+        counters = self._counters
+        with self._lock:
+            self._active.add(-1, key)
+            counters["sent"].add(call.sent, key)
+            counters["received"].add(call.received, key)
+            counters["decode.time"].add(call.decode_seconds, key)
+            for status, count in call.statuses.items():
+                counters["requests"].add(
+                    count, key, "http.response.status_code", int(status) if status != "none" else None
+                )
+            for cause, count in call.retries.items():
+                counters["retries"].add(count, key, "error.type", cause)
+            if call.refusal is not None:
+                counters["refusals"].add(1, key, "dynamo_tito.refusal.kind", call.refusal)
+            if call.interrupted:
+                counters["interrupted"].add(1, key, "error.type", call.error)
+        self._duration.record(call.seconds, facts if call.error is None else {**facts, "error.type": call.error})
         if "200" in call.statuses:
             self._tokens.record(call.prompt_tokens, {**facts, "gen_ai.token.type": "input"})
         self._sampled(call)
@@ -188,37 +201,49 @@ class Instrumentation:
 
     def kept(self, call: CallRecord) -> None:
         """An interrupted call has a completion after all."""
-        facts, _ = call.state
-        self._count("kept", 1, facts)
+        with self._lock:
+            self._counters["kept"].add(1, call.state[0])
         self._sampled(call)
 
     def resumed(self) -> None:
         """A rollout asks for the rest of a turn."""
-        self._counters["resumed"].add(1)
+        with self._lock:
+            self._counters["resumed"].add(1, None)
 
     def _sampled(self, call: CallRecord) -> None:
-        sampled, (facts, _) = call.sampled, call.state
+        sampled, (key, facts, _) = call.sampled, call.state
         if sampled is None:
             return
+        counters = self._counters
+        with self._lock:
+            counters["missing_logprobs"].add(sampled.missing, key)
+            for who, rows in sampled.trimmed.items():
+                counters["trimmed_rows"].add(rows, key, "dynamo_tito.trimmed_by", who)
+            for version, tokens in sampled.versions.items():
+                counters["sampled_tokens"].add(tokens, key, "dynamo_tito.weight_version", version)
         if call.operation == "generate":
             self._tokens.record(sampled.tokens, {**facts, "gen_ai.token.type": "output"})
-        self._count("missing_logprobs", sampled.missing, facts)
-        for who, rows in sampled.trimmed.items():
-            self._count("trimmed_rows", rows, facts, {"dynamo_tito.trimmed_by": who})
-        for version, tokens in sampled.versions.items():
-            self._count("sampled_tokens", tokens, facts, {"dynamo_tito.weight_version": version})
         if sampled.first_token is not None:
             self._first.record(sampled.first_token, facts)
 
-    def _count(self, name: str, amount: int, facts: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-        if amount:
-            self._counters[name].add(amount, {**facts, **more} if more else facts)
+    def _reading(self, totals: _Totals) -> Callable[[object], Iterable[Observation]]:
+        """What OpenTelemetry asks when it collects."""
+
+        def read(_: object) -> Iterable[Observation]:
+            with self._lock:
+                found = list(totals.items())
+            return [
+                _observed(value, {**(self._facts[key] if key else {}), **({name: more} if more is not None else {})})
+                for (key, name, more), value in found
+            ]
+
+        return read
 
     def _end(self, span: Any, call: CallRecord) -> None:
         if span.is_recording():
             found: dict[str, Any] = {
                 "gen_ai.usage.input_tokens": call.prompt_tokens,
-                "dynamo_tito.retries": call.retries.total(),
+                "dynamo_tito.retries": sum(call.retries.values()),
                 "dynamo_tito.received": call.received,
             }
             if (sampled := call.sampled) is not None:
@@ -252,6 +277,20 @@ class Instrumentation:
 
     def _pool(self) -> dict[str, int]:
         return memory_stats() if _observe.observer is self else {}
+
+
+def _facts(call: CallRecord) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "gen_ai.operation.name": _OPERATIONS[call.operation],
+        "gen_ai.provider.name": call.provider,
+        "server.address": call.address,
+        "dynamo_tito.wire": call.wire,
+    }
+    if call.model is not None:
+        found["gen_ai.request.model"] = call.model
+    if call.port is not None:
+        found["server.port"] = call.port
+    return found
 
 
 def _observed(value: float, facts: Mapping[str, Any]) -> Observation:

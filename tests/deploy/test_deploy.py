@@ -132,8 +132,8 @@ def test_the_dashboard_asks_for_what_is_exported() -> None:
     provider = metrics.MeterProvider(metric_readers=[exporter.PrometheusMetricReader()])
     with tito.instrument(meter_provider=provider) as handle:
         for counter in (*handle._counters.values(), handle._active):
-            counter.add(1)
-        for histogram in (handle._duration, handle._first, handle._tokens, handle._decoding):
+            counter.add(1, None)
+        for histogram in (handle._duration, handle._first, handle._tokens):
             histogram.record(1)
         text = prometheus.generate_latest().decode()
     provider.shutdown()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dynamo_tito._native import Body
     from dynamo_tito._observe import Operation
     from dynamo_tito._requests import Request
+    from dynamo_tito._types import Float64Array
 
     from .caller import Caller
     from .refused import Keeper, Readable
@@ -51,7 +52,7 @@ class Watch:
     """
 
     def __init__(self, caller: Caller, operation: Operation, request: Request, reading: Callable[[], Readable]) -> None:
-        parts = urlsplit(caller.endpoint.root)
+        address, port = _address(caller.endpoint.root)
         self._observer = _observe.observer
         self._answer = Answer(caller.keeper, reading)
         self._request = request
@@ -62,8 +63,8 @@ class Watch:
             provider=request.spec.transport.partition("_")[0],
             wire=request.spec.wire,
             model=caller.model,
-            address=parts.hostname or "",
-            port=parts.port,
+            address=address,
+            port=port,
             prompt_tokens=request.call.prompt_len,
             streamed=request.call.stream,
         )
@@ -141,25 +142,26 @@ class Watch:
                 if failure is not None:
                     record.refusal = failure.kind if isinstance(failure, DecodeError) else type(failure).__name__
             case Sleep():
-                record.retries[self._ended_in] += 1
+                record.retries[self._ended_in] = record.retries.get(self._ended_in, 0) + 1
             case _:
                 pass
 
     def _sent(self, send: Send, status: str) -> None:
-        self._record.statuses[status] += 1
-        self._record.sent += len(send.request.content)
+        record = self._record
+        record.statuses[status] = record.statuses.get(status, 0) + 1
+        record.sent += len(send.request.content)
 
     def _in_numbers(self, result: object) -> Sampled | None:
         if isinstance(result, PromptLogprobs):
             # Position 0 has no past, and what is before the start was not asked for.
             scored = result.logprobs[max(self._answer.start, 1) :]
-            return Sampled(0, missing=int(np.isnan(scored).sum()))
+            return Sampled(0, missing=_missing(scored))
         if not isinstance(result, Completion):
             return None
         timing, rows = result.timing, result.routed_experts
         return Sampled(
             len(result.token_ids),
-            missing=0 if result.logprobs is None else int(np.isnan(result.logprobs).sum()),
+            missing=0 if result.logprobs is None else _missing(result.logprobs),
             trimmed={} if rows is None else _trimmed(rows.trimmed, self._request.draft.prompt_start),
             versions=_versions(result),
             first_token=None if timing is None else timing.first_token,
@@ -214,6 +216,16 @@ class Answer:
         """Let go of the answer."""
         self._request, self._content, self._size = None, b"", 0
         self._chunks.clear()
+
+
+def _missing(logprobs: Float64Array) -> int:
+    return int(np.count_nonzero(np.isnan(logprobs)))
+
+
+@functools.lru_cache
+def _address(root: str) -> tuple[str, int | None]:
+    parts = urlsplit(root)
+    return parts.hostname or "", parts.port
 
 
 def _with_headers(send: Send, headers: Any) -> Send:

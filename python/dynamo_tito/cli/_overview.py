@@ -27,7 +27,7 @@ _SUMS = {
     "retries": "dynamo_tito_client_retries_total",
     "interrupted": "dynamo_tito_client_interrupted_total",
     "received": "dynamo_tito_client_received_bytes_total",
-    "decoding": "dynamo_tito_client_decode_duration_seconds_sum",
+    "decoding": "dynamo_tito_client_decode_time_seconds_total",
 }
 
 
