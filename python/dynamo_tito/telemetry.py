@@ -124,8 +124,9 @@ class Instrumentation:
         self._counters = {name: _Totals() for name, _, _ in _COUNTERS}
         self._active = _Totals()
         self._facts: dict[Key, dict[str, Any]] = {}
-        # One lock for all: threads share clients, and `+=` is not one step.
-        self._lock = threading.Lock()
+        # One lock for all: threads share clients, and `+=` is not one step. The collector may end a stream that was
+        # dropped while this thread holds the lock.
+        self._lock = threading.RLock()
         for name, unit, text in _COUNTERS:
             meter.create_observable_counter(_OURS + name, [self._reading(self._counters[name])], unit, text)
         meter.create_observable_up_down_counter(

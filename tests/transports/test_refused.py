@@ -126,6 +126,18 @@ def test_no_secret_is_kept(connect: Connect, server: RawServer, tmp_path: Path) 
     assert json.loads(request["body"])["nvext"]["token_data"] == [1, 2, 3, 4, 5]
 
 
+def test_a_short_secret_leaves_the_body_as_it_is(connect: Connect, server: RawServer, tmp_path: Path) -> None:
+    server.play(reply(200, b'{"choices":[1]}'))
+    client = connect(transport="dynamo_chat", headers={"x-auth-token": "1"}, save_refused=tmp_path)
+    with pytest.raises(tito.DecodeError) as raised:
+        client.generate()
+    (kept,) = records(tmp_path)
+    assert kept.with_suffix(".body").read_bytes() == b'{"choices":[1]}'
+    assert json.loads(kept.read_bytes())["request"]["headers"]["x-auth-token"] == "***"
+    with pytest.raises(type(raised.value)):
+        tito.replay(kept)
+
+
 def broken(client: Driver) -> None:
     with pytest.raises(tito.MalformedBodyError):
         client.generate()

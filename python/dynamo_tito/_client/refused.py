@@ -33,6 +33,9 @@ MAX_FILES: Final = 100
 MAX_BYTES: Final = 1 << 30
 """Bytes that one directory takes, and with it one answer."""
 
+_SHORTEST = 8
+"""Characters of a secret that is looked for in bodies: a shorter one cannot be told from the rest of a body."""
+
 _numbers = itertools.count(1)
 
 
@@ -90,7 +93,7 @@ class Keeper:
             "method": request.method,
             "url": hidden(request.url, secrets),
             "headers": {name: hidden(value, secrets) for name, value in request.headers.items()},
-            "body": hidden(request.content.decode("utf-8", "surrogateescape"), secrets),
+            "body": _masked(request.content, secrets).decode("utf-8", "surrogateescape"),
         }
         text = json.dumps(facts, default=_plain).encode("utf-8", "surrogateescape")
         kept = [entry.stat().st_size for entry in self._directory.iterdir() if entry.is_file()]
@@ -145,10 +148,13 @@ def replay(file: str | os.PathLike[str]) -> Completion | PromptLogprobs:
 
 
 def _masked(content: bytes, secrets: tuple[str, ...]) -> bytes:
-    """The body, each secret overwritten: nothing moves, so that errors name the same offsets."""
+    """A body, each secret overwritten: nothing moves, so that errors name the same offsets."""
     for secret in secrets:
-        raw = secret.encode("utf-8", "surrogateescape")
-        content = content.replace(raw, b"*" * len(raw))
+        if len(secret) < _SHORTEST:
+            continue
+        for spelling in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+            raw = spelling.encode("utf-8", "surrogateescape")
+            content = content.replace(raw, b"*" * len(raw))
     return content
 
 
