@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         TitoClient,
         TitoStream,
         connect,
+        replay,
     )
     from ._config import Limits, RendererTransport, RetryPolicy, SamplingDefaults
     from ._detect import detect_wire
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from ._logprobs_report import LogprobsChecks, LogprobsReport, logprobs_report
     from ._requests import encode_request
     from .rollout.batch import SampleBatch
+    from .telemetry import Instrumentation, instrument
     from .viewer import Page, view
 
 __all__ = [
@@ -120,6 +122,7 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "IndexerTopk",
+    "Instrumentation",
     "Limits",
     "LogprobsChecks",
     "LogprobsReport",
@@ -171,8 +174,10 @@ __all__ = [
     "encode_request",
     "encode_routed_experts",
     "encode_token_ids",
+    "instrument",
     "logprobs_report",
     "memory_stats",
+    "replay",
     "trim_memory",
     "view",
 ]
@@ -192,6 +197,7 @@ _LAZY: dict[str, str] = {
     "HttpEngine": "_http.base",
     "HttpRequest": "_http.base",
     "HttpResponse": "_http.base",
+    "Instrumentation": "telemetry",
     "Limits": "_config",
     "LogprobsChecks": "_logprobs_report",
     "LogprobsReport": "_logprobs_report",
@@ -209,7 +215,9 @@ _LAZY: dict[str, str] = {
     "connect": "_client",
     "detect_wire": "_detect",
     "encode_request": "_requests",
+    "instrument": "telemetry",
     "logprobs_report": "_logprobs_report",
+    "replay": "_client",
     "view": "viewer",
 }
 

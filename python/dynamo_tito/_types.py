@@ -63,11 +63,14 @@ class _Record:
     def equals(self, other: object) -> bool:
         """Whether ``other`` is of the same type with the same contents: dtypes, shapes, values; NaN equals NaN."""
         return type(self) is type(other) and all(
-            _equal(getattr(self, name), getattr(other, name)) for name in _names(self)
+            _equal(getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]  # each subclass is a dataclass
+            if field.compare
         )
 
     def __repr__(self) -> str:
-        parts = ((name, getattr(self, name)) for name in _names(self))
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # each subclass is a dataclass
+        parts = ((field.name, getattr(self, field.name)) for field in fields if field.repr)
         shown = ", ".join(f"{name}={_brief(value)}" for name, value in parts if value is not None)
         return f"{type(self).__name__}({shown})"
 
@@ -166,12 +169,15 @@ class RoutedExperts(_Record):
         wire_dtype: the width on the wire: ``"uint8"``, ``"uint16"``, ``"int16"`` or ``"int32"``.
         complete: False where rows are missing: an aborted completion brought fewer than its tokens call for (or
             rows of -1, no route, at the end), or they begin behind the start that was asked for.
+        trimmed: rows in front of ``start`` that the server sent although they were not asked for. They are not in
+            ``array``. ``equals`` does not compare this number, because it describes the server.
     """
 
     array: ExpertsArray
     start: int
     wire_dtype: WireDtype
     complete: bool
+    trimmed: int = dataclasses.field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

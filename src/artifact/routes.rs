@@ -106,6 +106,7 @@ impl Routes {
             start: trimmed.start,
             dtype,
             complete: trimmed.complete,
+            dropped: trimmed.drop,
             reach: trimmed.reach,
         })
     }

@@ -66,6 +66,8 @@ pub struct Routed {
     pub dtype: Element,
     /// No row is missing.
     pub complete: bool,
+    /// Rows in front that the container has although they are not wanted.
+    pub dropped: u64,
     /// The position behind the rows of the container; None where an aborted completion has none.
     pub(crate) reach: Option<u64>,
 }
@@ -320,6 +322,7 @@ impl<'a> Rows<'a> {
             start: trimmed.start,
             dtype: self.dtype,
             complete: trimmed.complete && kept == rows - trimmed.drop as usize,
+            dropped: trimmed.drop,
             reach: trimmed.reach,
         })
     }

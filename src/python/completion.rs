@@ -367,7 +367,13 @@ fn routed_experts(
     };
     make(
         record!(py, "RoutedExperts")?,
-        (array, routed.start, routed.dtype.name(), routed.complete),
+        (
+            array,
+            routed.start,
+            routed.dtype.name(),
+            routed.complete,
+            routed.dropped,
+        ),
     )
 }
 

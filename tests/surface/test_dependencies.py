@@ -19,8 +19,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = {"pytest", "torch"}
 
 
+#: Modules that are named otherwise than their distribution.
+MODULES = {"opentelemetry-api": "opentelemetry", "prometheus-client": "prometheus_client"}
+
+
 def named(requirements: list[str]) -> set[str]:
-    return {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}  # type: ignore[index]
+    found = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}  # type: ignore[index]
+    return {MODULES.get(name, name) for name in found}
 
 
 def imported() -> dict[str, set[str]]:

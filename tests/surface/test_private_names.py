@@ -24,6 +24,9 @@ KNOWN = {
 #: Libraries that document only the names of their top level.
 TOP_LEVEL_ONLY = {"aiohttp", "httpcore", "httpx", "tenacity"}
 
+#: What a module of the package needs before it is imported, and an environment may lack.
+EXTRAS = {"prometheus_client", "pyarrow", "ray"}
+
 
 def private(name: str) -> bool:
     return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
@@ -80,7 +83,13 @@ def classes() -> Iterator[tuple[str, type]]:
     for found in pkgutil.walk_packages([str(PACKAGE)], "dynamo_tito."):
         if found.name.rpartition(".")[2] in ("__main__", "_core"):
             continue
-        module = importlib.import_module(found.name)
+        try:
+            module = importlib.import_module(found.name)
+        except ModuleNotFoundError as error:
+            # An extra that is not installed here. Its files are read with all others; only their classes are not seen.
+            if error.name not in EXTRAS:
+                raise
+            continue
         for value in vars(module).values():
             if inspect.isclass(value) and inspect.getmodule(value) is module:
                 yield Path(inspect.getfile(value)).relative_to(PACKAGE).as_posix(), value

@@ -9,6 +9,8 @@
 ``abort``          ending a request on the server
 ``own``            which requests are this client's
 ``score``          log-probabilities of given tokens
+``watch``          sees the steps of a call pass: counters, answers that are refused
+``refused``        answers that were refused, on disk
 ``text``           ``/tokenize`` and ``/detokenize``
 ``retry``          what is sent again, when, how often
 ``preflight``      what ``/v1/models`` says of a model
@@ -30,6 +32,7 @@
 from .driver_async import AsyncTitoClient, connect
 from .driver_sync import TitoClient
 from .options import ClientOptions, GenerateOptions, ScoreOptions, StreamOptions
+from .refused import replay
 from .stream_async import AsyncTitoStream
 from .stream_sync import TitoStream
 
@@ -43,4 +46,5 @@ __all__ = [
     "TitoClient",
     "TitoStream",
     "connect",
+    "replay",
 ]

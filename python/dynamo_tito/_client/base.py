@@ -18,6 +18,7 @@ from .caller import Caller
 from .deadline import checked_seconds
 from .decoding import Decoding
 from .options import CLIENT
+from .refused import Keeper
 
 if TYPE_CHECKING:
     from .options import ClientOptions
@@ -58,6 +59,7 @@ class BaseClient:
             preflight=given["preflight"],
             sampling_defaults=given["sampling_defaults"],
             decoding=Decoding(**{field.name: given[field.name] for field in dataclasses.fields(Decoding)}),
+            keeper=None if given["save_refused"] is None else Keeper(given["save_refused"], endpoint.secrets),
         )
         self._timeout = checked_seconds("timeout", given["timeout"])
         connect = checked_seconds("connect_timeout", given["connect_timeout"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
     from dynamo_tito._native import Body
 
+    from .refused import Keeper
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class Caller:
         preflight: bool,
         sampling_defaults: SamplingDefaults,
         decoding: Decoding,
+        keeper: Keeper | None = None,
     ) -> None:
         dialect(transport)
         check_sampling_defaults(sampling_defaults)
@@ -60,6 +62,7 @@ class Caller:
         self.transport = transport
         self.sampling_defaults = sampling_defaults
         self.decoding = decoding
+        self.keeper = keeper
         self.start_refused = False
         self.streams = True
         """Whether the HTTP engine can hand over a body as it comes."""

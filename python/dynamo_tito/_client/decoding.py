@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,13 +58,16 @@ class Reading:
 
     def __call__(self, content: Body | bytes) -> Completion:
         """Decode, check, and drop rows of routed experts that were not asked for."""
-        try:
-            completion = decode(content, **self._arguments())
-        except ValueError as error:
-            if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
-                raise
-            raise_without_cycle(_of_rows(error))
-        return self.checked(completion)
+        return self.checked(decode_whole(content, self._arguments()))
+
+    def facts(self) -> dict[str, Any]:
+        """How the answer is decoded, as data for :func:`dynamo_tito._client.refused.replay`."""
+        return {
+            "call": "stream" if self.request.call.stream else "generate",
+            "arguments": self._arguments(),
+            "strict_logprobs": self.decoding.strict_logprobs,
+            "strict_routing": self.decoding.strict_routing,
+        }
 
     def decoder(self, *, deltas: bool) -> StreamDecoder:
         """What decodes the answer if it is a stream; its completion is to be :meth:`checked`."""
@@ -71,19 +75,17 @@ class Reading:
 
     def checked(self, completion: Completion) -> Completion:
         """The strict checks, and without the rows of routed experts that were not asked for."""
-        choices, draft = self.decoding, self.request.draft
-        refuse_logprobs(completion, choices.strict_logprobs)
-        refuse_unanswered(draft.members, completion)
-        experts = completion.routed_experts
-        if experts is not None and choices.strict_routing is not None:
-            refuse_findings(experts.array, choices.strict_routing)
-        surplus = draft.prompt_start - self._start
+        check_strictly(completion, self.decoding.strict_logprobs, self.decoding.strict_routing)
+        refuse_unanswered(self.request.draft.members, completion)
+        surplus = self.request.draft.prompt_start - self._start
         if not surplus:
             return completion
+        experts, indexer = completion.routed_experts, completion.indexer_topk
         return dataclasses.replace(
             completion,
-            routed_experts=experts and _without(experts, surplus),
-            indexer_topk=completion.indexer_topk and _without(completion.indexer_topk, surplus),
+            routed_experts=experts
+            and dataclasses.replace(_without(experts, surplus), trimmed=experts.trimmed + surplus),
+            indexer_topk=indexer and _without(indexer, surplus),
         )
 
     @property
@@ -110,6 +112,23 @@ class Reading:
             "final_row": choices.final_row,
             "limits": choices.limits,
         }
+
+
+def decode_whole(content: Body | bytes, arguments: Mapping[str, Any]) -> Completion:
+    """:func:`dynamo_tito.decode` of what a server sent, so that a refusal is always a :class:`TitoError`."""
+    try:
+        return decode(content, **arguments)
+    except ValueError as error:
+        if isinstance(error, TitoError) or (isinstance(content, Body) and content.closed):
+            raise
+        raise_without_cycle(_of_rows(error))
+
+
+def check_strictly(completion: Completion, logprobs: LogprobsChecks | None, routing: RoutingChecks | None) -> None:
+    """The checks that a client was asked for, beyond those of decoding."""
+    refuse_logprobs(completion, logprobs)
+    if completion.routed_experts is not None and routing is not None:
+        refuse_findings(completion.routed_experts.array, routing)
 
 
 _Rows = TypeVar("_Rows", RoutedExperts, IndexerTopk)

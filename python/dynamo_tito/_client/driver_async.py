@@ -89,6 +89,9 @@ class AsyncTitoClient(BaseClient):
         compression: let the server compress; off, because routed experts hardly compress and it costs both ends time.
         tls: ``"verify"``, ``"insecure"``, or an :class:`ssl.SSLContext`.
         trust_env: use the proxies that the environment names.
+        save_refused: a directory where an answer that cannot be read is kept, with its request without secrets and the
+            error, for a report; ``dynamo-tito decode FILE.json`` and :func:`dynamo_tito.replay` come to the same error.
+            It takes 100 answers and 1 GiB.
 
     Raises:
         TypeError: an argument of the wrong type.

@@ -25,6 +25,7 @@ from .decoding import Reading
 from .options import OnInterrupt
 from .steps import Emit, Pull, Work
 from .streaming import StreamReading
+from .watch import watch
 
 if TYPE_CHECKING:
     from dynamo_tito._types import Completion
@@ -62,6 +63,7 @@ class Generation:
         streams = self._asked or (self._asked is None and self._spec.path in caller.only_streams)
         self._request = self._made(stream=streams)
         self._reading: StreamReading | None = None
+        self._watch = watch(caller, "generate", self._request, lambda: Reading(self._request, caller.decoding))
 
     @property
     def request_id(self) -> str | None:
@@ -70,6 +72,10 @@ class Generation:
 
     def steps(self, deadline: float | None) -> Steps[Completion]:
         """The steps of the call."""
+        steps = self._steps(deadline)
+        return steps if self._watch is None else self._watch.steps(steps, deadline)
+
+    def _steps(self, deadline: float | None) -> Steps[Completion]:
         caller, request = self._caller, self._request
         if not request.call.stream:
             try:
@@ -93,9 +99,9 @@ class Generation:
             if not self._keeps:
                 return None
             if _interrupts(error):
-                return reading.abandon()
+                return self._seen(reading.abandon())
             if (reading.received and _told_within(error)) or not isinstance(error, Exception):
-                vars(error)["completion"] = reading.abandon()
+                vars(error)["completion"] = self._seen(reading.abandon())
         except TitoError as refused:
             error.add_note(f"nothing can be kept of the stream: {refused}")
         finally:
@@ -107,10 +113,16 @@ class Generation:
         """What is whole of a stream that the caller leaves, if it is wanted."""
         reading, self._reading = self._reading, None
         try:
-            return None if reading is None or not self._keeps else reading.abandon()
+            return None if reading is None or not self._keeps else self._seen(reading.abandon())
         finally:
             if reading is not None:
                 reading.close()
+
+    def _seen(self, completion: Completion) -> Completion:
+        """What is kept of a call that broke off, once it is noted."""
+        if self._watch is not None:
+            self._watch.kept(completion)
+        return completion
 
     def _streamed(self, request: Request, deadline: float | None) -> Steps[Completion]:
         caller = self._caller

@@ -9,6 +9,8 @@ from dynamo_tito._config import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, MAX_CONCURRENC
 from dynamo_tito._requests import CallOptions, Keywords, SharedOptions
 
 if TYPE_CHECKING:
+    import os
+
     from dynamo_tito._config import HttpLibrary, Limits, RendererTransport, SamplingDefaults
     from dynamo_tito._http.environment import Tls
     from dynamo_tito._logprobs_report import LogprobsChecks
@@ -55,6 +57,7 @@ class ClientOptions(TypedDict, total=False):
     compression: bool
     tls: Tls
     trust_env: bool
+    save_refused: str | os.PathLike[str] | None
 
 
 class SendOptions(TypedDict, total=False):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import itertools
-import logging
 import math
 import random
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from dynamo_tito._errors import ServerError, TitoError, TransportError
+from dynamo_tito._log import logger
 
 from .steps import Sleep, Steps
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
 
 T = TypeVar("T")
-
-logger = logging.getLogger("dynamo_tito")
 
 
 class RetryWaits:

@@ -27,6 +27,7 @@ from dynamo_tito._requests.call import checked_integer
 
 from .caller import Caller
 from .decoding import Decoding
+from .watch import watch
 
 if TYPE_CHECKING:
     from dynamo_tito._errors import TitoError
@@ -46,23 +47,31 @@ class Scoring:
 
     def __call__(self, content: Body | bytes) -> PromptLogprobs:
         """Decode the answer."""
-        scores = decode_prompt_logprobs(
-            content,
-            wire=self.request.spec.wire,
-            prompt_token_ids=self.request.call.prompt,
-            start=self.start,
-            missing_logprob=self.decoding.missing_logprob,
-            logprobs_dtype=self.decoding.logprobs_dtype,
-            limits=self.decoding.limits,
-        )
+        scores = decode_prompt_logprobs(content, **self._arguments())
         if self.temperature != 1:
             check_scored_at(self.temperature, bytes(content))  # decoded above, so that it is a document
         return scores
 
+    def facts(self) -> dict[str, Any]:
+        """How the answer is decoded, as data for :func:`dynamo_tito._client.refused.replay`."""
+        return {"call": "score", "arguments": self._arguments(), "temperature": self.temperature}
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "wire": self.request.spec.wire,
+            "prompt_token_ids": self.request.call.prompt,
+            "start": self.start,
+            "missing_logprob": self.decoding.missing_logprob,
+            "logprobs_dtype": self.decoding.logprobs_dtype,
+            "limits": self.decoding.limits,
+        }
+
 
 def score(caller: Caller, scoring: Scoring, deadline: float | None) -> Steps[PromptLogprobs]:
     """The steps of one call."""
-    return caller.sample(scoring.request, scoring, deadline)
+    steps = caller.sample(scoring.request, scoring, deadline)
+    watched = watch(caller, "score", scoring.request, lambda: scoring)
+    return steps if watched is None else watched.steps(steps, deadline)
 
 
 def make_scoring(caller: Caller, token_ids: PromptIds, start: int, options: Mapping[str, Any]) -> Scoring:

@@ -1,4 +1,4 @@
-"""The ``dynamo-tito`` command. It needs the extra ``cli`` (typer, rich).
+"""The ``dynamo-tito`` command. It needs the extra ``cli`` (typer, rich, prometheus-client).
 
 The commands use the library as anyone else does, through its public names.
 """

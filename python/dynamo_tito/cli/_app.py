@@ -7,6 +7,7 @@ import typer
 from ._decode import decode
 from ._doctor import doctor
 from ._serve import serve
+from ._top import top
 from ._view import view
 from ._workers import workers
 
@@ -23,5 +24,6 @@ app = typer.Typer(
 app.command()(decode)
 app.command()(doctor)
 app.command()(workers)
+app.command()(top)
 app.command()(serve)
 app.command()(view)

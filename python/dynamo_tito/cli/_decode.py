@@ -16,6 +16,9 @@ from ._report import as_json, as_table, printable
 
 _STDIN = Path("-")
 
+_REFUSED = b'{"format": "dynamo-tito refused'
+"""How a record of ``save_refused`` begins."""
+
 WireOrAuto: TypeAlias = Literal["auto", Wire]
 
 
@@ -69,7 +72,8 @@ def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the com
 ) -> None:
     """Decode saved responses, streamed ones too, and show what they contain.
 
-    Shows counts, dtypes, shapes, sources, first and last values.
+    Shows counts, dtypes, shapes, sources, first and last values. A .json file that save_refused wrote is decoded as the
+    client did, whatever the options.
 
     Exit status 1: a response cannot be read or is refused. The reason is one line on standard error.
     """
@@ -93,6 +97,10 @@ def decode(  # noqa: PLR0917 - a parameter per option is how typer reads the com
         name = "stdin" if file == _STDIN else str(file)
         try:
             body = sys.stdin.buffer.read() if file == _STDIN else file.read_bytes()
+            if body.startswith(_REFUSED):
+                _complain(f"{name}: an answer that was refused, decoded as the client did")
+                _complain(f"{name}: it is read now: {tito.replay(file)}")
+                continue
             found = wire
             if found == "auto":
                 found, why = tito.detect_wire(body)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
+from dynamo_tito import _observe
 from dynamo_tito._client import TitoClient
 from dynamo_tito._logprobs_report import LogprobsChecks, logprobs_checks
 from dynamo_tito._routing_report import RoutingChecks, routing_checks
@@ -370,6 +371,8 @@ class Rollout:
                 "sample; give a larger max_tokens, or continue with the next messages"
             )
         self._plan = dataclasses.replace(plan, asked=whole)
+        if _observe.observer is not None:
+            _observe.observer.resumed()
         return self._plan, keywords
 
     def _request(self, plan: Plan, keywords: Mapping[str, Any]) -> dict[str, Any]:

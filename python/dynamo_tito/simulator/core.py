@@ -50,6 +50,8 @@ class Core:
         self.members: Sequence[Core] = [self]
         self.stopped = False
         self.total_requests = self.total_sampled = 0
+        #: Tokens of the requests that are over.
+        self.total_tokens = 0
         self._records: deque[Record] = deque(maxlen=c.keep_records)
         self._numbers = 0
         self._flights: dict[int, Flight] = {}
@@ -136,6 +138,7 @@ class Core:
     def landed(self, flight: Flight) -> None:
         """A request is no longer being sampled."""
         flight.admin.landed()
+        self.total_tokens += sum(len(sample.token_ids) for sample in flight.call.record.samples)
         del self._flights[flight.call.record.number]
 
     async def sample(self, call: Call, *asks: Ask) -> list[Sample]:

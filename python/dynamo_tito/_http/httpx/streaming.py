@@ -74,7 +74,7 @@ class AsyncioStream(TracksSurplusBytes, asyncio.Protocol, httpcore.AsyncNetworkS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        # What create_connection makes is one; uvloop's does not derive from the class.
+        # What create_connection makes; uvloop's is no subclass.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:

@@ -16,6 +16,8 @@ from dynamo_tito.simulator.core import Core
 from dynamo_tito.simulator.encode import dumps
 from dynamo_tito.simulator.response import Response
 
+from .metrics import metrics
+
 __all__ = ["DiscoveryApp", "SystemApp"]
 
 Verb: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -80,6 +82,7 @@ class SystemApp(App):
     def add_routes(self) -> None:
         self.route("GET", "/health", self.health)
         self.route("GET", "/live", self.health)
+        self.route("GET", "/metrics", self.metrics)
         self.route("GET", "/v1/loras", self.list_loras)
         verbs: dict[str, Verb] = {name: getattr(self, name) for name in ROUTES}
         verbs["load_lora"], verbs["unload_lora"] = self.load_lora, self.unload_lora
@@ -96,6 +99,9 @@ class SystemApp(App):
         if path.startswith("/engine/"):
             return Response(404, dumps({"error": "Route not found", "message": f"Route {path} not found"}), _TEXT)
         return Response(404, self.not_found, _TEXT)
+
+    async def metrics(self, call: Call) -> Response:
+        return metrics(self.engine, "vllm")
 
     async def health(self, call: Call) -> Response:
         up = {"status": "ready", "uptime": {"secs": 1, "nanos": 0}, "endpoints": {"rl": "ready", "generate": "ready"}}

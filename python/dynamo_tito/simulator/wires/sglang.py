@@ -13,6 +13,7 @@ from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
 from .common import integers
+from .metrics import metrics
 from .sglang_chat import SglangChat
 
 __all__ = ["SglangApp"]
@@ -27,6 +28,7 @@ class SglangApp(SglangChat):
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/model_info", self.model_info)
         self.route("GET", "/health", self.health)
+        self.route("GET", "/metrics", self.metrics)
         self.route("POST", "/tokenize", self.tokenize)
         self.route("POST", "/detokenize", self.detokenize)
         self.route("POST", "/abort_request", self.abort_request)
@@ -97,6 +99,9 @@ class SglangApp(SglangChat):
         return document
 
     # --- what it serves ---
+
+    async def metrics(self, call: Call) -> Response:
+        return metrics(self.engine, "sglang")
 
     async def health(self, call: Call) -> Response:
         return Response(200, b"", None)

@@ -13,6 +13,7 @@ from dynamo_tito.simulator.calls import Call, EngineError
 from dynamo_tito.simulator.response import Response
 
 from .common import integers
+from .metrics import metrics
 from .vllm_admin import VllmAdminRoutes
 from .vllm_errors import bad_field, bad_request, envelope, invalid
 from .vllm_request import check_salt
@@ -28,6 +29,7 @@ class VllmApp(VllmStreams, VllmAdminRoutes):
         self.route("POST", "/inference/v1/generate", self.generate)
         self.route("GET", "/v1/models", self.models)
         self.route("GET", "/health", self.health)
+        self.route("GET", "/metrics", self.metrics)
         self.route("POST", "/tokenize", self.tokenize)
         self.route("POST", "/detokenize", self.detokenize)
         self.add_text_routes()
@@ -79,6 +81,9 @@ class VllmApp(VllmStreams, VllmAdminRoutes):
         return document
 
     # --- what it serves ---
+
+    async def metrics(self, call: Call) -> Response:
+        return metrics(self.engine, "vllm")
 
     async def health(self, call: Call) -> Response:
         return Response(200, b"", None)

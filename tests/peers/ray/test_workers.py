@@ -1,0 +1,172 @@
+"""Rollout workers and teacher scores on a local cluster, against the embedded engine's record."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dynamo_tito as tito
+from dynamo_tito import simulator
+from dynamo_tito.control import Worker
+from dynamo_tito.integrations.ray import FleetView, RolloutWorkers, TeacherScores, discover
+from dynamo_tito.simulator import Backend, Engine, Fault
+from peers.ray import work
+
+pytestmark = [
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("default"),  # of the own dependencies of Ray
+]
+
+
+def right(results: Iterable[tuple[int, Any]]) -> dict[int, Any]:
+    """Every result, none an error."""
+    found = dict(results)
+    assert not [result for result in found.values() if isinstance(result, tito.TitoError)]
+    return found
+
+
+def seen(engine: Engine, **arguments: Any) -> FleetView:
+    backend = engine.config.backend
+    given = {"rl_base_url": engine.rl_url} if backend == "dynamo" else {}
+    return asyncio.run(
+        discover(engine.url, backend=backend, model="tito-model", **given, trust_env=False, **arguments)  # type: ignore[arg-type]
+    )
+
+
+def listings(engine: Engine) -> int:
+    return sum(record.path == "/v1/rl/workers" for record in engine.calls)
+
+
+def test_discovery_is_asked_once_for_all_processes() -> None:
+    tasks = [{"prompt": [number + 1, 2, 3], "tokens": 1 + number % 7} for number in range(60)]
+    with simulator.running(backend="dynamo") as engine:
+        view = seen(engine)
+        assert isinstance(view.workers[0], Worker)
+        assert listings(engine) == 1
+        with RolloutWorkers(view, count=2, num_cpus=1) as workers:
+            results = right(workers.map(work.sample, tasks, in_flight=8))
+            processes = {pid for pid, _, _ in right(workers.map(work.process, range(8), in_flight=1)).values()}
+        assert listings(engine) == 1
+        assert len(processes) == 2
+        assert sorted(results) == list(range(60))
+        records = {tuple(record.samples[0].prompt_ids): record.samples[0] for record in engine.requests}
+        for number in range(60):
+            completion, truth = results[number], records[(number + 1, 2, 3)]
+            assert np.array_equal(completion.token_ids, truth.token_ids)
+            assert np.array_equal(completion.logprobs, truth.logprobs)
+            assert np.array_equal(completion.routed_experts.array, truth.routed_experts)
+
+
+def test_as_many_are_in_flight_as_may_be() -> None:
+    most = 0
+    with simulator.running(backend="vllm") as engine, RolloutWorkers(seen(engine), count=2, num_cpus=1) as workers:
+        engine.pace.hold()
+        results = workers.map(work.stream, range(100), in_flight=16)
+        done: list[tuple[int, Any]] = []
+        thread = threading.Thread(target=lambda: done.extend(results))
+        thread.start()
+        while engine.admin.in_flight < 32:
+            thread.join(0.01)
+            assert thread.is_alive()
+        most = engine.admin.in_flight
+        engine.pace.release()
+        thread.join()
+    assert most == 32
+    assert sorted(number for number, _ in done) == list(range(100))
+    assert {count for _, count in done} == {4}
+
+
+def test_a_task_that_fails_leaves_the_others() -> None:
+    with simulator.running(backend="vllm") as engine, RolloutWorkers(seen(engine), count=1, num_cpus=1) as workers:
+        engine.inject(Fault(kind="wrong_rows", by=1))
+        results = dict(workers.map(work.sample, [{"prompt": [1], "tokens": 2}] * 5, in_flight=2))
+        errors = [result for result in results.values() if isinstance(result, tito.TitoError)]
+        assert len(results) == 5
+        (error,) = errors
+        assert type(error) is tito.RoutedExpertsError
+        assert (error.kind, error.path) == ("rows", "choices[0].routed_experts")
+
+
+def test_a_bug_of_the_work_is_raised() -> None:
+    with simulator.running(backend="vllm") as engine, RolloutWorkers(seen(engine), count=1, num_cpus=1) as workers:
+        with pytest.raises(ZeroDivisionError):
+            dict(workers.map(work.bug, [1, 0, 1], in_flight=1))
+        assert dict(workers.map(work.bug, [1, 1], in_flight=1)) == {0: 1, 1: 1}
+
+
+def test_the_processes_take_turns_at_the_servers_and_take_others() -> None:
+    with simulator.running(backend="vllm") as one, simulator.running(backend="vllm", seed=1) as two:
+        view = asyncio.run(discover([one.url, two.url], backend="vllm", model="tito-model", trust_env=False))
+        assert view.workers == ()
+        with RolloutWorkers(view, count=2, num_cpus=1) as workers:
+            used = {url for _, url, _ in right(workers.map(work.process, range(20), in_flight=1)).values()}
+            assert used == {one.url, two.url}
+            workers.use(FleetView((two.url,), "vllm", "other", options={"trust_env": False}))
+            later = {
+                (url, model) for _, url, model in right(workers.map(work.process, range(20), in_flight=1)).values()
+            }
+            assert later == {(two.url, "other")}
+
+
+@pytest.mark.parametrize("backend", ["dynamo", "vllm", "sglang"])
+def test_discovery_refuses_a_model_that_is_not_served(backend: Backend) -> None:
+    with simulator.running(backend=backend) as engine:
+        given = {"rl_base_url": engine.rl_url} if backend == "dynamo" else {}
+        looking = discover(engine.url, backend=backend, model="other", trust_env=False, **given)  # type: ignore[arg-type]
+        with pytest.raises(tito.AdminError):
+            asyncio.run(looking)
+
+
+def scored(cluster: Any, view: FleetView, table: Any, **arguments: Any) -> Any:
+    dataset = cluster.data.from_arrow(table)
+    dataset = dataset.map_batches(
+        TeacherScores,
+        fn_constructor_kwargs={"view": view, **arguments},
+        batch_format="pyarrow",
+        batch_size=16,
+        compute=cluster.data.ActorPoolStrategy(size=2),
+    )
+    return sorted(dataset.take_all(), key=lambda row: row["number"])
+
+
+def test_a_data_set_is_scored(cluster: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    sequences = [[*range(10 * number, 10 * number + 3 + number % 5)] for number in range(50)]
+    starts = [number % 3 for number in range(50)]
+    table = pa.table({"number": range(50), "ids": pa.array(sequences, pa.list_(pa.int32())), "first": starts})
+    with simulator.running(backend="vllm", max_model_len=500_000) as engine:
+        rows = scored(cluster, seen(engine), table, column="ids", start="first", output="teacher")
+        assert [row["number"] for row in rows] == list(range(50))
+        with tito.TitoClient(engine.url, model="tito-model", trust_env=False) as client:
+            for row, ids, start in zip(rows, sequences, starts, strict=True):
+                truth = client.score(ids, start=start).logprobs
+                assert row["ids"] == ids
+                assert row["teacher_error"] is None
+                assert np.array_equal(np.asarray(row["teacher"], np.float64), truth, equal_nan=True)
+
+
+def test_a_sequence_that_cannot_be_scored_is_null(cluster: Any) -> None:
+    pa = pytest.importorskip("pyarrow")
+    sequences = [[1, 2, 3], [5] * 40, [4, 5, 6]]
+    table = pa.table({"number": range(3), "token_ids": sequences})
+    with simulator.running(backend="vllm", max_model_len=32) as engine:
+        rows = scored(cluster, seen(engine), table)
+    assert [row["teacher_logprobs"] is None for row in rows] == [False, True, False]
+    assert [row["teacher_logprobs_error"] is None for row in rows] == [True, False, True]
+    assert "the prompt has 40 tokens" in rows[1]["teacher_logprobs_error"]
+    assert len(rows[2]["teacher_logprobs"]) == 3
+
+
+def test_nothing_of_the_package_imports_ray() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None; import dynamo_tito, dynamo_tito.rollout, dynamo_tito.control, "
+        "dynamo_tito.simulator, dynamo_tito.integrations; dynamo_tito.AsyncTitoClient"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
