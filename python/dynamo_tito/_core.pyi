@@ -149,7 +149,6 @@ class NativeEngine:
         max_error: int,
         proxy: tuple[bool, str, int, str | None] | None,
         roots: list[bytes] | None,
-        extra: str | None,
         verified: bool,
         named: bool,
     ) -> NativeEngine: ...
@@ -165,6 +164,7 @@ class NativeEngine:
         mailbox: NativeMailbox | None,
         number: int,
     ) -> NativeCall: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 @final

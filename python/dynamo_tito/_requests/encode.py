@@ -35,10 +35,6 @@ def encode(draft: Draft, call: Call) -> bytes:
     return encode_token_ids(prefix + b"[", call.prompt, suffix)
 
 
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain).encode()
-
-
 def _plain(value: Any) -> Any:
     """Scalars and arrays of numpy as numbers and lists."""
     if isinstance(value, np.generic):
@@ -46,3 +42,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be part of a request body")
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def _dump(value: Any) -> bytes:
+    return _JSON.encode(value).encode()

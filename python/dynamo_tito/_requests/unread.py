@@ -24,6 +24,8 @@ _UNREAD = {
 _READ_AS = {"output_mode": "tokens", "sampling_logprobs_mode": "selected"}
 """Fields that choose a form of the answer, and the form that is read: the others name no tokens, or score a mask."""
 
+_ASKED = _UNREAD.keys() | _READ_AS.keys()
+
 
 def refuse_unread(members: Mapping[str, Any]) -> None:
     """Refuse a body that has such a field, also in its ``sampling_params`` or ``nvext``.
@@ -32,7 +34,7 @@ def refuse_unread(members: Mapping[str, Any]) -> None:
         ValueError: a field whose answer would be dropped.
     """
     for fields in (members, members.get("sampling_params"), members.get("nvext")):
-        if not isinstance(fields, Mapping):
+        if not isinstance(fields, Mapping) or _ASKED.isdisjoint(fields):
             continue
         for key, why in _UNREAD.items():
             asked = fields.get(key)
