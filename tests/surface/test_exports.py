@@ -136,7 +136,9 @@ def test_the_metadata() -> None:
     metadata = importlib.metadata.metadata("dynamo-tito")
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert {"aiohttp", "cli", "httpx", "openai", "renderers", "safetensors"} == set(metadata.get_all("Provides-Extra") or ())
+    assert {"aiohttp", "cli", "httpx", "openai", "renderers", "safetensors"} == set(
+        metadata.get_all("Provides-Extra") or ()
+    )
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="dynamo-tito")
     assert script.value == "dynamo_tito.cli:main"
 
