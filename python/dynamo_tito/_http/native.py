@@ -41,9 +41,10 @@ class AsyncNativeEngine:
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """See :class:`.base.AsyncHttpEngine`."""
-        box = self._box(asyncio.get_running_loop())
-        number = box.number()
-        ended = box.expect(number)
+        loop = asyncio.get_running_loop()
+        box = self._box(loop)
+        number = box.number(loop)
+        ended = box.expect(loop, number)
         call = None
         try:
             call = _start(self._engine, exchange, box.mailbox, number)
@@ -67,9 +68,10 @@ class AsyncNativeEngine:
 
     async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """See :class:`.base.AsyncStreamingHttpEngine`."""
-        box = self._box(asyncio.get_running_loop())
-        number = box.number()
-        told = box.expect(number)
+        loop = asyncio.get_running_loop()
+        box = self._box(loop)
+        number = box.number(loop)
+        told = box.expect(loop, number)
         call = None
         try:
             call = _start(self._engine, exchange, box.mailbox, number, streamed=True)
@@ -79,7 +81,7 @@ class AsyncNativeEngine:
                 yield exchange.begin(*head, limits=self._wiring.limits)
             while (chunk := call.next()) != b"":
                 if chunk is None:
-                    await box.expect(number)
+                    await box.expect(loop, number)
                 else:
                     yield chunk
         finally:
@@ -170,7 +172,10 @@ class NativeHttpEngine:
 
 
 class _Box:
-    """The calls of one event loop: those that begin in one turn are sent together, those that ended wake together."""
+    """The calls of one event loop: those that begin in one turn are sent together, those that ended wake together.
+
+    It is handed the loop, which costs time to ask for, and keeps none: it would keep it alive.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: NativeEngine) -> None:
         self.mailbox = NativeMailbox()
@@ -180,16 +185,16 @@ class _Box:
         self._expected: dict[int, asyncio.Future[None]] = {}
         loop.add_reader(self.mailbox.fileno(), self._drain)
 
-    def number(self) -> int:
+    def number(self, loop: asyncio.AbstractEventLoop) -> int:
         """The number of a call that begins in this turn of the loop."""
         if not self._flushes:
             self._flushes = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop.call_soon(self._flush)
         return next(self._numbers)
 
-    def expect(self, number: int) -> asyncio.Future[None]:
+    def expect(self, loop: asyncio.AbstractEventLoop, number: int) -> asyncio.Future[None]:
         """What is done when the call has ended, or there is more of its stream."""
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[None] = loop.create_future()
         self._expected[number] = told
         return told
 

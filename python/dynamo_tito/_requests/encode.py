@@ -29,7 +29,7 @@ def encode(draft: Draft, call: Call) -> bytes:
     for key in draft.ids_at:
         around = _dump({name: value for name, value in members.items() if name != key})
         separator = b"" if around == b"{}" else b","
-        prefix += around[:-1] + separator + _dump(key) + b":"
+        prefix += around[:-1] + separator + b'"' + key.encode() + b'":'
         suffix += b"}"
         members = members.get(key) or {}
     return encode_token_ids(prefix + b"[", call.prompt, suffix)
