@@ -13,7 +13,7 @@ import pytest
 from dynamo_tito import AsyncTitoClient, Limits, RetryPolicy
 from dynamo_tito._errors import DecodeError, ServerError, TitoError, TransportError
 from support.driver import ADAPTERS, OPENAI_KEY, PROMPT, Driver, Kind
-from support.raw_server import Pause, RawServer, Stall, chunked, head, reply
+from support.raw_server import Pause, RawServer, Script, Stall, chunked, head, reply
 from support.small import generated, streamed
 
 from .black_hole import refusing
@@ -108,8 +108,9 @@ def test_a_connection_that_ends(kind: Kind, promised: Promises, server: RawServe
 
 
 def test_what_is_no_answer(kind: Kind, server: RawServer) -> None:
+    malformed: dict[str, Script] = {name: [said, Stall()] for name, said in MALFORMED.items()}
     with Driver(kind, server.url, retries=QUICK) as client:
-        for fault, script in {**CUT, **{name: [said, Stall()] for name, said in MALFORMED.items()}}.items():
+        for fault, script in {**CUT, **malformed}.items():
             before = server.hits
             server.play(script)
             with told(fault):

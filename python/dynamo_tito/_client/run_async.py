@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from dynamo_tito._errors import TitoError
 from dynamo_tito._http.base import AsyncHttpEngine, AsyncStreamingHttpEngine, Exchange, HttpResponse, begun
+from dynamo_tito._http.loops import without_closed
 
 from .deadline import CurrentExchange, time_limit
 from .steps import Emit, Exclusive, Pull, Send, Sleep, Work
@@ -152,6 +153,7 @@ class AsyncRunner:
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
+            without_closed(self._turns)
             turns = self._turns[loop] = _Turns(self._concurrency)
         return turns
 

@@ -19,6 +19,7 @@ from dynamo_tito._errors import TransportError, raise_without_cycle
 from dynamo_tito._native import NativeCall, NativeEngine, NativeMailbox
 
 from .base import Exchange, HttpResponse, Wiring
+from .loops import without_closed
 
 if TYPE_CHECKING:
     from dynamo_tito._native import Body
@@ -105,6 +106,7 @@ class AsyncNativeEngine:
     def _box(self, loop: asyncio.AbstractEventLoop) -> _Box:
         box = self._boxes.get(loop)
         if box is None:
+            without_closed(self._boxes)
             try:
                 box = self._boxes[loop] = _Box(loop, self._engine)
             except OSError as error:
