@@ -126,7 +126,6 @@ fn what_is_no_chunk_is_refused() {
         b"5\r\r\n",
         b"5;\n",
         b"5;a\0",
-        b"5;a=\"\r\nx\"\r\n",
         b"5 5\rx",
         b"1\r\nx0\r\n\r\n",
         b"1\r\nx\r\n\r\n0\r\n\r\n",
