@@ -23,8 +23,8 @@ KINDS: tuple[Kind, ...] = ("native", "blocking")
 """The core's engine, which keeps every promise."""
 ADAPTERS: tuple[Kind, ...] = ("httpx", "httpx, blocking", "aiohttp", "openai", "openai, blocking")
 """Engines over a library: ``tests/faults/test_adapters.py`` says what they promise."""
-ASYNC: tuple[HttpLibrary, ...] = ("native", "httpx")
-"""The engines that ``http=`` names, on an event loop."""
+ASYNC: tuple[HttpLibrary, ...] = ("native",)
+"""The engines of which every await of a call may be cancelled. httpx leaves a handshake to the collector."""
 PROMPT = [1, 2, 3, 4, 5]
 OPENAI_KEY = "sk-of-the-carrier"
 """What an OpenAI client is made with; a client of ours that it carries has none."""
