@@ -72,13 +72,13 @@ FLOORS := .venv-floors
 $(FLOORS)/.ready: pyproject.toml $(VENV)/.ready
 	$(BIN)/uv venv --quiet --clear --python $(PY) $(FLOORS)
 	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct \
-		--requirement pyproject.toml --extra aiohttp --extra cli --extra safetensors
+		--requirement pyproject.toml --extra aiohttp --extra cli --extra httpx --extra safetensors
 	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --group test
 	touch $@
 
 .PHONY: test-floors
 test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versions that the metadata allows
-	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|certifi|httpcore|httpx|numpy|rich|sniffio|tenacity|typer|yarl) '
+	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|h11|httpx|numpy|rich|tenacity|typer|yarl) '
 	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
 
 # What `.ci/run` installs beside `make test`: these need no environment of ours.

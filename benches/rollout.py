@@ -184,7 +184,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=128 << 10)
     parser.add_argument("--prompt-start", choices=["trim", "ignore", "refuse"], default="trim")
-    parser.add_argument("--http", choices=["httpx", "aiohttp"], default="aiohttp")
+    parser.add_argument("--http", choices=["native", "httpx"], default="native")
     parser.add_argument("--renderer", choices=["extension", "lists", "qwen3"], default="extension")
     parser.add_argument("--framing", choices=["chunked", "length"], default="chunked", help="how a body's end is told")
     return parser.parse_args()

@@ -7,6 +7,7 @@ measured; on a small machine the two still share the cores.
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import subprocess
 import sys
@@ -20,18 +21,21 @@ _BACKLOG = 4096
 
 
 @contextmanager
-def served(answers: Mapping[str, bytes], *, delay: float = 0.0) -> Iterator[str]:
-    """The base URL of a server of these bodies, which answers after ``delay`` seconds."""
+def served(answers: Mapping[str, bytes], *, delay: float = 0.0, together: int = 1) -> Iterator[str]:
+    """The base URL of a server of these bodies.
+
+    It answers after ``delay`` seconds, if there is a delay, and each time that so many requests wait.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name, body in answers.items():
             Path(folder, name).write_bytes(body)
-        with _running(folder, delay) as url:
+        with _running(folder, delay, together) as url:
             yield url
 
 
 @contextmanager
-def _running(folder: str, delay: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "benches.serving", str(delay), folder]
+def _running(folder: str, delay: float, together: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "benches.serving", str(delay), str(together), folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         try:
             assert process.stdout is not None
@@ -77,8 +81,8 @@ def _converse(connection: socket.socket, answers: Mapping[bytes, tuple[bytes, by
 class _Late(asyncio.Protocol):
     """Small answers, late: thousands of connections on one loop."""
 
-    def __init__(self, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float) -> None:
-        self._answers, self._delay, self._received = answers, delay, bytearray()
+    def __init__(self, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float, waiting: _Waiting) -> None:
+        self._answers, self._delay, self._received, self._waiting = answers, delay, bytearray(), waiting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -91,27 +95,54 @@ class _Late(asyncio.Protocol):
             return
         head, body = self._answers[_name(bytes(self._received[:end]))]
         self._received.clear()
-        asyncio.get_running_loop().call_later(self._delay, self._transport.write, head + body)
+        for transport, answer in self._waiting.joined(self._transport, head + body):
+            asyncio.get_running_loop().call_later(self._delay, transport.write, answer)
 
 
-def _main(delay: float, folder: Path) -> None:
+class _Waiting:
+    """Requests that wait for others."""
+
+    def __init__(self, together: int) -> None:
+        self._together = together
+        self._held: list[tuple[asyncio.Transport, bytes]] = []
+
+    def joined(self, transport: asyncio.Transport, answer: bytes) -> list[tuple[asyncio.Transport, bytes]]:
+        """One more; those that wait no longer."""
+        self._held.append((transport, answer))
+        if len(self._held) < self._together:
+            return []
+        held, self._held = self._held, []
+        return held
+
+
+def every_descriptor() -> int:
+    """Let this process open as many files as it may, and say how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _main(delay: float, together: int, folder: Path) -> None:
+    every_descriptor()
     answers = _answers(folder)
     listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
     print(listener.getsockname()[1], flush=True)
     if delay:
-        asyncio.run(_serve_late(listener, answers, delay))
+        asyncio.run(_serve_late(listener, answers, delay, _Waiting(together)))
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_converse, args=(connection, answers), daemon=True).start()
 
 
-async def _serve_late(listener: socket.socket, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float) -> None:
+async def _serve_late(
+    listener: socket.socket, answers: Mapping[bytes, tuple[bytes, bytes]], delay: float, waiting: _Waiting
+) -> None:
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Late(answers, delay), sock=listener, backlog=_BACKLOG
+        lambda: _Late(answers, delay, waiting), sock=listener, backlog=_BACKLOG
     )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     threading.stack_size(256 << 10)
-    _main(float(sys.argv[1]), Path(sys.argv[2]))
+    _main(float(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

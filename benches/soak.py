@@ -34,7 +34,6 @@ from rich.table import Table
 
 import dynamo_tito as tito
 from benches.soak_engine import ABORTED_AT, LABELS, NUMBER, ROUTES, SETTINGS, Route, Size
-from dynamo_tito._config import HttpLibrary
 from dynamo_tito.simulator import Engine
 from dynamo_tito.simulator.model import Sample
 
@@ -207,16 +206,13 @@ async def _ask(
     run.done += 1
 
 
-async def _client(
-    stack: AsyncExitStack, url: str, size: Size, route: Route, library: HttpLibrary
-) -> tito.AsyncTitoClient:
+async def _client(stack: AsyncExitStack, url: str, size: Size, route: Route) -> tito.AsyncTitoClient:
     settings = SETTINGS[size]
     return await stack.enter_async_context(
         tito.AsyncTitoClient(
             url,
             model="tito-model",
             transport=route.transport,
-            http=library,
             num_layers=settings["num_layers"],
             top_k=settings["top_k"],
             require_routed_experts=True,
@@ -227,9 +223,7 @@ async def _client(
 
 async def _start_the_core() -> None:
     """Start the thread of the core's HTTP engine, whose descriptors stay for the life of the process."""
-    async with tito.AsyncTitoClient(
-        "http://127.0.0.1:1", model=None, http="native", retries=None, preflight=False
-    ) as client:
+    async with tito.AsyncTitoClient("http://127.0.0.1:1", model=None, retries=None, preflight=False) as client:
         with suppress(tito.TransportError):
             await client.generate([1])
 
@@ -242,10 +236,10 @@ async def _campaign(run: Run, addresses: list[tuple[Size, str, str]], progress: 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         numbers = {size: run.numbers(size) for size in get_args(Size)}
         lanes: dict[Size, list[tuple[tito.AsyncTitoClient, int]]] = {"small": [], "large": []}
-        for size, route, library in itertools.product(get_args(Size), ROUTES, get_args(HttpLibrary)):
+        for size, route in itertools.product(get_args(Size), ROUTES):
             wanted = size, route.backend
             place = next(place for place, (of, backend, _) in enumerate(addresses) if (of, backend) == wanted)
-            client = await _client(stack, addresses[place][2], size, route, library)
+            client = await _client(stack, addresses[place][2], size, route)
             lanes[size].append((client, place))
 
         async def small(client: tito.AsyncTitoClient, engine: int) -> None:

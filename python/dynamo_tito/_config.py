@@ -32,8 +32,8 @@ SamplingDefaults: TypeAlias = Literal["neutral", "model"]
 ArtifactMode: TypeAlias = Literal["inline"]
 """Where a generation artifact is sent: in the answer."""
 
-HttpLibrary: TypeAlias = Literal["httpx", "aiohttp", "native"]
-"""What moves the bytes: a library, or the compiled core."""
+HttpLibrary: TypeAlias = Literal["native", "httpx"]
+"""What moves the bytes: the compiled core, or a library."""
 
 BACKEND_TRANSPORTS: dict[Backend, RendererTransport] = {
     "vllm": "vllm_generate",
@@ -54,10 +54,6 @@ it: a request sent into a closing connection fails without a sign whether it was
 
 MAX_CONCURRENCY = 2048
 """Requests in flight from one client."""
-
-POOL_SIZE = 4
-"""Connections of one httpx pool. It looks at all of its connections, each with a system call, for every request and
-every answer: with one pool of a thousand that is all the process does."""
 
 PREFLIGHT_TIMEOUT = 10.0
 """Seconds for the question of how long a prompt may be; without an answer the prompt is sent unchecked."""
@@ -83,7 +79,7 @@ class Limits:
     Attributes:
         max_response_bytes: of the body as sent.
         max_decompressed_bytes: of the body once decompressed.
-        max_header_bytes: of status line and headers, interim answers included. httpx takes no more than 102,400.
+        max_header_bytes: of status line and headers, interim answers included.
         max_error_bytes: read of an error's body; the rest is not waited for.
         max_tokens: elements of one list that has one per token: ids, log-probabilities, alternatives, a sampling mask.
         max_rows: rows of routed experts, dropped ones included.

@@ -160,7 +160,6 @@ class NativeEngine:
         max_error: int,
         proxy: tuple[bool, str, int, str | None] | None,
         roots: list[bytes] | None,
-        extra: str | None,
         verified: bool,
         named: bool,
     ) -> NativeEngine: ...
@@ -176,6 +175,7 @@ class NativeEngine:
         mailbox: NativeMailbox | None,
         number: int,
     ) -> NativeCall: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 @final

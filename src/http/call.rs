@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::process;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const HIGH_WATER: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Call {
     process: u32,
+    /// Whether it has ended; to know it takes no lock, which a forked child may find held for ever.
+    over: AtomicBool,
     phase: AtomicU8,
     state: Mutex<State>,
     changed: Condvar,
@@ -55,9 +57,10 @@ pub enum Next {
 }
 
 impl Call {
-    pub(super) fn new(notify: Option<(Arc<Mailbox>, u64)>) -> Self {
+    pub(super) fn new(notify: Option<(Arc<Mailbox>, u64)>, process: u32) -> Self {
         Self {
-            process: process::id(),
+            process,
+            over: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Connect as u8),
             state: Mutex::new(State {
                 over: false,
@@ -158,7 +161,7 @@ impl Call {
 
     /// Closes the connection of the call, which reports no end. In a forked child this does nothing.
     pub fn cancel(&self) {
-        if self.process != process::id() {
+        if self.over.load(Ordering::Acquire) || self.process != process::id() {
             return;
         }
         if let Some(Some(task)) = self.end(None) {
@@ -191,6 +194,7 @@ impl Call {
             return None;
         }
         state.over = true;
+        self.over.store(true, Ordering::Release);
         state.outcome = outcome;
         Some(state.task.take())
     }

@@ -88,6 +88,30 @@ fn chunks_are_joined() {
 }
 
 #[test]
+fn every_spelling_of_chunks_is_read() {
+    for (bytes, data) in [
+        (&b"0\r\n\r\n"[..], &b""[..]),
+        (b"000\r\n\r\n", b""),
+        (b"a\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
+        (b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
+        (b"00000000000000000001\r\nx\r\n0\r\n\r\n", b"x"),
+        (b"1;\r\nx\r\n0;\r\n\r\n", b"x"),
+        (b"1;a\r\nx\r\n0\r\n\r\n", b"x"),
+        (b"1;a=b;c=\"d e\"\r\nx\r\n0;e\r\n\r\n", b"x"),
+        (b"1 \r\nx\r\n0\t\r\n\r\n", b"x"),
+        (b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n"),
+        (b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
+        (b"1\r\nx\r\n0\r\na: b\r\nc:\r\n\r\n", b"x"),
+        (b"1\r\nx\r\n0\r\ncontent-length: 9\r\n\r\n", b"x"),
+    ] {
+        let expected = Ok(Some((data.to_vec(), bytes.len())));
+        assert_eq!(whole(bytes), expected, "{}", bytes.escape_ascii());
+        let behind = [bytes, b"HTTP/1.1 200 OK\r\n"].concat();
+        assert_eq!(whole(&behind), expected, "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
 fn what_is_no_chunk_is_refused() {
     for bytes in [
         &b"\r\n"[..],
@@ -102,6 +126,11 @@ fn what_is_no_chunk_is_refused() {
         b"5\r\r\n",
         b"5;\n",
         b"5;a\0",
+        b"5 5\rx",
+        b"1\r\nx0\r\n\r\n",
+        b"1\r\nx\r\n\r\n0\r\n\r\n",
+        b"0\r\na: b\r\n c\r\n\r\n",
+        b"5;a\nb\r\n",
         b"5g\r\n",
         b"3\r\nabcd\r\n",
         b"3\r\nabc\n",

@@ -63,19 +63,20 @@ impl Engine {
             .and_then(|inner| inner.connector.proxy())
     }
 
-    /// Begins an exchange. The mailbox hears of its end, under this number.
+    /// Begins an exchange, at once or with the next [`flush`](Self::flush). The mailbox hears of its end, under this number.
     ///
     /// The caller keeps the process from forking meanwhile.
     pub fn start(
         &self,
         request: Request,
         notify: Option<(Arc<Mailbox>, u64)>,
+        at_once: bool,
     ) -> io::Result<Arc<Call>> {
         let Some(inner) = self.inner.as_ref().filter(|_| self.is_at_home()) else {
             return Err(io::Error::other("the engine was made in another process"));
         };
-        let runtime = runtime::handle()?;
-        let call = Arc::new(Call::new(notify));
+        let runtime = runtime::running(self.process)?;
+        let call = Arc::new(Call::new(notify, self.process));
         let number = inner.next.fetch_add(1, Ordering::Relaxed);
         inner.calls().insert(number, Arc::clone(&call));
         let carried = Carried {
@@ -83,12 +84,24 @@ impl Engine {
             call: Arc::clone(&call),
             number,
         };
-        let task = runtime.spawn(async move {
-            let outcome = carried.inner.exchange(&request, &carried.call).await;
-            carried.call.finish(outcome);
-        });
-        call.carried_by(task.abort_handle());
+        let (handle, begun) = (runtime.handle().clone(), Arc::clone(&call));
+        let begin = move || {
+            let task = handle.spawn(async move {
+                let outcome = carried.inner.exchange(&request, &carried.call).await;
+                carried.call.finish(outcome);
+            });
+            begun.carried_by(task.abort_handle());
+        };
+        runtime.begin(Box::new(begin), at_once);
         Ok(call)
+    }
+
+    /// Begins the exchanges that wait for others. The caller keeps the process from forking meanwhile.
+    pub fn flush(&self) -> io::Result<()> {
+        match self.is_at_home() {
+            true => runtime::running(self.process).map(|runtime| runtime.flush()),
+            false => Ok(()),
+        }
     }
 
     /// Closes every connection; calls on their way fail.

@@ -28,6 +28,40 @@ fn a_head_is_read() {
 }
 
 #[test]
+fn odd_heads_that_mean_one_thing_are_read() {
+    for (text, status, fields) in [
+        ("HTTP/1.1 200\r\n\r\n", 200, &[][..]),
+        ("HTTP/1.1 200 \r\n\r\n", 200, &[]),
+        ("HTTP/1.1 404 Not \tFound\r\n\r\n", 404, &[]),
+        ("HTTP/1.1 200 Or\u{e5}nge\r\n\r\n", 200, &[]),
+        ("HTTP/1.1 200 OK\r\na_b: c\r\n\r\n", 200, &[("a_b", "c")]),
+        ("HTTP/1.1 200 OK\r\na:b\r\n\r\n", 200, &[("a", "b")]),
+        ("HTTP/1.1 200 OK\r\na:\t b \t\r\n\r\n", 200, &[("a", "b")]),
+        (
+            "HTTP/1.1 200 OK\r\na: b c:d\r\n\r\n",
+            200,
+            &[("a", "b c:d")],
+        ),
+        ("HTTP/1.1 200 OK\r\na:   \r\n\r\n", 200, &[("a", "")]),
+        (
+            "HTTP/1.1 200 OK\r\n!#$%&'*+-.^`|~1: x\r\n\r\n",
+            200,
+            &[("!#$%&'*+-.^`|~1", "x")],
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nA: b\r\na: c\r\n\r\n",
+            200,
+            &[("a", "b"), ("a", "c")],
+        ),
+    ] {
+        let head = read(text).unwrap_or_else(|why| panic!("{text:?}: {why}"));
+        let found = head.fields.iter();
+        let found: Vec<_> = found.map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!((head.status, &found[..]), (status, fields), "{text:?}");
+    }
+}
+
+#[test]
 fn wherever_a_head_is_cut_its_end_is_found_once() {
     let bytes = b"HTTP/1.1 200 OK\r\na: b\r\nc: d\r\n\r\nbody\r\n\r\n";
     for first in 0..bytes.len() {

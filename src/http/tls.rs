@@ -1,12 +1,10 @@
 //! Whom a client trusts, in the terms of rustls.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -16,8 +14,8 @@ use rustls::{
 /// Whose signature makes a certificate good.
 #[derive(Debug, Clone)]
 pub enum Roots {
-    /// Whom the system trusts, and those of this file of PEM.
-    System(Option<PathBuf>),
+    /// Whom the system trusts, or the environment names (`SSL_CERT_FILE`, `SSL_CERT_DIR`).
+    System,
     /// These certificates, in DER.
     These(Vec<Vec<u8>>),
 }
@@ -43,7 +41,11 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().cloned());
         if store.is_empty() {
-            return Err("no certificate of an authority was found to trust".into());
+            return Err(
+                "no certificate of an authority was found to trust: install the system's \
+                        (ca-certificates), or name a file with SSL_CERT_FILE"
+                    .into(),
+            );
         }
         let store = Arc::new(store);
         let builder = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider));
@@ -65,14 +67,8 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
 
 fn certificates(roots: &Roots) -> Vec<CertificateDer<'static>> {
     match roots {
-        Roots::System(more) => {
-            // What of the system's cannot be read is as if it was not there.
-            let mut found = rustls_native_certs::load_native_certs().certs;
-            if let Some(Ok(more)) = more.as_ref().map(CertificateDer::pem_file_iter) {
-                found.extend(more.filter_map(Result::ok));
-            }
-            found
-        }
+        // What of the system's cannot be read is as if it was not there.
+        Roots::System => rustls_native_certs::load_native_certs().certs,
         Roots::These(certificates) => {
             let certificates = certificates.iter();
             certificates

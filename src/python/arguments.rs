@@ -165,9 +165,18 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
                 .map(|item| narrow(item?.extract().unwrap_or(i64::MAX)))
                 .collect();
         }
-        let wide = array.call_method1("astype", ("int64",))?;
-        let wide = wide.cast::<PyArray1<i64>>()?.readonly();
-        return wide.as_array().iter().map(|&id| narrow(id)).collect();
+        let wide = match array.cast::<PyArray1<i64>>() {
+            Ok(wide) => wide.clone(),
+            Err(_) => array
+                .call_method1("astype", ("int64",))?
+                .cast_into::<PyArray1<i64>>()?,
+        };
+        let wide = wide.readonly();
+        let mut ids = Vec::with_capacity(wide.len());
+        for &id in wide.as_array() {
+            ids.push(narrow(id)?);
+        }
+        return Ok(ids);
     }
     if object.is_instance_of::<PyString>() || object.is_instance_of::<PyBytes>() {
         return Err(PyTypeError::new_err(format!(

@@ -1,7 +1,6 @@
 //! The HTTP engine: requests go in with the GIL, answers are taken out with it, and it is free in between.
 
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ use crate::http::{
 /// Connections to servers, and the calls that are on their way. Safe to share between threads.
 ///
 /// ``proxy`` is (https, host, port, authorization or None). ``roots`` are the certificates to trust, in DER, or None for
-/// the system's and those of the PEM file ``extra``. ``verified`` says whether certificates are checked at all, ``named``
-/// whether they must name the host. Times are in seconds, ceilings in bytes.
+/// the system's. ``verified`` says whether certificates are checked at all, ``named`` whether they must name the host.
+/// Times are in seconds, ceilings in bytes.
 #[pyclass(frozen, module = "dynamo_tito")]
 pub(crate) struct NativeEngine {
     engine: Engine,
@@ -28,7 +27,7 @@ pub(crate) struct NativeEngine {
 #[pymethods]
 impl NativeEngine {
     #[new]
-    #[pyo3(signature = (*, connect_timeout, keepalive, max_head, max_body, max_error, proxy, roots, extra, verified, named))]
+    #[pyo3(signature = (*, connect_timeout, keepalive, max_head, max_body, max_error, proxy, roots, verified, named))]
     #[expect(clippy::too_many_arguments, reason = "keywords")]
     fn new(
         connect_timeout: f64,
@@ -38,13 +37,12 @@ impl NativeEngine {
         max_error: u64,
         proxy: Option<(bool, String, u16, Option<String>)>,
         roots: Option<Vec<Vec<u8>>>,
-        extra: Option<PathBuf>,
         verified: bool,
         named: bool,
     ) -> PyResult<Self> {
         let roots = match roots {
             Some(these) => Roots::These(these),
-            None => Roots::System(extra),
+            None => Roots::System,
         };
         let wiring = Wiring {
             timeout: seconds("connect_timeout", connect_timeout)?,
@@ -69,7 +67,7 @@ impl NativeEngine {
         Ok(Self { engine })
     }
 
-    /// Begins an exchange. ``mailbox``, if there is one, hears of its end under ``number``.
+    /// Begins an exchange. ``mailbox``, if there is one, hears of its end under ``number``; then it may wait for ``flush``.
     ///
     /// Raises ValueError for what cannot be sent, OSError where the process is out of threads or descriptors.
     #[expect(
@@ -88,10 +86,6 @@ impl NativeEngine {
         mailbox: Option<&NativeMailbox>,
         number: u64,
     ) -> PyResult<NativeCall> {
-        if !self.engine.is_at_home() {
-            let said = "the engine was made in another process";
-            return Err(PyRuntimeError::new_err(said));
-        }
         let mut fields = Vec::with_capacity(headers.len());
         for (name, value) in headers {
             fields.push((
@@ -117,9 +111,16 @@ impl NativeEngine {
             self.engine.proxy(),
         )
         .map_err(PyValueError::new_err)?;
+        // An event loop asks for many exchanges in a turn, and flushes them at its end; a thread waits for its own.
+        let at_once = mailbox.is_none();
         let notify = mailbox.map(|mailbox| (Arc::clone(&mailbox.mailbox), number));
-        let call = self.engine.start(request, notify)?;
+        let call = self.engine.start(request, notify, at_once)?;
         Ok(NativeCall { call, decoded })
+    }
+
+    /// Begins the exchanges that were started with a mailbox and wait for others.
+    fn flush(&self) -> PyResult<()> {
+        Ok(self.engine.flush()?)
     }
 
     /// Closes every connection; calls on their way fail. In a forked child it does nothing.

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dynamo_tito._errors import TransportError
-from dynamo_tito._http import aiohttp, httpx, native
+from dynamo_tito._http import native
 from support.driver import KINDS, Driver, Kind
 
 
@@ -25,8 +25,8 @@ def every_descriptor() -> list[int]:
 
 def main(kind: Kind, url: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
-    for module in (aiohttp, httpx, native):  # however slow the machine, the connection is kept
-        setattr(module, "KEEPALIVE", 600.0)  # noqa: B010 - for mypy it is not the module's own
+    # However slow the machine, the connection is kept.
+    setattr(native, "KEEPALIVE", 600.0)  # noqa: B010 - for mypy it is not the module's own
     with Driver(kind, url, retries=None) as client, Driver(kind, url, retries=None) as fresh:
         # The event loop opens descriptors in its first call.
         client.generate(deadline=60.0)

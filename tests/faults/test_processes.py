@@ -1,4 +1,4 @@
-"""Too few descriptors, two event loops, a forked child: other calls are not affected."""
+"""Too few descriptors, several event loops, a forked child: other calls are not affected."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from dynamo_tito import AsyncTitoClient, TitoClient
+from dynamo_tito import AsyncTitoClient, TitoClient, TransportError
 from support.authority import Authority
-from support.driver import ASYNC, PROMPT, Driver, Kind
+from support.driver import PROMPT, Driver, Kind
 from support.processes import run
-from support.raw_server import RawServer
+from support.raw_server import RawServer, Stall
 
 from .cases import GOOD, LONG, answered, whole
 
@@ -27,53 +28,102 @@ def test_no_descriptor_is_left(kind: Kind, server: RawServer) -> None:
     assert server.hits == 5
 
 
-@pytest.mark.parametrize("kind", ASYNC)
-def test_a_client_belongs_to_the_loop_that_used_it_first(kind: Kind, server: RawServer) -> None:
+def test_a_library_belongs_to_the_loop_that_used_it_first(server: RawServer) -> None:
     server.play(GOOD)
-    with Driver(kind, server.url) as driver:
+    with Driver("httpx", server.url) as driver:
         answered(driver)
         client: Any = driver.client
-        with pytest.raises(RuntimeError, match="in use on another event loop; make one per loop"):
+        with pytest.raises(RuntimeError, match="in use on another event loop; make one per loop, or use http='native'"):
             asyncio.run(client.generate(PROMPT))
         whole(driver, server, hits=1)
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("kind", ASYNC)
-def test_after_its_loop_is_gone(kind: Kind, server: RawServer) -> None:
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_one_client_on_one_loop_after_the_other(server: RawServer, loop: str) -> None:
+    """Neither closes it. Their connections are the client's, so the second loop finds that of the first."""
     server.play(GOOD)
-    client = AsyncTitoClient(server.url, model="m", http=kind, preflight=False)  # type: ignore[arg-type]
-
-    async def once() -> int:
-        try:
-            return len((await client.generate(PROMPT, deadline=LONG)).token_ids)
-        finally:
-            await client._runner.transport.aclose()
-            await asyncio.sleep(0)
-
-    assert asyncio.run(once()) == 3
-    with pytest.raises(RuntimeError, match="make one per loop"):
-        asyncio.run(once())
-    assert server.hits == 1
+    client = AsyncTitoClient(server.url, model="m", preflight=False)
+    for _ in range(3):
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            assert len(runner.run(client.generate(PROMPT, deadline=LONG)).token_ids) == 3
+    asyncio.run(client.aclose())
+    server.wait_until(lambda: server.open_connections == 0)
+    assert (server.hits, server.connections) == (3, 1)
 
 
-@pytest.mark.parametrize("kind", ASYNC)
-def test_two_loops_at_once(kind: Kind, server: RawServer) -> None:
-    """Each has its own client. They share nothing."""
+def test_a_loop_that_ends_with_calls_on_their_way(server: RawServer) -> None:
+    """Their places and their connections are given up, and the next loop has all of them."""
+    client = AsyncTitoClient(server.url, model="m", preflight=False, max_concurrency=4)
+
+    async def leave() -> None:
+        calls = [asyncio.create_task(client.generate(PROMPT, deadline=LONG)) for _ in range(8)]
+        await asyncio.to_thread(server.wait_until, lambda: server.hits == 4)
+        assert not any(call.done() for call in calls)
+
+    async def all_of_them() -> None:
+        for answer in await asyncio.gather(*(client.generate(PROMPT, deadline=LONG) for _ in range(8))):
+            assert len(answer.token_ids) == 3
+        await client.aclose()
+
+    server.play([Stall()])
+    asyncio.run(leave())
+    server.wait_until(lambda: server.open_connections == 0)
     server.play(GOOD)
-    calls, results = 30, []
+    asyncio.run(all_of_them())
+    assert server.hits == 12
 
-    def work() -> None:
-        with Driver(kind, server.url) as driver:
-            results.append([answered(driver) for _ in range(calls)])
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+@pytest.mark.parametrize("shared", [True, False])
+def test_several_loops_at_once(server: RawServer, *, shared: bool) -> None:
+    """With a client for all of them, and with one for each."""
+    server.play(GOOD)
+    calls, results, loops = 30, [], 4
+    one = AsyncTitoClient(server.url, model="m", preflight=False)
+    together = threading.Barrier(loops)
+
+    async def work() -> None:
+        client = one if shared else AsyncTitoClient(server.url, model="m", preflight=False)
+        together.wait(LONG)
+        answers = await asyncio.gather(*(client.generate(PROMPT, deadline=LONG) for _ in range(calls)))
+        results.append([answer.token_ids.tolist() for answer in answers])
+        if not shared:
+            await client.aclose()
+
+    threads = [threading.Thread(target=asyncio.run, args=(work(),), daemon=True) for _ in range(loops)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    assert results == [[[7, 8, 9]] * calls] * 2
-    assert server.hits == 2 * calls
+        thread.join(LONG)
+    assert results == [[[7, 8, 9]] * calls] * loops
+    assert server.hits == loops * calls
+    asyncio.run(one.aclose())
+
+
+def test_closed_on_one_loop_while_another_waits(server: RawServer) -> None:
+    server.play([Stall()])
+    client = AsyncTitoClient(server.url, model="m", preflight=False)
+    errors: list[TransportError] = []
+
+    async def wait() -> None:
+        try:
+            await client.generate(PROMPT, deadline=LONG)
+        except TransportError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=asyncio.run, args=(wait(),), daemon=True)
+    thread.start()
+    server.wait_until(lambda: server.hits == 1)
+    asyncio.run(client.aclose())
+    thread.join(LONG)
+    assert ["the client was closed" in str(error) for error in errors] == [True]
+    server.wait_until(lambda: server.open_connections == 0)
 
 
 def in_a_child(work: Callable[[], object]) -> str:

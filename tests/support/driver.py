@@ -6,19 +6,28 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
+import aiohttp
+import pytest
+
 from dynamo_tito import StreamDelta
 from dynamo_tito._client import AsyncTitoClient, AsyncTitoStream, TitoClient, TitoStream
+from dynamo_tito._config import HttpLibrary
 from dynamo_tito._errors import TitoError
 from dynamo_tito._types import Completion, PromptLogprobs
 
 T = TypeVar("T")
 
-Kind: TypeAlias = Literal["httpx", "aiohttp", "native", "blocking", "native, blocking"]
+Kind: TypeAlias = Literal["native", "blocking", "httpx", "httpx, blocking", "aiohttp", "openai", "openai, blocking"]
 
-KINDS: tuple[Kind, ...] = ("httpx", "aiohttp", "native", "blocking", "native, blocking")
-ASYNC: tuple[Literal["httpx", "aiohttp", "native"], ...] = ("httpx", "aiohttp", "native")
-BLOCKING: dict[Kind, Literal["httpx", "native"]] = {"blocking": "httpx", "native, blocking": "native"}
+KINDS: tuple[Kind, ...] = ("native", "blocking")
+"""The core's engine, which keeps every promise."""
+ADAPTERS: tuple[Kind, ...] = ("httpx", "httpx, blocking", "aiohttp", "openai", "openai, blocking")
+"""Engines over a library: ``tests/faults/test_adapters.py`` says what they promise."""
+ASYNC: tuple[HttpLibrary, ...] = ("native",)
+"""The engines of which every await of a call may be cancelled. httpx leaves a handshake to the collector."""
 PROMPT = [1, 2, 3, 4, 5]
+OPENAI_KEY = "sk-of-the-carrier"
+"""What an OpenAI client is made with; a client of ours that it carries has none."""
 
 
 class Driver:
@@ -28,11 +37,24 @@ class Driver:
         self._runner = asyncio.Runner(loop_factory=options.pop("loop_factory", None))
         options = {"model": "tito-model", "preflight": False, **options}
         self.kind = kind
+        self._carrier: Any = None
         self.client: AsyncTitoClient | TitoClient
-        if kind in BLOCKING:
-            self.client = TitoClient(url, http=BLOCKING[kind], **options)
-        else:
-            self.client = AsyncTitoClient(url, http=kind, **options)  # type: ignore[arg-type]
+        match kind:
+            case "native" | "httpx":
+                self.client = AsyncTitoClient(url, http=kind, **options)
+            case "blocking":
+                self.client = TitoClient(url, **options)
+            case "httpx, blocking":
+                self.client = TitoClient(url, http="httpx", **options)
+            case "aiohttp":
+                self._carrier = self._runner.run(_session())
+                self.client = AsyncTitoClient(url, http_client=self._carrier, **options)
+            case "openai":
+                self._carrier = pytest.importorskip("openai").AsyncOpenAI(base_url=f"{url}/v1", api_key=OPENAI_KEY)
+                self.client = AsyncTitoClient(url, http_client=self._carrier, **options)
+            case "openai, blocking":
+                self._carrier = pytest.importorskip("openai").OpenAI(base_url=f"{url}/v1", api_key=OPENAI_KEY)
+                self.client = TitoClient(url, http_client=self._carrier, **options)
 
     def generate(self, prompt: Any = None, **arguments: Any) -> Completion:
         """One call, to its end."""
@@ -89,6 +111,10 @@ class Driver:
             self.client.close()
         else:
             self._runner.run(self._close(self.client))
+        if self._carrier is not None:
+            closed = self._carrier.close()
+            if closed is not None:
+                self._runner.run(_settled(closed))
         self._runner.close()
 
     @staticmethod
@@ -102,6 +128,14 @@ class Driver:
 
     @staticmethod
     async def _close(client: AsyncTitoClient) -> None:
-        await client.aclose()
-        # TLS and aiohttp close sockets a turn of the loop later.
-        await asyncio.sleep(0)
+        await _settled(client.aclose())
+
+
+async def _session() -> Any:
+    return aiohttp.ClientSession()
+
+
+async def _settled(closing: Coroutine[Any, Any, None]) -> None:
+    await closing
+    # TLS and aiohttp close sockets a turn of the loop later.
+    await asyncio.sleep(0)

@@ -402,7 +402,7 @@ def test_the_callback_of_the_blocking_client_is_called_on_the_calling_thread(
     assert threads == {threading.get_ident()}
 
 
-@pytest.mark.parametrize("library", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("library", ["native", "httpx"])
 def test_cancelling_ends_the_calls_in_flight(library: HttpLibrary) -> None:
     async def main(engine: Engine) -> None:
         async with AsyncTitoClient(engine.url, model=None, http=library, preflight=False) as client:

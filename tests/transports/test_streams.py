@@ -350,7 +350,7 @@ def test_a_stream_that_is_left(connect: Connect, server: RawServer) -> None:
     assert client.generate(stream=True).token_ids.tolist() == TOKENS
 
 
-@pytest.mark.parametrize("kind", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("kind", ["native", "httpx"])
 def test_a_wait_for_tokens_that_is_cancelled(connect: Connect, server: RawServer) -> None:
     server.play(STALLED, STREAM)
     client = connect(max_concurrency=1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from dynamo_tito._config import CONNECT_TIMEOUT, MAX_CONCURRENCY, HttpLibrary, Limits, RendererTransport, RetryPolicy
 from dynamo_tito._http.base import Wiring
 from dynamo_tito._http.endpoint import make_endpoint
-from dynamo_tito._http.environment import proxy_for, tls_context
+from dynamo_tito._http.environment import checked_tls, proxy_for
 from dynamo_tito._http.secrets import secrets_of_url
 from dynamo_tito._logprobs_report import logprobs_checks
 from dynamo_tito._routing_report import routing_checks
@@ -74,9 +74,8 @@ class BaseClient:
         wiring = Wiring(
             limits=limits,
             connect_timeout=CONNECT_TIMEOUT if connect is None else connect,
-            tls=tls_context(given["tls"], *(() if given["http"] == "native" else (endpoint.root, proxy))),
             proxy=proxy,
-            trust=given["tls"],
+            trust=checked_tls(given["tls"]),
             secrets=endpoint.secrets,
         )
         self._reach = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,14 +72,17 @@ class Caller:
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight
-        self._sizes: dict[str, tuple[int, ...]] = {}
+        self._sizes: dict[str, deque[int]] = {}
 
     def headers(self, spec: Dialect, call: Call, extra: Mapping[str, str] | None) -> dict[str, str]:
         """The headers of a request: the client's, the route's, the call's own; later ones win."""
         own = dict(self.endpoint.headers)
         if call.stream and own["accept"] == JSON:
             own["accept"] = EVENTS
-        return {**own, **checked_headers(spec.headers(call)), **checked_headers(extra)}
+        own.update(checked_headers(spec.headers(call)))
+        if extra:
+            own.update(checked_headers(extra))
+        return own
 
     def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
         """Ask how long a prompt may be, send, decode."""
@@ -175,12 +178,14 @@ class Caller:
 
         def attempt() -> Steps[HttpResponse]:
             # The largest recent answer: aborted ones are small, and many are under way at once.
-            expected = max(self._sizes.get(request.url, ()), default=0)
-            response: HttpResponse = yield dataclasses.replace(send, expected=expected)
+            sizes = self._sizes.get(request.url)
+            send.expected = 0 if sizes is None else max(sizes.copy())
+            response: HttpResponse = yield send
             if response.good:
                 if not send.stream:
-                    sizes = (*self._sizes.get(request.url, ()), len(response.content))
-                    self._sizes[request.url] = sizes[-_REMEMBERED:]
+                    if sizes is None:
+                        sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
+                    sizes.append(len(response.content))
                 return response
             waits.server_asks = retry_after(response.headers)
             raise error_of(

@@ -59,18 +59,21 @@ class time_limit:  # noqa: N801 - reads as the statement it is used in
     __slots__ = ("_current", "_seconds", "_timeout")
 
     def __init__(self, seconds: float | None, current: CurrentExchange) -> None:
+        self._timeout = None if seconds is None else asyncio.timeout(seconds)
         self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
         self._current = current
 
     async def __aenter__(self) -> None:
         if self._seconds is not None and self._seconds <= 0:
             raise deadline_error(self._current.exchange)
-        await self._timeout.__aenter__()
+        if self._timeout is not None:
+            await self._timeout.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._timeout is None:
+            return
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError:

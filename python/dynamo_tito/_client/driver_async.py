@@ -47,17 +47,17 @@ T = TypeVar("T")
 class AsyncTitoClient(BaseClient):
     """Token ids in, arrays out, on an event loop.
 
-    One client serves one server from one event loop, with up to ``max_concurrency`` calls in flight. Use it as a
-    context manager or call :meth:`aclose`.
+    One client serves one server, with up to ``max_concurrency`` calls in flight on each event loop that uses it; only
+    ``http="native"`` takes more than one loop. Use it as a context manager or call :meth:`aclose`.
 
     Args:
         base_url: the server, with or without ``/v1``; credentials in it are sent as a header and shown nowhere.
         model: the model's name; None where the server needs none.
         transport: which route takes the ids; a call may choose another.
-        http: ``"httpx"``; or ``"aiohttp"`` (extra ``dynamo-tito[aiohttp]``), which moves large bodies and many requests
-            in a fraction of the time; or ``"native"``, the engine of the compiled core, which leaves the loop alone.
-        http_client: a client of one's own instead: an ``httpx.AsyncClient`` or ``aiohttp.ClientSession``, which stays
-            open when this one closes, or a :class:`dynamo_tito.AsyncHttpEngine`.
+        http: ``"native"``, the engine of the compiled core, which leaves the loop alone; or ``"httpx"`` (extra
+            ``dynamo-tito[httpx]``), which promises less: see ``docs/reliability.md``.
+        http_client: a client of one's own instead: an ``httpx.AsyncClient``, ``aiohttp.ClientSession`` or
+            ``openai.AsyncOpenAI``, which stays open when this one closes, or a :class:`dynamo_tito.AsyncHttpEngine`.
         timeout: seconds that a call may take in all, waiting for a free connection included; None for no limit.
         connect_timeout: seconds for one connection and its TLS handshake.
         max_concurrency: requests in flight; further calls wait. Never more than the process may open files.
@@ -104,7 +104,6 @@ class AsyncTitoClient(BaseClient):
         transport = open_async(http, client, wiring)
         self._runner = AsyncRunner(transport, concurrency=self._concurrency, thread_from_bytes=self._thread_from_bytes)
         self._caller.streams = isinstance(transport, AsyncStreamingHttpEngine)
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @GENERATE.shown_by
     async def generate(self, prompt_ids: PromptIds, **options: Unpack[GenerateOptions]) -> Completion:
@@ -320,11 +319,7 @@ class AsyncTitoClient(BaseClient):
 
     def _check_usable(self) -> None:
         super()._check_usable()
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise RuntimeError("the client is in use on another event loop; make one per loop")
+        self._runner.check_loop()
 
 
 @CLIENT.shown_by

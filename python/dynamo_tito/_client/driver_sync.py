@@ -38,9 +38,8 @@ T = TypeVar("T")
 class TitoClient(BaseClient):
     """Token ids in, arrays out, on the calling thread. Threads may share it.
 
-    The arguments are those of :class:`AsyncTitoClient`; ``http`` is ``"httpx"`` or ``"native"``, and ``http_client`` an
-    ``httpx.Client`` or a :class:`dynamo_tito.HttpEngine`. The methods are the same but for ``fleet``, which is
-    asynchronous.
+    The arguments are those of :class:`AsyncTitoClient`; ``http_client`` is an ``httpx.Client``, an ``openai.OpenAI`` or
+    a :class:`dynamo_tito.HttpEngine`. The methods are the same but for ``fleet``, which is asynchronous.
     """
 
     def _open(self, http: HttpLibrary, client: Any, wiring: Wiring) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from .steps import Steps
 
+_ON_INTERRUPT = get_args(OnInterrupt)
+
 _LINGER = 1.0
 """Seconds that the end of a body is waited for once the stream has said that it is over, to keep the connection."""
 
@@ -162,7 +164,9 @@ class Generation:
 
     def _drafted(self, *, stream: bool, request_id: str | None) -> Request:
         caller, spec = self._caller, self._spec
-        call = dataclasses.replace(self._call, stream=stream, request_id=request_id)
+        call = self._call
+        if (call.stream, call.request_id) != (stream, request_id):
+            call = dataclasses.replace(call, stream=stream, request_id=request_id)
         headers = caller.headers(spec, call, self._options["extra_headers"])
         draft = spec.draft(call, send_start=not (spec.may_refuse_start and caller.start_refused))
         return Request(spec, call, draft, headers)
@@ -207,13 +211,13 @@ def _asks_an_artifact_for_experts(caller: Caller, options: Mapping[str, Any]) ->
 
 
 def _keeps(on_interrupt: object) -> bool:
-    if on_interrupt not in get_args(OnInterrupt):
-        raise ValueError(f"on_interrupt must be one of {', '.join(get_args(OnInterrupt))}, not {on_interrupt!r}")
+    if on_interrupt not in _ON_INTERRUPT:
+        raise ValueError(f"on_interrupt must be one of {', '.join(_ON_INTERRUPT)}, not {on_interrupt!r}")
     return on_interrupt == "return"
 
 
 def _asked(stream: object, *, keeps: bool) -> bool | None:
-    if not isinstance(stream, bool | None):
+    if stream is not None and not isinstance(stream, bool):
         raise TypeError(f"stream must be True, False or None, not {type(stream).__name__}")
     if keeps and stream is False:
         raise ValueError("on_interrupt='return' needs a stream: of an answer that comes whole nothing can be kept")

@@ -147,7 +147,7 @@ class TokenizeOptions(TypedDict, total=False):
 
 CLIENT = Keywords(
     ClientOptions,
-    http="httpx",
+    http="native",
     timeout=DEFAULT_TIMEOUT,
     connect_timeout=CONNECT_TIMEOUT,
     max_concurrency=MAX_CONCURRENCY,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from dynamo_tito._errors import TitoError
 from dynamo_tito._http.base import AsyncHttpEngine, AsyncStreamingHttpEngine, Exchange, HttpResponse, begun
+from dynamo_tito._http.loops import without_closed
 
 from .deadline import CurrentExchange, time_limit
 from .steps import Emit, Exclusive, Pull, Send, Sleep, Work
@@ -60,25 +62,49 @@ class Flight(CurrentExchange):
             await arriving.aclose()
 
 
+class _Turns:
+    """Whose turn it is among the calls of one client on one event loop."""
+
+    __slots__ = ("exclusive", "slots")
+
+    def __init__(self, concurrency: int) -> None:
+        self.slots = asyncio.Semaphore(concurrency)
+        self.exclusive = asyncio.Lock()
+
+
 class AsyncRunner:
-    """The connections of one client, and its turns."""
+    """The connections of one client, and the turns of its calls on each event loop."""
 
     def __init__(self, transport: AsyncHttpEngine, *, concurrency: int, thread_from_bytes: int) -> None:
         self.transport = transport
-        self._slots = asyncio.Semaphore(concurrency)
-        self._turns = asyncio.Lock()
+        self._any_loop = getattr(transport, "any_loop", False)
+        self._concurrency = concurrency
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
         self._thread_from_bytes = thread_from_bytes
+
+    def check_loop(self) -> None:
+        """RuntimeError on a second event loop, unless the engine serves any number of them."""
+        if self._any_loop:
+            return
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("the client is in use on another event loop; make one per loop, or use http='native'")
 
     async def run(self, steps: Steps[T], seconds: float | None) -> T:
         """Carry out a whole call, in at most so many seconds."""
         flight = Flight()
         try:
-            with contextlib.closing(steps):
-                async with time_limit(seconds, flight):
-                    result: T = await self.advance(steps, flight)
-                    return result
+            async with time_limit(seconds, flight):
+                result: T = await self.advance(steps, flight)
+                return result
         finally:
-            await flight.aclose()
+            try:
+                steps.close()
+            finally:
+                await flight.aclose()
 
     async def advance(self, steps: Steps[Any], flight: Flight) -> Any:
         """Carry out steps, to the result of the call or to the next :class:`Emit`."""
@@ -100,32 +126,41 @@ class AsyncRunner:
 
     async def _perform(self, step: object, flight: Flight) -> object:
         match step:
-            case Pull():
-                return await flight.pull(step.within)
             case Work():
                 return await in_thread(step.run) if step.size >= self._thread_from_bytes else step.run()
-            case Send(stream=True):
-                flight.exchange = exchange = Exchange(step.request)
-                return await flight.open(self._arriving(exchange, step.begins))
-            case Send():
-                async with time_limit(step.timeout, flight), self._slots:
+            case Send(stream=False):
+                async with time_limit(step.timeout, flight), self._here.slots:
                     flight.exchange = exchange = Exchange(step.request, step.into_body, expected=step.expected)
                     with exchange:
                         return await self.transport.asend(exchange)
+            case Send():
+                flight.exchange = exchange = Exchange(step.request)
+                return await flight.open(self._arriving(exchange, step.begins))
+            case Pull():
+                return await flight.pull(step.within)
             case Sleep():
                 await asyncio.sleep(step.seconds)
             case Exclusive():
-                async with self._turns:
+                async with self._here.exclusive:
                     with contextlib.closing(step.steps()) as steps:
                         return await self.advance(steps, flight)
             case _:
                 raise TypeError(f"no step: {step!r}")
         return None
 
+    @property
+    def _here(self) -> _Turns:
+        loop = asyncio.get_running_loop()
+        turns = self._turns.get(loop)
+        if turns is None:
+            without_closed(self._turns)
+            turns = self._turns[loop] = _Turns(self._concurrency)
+        return turns
+
     async def _arriving(self, exchange: Exchange, begins: Callable[[], None] | None) -> Arriving:
         # It does not hold the flight: a stream that is dropped is closed at once, not when it is collected.
         assert isinstance(self.transport, AsyncStreamingHttpEngine)  # noqa: S101 - as the caller knows
-        async with self._slots:
+        async with self._here.slots:
             if begins is not None:
                 begins()
             with exchange:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 Steps = Generator[Any, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send once. The result is the :class:`HttpResponse`, whatever its status.
 
@@ -50,7 +50,7 @@ class Pull:
     within: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """Compute. The result is that of ``run``.
 

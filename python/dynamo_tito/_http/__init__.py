@@ -1,9 +1,10 @@
-"""What moves bytes: one engine per HTTP library, each imported on first use."""
+"""What moves bytes: the engine of the core, or one over a library, which is imported when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from dynamo_tito._config import HttpLibrary
 
@@ -21,66 +22,77 @@ __all__ = [
 ]
 
 
+class _Carrier(NamedTuple):
+    """An object that is taken as ``http_client``, and the engine over it."""
+
+    module: str
+    kind: str
+    engine: str
+
+
+_ASYNC = (
+    _Carrier("httpx", "AsyncClient", "httpx.AsyncHttpxEngine"),
+    _Carrier("httpx2", "AsyncClient", "httpx.AsyncHttpxEngine"),
+    _Carrier("aiohttp", "ClientSession", "aiohttp.AiohttpEngine"),
+    _Carrier("openai", "AsyncOpenAI", "openai.AsyncOpenAIEngine"),
+)
+_SYNC = (
+    _Carrier("httpx", "Client", "httpx.HttpxEngine"),
+    _Carrier("httpx2", "Client", "httpx.HttpxEngine"),
+    _Carrier("openai", "OpenAI", "openai.OpenAIEngine"),
+)
+
+
 def open_async(http: HttpLibrary, client: Any, wiring: Wiring) -> AsyncHttpEngine:
-    """The engine of an asynchronous client: the caller's client or engine, or one over the library ``http``.
+    """The engine of an asynchronous client: the caller's client or engine, or one of our own.
 
     Raises:
-        ModuleNotFoundError: ``http="aiohttp"`` without the extra ``dynamo-tito[aiohttp]``.
+        ModuleNotFoundError: ``http="httpx"`` without the extra ``dynamo-tito[httpx]``.
         TypeError: ``client`` is something else.
-        ValueError: ``http`` names no known library.
+        ValueError: ``http`` names no engine.
     """
-    _check_library(http)
-    if (client is None and http == "aiohttp") or _is_a(client, "aiohttp", "ClientSession"):
-        try:
-            from .aiohttp import AiohttpEngine  # noqa: PLC0415 - loaded when it is needed
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "http='aiohttp' needs the extra: pip install 'dynamo-tito[aiohttp]'", name=error.name
-            ) from error
-        return AiohttpEngine(wiring, client)
-    if client is None and http == "native":
-        from .native import AsyncNativeEngine  # noqa: PLC0415 - loaded when it is needed
-
-        return AsyncNativeEngine(wiring)
-    if client is None or _is_a(client, "httpx", "AsyncClient"):
-        from .httpx import AsyncHttpxEngine  # noqa: PLC0415 - loaded when it is needed
-
-        return AsyncHttpxEngine(wiring, client)
-    if isinstance(client, AsyncHttpEngine):
-        return client
-    raise TypeError(
-        f"http_client must be an httpx.AsyncClient, an aiohttp.ClientSession or an AsyncHttpEngine, not {_name(client)}"
-    )
+    own = {"native": "native.AsyncNativeEngine", "httpx": "httpx.AsyncHttpxEngine"}
+    engine: AsyncHttpEngine = _opened(http, client, wiring, own, _ASYNC, AsyncHttpEngine)
+    return engine
 
 
 def open_sync(http: HttpLibrary, client: Any, wiring: Wiring) -> HttpEngine:
-    """The engine of a blocking client; see :func:`open_async`. aiohttp does not block."""
-    _check_library(http)
-    if http == "aiohttp":
-        raise ValueError("aiohttp does not block: use http='httpx' or 'native', or AsyncTitoClient")
-    if client is None and http == "native":
-        from .native import NativeHttpEngine  # noqa: PLC0415 - loaded when it is needed
-
-        return NativeHttpEngine(wiring)
-    if client is None or _is_a(client, "httpx", "Client"):
-        from .httpx import HttpxEngine  # noqa: PLC0415 - loaded when it is needed
-
-        return HttpxEngine(wiring, client)
-    if isinstance(client, HttpEngine):
-        return client
-    raise TypeError(f"http_client must be an httpx.Client or an HttpEngine, not {_name(client)}")
+    """The engine of a blocking client; see :func:`open_async`."""
+    own = {"native": "native.NativeHttpEngine", "httpx": "httpx.HttpxEngine"}
+    engine: HttpEngine = _opened(http, client, wiring, own, _SYNC, HttpEngine)
+    return engine
 
 
-def _is_a(client: Any, module: str, name: str) -> bool:
-    # Without the module there is no such object; an import only to ask costs time.
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(client, kind)
-
-
-def _check_library(http: str) -> None:
+def _opened(
+    http: str, client: Any, wiring: Wiring, own: dict[str, str], carriers: tuple[_Carrier, ...], protocol: type
+) -> Any:
     if http not in get_args(HttpLibrary):
-        raise ValueError(f"http must be 'httpx', 'aiohttp' or 'native', not {http!r}")
+        raise ValueError(
+            f"http must be 'native' or 'httpx', not {http!r}; a session of aiohttp is given as http_client"
+            if http == "aiohttp"
+            else f"http must be 'native' or 'httpx', not {http!r}"
+        )
+    if client is None:
+        try:
+            return _engine(own[http])(wiring)
+        except ModuleNotFoundError as error:
+            if error.name != http:
+                raise
+            raise ModuleNotFoundError(
+                f"http={http!r} needs the extra: pip install 'dynamo-tito[{http}]'", name=error.name
+            ) from error
+    for module, kind, engine in carriers:
+        # Without the module there is no such object; an import only to ask costs time.
+        known = getattr(sys.modules.get(module), kind, None)
+        if known is not None and isinstance(client, known):
+            return _engine(engine)(wiring, client)
+    if isinstance(client, protocol):
+        return client
+    names = ", ".join(f"{carrier.module}.{carrier.kind}" for carrier in carriers)
+    found = f"{type(client).__module__}.{type(client).__qualname__}"
+    raise TypeError(f"http_client must be one of {names}, or a {protocol.__name__}, not {found}")
 
 
-def _name(client: Any) -> str:
-    return f"{type(client).__module__}.{type(client).__qualname__}"
+def _engine(name: str) -> Any:
+    module, _, kind = name.partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), kind)

@@ -18,12 +18,10 @@ from dynamo_tito._http.secrets import hidden, masked, secrets_of
 from dynamo_tito._native import Body
 
 if TYPE_CHECKING:
-    import ssl
     from types import TracebackType
 
     from dynamo_tito._errors import TransportPhase
     from dynamo_tito._http.environment import Tls
-    from dynamo_tito._native import Spare
 
 _INFLATE_STEP = 1 << 20
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
@@ -177,15 +175,13 @@ class Wiring:
     Attributes:
         limits: ceilings of one answer.
         connect_timeout: seconds for one connection and its TLS handshake.
-        tls: for https.
         proxy: URL of the proxy, or None.
-        trust: what ``tls`` was made from, for engines that take no context.
+        trust: which certificates of servers are good.
         secrets: masked in messages, beside those in the headers of a request.
     """
 
     limits: Limits
     connect_timeout: float
-    tls: ssl.SSLContext = field(repr=False)
     proxy: str | None = field(repr=False)
     trust: Tls = field(default="verify", repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -193,7 +189,10 @@ class Wiring:
 
 @runtime_checkable
 class AsyncHttpEngine(Protocol):
-    """Carries the requests of an :class:`AsyncTitoClient`: an object with these methods is an ``http_client``."""
+    """Carries the requests of an :class:`AsyncTitoClient`: an object with these methods is an ``http_client``.
+
+    One whose attribute ``any_loop`` is true is used from any number of event loops at once.
+    """
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """Send once and return the whole answer, whatever its status; see :meth:`Exchange.areceive`.
@@ -260,7 +259,7 @@ class Receiver:
         self.headers = headers
         self.good = 200 <= status < 300
         # A field is its name, a colon, a space, its value and the end of the line.
-        check_head(sum(len(name) + len(value) + 4 for name, value in headers.items()), limits)
+        _check_head(sum(len(name) + len(value) + 4 for name, value in headers.items()), limits)
         self._limit = limits.max_response_bytes if self.good else limits.max_error_bytes
         self._most = limits.max_decompressed_bytes if self.good else limits.max_error_bytes
         self._received = 0
@@ -279,26 +278,6 @@ class Receiver:
     def head(self) -> HttpResponse:
         """The answer without its body."""
         return HttpResponse(self.status, self.headers, b"")
-
-    @property
-    def complete(self) -> bool:
-        """Whether as much has come as was announced."""
-        return self._announced is not None and self._received >= self._announced
-
-    @property
-    def plain(self) -> bool:
-        """Whether the bytes to come are the body as it will be decoded, and their number is known."""
-        return isinstance(self._sink, Body) and self._inflater is None and 0 < (self._announced or 0) <= _RESERVED
-
-    def spare(self) -> Spare | None:
-        """Spare memory for the rest of a plain body, to be received in place; None if nothing is left."""
-        left = (self._announced or 0) - self._received
-        return self._sink.spare(left) if isinstance(self._sink, Body) and left > 0 else None
-
-    def filled(self, spare: Spare, count: int) -> None:
-        """Take the bytes that were received in place."""
-        spare.filled(count)
-        self._received += count
 
     def feed(self, chunk: bytes) -> bool:
         """Take a chunk as sent. False if the rest need not be read, because the limit of an error's body is reached."""
@@ -338,8 +317,7 @@ class Receiver:
             raise TransportError(over_limit_message(found, self._limit, "max_response_bytes"), phase="body")
 
 
-def check_head(size: int, limits: Limits) -> None:
-    """Raise unless headers of this size are acceptable."""
+def _check_head(size: int, limits: Limits) -> None:
     if size > limits.max_header_bytes:
         found = f"the headers have at least {size} bytes"
         raise TransportError(over_limit_message(found, limits.max_header_bytes, "max_header_bytes"), phase="headers")

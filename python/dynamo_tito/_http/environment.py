@@ -1,14 +1,11 @@
-"""Certificates and proxies of the environment, the same for every HTTP library."""
+"""Certificates and proxies of the environment, the same for every engine."""
 
 from __future__ import annotations
 
-import os
 import ssl
 import urllib.request
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
-
-import certifi
 
 from dynamo_tito._http.secrets import masked
 
@@ -16,30 +13,22 @@ Tls: TypeAlias = ssl.SSLContext | Literal["verify", "insecure"]
 """A context, or whether the server's certificate is verified."""
 
 
-def tls_context(tls: Tls, *urls: str | None) -> ssl.SSLContext:
-    """The context for connections to ``urls``.
+def checked_tls(tls: Tls) -> Tls:
+    """The argument of that name; ValueError for anything else."""
+    if not isinstance(tls, ssl.SSLContext) and tls not in ("verify", "insecure"):
+        raise ValueError(f"tls must be 'verify', 'insecure' or an ssl.SSLContext, not {tls!r}")
+    return tls
 
-    ``"verify"`` trusts what the system trusts and, unless ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` say what to trust,
-    Mozilla's roots too, because slim images have none. Without an https URL no certificates are read (40 ms).
-    """
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """The context for a library. ``"verify"`` trusts what the system trusts, or SSL_CERT_FILE and SSL_CERT_DIR name."""
     if isinstance(tls, ssl.SSLContext):
         return tls
-    if tls not in ("verify", "insecure"):
-        raise ValueError(f"tls must be 'verify', 'insecure' or an ssl.SSLContext, not {tls!r}")
-    if not any(url and url.startswith("https:") for url in urls):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = ssl.create_default_context()
     if tls == "insecure":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif not names_its_own_roots():
-        context.load_verify_locations(certifi.where())
     return context
-
-
-def names_its_own_roots() -> bool:
-    """Whether the environment says whom to trust."""
-    return bool(os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
 
 
 def proxy_for(url: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import ssl
 import threading
@@ -13,14 +14,12 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import certifi
-
 from dynamo_tito._config import KEEPALIVE
 from dynamo_tito._errors import TransportError, raise_without_cycle
 from dynamo_tito._native import NativeCall, NativeEngine, NativeMailbox
 
 from .base import Exchange, HttpResponse, Wiring
-from .environment import names_its_own_roots
+from .loops import without_closed
 
 if TYPE_CHECKING:
     from dynamo_tito._native import Body
@@ -34,6 +33,8 @@ _LONG = 1e6
 class AsyncNativeEngine:
     """On any number of event loops."""
 
+    any_loop = True
+
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
         self._engine = _open(wiring)
@@ -41,20 +42,23 @@ class AsyncNativeEngine:
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """See :class:`.base.AsyncHttpEngine`."""
-        box = self._box(asyncio.get_running_loop())
-        number = box.number()
-        ended = box.expect(number)
+        loop = asyncio.get_running_loop()
+        box = self._box(loop)
+        number = box.number(loop)
+        ended = box.expect(loop, number)
         call = None
         try:
             call = _start(self._engine, exchange, box.mailbox, number)
             await ended
-            answer = call.take()
+            status, headers, content = call.take()
         finally:
             box.forget(number)
             if call is not None:
                 exchange.phase = call.phase
                 call.cancel()
-        steps = _steps(exchange, self._wiring, *answer)
+        if _is_plain(headers):
+            return HttpResponse(status, headers, content)
+        steps = _inflated(exchange, self._wiring, status, headers, content)
         while True:
             try:
                 next(steps)
@@ -65,9 +69,10 @@ class AsyncNativeEngine:
 
     async def astream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """See :class:`.base.AsyncStreamingHttpEngine`."""
-        box = self._box(asyncio.get_running_loop())
-        number = box.number()
-        told = box.expect(number)
+        loop = asyncio.get_running_loop()
+        box = self._box(loop)
+        number = box.number(loop)
+        told = box.expect(loop, number)
         call = None
         try:
             call = _start(self._engine, exchange, box.mailbox, number, streamed=True)
@@ -77,7 +82,7 @@ class AsyncNativeEngine:
                 yield exchange.begin(*head, limits=self._wiring.limits)
             while (chunk := call.next()) != b"":
                 if chunk is None:
-                    await box.expect(number)
+                    await box.expect(loop, number)
                 else:
                     yield chunk
         finally:
@@ -89,16 +94,21 @@ class AsyncNativeEngine:
     async def aclose(self) -> None:
         """See :class:`.base.AsyncHttpEngine`."""
         self._engine.close()
-        loop = asyncio.get_running_loop()
-        box = self._boxes.pop(loop, None)
-        if box is not None:
-            box.close(loop)
+        here = asyncio.get_running_loop()
+        boxes, self._boxes = self._boxes, weakref.WeakKeyDictionary()
+        for loop, box in boxes.items():
+            if loop is here:
+                box.close(loop)
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop is closed, and watches nothing
+                    loop.call_soon_threadsafe(box.close, loop)
 
     def _box(self, loop: asyncio.AbstractEventLoop) -> _Box:
         box = self._boxes.get(loop)
         if box is None:
+            without_closed(self._boxes)
             try:
-                box = self._boxes[loop] = _Box(loop)
+                box = self._boxes[loop] = _Box(loop, self._engine)
             except OSError as error:
                 raise_without_cycle(_no_connection(error))
         return box
@@ -116,11 +126,13 @@ class NativeHttpEngine:
         call = _start(self._engine, exchange, None, 0)
         try:
             self._wait(call, exchange.deadline)
-            answer = call.take()
+            status, headers, content = call.take()
         finally:
             exchange.phase = call.phase
             call.cancel()
-        steps = _steps(exchange, self._wiring, *answer)
+        if _is_plain(headers):
+            return HttpResponse(status, headers, content)
+        steps = _inflated(exchange, self._wiring, status, headers, content)
         while True:
             try:
                 next(steps)
@@ -162,23 +174,35 @@ class NativeHttpEngine:
 
 
 class _Box:
-    """Wakes the calls of one event loop, as many at a time as have ended."""
+    """The calls of one event loop: those that begin in one turn are sent together, those that ended wake together.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    It is handed the loop, which costs time to ask for, and keeps none: it would keep it alive.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: NativeEngine) -> None:
         self.mailbox = NativeMailbox()
+        self._engine = engine
+        self._flushes = False
         self._numbers = itertools.count()
         self._expected: dict[int, asyncio.Future[None]] = {}
         loop.add_reader(self.mailbox.fileno(), self._drain)
 
-    def number(self) -> int:
-        """The number of a call."""
+    def number(self, loop: asyncio.AbstractEventLoop) -> int:
+        """The number of a call that begins in this turn of the loop."""
+        if not self._flushes:
+            self._flushes = True
+            loop.call_soon(self._flush)
         return next(self._numbers)
 
-    def expect(self, number: int) -> asyncio.Future[None]:
+    def expect(self, loop: asyncio.AbstractEventLoop, number: int) -> asyncio.Future[None]:
         """What is done when the call has ended, or there is more of its stream."""
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[None] = loop.create_future()
         self._expected[number] = told
         return told
+
+    def _flush(self) -> None:
+        self._flushes = False
+        self._engine.flush()
 
     def forget(self, number: int) -> None:
         """The call has no waiter left."""
@@ -231,12 +255,16 @@ def _no_connection(error: OSError) -> TransportError:
     return TransportError(f"{type(error).__name__}: {error}", phase="connect")
 
 
-def _steps(
+def _is_plain(headers: Mapping[str, str]) -> bool:
+    """Whether the body is as it will be decoded."""
+    encoding = headers.get("content-encoding")
+    return encoding is None or encoding.strip().lower() in ("", "identity")
+
+
+def _inflated(
     exchange: Exchange, wiring: Wiring, status: int, headers: Mapping[str, str], content: Body | bytes
 ) -> Generator[None, None, HttpResponse]:
     """Return the answer, decompressed in steps."""
-    if headers.get("content-encoding", "identity").strip().lower() in ("", "identity"):
-        return HttpResponse(status, headers, content)
     receiver = exchange.receiver(status, headers, wiring.limits)
     sent = memoryview(content)
     for begin in range(0, len(sent), _INFLATED_STEP):
@@ -272,15 +300,14 @@ def _proxy(url: str) -> tuple[bool, str, int, str | None]:
 def _trust(tls: Any) -> dict[str, Any]:
     """What of a server's certificate is checked, and by whom it must be signed."""
     if not isinstance(tls, ssl.SSLContext):
-        extra = None if names_its_own_roots() else certifi.where()
-        return {"roots": None, "extra": extra, "verified": tls == "verify", "named": True}
+        return {"roots": None, "verified": tls == "verify", "named": True}
     if tls.verify_mode == ssl.CERT_NONE:
-        return {"roots": [], "extra": None, "verified": False, "named": False}
+        return {"roots": [], "verified": False, "named": False}
     roots = tls.get_ca_certs(binary_form=True)
     unread = _unread(tls, roots)
     if unread is not None:
         raise ValueError(f"http='native' cannot read {unread} of an ssl.SSLContext; http='httpx' uses it as it is")
-    return {"roots": roots, "extra": None, "verified": True, "named": tls.check_hostname}
+    return {"roots": roots, "verified": True, "named": tls.check_hostname}
 
 
 def _unread(context: ssl.SSLContext, roots: list[bytes]) -> str | None:

@@ -17,6 +17,8 @@ PromptIds: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
 _SALT_LENGTH = 128
 _SALT_FORBIDDEN = "@/\\\0"
 _INT32_MAX = 2**31 - 1
+_ARTIFACTS = get_args(ArtifactMode)
+_SAMPLING_DEFAULTS = get_args(SamplingDefaults)
 
 
 class SharedOptions(TypedDict, total=False):
@@ -107,12 +109,12 @@ def make_call(
     """Check the arguments that are the same on every route; ``ids_name`` is what the caller calls the ids."""
     for name in ("sampling_params", "extra_body", "features"):
         value = options.get(name)
-        if not isinstance(value, Mapping | None):
+        if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
     check_sampling_defaults(sampling_defaults)
     artifact = options.get("artifact")
-    if artifact not in (None, *get_args(ArtifactMode)):
-        raise ValueError(f"artifact must be one of {', '.join(get_args(ArtifactMode))} or None, not {artifact!r}")
+    if artifact is not None and artifact not in _ARTIFACTS:
+        raise ValueError(f"artifact must be one of {', '.join(_ARTIFACTS)} or None, not {artifact!r}")
     rank = options.get("data_parallel_rank")
     if rank is not None and checked_integer("data_parallel_rank", rank) < 0:
         raise ValueError("data_parallel_rank must be at least 0")
@@ -133,8 +135,8 @@ def make_call(
 
 def check_sampling_defaults(value: SamplingDefaults) -> None:
     """Raise a ValueError if ``value`` is none of the choices."""
-    if value not in get_args(SamplingDefaults):
-        raise ValueError(f"sampling_defaults must be one of {', '.join(get_args(SamplingDefaults))}, not {value!r}")
+    if value not in _SAMPLING_DEFAULTS:
+        raise ValueError(f"sampling_defaults must be one of {', '.join(_SAMPLING_DEFAULTS)}, not {value!r}")
 
 
 def checked_integer(name: str, value: Any) -> int:
@@ -202,8 +204,12 @@ def take_logprobs(fields: dict[str, Any]) -> int:
 
 def take(*sources: dict[str, Any], key: str) -> Any:
     """Remove ``key`` from every source; the first value that is not None."""
-    values = [source.pop(key, None) for source in sources]
-    return next((value for value in values if value is not None), None)
+    first = None
+    for source in sources:
+        value = source.pop(key, None)
+        if first is None:
+            first = value
+    return first
 
 
 def refuse(fields: Mapping[str, Any], *keys: str, why: str) -> None:

@@ -29,14 +29,10 @@ def encode(draft: Draft, call: Call, transport: str) -> bytes:
     for key in draft.ids_at:
         around = _dump({name: value for name, value in members.items() if name != key})
         separator = b"" if around == b"{}" else b","
-        prefix += around[:-1] + separator + _dump(key) + b":"
+        prefix += around[:-1] + separator + b'"' + key.encode() + b'":'
         suffix += b"}"
         members = members.get(key) or {}
     return encode_token_ids(prefix + b"[", call.prompt, suffix)
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -46,3 +42,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be part of a request body")
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def _dump(value: Any) -> bytes:
+    return _JSON.encode(value).encode()

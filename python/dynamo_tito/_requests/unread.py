@@ -56,6 +56,8 @@ _FIELDS = {
 _READ_AS = {"output_mode": "tokens", "sampling_logprobs_mode": "selected"}
 """Fields that choose a form of the answer, and the form that is read: the others name no tokens, or score a mask."""
 
+_ASKED = _FIELDS.keys() | _READ_AS.keys()
+
 
 def refuse_unread(members: Mapping[str, Any], transport: str) -> None:
     """Refuse a body that has such a field, also in its ``sampling_params`` or ``nvext``.
@@ -64,6 +66,8 @@ def refuse_unread(members: Mapping[str, Any], transport: str) -> None:
         ValueError: a field whose answer would be dropped.
     """
     for fields in _places(members):
+        if _ASKED.isdisjoint(fields):
+            continue
         for key, field in _FIELDS.items():
             if _asks(fields, key) and transport not in field.read_on:
                 raise ValueError(f"{key} cannot be given: {field.why}")
@@ -83,6 +87,8 @@ def refuse_unanswered(members: Mapping[str, Any], completion: Completion) -> Non
     if completion.aborted:
         return
     for fields in _places(members):
+        if _ASKED.isdisjoint(fields):
+            continue
         for key, field in _FIELDS.items():
             absent = field.brings is not None and getattr(completion, field.brings) is None
             # Left out on purpose.

@@ -15,7 +15,7 @@ from dynamo_tito._errors import ServerError, TransportError
 from dynamo_tito._http import open_async
 from dynamo_tito._http.base import Exchange, HttpRequest, HttpResponse, Wiring
 from dynamo_tito._http.endpoint import make_endpoint
-from dynamo_tito._http.environment import Tls, proxy_for, tls_context
+from dynamo_tito._http.environment import Tls, checked_tls, proxy_for
 from dynamo_tito._http.secrets import hidden, secrets_of_url
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class Server:
         wiring = Wiring(
             limits=Limits(max_response_bytes=_MAX_ANSWER, max_decompressed_bytes=_MAX_ANSWER),
             connect_timeout=options.get("connect_timeout", CONNECT_TIMEOUT),
-            tls=tls_context(options.get("tls", "verify"), self.url, proxy),
             proxy=proxy,
+            trust=checked_tls(options.get("tls", "verify")),
             secrets=self._secrets,
         )
-        self._transport: AsyncHttpEngine = open_async("httpx", None, wiring)
+        self._transport: AsyncHttpEngine = open_async("native", None, wiring)
         self._timeout = timeout
 
     @property

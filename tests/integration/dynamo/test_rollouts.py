@@ -59,7 +59,7 @@ def recorded(worker: Worker, **shape: int) -> list[Sample]:
     return found
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("http", ["native", "httpx"])
 @pytest.mark.parametrize("num_experts", [128, 512])
 @pytest.mark.parametrize("transport", ["dynamo_chat", "dynamo_completions", "vllm_generate"])
 def test_five_turns(
@@ -81,7 +81,7 @@ def test_equal_over_all_transports(dynamo_stack: DynamoStack, worker: Worker) ->
     samples: list[TrainingSample] = []
     for transport in ("dynamo_chat", "dynamo_completions", "vllm_generate"):
         worker.control()
-        rollout = asyncio.run(roll(dynamo_stack, ShortRenderer(), transport, "aiohttp"))
+        rollout = asyncio.run(roll(dynamo_stack, ShortRenderer(), transport, "native"))
         samples.append(rollout.sample())
     for other in samples[1:]:
         np.testing.assert_array_equal(samples[0].token_ids, other.token_ids)

@@ -100,7 +100,7 @@ def test_what_was_sampled_scores_as_it_was_sampled(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("library", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("library", ["native", "httpx"])
 def test_many(dynamo_stack: DynamoStack, worker: Worker, transport: RendererTransport, library: HttpLibrary) -> None:
     sequences = [IDS[:length] for length in range(2, 40)]
     starts = [len(ids) // 2 for ids in sequences]

@@ -49,7 +49,7 @@ def check(
 # --- generate, over every library ---
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("http", ["native", "httpx"])
 def test_forty_at_once(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     rng = np.random.default_rng(4)
     prompts = [rng.integers(0, 340, int(length)).tolist() for length in rng.integers(1, 60, 40)]
@@ -165,7 +165,7 @@ def test_scores_are_the_models_own(client: TitoClient, truth: Truth, start: int,
     np.testing.assert_allclose(scored.logprobs, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("http", ["native", "httpx"])
 def test_many_scores(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     sequences = [PROMPT[:length] for length in range(2, 33)]
 

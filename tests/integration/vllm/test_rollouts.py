@@ -34,7 +34,7 @@ async def roll(server: VllmServer, renderer: ServerRenderer, http: HttpLibrary, 
     return rollout
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("http", ["native", "httpx"])
 def test_four_turns(moe: VllmServer, truth: Truth, http: HttpLibrary) -> None:
     stop = end_token(moe)
     with TitoClient(moe.url, model=MODEL, transport="vllm_generate", timeout=60.0, trust_env=False) as asking:
