@@ -260,6 +260,7 @@ impl<'a> Rows<'a> {
             start: trimmed.start,
             dtype: self.dtype,
             complete: trimmed.complete,
+            dropped: trimmed.drop,
             reach: trimmed.reach,
         })
     }

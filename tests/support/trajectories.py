@@ -27,13 +27,15 @@ def turn(sampled: int = 4, *, prompt: int = len(PROMPT), experts: bool = True, *
     )
 
 
-def alternatives(ids: NDArray[np.int32], logprobs: NDArray[np.float64], width: int) -> TopLogprobs:
+def alternatives(ids: NDArray[np.int32], logprobs: NDArray[np.floating], width: int) -> TopLogprobs:
     """The sampled token first, then ids that no one sampled, each less likely; one entry fewer at the first token."""
     names = ids[:, None] + 1000 * np.arange(width)
     values = logprobs[:, None] - 0.5 * np.arange(width)
     kept = np.ones(names.shape, np.bool_)
     kept[0, -1] = False
-    return TopLogprobs(names[kept].astype(np.int32), values[kept], np.cumsum([0, *kept.sum(1)]).astype(np.int64))
+    return TopLogprobs(
+        names[kept].astype(np.int32), values[kept].astype(np.float64), np.cumsum([0, *kept.sum(1)]).astype(np.int64)
+    )
 
 
 def single(**fields: Any) -> TrainingSample:

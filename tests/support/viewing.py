@@ -63,7 +63,7 @@ def completion() -> Completion:
     scores = np.sort(np.log1p(-np.exp(logprobs) + 1e-9)[:, None] - rng.gamma(2, 1, (end - before, 4)), axis=1)[:, ::-1]
     top = TopLogprobs(
         np.column_stack([ids, others]).ravel(),
-        np.column_stack([logprobs, scores.astype(np.float32)]).ravel(),
+        np.column_stack([logprobs, scores.astype(np.float32)]).ravel().astype(np.float64),
         np.arange(0, 5 * (end - before) + 1, 5),
     )
     rows = sample.routed_experts

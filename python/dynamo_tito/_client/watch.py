@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dynamo_tito._native import Body
     from dynamo_tito._observe import Operation
     from dynamo_tito._requests import Request
-    from dynamo_tito._types import Float64Array
+    from dynamo_tito._types import LogprobArray
 
     from .caller import Caller
     from .refused import Keeper, Readable
@@ -218,7 +218,7 @@ class Answer:
         self._chunks.clear()
 
 
-def _missing(logprobs: Float64Array) -> int:
+def _missing(logprobs: LogprobArray) -> int:
     return int(np.count_nonzero(np.isnan(logprobs)))
 
 

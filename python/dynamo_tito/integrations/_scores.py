@@ -28,6 +28,6 @@ async def score(client: Any, model: str, token_ids: list[int], transport: Render
     draft = score_draft(transport, spec.draft(call), start=0, top_k=0, temperature=1.0)
     url = str(client.base_url).rstrip("/").removesuffix("/v1") + spec.path
     body = await post(
-        client, url, draft, call, spec.headers(call), cast_to=framework("httpx", extra="prime-rl").Response
+        client, url, spec, draft, call, spec.headers(call), cast_to=framework("httpx", extra="prime-rl").Response
     )
     return decode_prompt_logprobs(body, wire=spec.wire, prompt_token_ids=token_ids)

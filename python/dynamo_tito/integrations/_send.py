@@ -64,15 +64,17 @@ async def send(client: Any, prepared: Prepared, transport: RendererTransport, *,
             return Sent(await whole_answer(client, spec, call, headers, verbatim=own), spec, start)
     url = str(client.base_url).rstrip("/").removesuffix("/v1") + spec.path
     headers = {**spec.headers(call), **headers}
-    return Sent(await post(client, url, draft, call, headers, cast_to=prepared.cast_to), spec, start)
+    return Sent(await post(client, url, spec, draft, call, headers, cast_to=prepared.cast_to), spec, start)
 
 
-async def post(client: Any, url: str, draft: Draft, call: Call, headers: Mapping[str, str], *, cast_to: Any) -> bytes:
+async def post(
+    client: Any, url: str, spec: Dialect, draft: Draft, call: Call, headers: Mapping[str, str], *, cast_to: Any
+) -> bytes:
     """Send by an ``AsyncOpenAI``, which takes a body as bytes, or by a stand-in of one, which takes its members."""
     openai = sys.modules.get("openai")
     if openai is not None and isinstance(client, openai.AsyncOpenAI):
         options = {"headers": {**headers, "content-type": "application/json"}}
-        response = await client.post(url, cast_to=cast_to, content=encode(draft, call), options=options)
+        response = await client.post(url, cast_to=cast_to, content=encode(draft, call, spec.transport), options=options)
     else:
         more = {"options": {"headers": dict(headers)}} if headers else {}
         response = await client.post(url, cast_to=cast_to, body=_members(draft, call), **more)

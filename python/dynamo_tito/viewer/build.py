@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dynamo_tito._types import FinalRow, Int32Array
+    from dynamo_tito._types import FinalRow, Int32Array, LogprobArray
 
 Scoring: TypeAlias = "Viewable | PromptLogprobs | NDArray[np.floating[Any]]"
 """What a sequence is compared with."""
@@ -212,6 +212,6 @@ def _divergence(track: Track, comparison: Comparison) -> dict[str, float | int |
     return {"count": found.count, "k3": found.k3 if np.isfinite(found.k3) else None}
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
+def _mean(values: LogprobArray) -> float | None:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dynamo_tito._types import FinalRow, Float64Array, Int32Array, RoutedExperts
+    from dynamo_tito._types import FinalRow, Float64Array, Int32Array, LogprobArray, RoutedExperts
 
 UNKNOWN = -1
 """The id of a prompt token that nobody named."""
@@ -50,7 +50,7 @@ class Track:
     Attributes:
         token_ids: int32 [N]; -1 for a prompt token whose id is not known.
         mask: bool [N], True where sampled.
-        logprobs: float64 [N]; NaN where there is none.
+        logprobs: float64 or float32 [N]; NaN where there is none.
         versions: the versions of the weights, and int32 [N], which of them sampled the token, -1 for none.
         top: the alternatives, N positions.
         vocabulary: int32 [N], how many ids the sampler could choose from; 0 where that is not known.
@@ -62,7 +62,7 @@ class Track:
     kind: str
     token_ids: Int32Array
     mask: NDArray[np.bool_]
-    logprobs: Float64Array
+    logprobs: LogprobArray
     routing: Routing | None
     turns: tuple[Turn, ...]
     versions: tuple[tuple[str, ...], Int32Array]
