@@ -54,8 +54,17 @@ GROUPS: dict[str, tuple[str, list[str]]] = {
             "TopLogprobs",
             "PromptLogprobs",
             "SamplingMask",
+            "IndexerTopk",
             "Timing",
             "Divergence",
+            "EngineInfo",
+            "CacheHit",
+            "CachedTokens",
+            "RequestMetrics",
+            "RequestTiming",
+            "SpeculativeDecoding",
+            "WorkerIds",
+            "SampleBatch",
         ],
     ),
     "clients": (
@@ -87,6 +96,10 @@ GROUPS: dict[str, tuple[str, list[str]]] = {
             "HttpResponse",
             "MockTransport",
         ],
+    ),
+    "observing": (
+        "Viewing and counting",
+        ["view", "Page", "instrument", "Instrumentation", "replay"],
     ),
 }
 """The pages of the names of ``dynamo_tito``, but for the errors: those are what ends in "Error"."""

@@ -160,7 +160,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         ({"token_ids": batch.token_ids.astype(np.int64)}, "token_ids must be an array of int32"),
         ({"token_ids": batch.token_ids[:-1]}, "offsets must be .* numbers from 0 to"),
         ({"mask": batch.mask[:-1]}, "mask has"),
-        ({"logprobs": batch.logprobs.astype(np.float32)}, "logprobs must be an array of float64"),
+        ({"logprobs": batch.logprobs.astype(np.float16)}, "logprobs must be an array of float64 or float32"),
         ({"offsets": batch.offsets + 1}, "offsets must be .* numbers from 0 to"),
         ({"offsets": falling}, "must not fall"),
         ({"offsets": None}, "offsets must be an array"),

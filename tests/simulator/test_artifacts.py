@@ -51,7 +51,7 @@ def comparable(completion: tito.Completion) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in (*UNEQUAL, *decimals)}
 
 
-UNEQUAL = ("request_id", "weight_versions", "usage")
+UNEQUAL = ("request_id", "weight_versions", "usage", "engine")
 
 
 def told(pair: Pair, body: bytes) -> tito.Completion | str:

@@ -124,7 +124,7 @@ NOT_SERVED = {
     **dict.fromkeys(("/v1/chat/completions/derender", "/v1/completions/derender"), _RENDER),
     **dict.fromkeys(("/adapters", "/adapters/{adapter_name}"), "the names of SageMaker for adapters"),
     **dict.fromkeys(("/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc", "/ping", "/load"), _OPERATIONS),
-    **dict.fromkeys(("/metrics", "/kv_event_sources", "/scale_elastic_ep", "/is_scaling_elastic_ep"), _OPERATIONS),
+    **dict.fromkeys(("/kv_event_sources", "/scale_elastic_ep", "/is_scaling_elastic_ep"), _OPERATIONS),
     **dict.fromkeys(("/sleep", "/wake_up", "/release_kv_cache_memory"), _SLEEP),
     "/start_draft_weight_update": "the engine has no draft model",
 }

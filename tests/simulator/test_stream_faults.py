@@ -24,6 +24,8 @@ from .test_streams import COUNT, NAMES, WIRES, wait_for
 CUMULATIVE = ("sglang",)
 #: Wires of which this fault makes nothing, because they have no such part.
 NOWHERE: dict[FaultKind, tuple[str, ...]] = {
+    # None of these asks for an artifact.
+    **dict.fromkeys(("artifact_cut", "artifact_size", "artifact_failed", "artifact_ids"), tuple(NAMES)),
     "contradiction": tuple(name for name in NAMES if name not in CUMULATIVE),
     "short_entries": tuple(name for name in NAMES if name.startswith("sglang")),
     **dict.fromkeys(

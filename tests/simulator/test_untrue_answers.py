@@ -94,6 +94,11 @@ COUNTS = ("vllm", "vllm chat", "prime", "prime chat", "dynamo chat", "dynamo com
 ECHOES = ("vllm", "vllm chat", "prime chat", "dynamo chat", "dynamo completions", "sglang")
 SPANS = ("vllm", "vllm chat", "sglang")
 PLAYED: dict[ContentKind, tuple[str, ...]] = {
+    # None of these asks for an artifact.
+    "artifact_cut": (),
+    "artifact_size": (),
+    "artifact_failed": (),
+    "artifact_ids": (),
     "positive_logprobs": EVERY,
     "zero_logprobs": EVERY,
     "short_entries": ENTRIES,

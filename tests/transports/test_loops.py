@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dynamo_tito._config import HttpLibrary
 
 
-@pytest.mark.parametrize("http", ["httpx", "aiohttp", "native"])
+@pytest.mark.parametrize("http", ["httpx", "native"])
 def test_a_call_and_a_stream_on_uvloop(http: HttpLibrary) -> None:
     async def ask(url: str) -> list[int]:
         async with connect(url, backend="vllm", model=None, http=http) as client:

@@ -51,7 +51,7 @@ def sample_of(
     ids = np.concatenate([prompt, completion.token_ids])
     mask = np.zeros(end, np.bool_)
     mask[start:] = True
-    logprobs = np.full(end, np.nan)
+    logprobs = np.full(end, np.nan, None if completion.logprobs is None else completion.logprobs.dtype)
     if completion.logprobs is not None:
         logprobs[start:] = completion.logprobs
     experts, rows = completion.routed_experts, None
