@@ -34,7 +34,7 @@ def sampling(number: int) -> dict[str, Any]:
 def test_vllm() -> None:
     directory = Path(os.environ["VLLM_DIR"])
     with VllmServer(directory, "moe_a", routed=True) as server, verifiers.install(require_routed_experts=True):
-        config = verifiers.TrainClientConfig(base_url=server.url + "/v1", renderer_model_name="built-here")
+        config = verifiers.TrainClientConfig(base_url=server.url + "/v1", renderer_model_name="built-here-small")
         traces = [asyncio.run(converse(config, MODEL, turns, sampling, tools=turns == 1)) for turns in TURNS]
     truth = Truth(directory)
     try:
