@@ -1,6 +1,6 @@
 """Clients against embedded engines for long: each response right or a typed error, and nothing grows.
 
-``python -m benches.soak [--small N] [--large M]``. Every route and both HTTP libraries take turns; one request in a
+``python -m benches.soak [--small N] [--large M]``. Every route takes turns, over the native engine; one request in a
 hundred meets a fault of its own, and from time to time an engine dies, restarts or drops connections as they are made.
 Each outcome is held against what the engines noted. Exits with 1 when one of the promises is broken.
 """
