@@ -7,7 +7,7 @@ python -m benches.peers lag                  how late a 1 ms ticker gets while a
 python -m benches.peers heap                 the same ratios in a process that holds two million objects
 python -m benches.peers growth               1k to 256k tokens
 python -m benches.peers request              a request of 100,000 token ids
-python -m benches.peers report               all of it, into docs/benchmarks.md
+python -m benches.peers report               all of it, and benches.transport, into docs/benchmarks.md
 """
 
 from __future__ import annotations

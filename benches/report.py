@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dynamo_tito as tito
-from benches import beside, growth, request, speed
+from benches import beside, growth, request, speed, transport
 from benches.cases import CASES, ROOT
 from benches.measure import Table, times_faster
 from benches.speed import Result
@@ -19,7 +19,10 @@ _PAGE = ROOT / "docs" / "benchmarks.md"
 _CHART = ROOT / "docs" / "growth.png"
 
 _FULL = ("c_vllm", "d_nvext")
-_RIVALS = ("renderers", "orjson", "msgspec", "pysimdjson", "jiter", "pybase64", "httpx", "numpy")
+_RIVALS = (
+    *("renderers", "orjson", "msgspec", "pysimdjson", "jiter", "pybase64", "httpx", "numpy"),
+    *("aiohttp", "openai", "pyqwest"),
+)
 
 _HEAD = """# Benchmarks
 
@@ -74,14 +77,15 @@ def write(rounds: int) -> None:
     parts: list[str] = [_HEAD, _machine(), "## Time\n", _CASES]
     results = [_told(speed.measure(name, rounds or 15)) for name in CASES]
     results += [_told(speed.measure(name, rounds or 15, full=True)) for name in _FULL]
-    parts += [speed.summary(results).markdown(), _command("time"), _smallest(results)]
-    parts += _section("mem", beside.memory(beside.CASES_OF_MEMORY))
-    parts += _section("lag", beside.lag(beside.CASES_OF_LAG, rounds or 15))
-    parts += _section("heap", beside.heap(beside.CASES_OF_HEAP, rounds or 9))
-    parts += _section("growth", growth.tables(rounds or 15, _CHART))
+    parts += [speed.summary(results).markdown(), _command("peers time"), _smallest(results)]
+    parts += _section("peers mem", beside.memory(beside.CASES_OF_MEMORY))
+    parts += _section("peers lag", beside.lag(beside.CASES_OF_LAG, rounds or 15))
+    parts += _section("peers heap", beside.heap(beside.CASES_OF_HEAP, rounds or 9))
+    parts += _section("peers growth", growth.tables(rounds or 15, _CHART))
     parts += ["![time by tokens, beside rivals](growth.png)\n"]
-    parts += _section("request", request.tables(rounds or 31))
-    parts += [_LIMITS, "## Every contender\n", _command("time")]
+    parts += _section("peers request", request.tables(rounds or 31))
+    parts += _section("transport", [transport.table(rounds or 5)])
+    parts += [_LIMITS, "## Every contender\n", _command("peers time")]
     parts += [speed.details(result).markdown() for result in results]
     _PAGE.write_text("\n".join(parts))
     print(f"wrote {_PAGE.relative_to(ROOT)} and {_CHART.relative_to(ROOT)}")
@@ -101,7 +105,7 @@ def _section(command: str, tables: Iterable[Table]) -> Iterator[str]:
 
 
 def _command(name: str) -> str:
-    return f"`.venv/bin/python -m benches.peers {name}`\n"
+    return f"`.venv/bin/python -m benches.{name}`\n"
 
 
 def _smallest(results: list[Result]) -> str:

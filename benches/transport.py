@@ -73,7 +73,11 @@ def table(rounds: int) -> Table:
         small = _small(url, rounds)
     rows += [_in_flight(rounds), small, _memory()]
     columns = ["", "found", "must be", "met", "medians"]
-    return Table("Receiving", columns, [row.cells() for row in rows], f"Medians of {rounds} rounds.", rows)
+    note = (
+        f"A ratio is this library's figure over the other's. Medians of {rounds} rounds. *{AIOHTTP}* is this library "
+        "with an `aiohttp.ClientSession` as `http_client`."
+    )
+    return Table("Receiving", columns, [row.cells() for row in rows], note, rows)
 
 
 def _rounds(contended: Iterable[str], rounds: int) -> Iterator[str]:
