@@ -7,13 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 import dynamo_tito as tito
 from dynamo_tito.control import AdminApi, Workers, detect_backend, make_admin
+from dynamo_tito.control.http import Server
 
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
@@ -109,7 +111,7 @@ class Overview:
     def __init__(self, url: str, *, rl_url: str | None, metrics: Sequence[str], seconds: float) -> None:
         self._url, self._rl_url, self._metrics = url, rl_url, metrics
         self._seconds = seconds
-        self._http = httpx.AsyncClient(timeout=seconds)
+        self._servers: dict[str, Server] = {}
         self._listed: Workers | None = None
         self._admins: dict[str, AdminApi] = {}
 
@@ -128,11 +130,12 @@ class Overview:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
         if self._listed is not None:
             await self._listed.aclose()
         for admin in self._admins.values():
             await admin.aclose()
+        for server in self._servers.values():
+            await server.aclose()
 
     async def _workers(self) -> list[WorkerView]:
         if self._listed is None:
@@ -180,12 +183,18 @@ class Overview:
 
     async def _samples(self, url: str) -> list[Any]:
         """The samples of a Prometheus page; none where there is no such page."""
+        parts = urlsplit(url)
+        root = f"{parts.scheme}://{parts.netloc}"
         try:
-            answer = await self._http.get(url)
-            if answer.status_code != httpx.codes.OK:
+            if root not in self._servers:
+                self._servers[root] = Server(root, timeout=self._seconds)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            answer = await self._servers[root].send("GET", path)
+            if answer.status != HTTPStatus.OK:
                 return []
-            return [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
-        except (httpx.HTTPError, ValueError):
+            families = text_string_to_metric_families(bytes(answer.content).decode())
+            return [sample for family in families for sample in family.samples]
+        except (tito.TransportError, ValueError):
             return []
 
 
