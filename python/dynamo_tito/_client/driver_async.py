@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend, HttpLibrary
@@ -311,11 +311,11 @@ class AsyncTitoClient(BaseClient):
     ) -> None:
         await self.aclose()
 
-    async def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> T:
+    def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> Coroutine[Any, Any, T]:
         seconds = self._allowed(deadline)
         steps = begin(deadline_after(seconds))
         self._check_usable()
-        return await self._runner.run(steps, seconds)
+        return self._runner.run(steps, seconds)
 
     def _check_usable(self) -> None:
         super()._check_usable()

@@ -21,6 +21,9 @@ from .steps import Sleep, Steps
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
+    from dynamo_tito._http.base import HttpResponse
+
+    from .steps import Send
 
 T = TypeVar("T")
 
@@ -76,11 +79,11 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, ServerError) and error.retryable
 
 
-def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
-    """The steps of ``attempt``, repeated as the policy says. The last error is raised unchanged."""
+def retried(waits: RetryWaits, send: Send, judged: Callable[[HttpResponse], T]) -> Steps[T]:
+    """What ``judged`` makes of the answer, or its error; sent again as the policy says. The last error is raised."""
     for number in itertools.count(1):
         try:
-            return (yield from attempt())
+            return judged((yield send))
         except TitoError as error:
             wait = waits.wait_after(number, error)
             if wait is None:
