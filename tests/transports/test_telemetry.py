@@ -161,9 +161,9 @@ def test_counters_equal_the_record_of_a_run_with_faults(meters: Meters, client: 
     errors = [outcome for outcome in outcomes if isinstance(outcome, tito.TitoError)]
     assert len(right) + len(errors) == len(outcomes)
 
-    assert meters.count(f"{GENAI}.operation.duration") == len(outcomes)
+    assert meters.total(f"{OURS}.calls") == len(outcomes)
     failed = Counter(type(error).__name__ for error in errors)
-    assert {name: meters.count(f"{GENAI}.operation.duration", error__type=name) for name in failed} == failed
+    assert {name: meters.total(f"{OURS}.calls", error__type=name) for name in failed} == failed
     assert meters.total(f"{OURS}.active_calls") == 0
     assert meters.total(f"{OURS}.requests") == len(records)
     assert meters.total(f"{OURS}.sent") == sum(len(record.body) for record in records)
@@ -176,8 +176,8 @@ def test_counters_equal_the_record_of_a_run_with_faults(meters: Meters, client: 
     assert meters.total(f"{OURS}.retries") == len(records) - len(outcomes) == 2
 
     sampled = sum(len(record.samples[0].token_ids) for record in right)
-    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="output") == sampled
-    assert meters.count(f"{GENAI}.token.usage", gen_ai__token__type="input") == sum(
+    assert meters.total(f"{OURS}.tokens", gen_ai__token__type="output") == sampled
+    assert meters.total(f"{OURS}.tokens.bucket", gen_ai__token__type="input", le="+Inf") == sum(
         record.status == 200 for record in answered
     )
     assert meters.total(f"{OURS}.trimmed_rows", dynamo_tito__trimmed_by="client") == START * len(right)
@@ -224,7 +224,7 @@ def test_streams_that_end_break_off_and_are_left(meters: Meters, client: Driver,
     deltas, stream = client.stream(PROMPT, sampling_params={"max_tokens": TOKENS})
     assert stream.completion.timing is not None
     first = stream.completion.timing.first_token
-    assert meters.total(f"{GENAI}.operation.time_to_first_chunk") == pytest.approx(first)
+    assert meters.total(f"{OURS}.first_token") == pytest.approx(first)
     assert sum(len(delta.token_ids) for delta in deltas) == TOKENS
     assert meters.total(f"{OURS}.received") == settled(engine)[-1].sent
 
@@ -234,7 +234,7 @@ def test_streams_that_end_break_off_and_are_left(meters: Meters, client: Driver,
     assert 0 < len(kept.token_ids) < TOKENS
     assert meters.total(f"{OURS}.interrupted", error__type="TransportError") == 1
     assert meters.total(f"{OURS}.kept") == 1
-    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="output") == TOKENS + len(kept.token_ids)
+    assert meters.total(f"{OURS}.tokens", gen_ai__token__type="output") == TOKENS + len(kept.token_ids)
 
     leave(client)
     assert meters.total(f"{OURS}.interrupted", error__type="cancelled") == 1
@@ -260,7 +260,7 @@ def leave(client: Driver) -> None:
 def test_a_deadline_is_a_transport_error(meters: Meters, client: Driver, engine: Engine) -> None:
     engine.inject(Fault(kind="stall", phase="sampled"))
     assert isinstance(ask(client, deadline=0.2), tito.TransportError)
-    assert meters.count(f"{GENAI}.operation.duration", error__type="TransportError") == 1
+    assert meters.total(f"{OURS}.calls", error__type="TransportError") == 1
     assert meters.total(f"{OURS}.interrupted") == 1
     assert meters.total(f"{OURS}.active_calls") == 0
 
@@ -290,8 +290,8 @@ def test_scores_and_positions_without_one(meters: Meters, connect: Connect, serv
     missing = int(np.isnan(scores.logprobs[1:]).sum())
     assert missing == 2
     assert meters.total(f"{OURS}.missing_logprobs", gen_ai__operation__name="score") == missing
-    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="input", gen_ai__operation__name="score") == 4
-    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="output") == 0
+    assert meters.total(f"{OURS}.tokens", gen_ai__token__type="input", gen_ai__operation__name="score") == 4
+    assert meters.total(f"{OURS}.tokens", gen_ai__token__type="output") == 0
 
 
 def test_spans_carry_the_call_and_travel_with_it(meters: Meters, client: Driver, engine: Engine) -> None:
@@ -328,13 +328,13 @@ def test_the_handle_undoes_it(client: Driver, engine: Engine) -> None:
         ask(client)
     assert _observe.observer is None
     ask(client)
-    assert meters.count(f"{GENAI}.operation.duration") == 1
+    assert meters.total(f"{OURS}.calls") == 1
     assert "traceparent" not in engine.last.headers
     meters.handle.uninstrument()
     with contextlib.closing(Meters()) as others:
         meters.handle.uninstrument()  # not the one that is in force
         ask(client)
-        assert others.count(f"{GENAI}.operation.duration") == 1
+        assert others.total(f"{OURS}.calls") == 1
     meters.close()
 
 
@@ -393,7 +393,7 @@ def test_a_turn_that_is_resumed_is_counted(meters: Meters, engine: Engine) -> No
 
     asyncio.run(roll())
     assert meters.total(f"{OURS}.resumed") == 1
-    assert meters.total(f"{GENAI}.token.usage", gen_ai__token__type="output") == TOKENS
+    assert meters.total(f"{OURS}.tokens", gen_ai__token__type="output") == TOKENS
 
 
 def test_a_stream_that_is_dropped_ends(meters: Meters, client: Driver) -> None:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
 from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
@@ -24,10 +26,13 @@ from .preflight import ModelCards
 from .retry import RetryWaits, retried, retry_after
 from .server_errors import class_of_body, error_of, request_id_of
 from .steps import Exclusive, Send, Steps, Work
+from .watch import unanswered
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
-    from dynamo_tito._native import Body
+    from dynamo_tito._native import Body, CallRecord
+    from dynamo_tito._observe import CallKind, Observer, Operation
+    from dynamo_tito._types import LogprobArray
 
     from .refused import Keeper
 
@@ -69,6 +74,10 @@ class Caller:
         self.only_streams: set[str] = set()
         """Routes of this server that answer 501 unless a stream is asked for."""
         self.own = OwnRequests()
+        self.observer: Observer | None = None
+        """Whom the calls were told of last."""
+        self.kinds: dict[tuple[Operation, str], CallKind] = {}
+        """Its kinds of calls, by operation and transport."""
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight
@@ -84,13 +93,24 @@ class Caller:
             own.update(checked_headers(extra))
         return own
 
-    def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
-        """Ask how long a prompt may be, send, decode."""
-        response = yield from self.ask(request, deadline)
+    def sample(
+        self,
+        request: Request,
+        reading: Callable[[Body | bytes], T],
+        deadline: float | None,
+        record: CallRecord | None = None,
+    ) -> Steps[T]:
+        """Ask how long a prompt may be, send, decode; ``record`` notes it."""
+        response = yield from self.ask(request, deadline, record)
         return (yield from self._read(response, reading, request))
 
     def ask(
-        self, request: Request, deadline: float | None, *, begins: Callable[[], None] | None = None
+        self,
+        request: Request,
+        deadline: float | None,
+        record: CallRecord | None = None,
+        *,
+        begins: Callable[[], None] | None = None,
     ) -> Steps[HttpResponse]:
         """Ask how long a prompt may be, and send. Of a stream the result is without its body; see :class:`Send`."""
         body = request.encode()
@@ -98,7 +118,13 @@ class Caller:
         if (yield from self._prepare(request, waits)):
             body = request.encode()
         self.own.note(request)
-        return (yield from self._ask(request, body, waits, begins))
+        return (yield from self._ask(request, body, waits, begins, record))
+
+    def missing(self, logprobs: LogprobArray | None) -> int:
+        """Tokens of which the server said that it has no log-probability: otherwise such an answer is refused."""
+        if logprobs is None or self.decoding.missing_logprob == "raise":
+            return 0
+        return int(np.count_nonzero(np.isnan(logprobs)))
 
     def tell(
         self, path: str, members: Mapping[str, Any], deadline: float | None, *, root: str | None = None
@@ -106,7 +132,7 @@ class Caller:
         """Send JSON to a route that samples nothing, of this server or of the one at ``root``."""
         url = (self.endpoint.root if root is None else root) + path
         request = HttpRequest("POST", url, self.endpoint.headers, json.dumps(members).encode())
-        return self._send(Send(request), None, RetryWaits(self._retries, deadline=deadline))
+        return self._send(Send(request), None, RetryWaits(self._retries, deadline=deadline), None)
 
     def exchange(self, path: str, members: Mapping[str, Any], deadline: float | None) -> Steps[Any]:
         """As :meth:`tell`, of this server. The result is the answer's JSON."""
@@ -151,7 +177,12 @@ class Caller:
         )
 
     def _ask(
-        self, request: Request, body: bytes, waits: RetryWaits, begins: Callable[[], None] | None
+        self,
+        request: Request,
+        body: bytes,
+        waits: RetryWaits,
+        begins: Callable[[], None] | None,
+        record: CallRecord | None,
     ) -> Steps[HttpResponse]:
         """Send; once more without ``routed_experts_prompt_start`` if the server does not know it.
 
@@ -159,9 +190,12 @@ class Caller:
         """
         spec, call = request.spec, request.call
 
+        headers = request.headers if record is None or not record.headers else {**request.headers, **record.headers}
+
         def send(content: bytes) -> Steps[HttpResponse]:
-            sent = HttpRequest("POST", self.endpoint.root + spec.path, request.headers, content)
-            return self._send(Send(sent, not call.stream, stream=call.stream, begins=begins), call.request_id, waits)
+            post = HttpRequest("POST", self.endpoint.root + spec.path, headers, content)
+            step = Send(post, not call.stream, stream=call.stream, begins=begins)
+            return self._send(step, call.request_id, waits, record)
 
         try:
             return (yield from send(body))
@@ -172,7 +206,9 @@ class Caller:
         self.start_refused = True
         return (yield from send(encode(spec.draft(call, send_start=False), call, spec.transport)))
 
-    def _send(self, send: Send, request_id: str | None, waits: RetryWaits) -> Steps[HttpResponse]:
+    def _send(
+        self, send: Send, request_id: str | None, waits: RetryWaits, record: CallRecord | None
+    ) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
         request = send.request
 
@@ -180,7 +216,14 @@ class Caller:
             # The largest recent answer: aborted ones are small, and many are under way at once.
             sizes = self._sizes.get(request.url)
             send.expected = 0 if sizes is None else max(sizes.copy())
-            response: HttpResponse = yield send
+            try:
+                response: HttpResponse = yield send
+            except BaseException as error:
+                if record is not None:
+                    unanswered(record, send, error)
+                raise
+            if record is not None:
+                record.answered(response.status, len(request.content), len(response.content), not send.stream)
             if response.good:
                 if not send.stream:
                     if sizes is None:
@@ -197,7 +240,7 @@ class Caller:
                 credentials="authorization" in request.headers,
             )
 
-        return retried(waits, attempt)
+        return retried(waits, attempt, record)
 
     def _prepare(self, request: Request, waits: RetryWaits) -> Steps[bool]:
         """Ask the server about the model, check the prompt's length, and say whether the draft was changed.
@@ -226,7 +269,7 @@ class Caller:
         request = HttpRequest("GET", self.endpoint.root + MODELS_PATH, headers)
         try:
             if needed:
-                response = yield from self._send(Send(request, timeout=PREFLIGHT_TIMEOUT), None, waits)
+                response = yield from self._send(Send(request, timeout=PREFLIGHT_TIMEOUT), None, waits, None)
             else:
                 response = yield Send(request, timeout=PREFLIGHT_TIMEOUT)
         except TitoError as error:

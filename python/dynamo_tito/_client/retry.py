@@ -21,6 +21,7 @@ from .steps import Sleep, Steps
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
+    from dynamo_tito._native import CallRecord
 
 T = TypeVar("T")
 
@@ -76,8 +77,8 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, ServerError) and error.retryable
 
 
-def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
-    """The steps of ``attempt``, repeated as the policy says. The last error is raised unchanged."""
+def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]], record: CallRecord | None = None) -> Steps[T]:
+    """The steps of ``attempt``, repeated as the policy says, and noted. The last error is raised unchanged."""
     for number in itertools.count(1):
         try:
             return (yield from attempt())
@@ -86,7 +87,10 @@ def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
             if wait is None:
                 raise
             logger.info("sending again in %.2f s (attempt %d): %s", wait, number + 1, error)
+            cause = str(error.status) if isinstance(error, ServerError) else type(error).__name__
         yield Sleep(wait)
+        if record is not None:
+            record.retried(cause)
     raise AssertionError  # count() has no end
 
 
