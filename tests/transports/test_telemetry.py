@@ -27,77 +27,20 @@ from support.raw_server import RawServer, reply
 
 pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.metering import OURS, Meters, settled
 
 PROMPT = list(range(100, 120))
 TOKENS = 24
 START = 7
 NUMBERS = itertools.count()
-GENAI, OURS = "gen_ai.client", "dynamo_tito.client"
 FAST = RetryPolicy(attempts=4, initial=0.0, maximum=0.0, retry_after=0.0)
 
 Connect = Callable[..., Driver]
-Facts = dict[str, Any]
 
 
-class Meters:
-    """Instrumented calls, and what was counted of them."""
-
-    def __init__(self) -> None:
-        self._reader = InMemoryMetricReader()
-        self._exporter = InMemorySpanExporter()
-        tracers = TracerProvider()
-        tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        meters = MeterProvider(metric_readers=[self._reader])
-        self.handle = tito.instrument(meter_provider=meters, tracer_provider=tracers)
-        self._close = meters.shutdown
-
-    def close(self) -> None:
-        self.handle.uninstrument()
-        self._close()
-
-    @property
-    def spans(self) -> list[Any]:
-        return list(self._exporter.get_finished_spans())
-
-    def points(self) -> dict[str, list[tuple[Facts, Any]]]:
-        """By name: the attributes and the value, or the histogram's point."""
-        found: dict[str, list[tuple[Facts, Any]]] = defaultdict(list)
-        data = self._reader.get_metrics_data()
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                assert scope.scope.name == "dynamo_tito"
-                for metric in scope.metrics:
-                    for point in metric.data.data_points:
-                        found[metric.name].append((dict(point.attributes), point))
-        return found
-
-    def total(self, name: str, **wanted: Any) -> int:
-        """The sum over the points whose attributes, dots written as underscores, have these values."""
-        points = self.points()[name]
-        return sum(
-            point.sum if hasattr(point, "sum") else point.value
-            for facts, point in points
-            if all(str(facts.get(key.replace("__", "."))) == str(value) for key, value in wanted.items())
-        )
-
-    def count(self, name: str, **wanted: Any) -> int:
-        """The number of recordings of a histogram."""
-        points = self.points()[name]
-        return sum(
-            point.count
-            for facts, point in points
-            if all(str(facts.get(key.replace("__", "."))) == str(value) for key, value in wanted.items())
-        )
-
-
-@pytest.fixture
-def meters() -> Iterator[Meters]:
-    with contextlib.closing(Meters()) as made:
+@pytest.fixture(params=[False, True], ids=["counters", "each"])
+def meters(request: pytest.FixtureRequest) -> Iterator[Meters]:
+    with contextlib.closing(Meters(each=request.param)) as made:
         yield made
 
 
@@ -120,14 +63,6 @@ def ask(client: Driver, **arguments: Any) -> tito.Completion | tito.TitoError:
         return client.generate(PROMPT, **arguments)
     except tito.TitoError as error:
         return error
-
-
-def settled(engine: Engine) -> list[Record]:
-    """The engine's record, once it has seen the end of every request."""
-    ends = time.monotonic() + 60
-    while any(record.outcome is None for record in engine.requests) and time.monotonic() < ends:
-        time.sleep(0.001)
-    return engine.requests
 
 
 def fault_of(record: Record) -> str:
@@ -294,6 +229,7 @@ def test_scores_and_positions_without_one(meters: Meters, connect: Connect, serv
     assert meters.total(f"{OURS}.tokens", gen_ai__token__type="output") == 0
 
 
+@pytest.mark.parametrize("meters", [True], ids=["each"], indirect=True)
 def test_spans_carry_the_call_and_travel_with_it(meters: Meters, client: Driver, engine: Engine) -> None:
     engine.inject(Fault(kind="not_ready"), Fault(kind="wrong_rows", by=1))
     ask(client)
