@@ -1,8 +1,8 @@
 """What it costs a call to be counted and traced: ``python -m benches.telemetry [rounds]``, in three minutes.
 
-The calls are those of the small answers of ``benches.transport``: the native client, 256 in flight. Every round has a turn
-of each way to instrument, in an order of its own, in one process with one client. A collection is timed for itself: a
-reader makes one every 15 or 60 seconds, whatever the number of calls.
+The calls are those of the small answers of ``benches.transport``: the native client, 256 in flight. Every round has a
+turn of each way to instrument, in an order of its own, in one process with one client. A collection is timed for
+itself: a reader makes one every 15 or 60 seconds, whatever the number of calls.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Way: TypeAlias = Callable[[], contextlib.AbstractContextManager[Callable[[], obj
 _collections: list[float] = []
 
 
-class _Nowhere(SpanExporter):
+class _Nowhere(SpanExporter):  # type: ignore[misc]  # not installed where it is checked
     """Takes spans, so that only those who make them are measured."""
 
-    def export(self, spans: Any) -> SpanExportResult:
+    def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002 - the exporter's signature
         return SpanExportResult.SUCCESS
 
 

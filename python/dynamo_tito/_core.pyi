@@ -3,7 +3,7 @@ from typing import Any, Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from ._config import Limits
 from ._errors import TransportPhase
@@ -156,6 +156,7 @@ class CallSums:
     def begin(self, prompt_tokens: int, /) -> CallRecord: ...
     def read(self) -> dict[str, Any]: ...
 
+@disjoint_base
 class CallRecord:
     headers: Mapping[str, str] | None
     def __new__(cls, sums: CallSums, prompt_tokens: int, /) -> Self: ...

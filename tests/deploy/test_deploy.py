@@ -139,7 +139,8 @@ def test_the_dashboard_asks_for_what_is_exported() -> None:
         call.refused("rows")
         call.failed("TransportError", True)
         part = {"version": "step_7", "start": 0, "end": 1}
-        call.kept(SimpleNamespace(token_ids=[1], routed_experts=None, weight_versions=[part], timing=None), 0, 0)
+        kept: Any = SimpleNamespace(token_ids=[1], routed_experts=None, weight_versions=[part], timing=None)
+        call.kept(kept, 0, 0)
         text = prometheus.generate_latest().decode()
     provider.shutdown()
     exported = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))

@@ -33,9 +33,7 @@ class Meters:
         tracers = TracerProvider()
         tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
         meters = MeterProvider(metric_readers=[self._reader])
-        self.handle = tito.instrument(
-            meter_provider=meters, tracer_provider=tracers if each else None, histograms=each
-        )
+        self.handle = tito.instrument(meter_provider=meters, tracer_provider=tracers if each else None, histograms=each)
         self._close = meters.shutdown
 
     def close(self) -> None:

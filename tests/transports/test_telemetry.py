@@ -7,9 +7,8 @@ import contextlib
 import gc
 import itertools
 import sys
-import time
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -16,7 +16,7 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito import RetryPolicy, simulator
-from dynamo_tito.simulator import Backend, Engine, Fault, Record
+from dynamo_tito.simulator import Backend, Fault, Record
 
 pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
 
@@ -91,7 +91,7 @@ def keeps(record: Record, route: Route) -> bool:
 
 
 def arguments(number: int, route: Route, prompts: random.Random) -> dict[str, Any]:
-    """Every third call is whole, is a stream, and is a stream of which what came is kept, where the route has streams."""
+    """Where the route has streams, every third call is one, and every third one of which what came is kept."""
     keep = route.streams and number % 3 == KEPT
     asked = {"on_interrupt": "return"} if keep else {"stream": route.streams and number % 3 == STREAMED}
     return {
@@ -121,14 +121,14 @@ def ask_blocking(url: str, route: Route, told: Told, numbers: range) -> None:
     prompts = random.Random(numbers.start)
     with tito.TitoClient(url, transport=route.transport, **options()) as client:
 
-        def ask(number: int, given: dict[str, Any]) -> None:
+        def ask(given: dict[str, Any]) -> None:
             try:
                 told.add(client.generate(**given))
             except tito.TitoError as error:
                 told.add(error)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(ask, numbers, [arguments(number, route, prompts) for number in numbers]))
+            list(pool.map(ask, [arguments(number, route, prompts) for number in numbers]))
 
 
 def options() -> dict[str, Any]:
@@ -303,8 +303,8 @@ def check_histograms(found: Found) -> None:
             bound = facts.pop("le")
             buckets[frozenset(facts.items())][bound] = point.value
         points = {frozenset(facts.items()): point for facts, point in found.points[f"{GENAI}.{theirs}"]}
-        assert {facts for facts, value in sums.items() if value} == set(points)
-        for facts, point in points.items():
-            assert point.sum == pytest.approx(sums[facts])
-            assert list(buckets[facts]) == [*map(str, point.explicit_bounds), "+Inf"]
-            assert list(buckets[facts].values()) == list(itertools.accumulate(point.bucket_counts))
+        assert {key for key, value in sums.items() if value} == set(points)
+        for key, point in points.items():
+            assert point.sum == pytest.approx(sums[key])
+            assert list(buckets[key]) == [*map(str, point.explicit_bounds), "+Inf"]
+            assert list(buckets[key].values()) == list(itertools.accumulate(point.bucket_counts))

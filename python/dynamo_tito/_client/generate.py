@@ -85,6 +85,7 @@ class Generation:
     def _steps(self, deadline: float | None) -> Steps[Completion]:
         caller, request = self._caller, self._request
         self._record = record = begins(caller, "generate", request)
+        completion: Completion | None = None
         try:
             if not request.call.stream:
                 try:
@@ -94,7 +95,7 @@ class Generation:
                         raise
                     # Nothing was sampled. Dynamo 1.6.1 answers SGLang's route so.
                     self._request = request = self._made(stream=True)
-            if request.call.stream:
+            if completion is None:
                 completion = yield from self._streamed(request, deadline)
         except BaseException as error:
             if record is not None:

@@ -145,11 +145,11 @@ def _described(completion: Completion | None) -> dict[str, Any]:
     """The attributes that a completion gives a span."""
     if completion is None:
         return {}
-    versions, reason = completion.weight_versions, completion.finish_reason
+    reason, spans = completion.finish_reason, completion.weight_versions or ()
     return {
         "gen_ai.usage.output_tokens": len(completion.token_ids),
         "gen_ai.response.id": completion.request_id,
         "gen_ai.response.finish_reasons": reason and [reason],
         "gen_ai.response.time_to_first_chunk": completion.timing and completion.timing.first_token,
-        "dynamo_tito.weight_version": versions and [*dict.fromkeys(str(span.get("version")) for span in versions)],
+        "dynamo_tito.weight_version": [*dict.fromkeys(str(span.get("version")) for span in spans)] or None,
     }

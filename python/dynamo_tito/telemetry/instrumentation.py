@@ -84,9 +84,7 @@ class Instrumentation:
         self._lock = threading.Lock()
         for metric in COUNTERS:
             meter.create_observable_counter(_OURS + metric.name, [self._reading(metric)], metric.unit, metric.text)
-        meter.create_observable_up_down_counter(
-            _OURS + ACTIVE.name, [self._reading(ACTIVE)], ACTIVE.unit, ACTIVE.text
-        )
+        meter.create_observable_up_down_counter(_OURS + ACTIVE.name, [self._reading(ACTIVE)], ACTIVE.unit, ACTIVE.text)
         meter.create_observable_counter(
             f"{_OURS}resumed", [self._read_resumed], "{call}", "Requests for the rest of a turn that was cut"
         )

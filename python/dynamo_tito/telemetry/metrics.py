@@ -59,9 +59,7 @@ def _each(
     return lambda sums: [({} if key is None else {attribute: key}, value(found)) for key, found in sums[name].items()]
 
 
-def _buckets(
-    name: str, attribute: str, bounds: tuple[float, ...]
-) -> Callable[[Sums], Iterable[Reading]]:
+def _buckets(name: str, attribute: str, bounds: tuple[float, ...]) -> Callable[[Sums], Iterable[Reading]]:
     """How many values were not above each bound, which is written as Prometheus does."""
     labels = [*map(str, bounds), "+Inf"]
 
@@ -81,9 +79,7 @@ COUNTERS = (
     Metric(
         "duration", "s", "Calls, from their begin to their end", _each("durations", _CAUSE, lambda found: found["sum"])
     ),
-    Metric(
-        "duration.bucket", "{call}", "Calls that took le seconds or less", _buckets("durations", _CAUSE, SECONDS)
-    ),
+    Metric("duration.bucket", "{call}", "Calls that took le seconds or less", _buckets("durations", _CAUSE, SECONDS)),
     Metric(
         "first_token",
         "s",
@@ -97,17 +93,20 @@ COUNTERS = (
         lambda sums: _buckets("found", "", SECONDS)({"found": {None: sums["first_token"]}}),
     ),
     Metric(
-        "tokens", "{token}", "Tokens of prompts and completions", _each("tokens", _TYPE, lambda found: int(found["sum"]))
+        "tokens",
+        "{token}",
+        "Tokens of prompts and completions",
+        _each("tokens", _TYPE, lambda found: int(found["sum"])),
     ),
-    Metric("tokens.bucket", "{call}", "Prompts and completions of le tokens or less", _buckets("tokens", _TYPE, TOKENS)),
+    Metric(
+        "tokens.bucket", "{call}", "Prompts and completions of le tokens or less", _buckets("tokens", _TYPE, TOKENS)
+    ),
     Metric("requests", "{request}", "Requests that were sent", _each("requests", "http.response.status_code")),
     Metric("retries", "{request}", "Requests that were sent again", _each("retries", _CAUSE)),
     Metric("sent", "By", "Bodies of requests", _one("sent")),
     Metric("received", "By", "Bodies of answers, decompressed", _one("received")),
     Metric("decode.time", "s", "Decoding of answers", _one("decoding")),
-    Metric(
-        "refusals", "{answer}", "Answers that could not be read", _each("refusals", "dynamo_tito.refusal.kind")
-    ),
+    Metric("refusals", "{answer}", "Answers that could not be read", _each("refusals", "dynamo_tito.refusal.kind")),
     Metric(
         "missing_logprobs",
         "{token}",
@@ -126,9 +125,7 @@ COUNTERS = (
         "Tokens by the weight version that sampled them",
         _each("versions", "dynamo_tito.weight_version"),
     ),
-    Metric(
-        "interrupted", "{call}", "Calls that were broken off after they were sent", _each("interrupted", _CAUSE)
-    ),
+    Metric("interrupted", "{call}", "Calls that were broken off after they were sent", _each("interrupted", _CAUSE)),
     Metric("kept", "{call}", "Interrupted calls of which the completion so far was kept", _one("kept")),
 )
 
