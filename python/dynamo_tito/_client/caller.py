@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
 from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
@@ -28,7 +30,9 @@ from .steps import Exclusive, Send, Steps, Work
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
-    from dynamo_tito._native import Body
+    from dynamo_tito._native import Body, CallRecord
+    from dynamo_tito._observe import CallKind, Observer, Operation
+    from dynamo_tito._types import LogprobArray
 
     from .refused import Keeper
 
@@ -70,6 +74,10 @@ class Caller:
         self.only_streams: set[str] = set()
         """Routes of this server that answer 501 unless a stream is asked for."""
         self.own = OwnRequests()
+        self.observer: Observer | None = None
+        """Whom the calls were told of last."""
+        self.kinds: dict[tuple[Operation, str], CallKind] = {}
+        """Its kinds of calls, by operation and transport."""
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight
@@ -85,13 +93,24 @@ class Caller:
             own.update(checked_headers(extra))
         return own
 
-    def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
-        """Ask how long a prompt may be, send, decode."""
-        response = yield from self.ask(request, deadline)
+    def sample(
+        self,
+        request: Request,
+        reading: Callable[[Body | bytes], T],
+        deadline: float | None,
+        record: CallRecord | None = None,
+    ) -> Steps[T]:
+        """Ask how long a prompt may be, send, decode; ``record`` notes it."""
+        response = yield from self.ask(request, deadline, record)
         return (yield from self._read(response, reading, request))
 
     def ask(
-        self, request: Request, deadline: float | None, *, begins: Callable[[], None] | None = None
+        self,
+        request: Request,
+        deadline: float | None,
+        record: CallRecord | None = None,
+        *,
+        begins: Callable[[], None] | None = None,
     ) -> Steps[HttpResponse]:
         """Ask how long a prompt may be, and send. Of a stream the result is without its body; see :class:`Send`.
 
@@ -103,10 +122,11 @@ class Caller:
             body = request.encode()
         self.own.note(request)
         spec, call = request.spec, request.call
-        sent = HttpRequest("POST", self.endpoint.root + spec.path, request.headers, body)
+        headers = request.headers if record is None or not record.headers else {**request.headers, **record.headers}
+        sent = HttpRequest("POST", self.endpoint.root + spec.path, headers, body)
         send = Send(sent, not call.stream, stream=call.stream, begins=begins)
         try:
-            return (yield from self._send(send, call.request_id, waits))
+            return (yield from self._send(send, call.request_id, waits, record))
         except ServerError as error:
             refused = error.status == 400 and names_prompt_start(error.body)
             if not (refused and request.draft.prompt_start and spec.may_refuse_start):
@@ -115,7 +135,13 @@ class Caller:
         self.start_refused = True
         body = encode(spec.draft(call, send_start=False), call, spec.transport)
         send = dataclasses.replace(send, request=dataclasses.replace(sent, content=body))
-        return (yield from self._send(send, call.request_id, waits))
+        return (yield from self._send(send, call.request_id, waits, record))
+
+    def missing(self, logprobs: LogprobArray | None) -> int:
+        """Tokens of which the server said that it has no log-probability: otherwise such an answer is refused."""
+        if logprobs is None or self.decoding.missing_logprob == "raise":
+            return 0
+        return int(np.count_nonzero(np.isnan(logprobs)))
 
     def tell(
         self, path: str, members: Mapping[str, Any], deadline: float | None, *, root: str | None = None
@@ -167,12 +193,14 @@ class Caller:
             request_id=request_id_of(response.headers, body, secrets) or request.call.request_id,
         )
 
-    def _send(self, send: Send, request_id: str | None, waits: RetryWaits) -> Steps[HttpResponse]:
+    def _send(
+        self, send: Send, request_id: str | None, waits: RetryWaits, record: CallRecord | None = None
+    ) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
         # The largest recent answer: aborted ones are small, and many are under way at once.
         sizes = self._sizes.get(send.request.url)
         send.expected = 0 if sizes is None else max(sizes.copy())
-        return retried(waits, send, functools.partial(self._judged, send, request_id, waits))
+        return retried(waits, send, functools.partial(self._judged, send, request_id, waits), record)
 
     def _judged(self, send: Send, request_id: str | None, waits: RetryWaits, response: HttpResponse) -> HttpResponse:
         request = send.request
