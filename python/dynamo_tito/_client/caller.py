@@ -181,9 +181,9 @@ class Caller:
 
         Nothing was sampled then, and the rows are dropped when the answer is read.
         """
-        spec, call = request.spec, request.call
-
-        headers = request.headers if record is None or not record.headers else {**request.headers, **record.headers}
+        spec, call, headers = request.spec, request.call, request.headers
+        if record is not None and record.headers:
+            headers = {**headers, **record.headers}
 
         def send(content: bytes) -> Steps[HttpResponse]:
             post = HttpRequest("POST", self.endpoint.root + spec.path, headers, content)
