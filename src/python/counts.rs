@@ -1,4 +1,4 @@
-//! What is counted of calls: a call notes its steps, and adds them to the sums of its kind when it ends.
+//! What is counted of calls: each adds its steps to the sums of its kind.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -124,11 +124,10 @@ impl CallSums {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, sums: &mut Sums, sampled: &Sampled) {
+    fn add(&self, sampled: &Sampled) {
+        let mut sums = self.lock();
         sums.missing += sampled.missing;
-        if let Some(tokens) = sampled.tokens {
-            sums.tokens.output.add(&self.tokens, tokens as f64);
-        }
+        sums.tokens.output.add(&self.tokens, sampled.tokens as f64);
         sums.trimmed.client += sampled.trimmed.client;
         sums.trimmed.server += sampled.trimmed.server;
         for (version, tokens) in &sampled.versions {
@@ -140,10 +139,9 @@ impl CallSums {
     }
 }
 
-/// One completion in numbers, or the scores of one sequence, which has no tokens of its own.
-#[derive(Default)]
+/// One completion in numbers.
 struct Sampled {
-    tokens: Option<usize>,
+    tokens: usize,
     missing: u64,
     trimmed: Trimmed,
     versions: Vec<(String, u64)>,
@@ -155,9 +153,11 @@ impl Sampled {
         let py = completion.py();
         let tokens = completion.getattr(intern!(py, "token_ids"))?.len()?;
         let mut found = Self {
-            tokens: Some(tokens),
+            tokens,
             missing,
-            ..Self::default()
+            trimmed: Trimmed::default(),
+            versions: Vec::new(),
+            first_token: None,
         };
         let rows = completion.getattr(intern!(py, "routed_experts"))?;
         if !rows.is_none() {
@@ -192,7 +192,7 @@ fn of_version(span: &Bound<'_, PyAny>, tokens: u64) -> PyResult<(String, u64)> {
 
 /// One call of a kind: ``CallRecord(sums, prompt_tokens)``, which is active until ``sampled``, ``scored`` or ``failed``.
 ///
-/// It notes the steps of the call, and adds them to the sums at its end. One thread at a time uses it.
+/// It adds the steps of the call to the sums. One thread at a time uses it.
 #[pyclass(subclass, module = "dynamo_tito")]
 pub(super) struct CallRecord {
     sums: Py<CallSums>,
@@ -204,23 +204,21 @@ pub(super) struct CallRecord {
     /// Tokens of the prompt.
     #[pyo3(get)]
     prompt_tokens: u64,
-    /// Of each request that was sent the status of its answer; None without one.
-    #[pyo3(get)]
-    statuses: Vec<Option<u16>>,
-    /// Of each request that was sent again, what the one before ended in.
-    #[pyo3(get)]
-    retries: Vec<String>,
     /// Bytes of the bodies of answers, decompressed.
     #[pyo3(get)]
     received: u64,
     /// From the begin to the end.
     #[pyo3(get)]
     seconds: f64,
-    /// What decoding ended in; None if the answer was read.
+    /// How often a request was sent again.
     #[pyo3(get)]
-    refusal: Option<String>,
-    sent: u64,
-    decoding_seconds: f64,
+    retries: u32,
+    /// Whether a request was sent.
+    #[pyo3(get)]
+    sent: bool,
+    /// Whether one was answered with status 200.
+    #[pyo3(get)]
+    accepted: bool,
 }
 
 #[pymethods]
@@ -235,13 +233,11 @@ impl CallRecord {
             decoding_since: None,
             headers: None,
             prompt_tokens,
-            statuses: Vec::new(),
-            retries: Vec::new(),
             received: 0,
             seconds: 0.0,
-            refusal: None,
-            sent: 0,
-            decoding_seconds: 0.0,
+            retries: 0,
+            sent: false,
+            accepted: false,
         }
     }
 
@@ -249,9 +245,9 @@ impl CallRecord {
     /// ``whole``.
     #[pyo3(signature = (status, sent, received, whole, /))]
     fn answered(&mut self, status: u16, sent: u64, received: u64, whole: bool) {
-        self.statuses.push(Some(status));
-        self.sent += sent;
-        self.received += received;
+        self.accepted |= status == 200;
+        self.request(Some(status), sent);
+        self.arrived(received);
         if whole && (200..300).contains(&status) {
             self.decodes();
         }
@@ -260,20 +256,21 @@ impl CallRecord {
     /// A request was sent, and has no answer.
     #[pyo3(signature = (sent, /))]
     fn unanswered(&mut self, sent: u64) {
-        self.statuses.push(None);
-        self.sent += sent;
+        self.request(None, sent);
     }
 
     /// More of a body came.
     #[pyo3(signature = (received, /))]
     fn arrived(&mut self, received: u64) {
         self.received += received;
+        self.sums.get().lock().received += received;
     }
 
     /// A request is sent again, because of what the one before ended in.
     #[pyo3(signature = (cause, /))]
     fn retried(&mut self, cause: String) {
-        self.retries.push(cause);
+        self.retries += 1;
+        *self.sums.get().lock().retries.entry(cause).or_default() += 1;
     }
 
     /// Whether an answer is being decoded.
@@ -290,73 +287,68 @@ impl CallRecord {
     /// Decoding paused.
     fn decoded(&mut self) {
         if let Some(since) = self.decoding_since.take() {
-            self.decoding_seconds += since.elapsed().as_secs_f64();
+            self.sums.get().lock().decoding += since.elapsed().as_secs_f64();
         }
     }
 
     /// Decoding ended in an error of this kind.
     #[pyo3(signature = (kind, /))]
     fn refused(&mut self, kind: String) {
-        self.decoded();
-        self.refusal = Some(kind);
+        *self.sums.get().lock().refusals.entry(kind).or_default() += 1;
     }
 
     /// The call has a completion, and ends: rows of routed experts were asked for from ``start`` on, and ``missing`` tokens
     /// have no log-probability.
     #[pyo3(signature = (completion, start, missing, /))]
     fn sampled(&mut self, completion: &Bound<'_, PyAny>, start: u64, missing: u64) -> PyResult<()> {
-        self.end(None, false, Some(&Sampled::of(completion, start, missing)?));
+        let sampled = Sampled::of(completion, start, missing);
+        self.end(None, false);
+        self.sums.get().add(&sampled?);
         Ok(())
     }
 
     /// The call has scores, and ends; ``missing`` tokens have no log-probability.
     #[pyo3(signature = (missing, /))]
     fn scored(&mut self, missing: u64) {
-        let scores = Sampled {
-            missing,
-            ..Sampled::default()
-        };
-        self.end(None, false, Some(&scores));
+        self.end(None, false);
+        self.sums.get().lock().missing += missing;
     }
 
     /// The call ends in an error; ``interrupted`` where it was broken off after it was sent.
     #[pyo3(signature = (error, interrupted, /))]
     fn failed(&mut self, error: String, interrupted: bool) {
-        self.end(Some(error), interrupted, None);
+        self.end(Some(error), interrupted);
     }
 
     /// The caller gets what came of a call that has failed. Arguments are those of ``sampled``.
     #[pyo3(signature = (completion, start, missing, /))]
-    fn kept(&mut self, completion: &Bound<'_, PyAny>, start: u64, missing: u64) -> PyResult<()> {
+    fn kept(&self, completion: &Bound<'_, PyAny>, start: u64, missing: u64) -> PyResult<()> {
         let kept = Sampled::of(completion, start, missing)?;
         let kind = self.sums.get();
-        let mut sums = kind.lock();
-        sums.kept += 1;
-        kind.add(&mut sums, &kept);
+        kind.lock().kept += 1;
+        kind.add(&kept);
         Ok(())
     }
 }
 
 impl CallRecord {
-    fn end(&mut self, error: Option<String>, interrupted: bool, sampled: Option<&Sampled>) {
-        self.seconds = self.began.elapsed().as_secs_f64();
-        self.decoded();
+    fn request(&mut self, status: Option<u16>, sent: u64) {
+        self.sent = true;
+        let mut sums = self.sums.get().lock();
+        sums.sent += sent;
+        *sums.requests.entry(status).or_default() += 1;
+    }
+
+    fn end(&mut self, error: Option<String>, interrupted: bool) {
+        let now = Instant::now();
+        self.seconds = (now - self.began).as_secs_f64();
         let kind = self.sums.get();
         let mut sums = kind.lock();
         sums.active -= 1;
-        sums.sent += self.sent;
-        sums.received += self.received;
-        sums.decoding += self.decoding_seconds;
-        for status in &self.statuses {
-            *sums.requests.entry(*status).or_default() += 1;
+        if let Some(since) = self.decoding_since.take() {
+            sums.decoding += (now - since).as_secs_f64();
         }
-        for cause in &self.retries {
-            *sums.retries.entry(cause.clone()).or_default() += 1;
-        }
-        if let Some(refusal) = &self.refusal {
-            *sums.refusals.entry(refusal.clone()).or_default() += 1;
-        }
-        if self.statuses.contains(&Some(200)) {
+        if self.accepted {
             let prompt = self.prompt_tokens as f64;
             sums.tokens.input.add(&kind.tokens, prompt);
         }
@@ -367,8 +359,5 @@ impl CallRecord {
             .entry(error)
             .or_insert_with(|| Distribution::new(&kind.seconds))
             .add(&kind.seconds, self.seconds);
-        if let Some(sampled) = sampled {
-            kind.add(&mut sums, sampled);
-        }
     }
 }

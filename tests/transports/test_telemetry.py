@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import subprocess
 import sys
 import weakref
 from collections import Counter
@@ -246,6 +247,34 @@ def test_spans_carry_the_call_and_travel_with_it(meters: Meters, client: Driver,
     sent = [record.headers["traceparent"].split("-")[1:3] for record in engine.requests]
     own = [[f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"] for span in meters.spans]
     assert sent == [own[0], own[0], own[1]]
+
+
+GLOBAL = """
+import sys
+import dynamo_tito as tito
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+tito.instrument(tracer_provider=trace.get_tracer_provider())
+spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
+with tito.TitoClient(sys.argv[1], model="tito-model", transport="dynamo_chat", trust_env=False) as client:
+    client.generate([1, 2, 3])
+names = [metric.name for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics]
+print(len(spans.get_finished_spans()), "dynamo_tito.client.calls" in names)
+"""
+
+
+def test_the_global_providers_may_be_set_later(engine: Engine) -> None:
+    done = subprocess.run([sys.executable, "-c", GLOBAL, engine.url], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 True\n", done.stderr
 
 
 def test_the_pool(meters: Meters) -> None:

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
 from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
     from dynamo_tito._native import Body, CallRecord
     from dynamo_tito._observe import CallKind, Observer, Operation
-    from dynamo_tito._types import LogprobArray
 
     from .refused import Keeper
 
@@ -74,6 +71,8 @@ class Caller:
         self.only_streams: set[str] = set()
         """Routes of this server that answer 501 unless a stream is asked for."""
         self.own = OwnRequests()
+        self.may_miss = decoding.missing_logprob == "nan"
+        """Whether log-probabilities may be missing; otherwise such an answer is refused."""
         self.observer: Observer | None = None
         """Whom the calls were told of last."""
         self.kinds: dict[tuple[Operation, str], CallKind] = {}
@@ -121,8 +120,9 @@ class Caller:
         if (yield from self._prepare(request, waits)):
             body = request.encode()
         self.own.note(request)
-        spec, call = request.spec, request.call
-        headers = request.headers if record is None or not record.headers else {**request.headers, **record.headers}
+        spec, call, headers = request.spec, request.call, request.headers
+        if record is not None and record.headers:
+            headers = {**headers, **record.headers}
         sent = HttpRequest("POST", self.endpoint.root + spec.path, headers, body)
         send = Send(sent, not call.stream, stream=call.stream, begins=begins)
         try:
@@ -136,12 +136,6 @@ class Caller:
         body = encode(spec.draft(call, send_start=False), call, spec.transport)
         send = dataclasses.replace(send, request=dataclasses.replace(sent, content=body))
         return (yield from self._send(send, call.request_id, waits, record))
-
-    def missing(self, logprobs: LogprobArray | None) -> int:
-        """Tokens of which the server said that it has no log-probability: otherwise such an answer is refused."""
-        if logprobs is None or self.decoding.missing_logprob == "raise":
-            return 0
-        return int(np.count_nonzero(np.isnan(logprobs)))
 
     def tell(
         self, path: str, members: Mapping[str, Any], deadline: float | None, *, root: str | None = None

@@ -26,7 +26,7 @@ from .keeping import keeping
 from .options import OnInterrupt
 from .steps import Emit, Pull, Work
 from .streaming import StreamReading
-from .watch import begins, broke_off
+from .watch import begins, broke_off, missing_in
 
 if TYPE_CHECKING:
     from dynamo_tito._native import CallRecord
@@ -102,7 +102,8 @@ class Generation:
                 broke_off(record, error, deadline)
             raise
         if record is not None:
-            record.sampled(completion, self._start, caller.missing(completion.logprobs))
+            missing = missing_in(completion.logprobs) if caller.may_miss else 0
+            record.sampled(completion, self._start, missing)
         return completion
 
     def kept(self, error: BaseException) -> Completion | None:
@@ -139,7 +140,8 @@ class Generation:
     def _seen(self, completion: Completion) -> Completion:
         """What is kept of a call that broke off, once it is noted."""
         if self._record is not None:
-            self._record.kept(completion, self._start, self._caller.missing(completion.logprobs))
+            missing = missing_in(completion.logprobs) if self._caller.may_miss else 0
+            self._record.kept(completion, self._start, missing)
         return completion
 
     def _streamed(self, request: Request, deadline: float | None) -> Steps[Completion]:

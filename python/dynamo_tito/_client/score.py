@@ -28,7 +28,7 @@ from dynamo_tito._requests.call import checked_integer
 from .caller import Caller
 from .decoding import Decoding
 from .keeping import keeping
-from .watch import begins, broke_off
+from .watch import begins, broke_off, missing_in
 
 if TYPE_CHECKING:
     from dynamo_tito._errors import TitoError
@@ -84,7 +84,7 @@ def _watched(caller: Caller, scoring: Scoring, deadline: float | None) -> Steps[
         raise
     if record is not None:
         # Position 0 has no past.
-        record.scored(caller.missing(scores.logprobs[max(scoring.start, 1) :]))
+        record.scored(missing_in(scores.logprobs[max(scoring.start, 1) :]) if caller.may_miss else 0)
     return scores
 
 

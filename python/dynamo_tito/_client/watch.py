@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from dynamo_tito import _observe
 from dynamo_tito._errors import DecodeError, TitoError, TransportError
 from dynamo_tito._observe import Target
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from dynamo_tito._native import CallRecord
     from dynamo_tito._observe import Operation
     from dynamo_tito._requests import Request
+    from dynamo_tito._types import LogprobArray
 
     from .caller import Caller
     from .steps import Send, Steps
@@ -53,11 +56,16 @@ def broke_off(record: CallRecord, error: BaseException, deadline: float | None) 
     """The call ended in an error, or was left, which is a GeneratorExit."""
     if isinstance(error, GeneratorExit):
         late = deadline is not None and time.monotonic() >= deadline
-        record.failed(TransportError.__name__ if late else "cancelled", bool(record.statuses))
+        record.failed(TransportError.__name__ if late else "cancelled", record.sent)
         return
     if record.decoding and isinstance(error, TitoError):
         record.refused(error.kind if isinstance(error, DecodeError) else type(error).__name__)
     record.failed(type(error).__name__, isinstance(error, TransportError) and error.phase != "connect")
+
+
+def missing_in(logprobs: LogprobArray | None) -> int:
+    """Tokens of which the server said that it has no log-probability."""
+    return 0 if logprobs is None else int(np.count_nonzero(np.isnan(logprobs)))
 
 
 def _target(caller: Caller, operation: Operation, request: Request) -> Target:

@@ -99,8 +99,14 @@ class WatchedCall(CallRecord):
     def watch(self, kind: WatchedKind, span: Any) -> None:
         """Say to whom it is told."""
         self._kind, self._span = kind, span
+        self._refusal: str | None = None
         if kind.spans is not None and span is not None:
             self.headers = kind.spans.headers(span)
+
+    def refused(self, kind: str, /) -> None:
+        """Decoding ended in an error of this kind."""
+        super().refused(kind)
+        self._refusal = kind
 
     def sampled(self, completion: Completion, start: int, missing: int, /) -> None:
         """The call has a completion, and ends."""
@@ -128,14 +134,14 @@ class WatchedCall(CallRecord):
         if kind.spans is not None and self._span is not None:
             numbers = {
                 "gen_ai.usage.input_tokens": self.prompt_tokens,
-                "dynamo_tito.retries": len(self.retries),
+                "dynamo_tito.retries": self.retries,
                 "dynamo_tito.received": self.received,
-                "dynamo_tito.refusal.kind": self.refusal,
+                "dynamo_tito.refusal.kind": self._refusal,
             }
             kind.spans.end(self._span, failure | numbers | _described(completion), failed=bool(failure))
         if kind.histograms is not None:
             kind.histograms.duration.record(self.seconds, {**kind.facts, **failure})
-            if 200 in self.statuses:
+            if self.accepted:
                 kind.histograms.tokens.record(self.prompt_tokens, {**kind.facts, "gen_ai.token.type": "input"})
             if completion is not None:
                 kind.histograms.completed(completion, kind.facts)
