@@ -45,6 +45,9 @@ _COUNTERS = (
     ("resumed", "{call}", "Requests for the rest of a turn that was cut"),
 )
 
+_turn = threading.Lock()
+"""Held by the thread that instruments the process."""
+
 Key: TypeAlias = tuple[str, str, str, str | None, str, int | None]
 """What the calls of one series have in common."""
 
@@ -81,20 +84,21 @@ def instrument(
         ModuleNotFoundError: the extra ``dynamo-tito[otel]`` is missing.
         RuntimeError: the process is instrumented already.
     """
-    if _observe.observer is not None:
-        raise RuntimeError(
-            "the calls are counted already: call uninstrument() of the handle that instrument() returned"
-        )
     try:
         from opentelemetry import metrics, propagate, trace  # noqa: PLC0415 - the extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "instrument() needs the extra: pip install 'dynamo-tito[otel]'", name=error.name
         ) from error
-    version = build_info()["version"]
-    meter = metrics.get_meter(_SCOPE, version, meter_provider)
-    handle = Instrumentation(meter, trace.get_tracer(_SCOPE, version, tracer_provider), trace, propagate)
-    _observe.observer = handle
+    with _turn:
+        if _observe.observer is not None:
+            raise RuntimeError(
+                "the calls are counted already: call uninstrument() of the handle that instrument() returned"
+            )
+        version = build_info()["version"]
+        meter = metrics.get_meter(_SCOPE, version, meter_provider)
+        handle = Instrumentation(meter, trace.get_tracer(_SCOPE, version, tracer_provider), trace, propagate)
+        _observe.observer = handle
     return handle
 
 

@@ -177,9 +177,10 @@ class Caller:
         request = send.request
 
         def attempt() -> Steps[HttpResponse]:
-            # The largest recent answer: aborted ones are small, and many are under way at once.
+            # The largest recent answer: aborted ones are small, and many are under way at once. Of the first one the
+            # size may be still to come.
             sizes = self._sizes.get(request.url)
-            send.expected = 0 if sizes is None else max(sizes.copy())
+            send.expected = 0 if sizes is None else max(sizes.copy(), default=0)
             response: HttpResponse = yield send
             if response.good:
                 if not send.stream:
