@@ -95,7 +95,7 @@ $(THREADS)/.ready: pyproject.toml
 	touch $@
 
 $(THREADS)/.built: $(THREADS)/.ready $(RUST_SOURCES)
-	VIRTUAL_ENV=$(abspath $(THREADS)) $(FREE_MATURIN) develop --release --quiet
+	VIRTUAL_ENV=$(abspath $(THREADS)) $(FREE_MATURIN) develop --release --quiet --group suite
 	touch $@
 
 # What a package of the tests brings must not turn the GIL on; the library itself is tested without the variable.

@@ -127,31 +127,28 @@ def test_a_body_that_the_caller_overwrites_is_read_once() -> None:
         for _ in range(ROUNDS):
             with contextlib.suppress(tito.DecodeError):
                 completion = tito.decode(changing, wire=DIALECT.wire, prompt_len=64)
-                assert completion.token_ids.tolist() == list(SAMPLE.completion)
+                assert completion.token_ids.tolist() == SAMPLE.tokens
 
     with disturbed(overwrite):
         at_once(work)
 
 
 def test_an_array_is_not_read_while_it_is_decoded_into() -> None:
-    out = np.empty((64 + 200 - 1, 12, 8), np.int32)
+    out = np.zeros((64 + 200 - 1, 12, 8), np.int32)
     body = TEXT
-    read = [0] * THREADS
 
     def write(_: int) -> None:
         for _ in range(ROUNDS):
             with contextlib.suppress(ValueError):
                 tito.decode(body, wire=DIALECT.wire, prompt_len=64, experts_out=out)
 
-    def look(number: int) -> None:
+    def look(_: int) -> None:
         for _ in range(4 * ROUNDS):
             try:
                 routing_report(out)
-                tito.encode_routed_experts(out, narrow=False)
             except ValueError as error:
                 assert str(error).startswith("array cannot be read: ")  # noqa: PT017 - one of two outcomes
-            else:
-                read[number] += 1
 
     at_once(write, look, write, look)
+    tito.decode(body, wire=DIALECT.wire, prompt_len=64, experts_out=out)
     assert np.array_equal(out, SAMPLE.experts)  # type: ignore[arg-type]
