@@ -11,6 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import dynamo_tito as tito
 from dynamo_tito import HttpRequest, HttpResponse, MockTransport, simulator
 from dynamo_tito._client import own
+from dynamo_tito._client.run_async import AsyncRunner
 from dynamo_tito._client.streaming import StreamReading
 from support.small import generated
 from support.threads import THREADS, at_once, disturbed
@@ -205,60 +207,63 @@ def answering(content: bytes) -> Callable[[HttpRequest], HttpResponse]:
 ANSWER = json.dumps(generated([7, 8, 9])).encode()
 
 
+class Thoughtful(AsyncRunner):
+    """Between a look at its event loop and what follows from it, others have time to look too."""
+
+    @property  # type: ignore[override]
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        found: asyncio.AbstractEventLoop | None = vars(self).get("found")
+        time.sleep(0.01)
+        return found
+
+    @_loop.setter
+    def _loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        vars(self)["found"] = loop
+
+
 def test_one_event_loop_has_a_client_that_serves_one() -> None:
     """Those that come at the same moment are told so."""
-    for _ in range(50):
-        client = tito.AsyncTitoClient("http://test", model=None, http_client=MockTransport(answering(ANSWER)))
-        served: list[int] = []
+    runner = Thoughtful(MockTransport(answering(b"")), concurrency=1, thread_from_bytes=1)
+    served: list[int] = []
 
-        def work(number: int, client: tito.AsyncTitoClient = client, served: list[int] = served) -> None:
-            loop = asyncio.new_event_loop()
-            with contextlib.closing(loop):
-                try:
-                    loop.run_until_complete(client.generate([1]))
-                except RuntimeError as error:
-                    assert "another event loop" in str(error)  # noqa: PT017 - one of two outcomes
-                else:
-                    served.append(number)
+    async def come(number: int) -> None:
+        try:
+            runner.check_loop()
+        except RuntimeError as error:
+            assert "another event loop" in str(error)  # noqa: PT017 - one of two outcomes
+        else:
+            served.append(number)
 
-        at_once(work)
-        assert len(served) == 1
+    at_once(lambda number: asyncio.run(come(number)))
+    assert len(served) == 1
 
 
 def test_requests_are_remembered_and_forgotten_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "_REMEMBERED", 3)
-    client = tito.TitoClient(
-        "http://test",
-        model=None,
-        transport="sglang_generate",
-        preflight=False,
-        http_client=MockTransport(_sglang),
-    )
-    numbers = count()
+    monkeypatch.setattr(own, "_REMEMBERED", 1000)
+    requests, numbers = own.OwnRequests(), count()
 
-    def send(_: int) -> None:
-        for _ in range(60):
-            client.generate([1], request_id=f"{next(numbers)}.", sampling_params={"max_tokens": 1})
+    def note() -> str:
+        engine_id = f"{next(numbers)}."
+        call, spec = SimpleNamespace(request_id=None), SimpleNamespace(transport="sglang_generate")
+        requests.note(SimpleNamespace(engine_id=engine_id, call=call, spec=spec))  # type: ignore[arg-type]
+        return engine_id
 
-    def abort(_: int) -> None:
-        for _ in range(200):
-            with contextlib.suppress(ValueError):
-                client.abort(f"{next(numbers) - 1}.")
+    def work(_: int) -> None:
+        for _ in range(100):
+            assert requests.aborts(note())
 
-    at_once(send, abort, send, abort, send, abort)
+    for _ in range(1000):
+        note()
+    at_once(work)
 
 
-def _sglang(request: HttpRequest) -> HttpResponse:
-    if "abort" in request.url:
-        return HttpResponse(200, {}, b"{}")
-    meta = {
-        "id": json.loads(request.content)["rid"],
-        "finish_reason": {"type": "length", "length": 1},
-        "prompt_tokens": 1,
-        "completion_tokens": 1,
-        "output_token_logprobs": [[-0.5, 7, None]],
-    }
-    return HttpResponse(200, {}, json.dumps({"text": "", "output_ids": [7], "meta_info": meta}).encode())
+def test_the_record_is_read_while_it_grows(engine: Engine) -> None:
+    with tito.TitoClient(engine.url, model=None, preflight=False) as client:
+        client.generate([1], **asked(1))
+        engine._records.extend(engine.calls * 2000)
+        with disturbed(lambda: engine._records.append(engine.calls[0])):
+            for _ in range(200):
+                assert len(engine.requests) > 2000
 
 
 def test_the_size_of_a_first_answer_may_be_still_to_come() -> None:
