@@ -180,6 +180,10 @@ fuzz: ## fuzz each target for its share of SECONDS=60, or for RUNS=n (TARGETS="d
 sanitize: build ## the core's tests, and pytest's of decoding, under AddressSanitizer
 	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
 
+.PHONY: sanitize-threads
+sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard library built for it
+	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src
+
 .tools/bin/cargo-deny:
 	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
 

@@ -86,7 +86,7 @@ def test_spare_memory_is_lent_to_one_thread_at_a_time() -> None:
                 chunks[number] += 1
 
     at_once(work)
-    found = np.frombuffer(body, np.uint8).reshape(-1, size)
+    found = np.frombuffer(memoryview(body), np.uint8).reshape(-1, size)
     assert (found == found[:, :1]).all()
     assert np.bincount(found[:, 0]).tolist() == [ROUNDS] * THREADS
 
@@ -115,7 +115,9 @@ def test_memory_that_is_viewed_is_not_given_back() -> None:
 
 def test_a_body_that_the_caller_overwrites_is_read_once() -> None:
     """``decode`` takes a copy of what can change, so that a number is judged as it is read."""
-    one, two = (TEXT.replace(b'"finish_reason":"stop"', b'"finish_reason":"%s"' % reason) for reason in (b"stop", b"eos_"))
+    one, two = (
+        TEXT.replace(b'"finish_reason":"stop"', b'"finish_reason":"%s"' % reason) for reason in (b"stop", b"eos_")
+    )
     assert len(one) == len(two) == len(TEXT)
     changing = bytearray(one)
 

@@ -1,4 +1,4 @@
-"""One client used by several threads and event loops: every call ends, with its own answer or an error that says why."""
+"""One client used by several threads and event loops: every call ends, with its own answer or a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dynamo_tito._client import own
 from dynamo_tito._client.run_async import AsyncRunner
 from dynamo_tito._client.streaming import StreamReading
 from support.small import generated
-from support.threads import THREADS, at_once, disturbed
+from support.threads import at_once, disturbed
 
 TURNS = 12
 LONG = 60.0
@@ -210,7 +210,7 @@ ANSWER = json.dumps(generated([7, 8, 9])).encode()
 class Thoughtful(AsyncRunner):
     """Between a look at its event loop and what follows from it, others have time to look too."""
 
-    @property  # type: ignore[override]
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop | None:
         found: asyncio.AbstractEventLoop | None = vars(self).get("found")
         time.sleep(0.01)

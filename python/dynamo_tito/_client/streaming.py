@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class StreamReading:
     """The decoder of one stream, and the times at which its tokens came.
 
-    A feed may run on a thread while the call is given up, so that each use of the decoder and of the times waits for the
-    one before.
+    A feed may run on a thread while the call is given up, so that each use of the decoder, and of the times, waits for
+    the one before.
     """
 
     def __init__(self, reading: Reading, *, deltas: bool) -> None:
