@@ -81,6 +81,34 @@ test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versio
 	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|h11|httpx|numpy|rich|tenacity|typer|yarl) '
 	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
 
+THREADS := .venv-threads
+# A free-threaded CPython: the one that PYTHON names, else one that is compiled here, once.
+FREE = $(if $(filter file,$(origin PYTHON)),.python3.14t/bin/python3.14t,$(PYTHON))
+# Its extension is another one: the stable ABI does not exist there.
+FREE_MATURIN = CARGO_TARGET_DIR=$(abspath target/threads) $(THREADS)/bin/maturin
+
+$(THREADS)/.ready: pyproject.toml
+	$(if $(filter file,$(origin PYTHON)),tools/threads/install.sh .python3.14t)
+	$(FREE) -m venv --clear $(THREADS)
+	$(THREADS)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(THREADS)/bin/python -m pip install --quiet --only-binary :all: --group suite
+	touch $@
+
+$(THREADS)/.built: $(THREADS)/.ready $(RUST_SOURCES)
+	VIRTUAL_ENV=$(abspath $(THREADS)) $(FREE_MATURIN) develop --release --quiet --group suite
+	touch $@
+
+# What a package of the tests brings must not turn the GIL on; the library itself is tested without the variable.
+.PHONY: test-threads
+test-threads: $(THREADS)/.built ## pytest without the GIL, on PYTHON=python3.14t or one built from Debian's sources
+	PYTHON_GIL=0 $(THREADS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
+
+.PHONY: wheel-threads
+wheel-threads: $(THREADS)/.ready ## the wheel of that interpreter in dist/, proven in a clean environment
+	rm -rf dist
+	$(FREE_MATURIN) build --release --quiet --out dist --interpreter $(THREADS)/bin/python
+	$(THREADS)/bin/python -m benches.check_wheel dist
+
 # What `.ci/run` installs beside `make test`: these need no environment of ours.
 DYNAMO_VERSIONS ?= 1.6.1 1.7.0.dev20261026
 
@@ -151,6 +179,10 @@ fuzz: ## fuzz each target for its share of SECONDS=60, or for RUNS=n (TARGETS="d
 .PHONY: sanitize
 sanitize: build ## the core's tests, and pytest's of decoding, under AddressSanitizer
 	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
+
+.PHONY: sanitize-threads
+sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard library built for it
+	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src
 
 .tools/bin/cargo-deny:
 	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
@@ -227,7 +259,7 @@ fmt: $(VENV)/.ready ## format Rust, Python and, where oxfmt is installed, JavaSc
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .bench .cache .chromium .peers .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) $(THREADS) dist build site .bench .cache .chromium .peers .python3.14t .tools
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +

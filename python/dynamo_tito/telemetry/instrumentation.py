@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _SCOPE = "dynamo_tito"
 _OURS = "dynamo_tito.client."
 
+_turn = threading.Lock()
+"""Held by the thread that instruments the process."""
+
 
 def instrument(
     *,
@@ -56,21 +59,22 @@ def instrument(
         ModuleNotFoundError: the extra ``dynamo-tito[otel]`` is missing.
         RuntimeError: the process is instrumented already.
     """
-    if _observe.observer is not None:
-        raise RuntimeError(
-            "the calls are counted already: call uninstrument() of the handle that instrument() returned"
-        )
     try:
         from opentelemetry import metrics  # noqa: PLC0415 - the extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "instrument() needs the extra: pip install 'dynamo-tito[otel]'", name=error.name
         ) from error
-    version = build_info()["version"]
-    meter = metrics.get_meter(_SCOPE, version, meter_provider)
-    spans = None if tracer_provider is None else Spans(_SCOPE, version, tracer_provider)
-    handle = Instrumentation(meter, spans, Histograms(meter) if histograms else None)
-    _observe.observer = handle
+    with _turn:
+        if _observe.observer is not None:
+            raise RuntimeError(
+                "the calls are counted already: call uninstrument() of the handle that instrument() returned"
+            )
+        version = build_info()["version"]
+        meter = metrics.get_meter(_SCOPE, version, meter_provider)
+        spans = None if tracer_provider is None else Spans(_SCOPE, version, tracer_provider)
+        handle = Instrumentation(meter, spans, Histograms(meter) if histograms else None)
+        _observe.observer = handle
     return handle
 
 
