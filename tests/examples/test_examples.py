@@ -50,4 +50,4 @@ def test_it_uses_public_names_only(name: str) -> None:
 
 
 def test_every_example_is_run() -> None:
-    assert set(EXAMPLES) - {"__init__.py"} == RUNS.keys() | {"http_engine.py", "on_ray.py"}
+    assert set(EXAMPLES) - {"__init__.py"} == RUNS.keys() | {"drop_in.py", "http_engine.py", "on_ray.py"}

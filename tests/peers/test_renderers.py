@@ -18,7 +18,7 @@ import renderers.client
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
-from dynamo_tito.integrations import prime_rl, renderers
+from dynamo_tito.integrations import renderers
 from dynamo_tito.simulator import Engine, Fault, FaultKind
 from support.qwen import VOCAB_SIZE, QwenTokenizer
 
@@ -271,27 +271,3 @@ def test_installing_is_undone() -> None:
     assert framework.client.generate is before
     with pytest.raises(TypeError, match="transprot"):
         renderers.install(transprot="dynamo_chat")
-
-
-@pytest.mark.parametrize(
-    ("backend", "transport"),
-    [
-        ("vllm", "vllm_generate"),
-        ("prime", "vllm_generate"),
-        ("dynamo", "vllm_generate"),
-        ("dynamo", "dynamo_chat"),
-        ("sglang", "sglang_generate"),
-    ],
-)
-def test_teacher_numbers_over_their_client(backend: Any, transport: Any) -> None:
-    ids = [5, 900, 17, 17, 3, 42]
-
-    async def main(engine: Engine) -> list[float]:
-        async with opened("openai", engine.url) as client:
-            return await prime_rl.prefill_logprobs(client, engine.config.model, ids, transport=transport)
-
-    with simulator.running(backend=backend, vocab_size=VOCAB_SIZE) as engine:
-        values = asyncio.run(main(engine))
-        truth = engine.model.score(np.array(ids), version=engine.admin.weights).logprobs
-    assert values[0] == 0.0
-    np.testing.assert_allclose(values[1:], truth[1:], rtol=0, atol=1e-6)

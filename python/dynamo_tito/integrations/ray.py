@@ -226,13 +226,13 @@ class TeacherScores:
         concurrency: int = 32,
         **options: Any,
     ) -> None:
-        self._column, self._start, self._output = column, start, output
-        self._options = {"concurrency": concurrency, **options}
-        self._runner = asyncio.Runner()
+        self._column, self._start, self._output, self._options = column, start, output, options
+        # The batches that Ray Data gives at once share what may be in flight: the first of them first.
+        self._in_flight = asyncio.Semaphore(concurrency)
         # Each process of a pool makes one of these, and they take turns at the servers.
-        self._client = self._runner.run(_made(view, _turn()))
+        self._client = view.connect(_turn())
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    async def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch.
 
         Raises:
@@ -240,7 +240,7 @@ class TeacherScores:
         """
         sequences = _sequences(batch.column(self._column))
         start = self._start if isinstance(self._start, int) else batch.column(self._start).to_pylist()
-        scored = self._runner.run(self._client.score_many(sequences, start=start, **self._options))
+        scored = await self._client.score_many(sequences, start=start, concurrency=self._in_flight, **self._options)
         return batch.append_column(self._output, _logprobs(scored)).append_column(
             f"{self._output}_error",
             pa.array([str(each) if isinstance(each, TitoError) else None for each in scored], pa.string()),
@@ -293,10 +293,6 @@ class _Shared:
     async def _close(self) -> None:
         if self._retired and not self._users:
             await self._client.aclose()
-
-
-async def _made(view: FleetView, number: int) -> AsyncTitoClient:
-    return view.connect(number)
 
 
 def _turn() -> int:
