@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 from ray.cluster_utils import Cluster
 
 import dynamo_tito as tito
@@ -64,7 +66,9 @@ def scored(view: FleetView, samples: list[tuple[list[int], tito.Completion]]) ->
             "logprobs": pa.array([completion.logprobs for _, completion in samples]),
         }
     )
-    dataset = ray.data.from_arrow(table).map_batches(
+    # One block for each process; files are read as blocks of 128 MB.
+    blocks = [table.slice(0, len(table) // 2), table.slice(len(table) // 2)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
         TeacherScores,
         fn_constructor_kwargs={"view": view, "start": "prompt_len"},
         batch_format="pyarrow",
@@ -92,11 +96,12 @@ def main() -> None:
             engine = stack.enter_context(simulator.running(backend="dynamo"))
             url, rl_url = engine.url, engine.rl_url
         address = arguments.address or two_nodes(stack)
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         stack.callback(ray.shutdown)
         view = asyncio.run(discover(url, backend="dynamo", model=arguments.model, rl_base_url=rl_url))
         nodes = sum(node["Alive"] for node in ray.nodes())
-        print(f"{nodes} nodes; discovery lists {len(view.workers)} engine worker")
+        print(f"nodes: {nodes}; engine workers: {len(view.workers)}")
         scored(view, rolled(view, arguments.tasks))
 
 

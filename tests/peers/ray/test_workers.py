@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import dynamo_tito as tito
@@ -137,7 +138,6 @@ def scored(cluster: Any, view: FleetView, table: Any, **arguments: Any) -> Any:
 
 
 def test_a_data_set_is_scored(cluster: Any) -> None:
-    pa = pytest.importorskip("pyarrow")
     sequences = [[*range(10 * number, 10 * number + 3 + number % 5)] for number in range(50)]
     starts = [number % 3 for number in range(50)]
     table = pa.table({"number": range(50), "ids": pa.array(sequences, pa.list_(pa.int32())), "first": starts})
@@ -153,7 +153,6 @@ def test_a_data_set_is_scored(cluster: Any) -> None:
 
 
 def test_a_sequence_that_cannot_be_scored_is_null(cluster: Any) -> None:
-    pa = pytest.importorskip("pyarrow")
     sequences = [[1, 2, 3], [5] * 40, [4, 5, 6]]
     table = pa.table({"number": range(3), "token_ids": sequences})
     with simulator.running(backend="vllm", max_model_len=32) as engine:
@@ -162,6 +161,50 @@ def test_a_sequence_that_cannot_be_scored_is_null(cluster: Any) -> None:
     assert [row["teacher_logprobs_error"] is None for row in rows] == [True, False, True]
     assert "the prompt has 40 tokens" in rows[1]["teacher_logprobs_error"]
     assert len(rows[2]["teacher_logprobs"]) == 3
+
+
+def test_batches_at_once_share_what_is_in_flight() -> None:
+    batches = [pa.table({"token_ids": [[first + number, 7, 9] for number in range(8)]}) for first in (10, 50, 90)]
+
+    most = 0
+
+    async def main(engine: Engine, scores: TeacherScores) -> list[Any]:
+        nonlocal most
+        calls = asyncio.gather(*(scores(batch) for batch in batches))
+        while not calls.done():
+            most = max(most, engine.admin.in_flight)
+            await asyncio.sleep(0.005)
+        return await calls
+
+    with simulator.running(backend="vllm", latency=1.0) as engine:
+        found = asyncio.run(main(engine, TeacherScores(seen(engine), concurrency=12)))
+    assert most == 12
+    for batch, scored_batch in zip(batches, found, strict=True):
+        assert scored_batch.column("token_ids") == batch.column("token_ids")
+        assert scored_batch.column("teacher_logprobs_error").null_count == 8
+        for ids, row in zip(
+            batch.column("token_ids").to_pylist(), scored_batch.column("teacher_logprobs").to_pylist(), strict=True
+        ):
+            truth = engine.model.score(np.array(ids), version=engine.admin.weights).logprobs
+            assert np.allclose(row[1:], truth[1:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "says"),
+    [
+        (pa.array(["abc"]), TypeError, "lists of integers, not string"),
+        (pa.array([[1.5]]), TypeError, "lists of integers"),
+        (pa.array([[1], None]), ValueError, "null"),
+        (pa.array([[1, None]]), ValueError, "null"),
+        (pa.array([[1, 2], [3, -4]]), ValueError, r"not -4\nin sequences\[1\]"),
+    ],
+)
+def test_a_column_that_holds_no_ids_is_refused_unsent(column: Any, error: type[Exception], says: str) -> None:
+    with simulator.running(backend="vllm") as engine:
+        scores = TeacherScores(seen(engine))
+        with pytest.raises(error, match=says):
+            asyncio.run(scores(pa.table({"token_ids": column})))
+        assert engine.requests == []
 
 
 def test_nothing_of_the_package_imports_ray() -> None:
