@@ -19,6 +19,8 @@ import pytest
 from dynamo_tito import simulator
 from dynamo_tito.integrations import prime_rl
 from dynamo_tito.simulator import Engine
+from dynamo_tito.simulator.model import Model
+from support.dynamo_stack import DynamoStack
 from support.qwen import VOCAB_SIZE
 
 IDS = [5, 900, 17, 17, 3, 42, *range(300, 340)]
@@ -64,18 +66,23 @@ def served(server: str) -> Any:
     return simulator.running(vocab_size=VOCAB_SIZE, **SERVERS[server][0])
 
 
-def score(function: Callable[..., Any], engine: Engine, **arguments: Any) -> list[float]:
+def ask(function: Callable[..., Any], url: str, model: str, **arguments: Any) -> list[float]:
     async def main() -> list[float]:
-        async with openai.AsyncOpenAI(base_url=engine.url + "/v1", api_key="none", max_retries=0) as client:
-            scores: list[float] = await function(client, engine.config.model, IDS, **arguments)
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+            scores: list[float] = await function(client, model, IDS, **arguments)
             return scores
 
     return asyncio.run(main())
 
 
-def wrong(values: list[float], engine: Engine) -> int:
-    """How many tokens have another log-probability than the engine computed; the first must be 0.0."""
+def score(function: Callable[..., Any], engine: Engine, **arguments: Any) -> int:
+    """How many scores are wrong."""
     truth = engine.model.score(np.array(IDS), version=engine.admin.weights).logprobs
+    return wrong(ask(function, engine.url, engine.config.model, **arguments), truth)
+
+
+def wrong(values: list[float], truth: Any) -> int:
+    """How many tokens have another log-probability than the engine computed; the first must be 0.0."""
     assert len(values) == len(IDS)
     assert values[0] == 0.0
     return int(np.count_nonzero(np.abs(np.array(values[1:]) - truth[1:]) > 1e-6))
@@ -84,7 +91,7 @@ def wrong(values: list[float], engine: Engine) -> int:
 @pytest.mark.parametrize("server", SERVERS)
 def test_every_teacher_number_is_right(server: str) -> None:
     with served(server) as engine:
-        assert wrong(score(prime_rl.prefill_logprobs, engine, transport=SERVERS[server][1]), engine) == 0
+        assert score(prime_rl.prefill_logprobs, engine, transport=SERVERS[server][1]) == 0
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -94,12 +101,23 @@ def test_installed_every_number_is_right_where_theirs_is(server: str, theirs: An
     with served(server) as engine:
         with prime_rl.install(backend=options["backend"], transport=transport):
             assert theirs.prefill_logprobs is not own
-            assert wrong(score(theirs.prefill_logprobs, engine), engine) == 0
+            assert score(theirs.prefill_logprobs, engine) == 0
         assert theirs.prefill_logprobs is own
         if options["backend"] == "sglang":  # has no such route
             with pytest.raises(openai.NotFoundError):
                 score(own, engine)
         elif options["backend"] == "dynamo":  # lists alternatives in no order, and theirs takes the first
-            assert wrong(score(own, engine), engine) > 0
+            assert score(own, engine) > 0
         else:
-            assert wrong(score(own, engine), engine) == 0
+            assert score(own, engine) == 0
+
+
+@pytest.mark.skipif("DYNAMO_DIR" not in os.environ, reason="DYNAMO_DIR says where a real Dynamo is")
+def test_on_a_real_dynamo_theirs_is_wrong_without_a_sign(theirs: Any) -> None:
+    with DynamoStack(Path(os.environ["DYNAMO_DIR"])) as stack:
+        own, ours = (ask(call, stack.url, stack.model) for call in (theirs.prefill_logprobs, prime_rl.prefill_logprobs))
+        events = [event for event in stack.workers[0].events() if event["event"] == "sampled"]
+    (version,) = {choice["version"] for event in events for choice in event["choices"]}
+    truth = Model().score(np.array(IDS), version=version).logprobs
+    assert wrong(ours, truth) == 0
+    assert wrong(own, truth) > 0
