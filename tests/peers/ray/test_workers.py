@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -187,6 +188,20 @@ def test_batches_at_once_share_what_is_in_flight() -> None:
         ):
             truth = engine.model.score(np.array(ids), version=engine.admin.weights).logprobs
             assert np.allclose(row[1:], truth[1:], rtol=0, atol=1e-6)
+
+
+def test_a_loop_that_stands_still_ends_no_call() -> None:
+    batch = pa.table({"token_ids": [[number, 7, 9] for number in range(8)]})
+
+    async def main(scores: TeacherScores) -> Any:
+        call = asyncio.ensure_future(scores(batch))
+        await asyncio.sleep(0.05)
+        time.sleep(3.0)  # noqa: ASYNC251 - as Ray Data does
+        return await call
+
+    with simulator.running(backend="vllm", latency=0.1) as engine:
+        found = asyncio.run(main(TeacherScores(seen(engine), concurrency=2, deadline=2.0)))
+    assert found.column("teacher_logprobs_error").null_count == 8
 
 
 @pytest.mark.parametrize(
