@@ -126,24 +126,19 @@ def test_discovery_refuses_a_model_that_is_not_served(backend: Backend) -> None:
             asyncio.run(looking)
 
 
-def scored(cluster: Any, view: FleetView, table: Any, **arguments: Any) -> Any:
-    dataset = cluster.data.from_arrow(table)
-    dataset = dataset.map_batches(
-        TeacherScores,
-        fn_constructor_kwargs={"view": view, **arguments},
-        batch_format="pyarrow",
-        batch_size=16,
-        compute=cluster.data.ActorPoolStrategy(size=2),
-    )
-    return sorted(dataset.take_all(), key=lambda row: row["number"])
-
-
 def test_a_data_set_is_scored(cluster: Any) -> None:
     sequences = [[*range(10 * number, 10 * number + 3 + number % 5)] for number in range(50)]
     starts = [number % 3 for number in range(50)]
     table = pa.table({"number": range(50), "ids": pa.array(sequences, pa.list_(pa.int32())), "first": starts})
     with simulator.running(backend="vllm", max_model_len=500_000) as engine:
-        rows = scored(cluster, seen(engine), table, column="ids", start="first", output="teacher")
+        dataset = cluster.data.from_arrow([table.slice(0, 20), table.slice(20)]).map_batches(
+            TeacherScores,
+            fn_constructor_kwargs={"view": seen(engine), "column": "ids", "start": "first", "output": "teacher"},
+            batch_format="pyarrow",
+            batch_size=8,
+            compute=cluster.data.ActorPoolStrategy(size=2),
+        )
+        rows = sorted(dataset.take_all(), key=lambda row: row["number"])
         assert [row["number"] for row in rows] == list(range(50))
         with tito.TitoClient(engine.url, model="tito-model", trust_env=False) as client:
             for row, ids, start in zip(rows, sequences, starts, strict=True):
@@ -153,11 +148,12 @@ def test_a_data_set_is_scored(cluster: Any) -> None:
                 assert np.array_equal(np.asarray(row["teacher"], np.float64), truth, equal_nan=True)
 
 
-def test_a_sequence_that_cannot_be_scored_is_null(cluster: Any) -> None:
-    sequences = [[1, 2, 3], [5] * 40, [4, 5, 6]]
-    table = pa.table({"number": range(3), "token_ids": sequences})
+def test_a_sequence_that_cannot_be_scored_is_null() -> None:
+    table = pa.table({"number": range(3), "token_ids": [[1, 2, 3], [5] * 40, [4, 5, 6]]})
     with simulator.running(backend="vllm", max_model_len=32) as engine:
-        rows = scored(cluster, seen(engine), table)
+        scores = TeacherScores(seen(engine))
+        rows = asyncio.run(scores(table)).to_pylist()
+    assert [row["number"] for row in rows] == [0, 1, 2]
     assert [row["teacher_logprobs"] is None for row in rows] == [False, True, False]
     assert [row["teacher_logprobs_error"] is None for row in rows] == [True, False, True]
     assert "the prompt has 40 tokens" in rows[1]["teacher_logprobs_error"]
