@@ -161,14 +161,15 @@ test-peers: build install-peers ## suites of renderers and verifiers over this l
 		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
 .PHONY: install-trainers
-install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker and AReaL beside it into .peers/trainers, once: 630 MB
+install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker, AReaL and Ray beside it into .peers/trainers, once: 630 MB
 	@UV=$(abspath $(BIN)/uv) tools/peers/trainers.sh .peers/trainers .vllm/venv
 
 # SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
 .PHONY: test-trainers
-test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
+test-trainers: build install-trainers ## the trainers' own code on what the adapters give it, and a local Ray cluster
 	PEERS=trainers PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
-		tests/peers/trainers tests/integrations tests/rollout/test_batch.py tests/surface/test_integrations_page.py
+		tests/peers/trainers tests/peers/ray tests/integrations tests/rollout/test_batch.py \
+		tests/surface/test_integrations_page.py tests/examples/test_examples.py::test_it_runs_on_ray
 
 SECONDS ?= 60
 
