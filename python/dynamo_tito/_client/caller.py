@@ -191,8 +191,8 @@ class Caller:
         self, send: Send, request_id: str | None, waits: RetryWaits, record: CallRecord | None = None
     ) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
-        # The largest recent answer: aborted ones are small, and many are under way at once. Of the first one the size may
-        # be still to come.
+        # The largest recent answer: aborted ones are small, and many are under way at once. That of the
+        # first one may be still to come.
         sizes = self._sizes.get(send.request.url)
         send.expected = 0 if sizes is None else max(sizes.copy(), default=0)
         return retried(waits, send, functools.partial(self._judged, send, request_id, waits), record)
