@@ -13,11 +13,12 @@ mkdir -p "$dir/crates" "$dir/build" "$dir/root/checkout" "$dir/root/crates" "$di
 
 # The root has no certificates: this machine fetches what the tests are made of.
 "${CARGO:-cargo}" vendor --locked --quiet "$dir/crates" >/dev/null
-interpreter=$(basename "$(ls "$dir"/root/aarch64/usr/bin/python3.*)")
+interpreter=$(basename "$dir"/root/aarch64/usr/bin/python3.??)
 "${UV:-uv}" pip install --quiet --target "$dir/build/site" --python-platform aarch64-manylinux_2_28 \
     --python-version "${interpreter#python}" --requirement pyproject.toml --extra cli --group test
 
-# Runs a command in the root: the checkout cannot be written, and the mounts end with the command.
+# Runs a command in the root: the checkout cannot be written, and the mounts end with the command. Random changes of
+# bodies are fewer than elsewhere: an emulator is slow.
 inside() {
     unshare --mount bash -euc '
         mount --bind . "$0/root/checkout" && mount -o remount,ro,bind "$0/root/checkout"
@@ -27,7 +28,7 @@ inside() {
         mount -t proc proc "$0/root/proc"
         exec chroot "$0/root" /usr/bin/env -i --chdir /checkout PATH=/usr/bin HOME=/build CARGO_HOME=/build/cargo \
             CARGO_TARGET_DIR=/build/target CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 "$@"
+            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 DYNAMO_TITO_MUTATIONS=1000 "$@"
     ' "$dir" "$@"
 }
 crates=(--config 'source.crates-io.replace-with="vendored"' --config 'source.vendored.directory="/crates"')

@@ -33,6 +33,8 @@ from dynamo_tito import simulator
 for backend in ("dynamo", "prime", "sglang", "vllm"):
     with simulator.running(backend=backend) as engine:
         command = ["venv/bin/dynamo-tito", "doctor", engine.url]
+        if backend == "dynamo":
+            command += ["--rl-url", engine.rl_url]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.partition("\n")[0])
 END
 done
