@@ -15,7 +15,7 @@ RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 .PHONY: venv
 venv: $(VENV)/.ready ## make .venv with the development tools
@@ -185,6 +185,11 @@ sanitize: build ## the core's tests, and pytest's of decoding, under AddressSani
 sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard library built for it
 	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src
 
+.PHONY: test-arm
+test-arm: $(VENV)/.ready ## the core's tests, and pytest's of decoding, for aarch64 under an emulator (Debian, root; 2 GB)
+	tools/arm/install.sh .arm
+	CARGO=$(CARGO) UV=$(abspath $(BIN)/uv) tools/arm/test.sh .arm
+
 .tools/bin/cargo-deny:
 	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
 
@@ -202,17 +207,40 @@ audit: .tools/bin/cargo-deny ## licences, sources, duplicates and known vulnerab
 		echo 'NOT CHECKED: known vulnerabilities. The advisory database (github.com/RustSec/advisory-db) cannot be reached.'; \
 	fi
 
+# What packs a release, apart from the development tools: zig alone is 450 MB.
+PACKING := .venv-packing
+
+$(PACKING)/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear $(PACKING)
+	$(PACKING)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PACKING)/bin/python -m pip install --quiet --group packing
+	touch $@
+
+# Zig links against the symbols of an old glibc, on a Linux of any age. Where there is no glibc there is no such policy.
+POLICY := $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux_2_17)
+
 .PHONY: wheel
-wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
+wheel: $(PACKING)/.ready ## a wheel for PYTHON (abi3 where it has that) in dist/, proven in a clean environment
 	rm -rf dist
-	$(BIN)/maturin build --release --quiet --out dist
-	$(PY) -m benches.check_wheel dist
+	CARGO=$(CARGO) $(PACKING)/bin/python tools/release/licences.py
+	PATH=$(abspath $(PACKING))/bin:$$PATH $(PACKING)/bin/maturin build --locked --release --quiet --out dist \
+		--interpreter $(PACKING)/bin/python $(POLICY)
+	$(PACKING)/bin/python -m benches.check_wheel dist
 
 .PHONY: sdist
-sdist: $(VENV)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
+sdist: $(PACKING)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
 	rm -rf dist
-	$(BIN)/maturin sdist --quiet --out dist
-	$(PY) -m benches.check_wheel dist
+	CARGO=$(CARGO) $(PACKING)/bin/python tools/release/licences.py
+	$(PACKING)/bin/maturin sdist --out dist
+	$(PACKING)/bin/python -m benches.check_wheel dist
+
+# The interpreters, each a command.
+PYTHONS ?= $(PYTHON)
+EXTRAS ?= cli,renderers,safetensors
+
+.PHONY: test-wheel
+test-wheel: ## the wheel in dist/ as users have it, with each of PYTHONS: README, every example, doctor (after `make wheel`)
+	EXTRAS=$(EXTRAS) tools/release/try_wheel.sh $(PYTHONS)
 
 .PHONY: claims
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
@@ -260,7 +288,8 @@ fmt: $(VENV)/.ready ## format Rust, Python and, where oxfmt is installed, JavaSc
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) $(PACKED) $(THREADS) dist build site .bench .cache .chromium .peers .python3.14t .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) $(PACKING) $(THREADS) LICENSE-crates.txt dist build site .arm .bench .cache .chromium .peers
+	rm -rf .python3.14t .tools
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
