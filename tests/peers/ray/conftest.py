@@ -25,15 +25,15 @@ TESTS = HERE.parents[1]
 @retry(stop=stop_after_attempt(3), retry=retry_if_exception_message(match="The current node timed out"), reraise=True)
 def start(ray: Any) -> None:
     """Start a cluster whose workers import the package and the tests from where this process does."""
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        num_cpus=4,
-        object_store_memory=STORE,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        ray.init(
+            num_cpus=3,
+            object_store_memory=STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
 
 
 @pytest.fixture(scope="session")
