@@ -20,7 +20,7 @@ RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 .PHONY: venv
 venv: $(VENV)/.ready ## make .venv with the development tools
@@ -101,6 +101,34 @@ test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versio
 	$(UV) pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|h11|httpx|numpy|rich|tenacity|typer|yarl) '
 	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
 
+THREADS := .venv-threads
+# A free-threaded CPython: the one that PYTHON names, else one that is compiled here, once.
+FREE = $(if $(filter file,$(origin PYTHON)),.python3.14t/bin/python3.14t,$(PYTHON))
+# Its extension is another one: the stable ABI does not exist there.
+FREE_MATURIN = CARGO_TARGET_DIR=$(abspath target/threads) $(THREADS)/bin/maturin
+
+$(THREADS)/.ready: pyproject.toml
+	$(if $(filter file,$(origin PYTHON)),tools/threads/install.sh .python3.14t)
+	$(FREE) -m venv --clear $(THREADS)
+	$(THREADS)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(THREADS)/bin/python -m pip install --quiet --only-binary :all: --group suite
+	touch $@
+
+$(THREADS)/.built: $(THREADS)/.ready $(RUST_SOURCES)
+	VIRTUAL_ENV=$(abspath $(THREADS)) $(FREE_MATURIN) develop --release --quiet --group suite
+	touch $@
+
+# What a package of the tests brings must not turn the GIL on; the library itself is tested without the variable.
+.PHONY: test-threads
+test-threads: $(THREADS)/.built ## pytest without the GIL, on PYTHON=python3.14t or one built from Debian's sources
+	PYTHON_GIL=0 $(THREADS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
+
+.PHONY: wheel-threads
+wheel-threads: $(THREADS)/.ready ## the wheel of that interpreter in dist/, proven in a clean environment
+	rm -rf dist
+	$(FREE_MATURIN) build --release --quiet --out dist --interpreter $(THREADS)/bin/python
+	$(THREADS)/bin/python -m benches.check_wheel dist
+
 # What `.ci/run` installs beside `make test`: these need no environment of ours.
 DYNAMO_VERSIONS ?= 1.6.1 1.7.0.dev20261026
 ENGINES = PYTHON=$(PYTHON) UV=$(abspath $(UV)) tools
@@ -160,14 +188,15 @@ test-peers: build install-peers ## suites of renderers and verifiers over this l
 		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
 .PHONY: install-trainers
-install-trainers: install-vllm ## verl, SkyRL, TRL, tinker and AReaL beside it into .peers/trainers, once: 630 MB
+install-trainers: install-vllm ## verl, SkyRL, TRL, tinker, AReaL and Ray beside it into .peers/trainers, once: 630 MB
 	@$(ENGINES)/peers/trainers.sh .peers/trainers .vllm/venv
 
 # SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
 .PHONY: test-trainers
-test-trainers: build install-trainers ## the trainers' own code on what the adapters give it
+test-trainers: build install-trainers ## the trainers' own code on what the adapters give it, and a local Ray cluster
 	PEERS=trainers PYTHONPATH=$(abspath python):$(abspath .peers/trainers) .vllm/venv/bin/python -m pytest -q -p no:cacheprovider \
-		tests/peers/trainers tests/integrations tests/rollout/test_batch.py tests/surface/test_integrations_page.py
+		tests/peers/trainers tests/peers/ray tests/integrations tests/rollout/test_batch.py \
+		tests/surface/test_integrations_page.py tests/examples/test_examples.py::test_it_runs_on_ray
 
 SECONDS ?= 60
 
@@ -178,6 +207,15 @@ fuzz: ## fuzz each target for its share of SECONDS=60, or for RUNS=n (TARGETS="d
 .PHONY: sanitize
 sanitize: build ## the core's tests, and pytest's of decoding, under AddressSanitizer
 	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
+
+.PHONY: sanitize-threads
+sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard library built for it
+	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src
+
+.PHONY: test-arm
+test-arm: $(VENV)/.ready ## the core's tests, and pytest's of decoding, for aarch64 under an emulator (Debian, root; 2 GB)
+	tools/arm/install.sh .arm
+	CARGO=$(CARGO) UV=$(abspath $(UV)) tools/arm/test.sh .arm
 
 .tools/bin/cargo-deny:
 	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
@@ -196,17 +234,40 @@ audit: .tools/bin/cargo-deny ## licences, sources, duplicates and known vulnerab
 		echo 'NOT CHECKED: known vulnerabilities. The advisory database (github.com/RustSec/advisory-db) cannot be reached.'; \
 	fi
 
+# What packs a release, apart from the development tools: zig alone is 450 MB.
+PACKING := .venv-packing
+
+$(PACKING)/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear $(PACKING)
+	$(PACKING)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PACKING)/bin/python -m pip install --quiet --group packing
+	touch $@
+
+# Zig links against the symbols of an old glibc, on a Linux of any age. Where there is no glibc there is no such policy.
+POLICY := $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux_2_17)
+
 .PHONY: wheel
-wheel: $(VENV)/.ready ## a manylinux abi3 wheel in dist/, proven in a clean environment
+wheel: $(PACKING)/.ready ## a wheel for PYTHON (abi3 where it has that) in dist/, proven in a clean environment
 	rm -rf dist
-	$(BIN)/maturin build --release --quiet --out dist
-	$(PY) -m benches.check_wheel dist
+	CARGO=$(CARGO) $(PACKING)/bin/python tools/release/licences.py
+	PATH=$(abspath $(PACKING))/bin:$$PATH $(PACKING)/bin/maturin build --locked --release --quiet --out dist \
+		--interpreter $(PACKING)/bin/python $(POLICY)
+	$(PACKING)/bin/python -m benches.check_wheel dist
 
 .PHONY: sdist
-sdist: $(VENV)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
+sdist: $(PACKING)/.ready ## a source distribution in dist/, proven: it compiles and decodes in a clean environment
 	rm -rf dist
-	$(BIN)/maturin sdist --quiet --out dist
-	$(PY) -m benches.check_wheel dist
+	CARGO=$(CARGO) $(PACKING)/bin/python tools/release/licences.py
+	$(PACKING)/bin/maturin sdist --out dist
+	$(PACKING)/bin/python -m benches.check_wheel dist
+
+# The interpreters, each a command.
+PYTHONS ?= $(PYTHON)
+EXTRAS ?= cli,renderers,safetensors
+
+.PHONY: test-wheel
+test-wheel: ## the wheel in dist/ as users have it, with each of PYTHONS: README, every example, doctor (after `make wheel`)
+	EXTRAS=$(EXTRAS) tools/release/try_wheel.sh $(PYTHONS)
 
 .PHONY: claims
 claims: build ## the figures of the README: memory, latency, speed, wheel size, import time
@@ -254,7 +315,8 @@ fmt: $(VENV)/.ready ## format Rust, Python and, where oxfmt is installed, JavaSc
 .PHONY: clean
 clean: ## remove what these targets made
 	$(CARGO) clean --quiet
-	rm -rf $(VENV) $(FLOORS) $(PACKED) dist build site .bench .cache .chromium .peers .tools
+	rm -rf $(VENV) $(FLOORS) $(PACKED) $(PACKING) $(THREADS) LICENSE-crates.txt dist build site .arm .bench .cache .chromium .peers
+	rm -rf .python3.14t .tools
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +

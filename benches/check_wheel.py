@@ -1,4 +1,4 @@
-"""Proves what a release uploads: tag, size, bill of materials; it installs, decodes and makes a page in a clean place.
+"""Proves what a release uploads: tag, size, bill of materials, licences; installed alone it decodes and makes a page.
 
 python -m benches.check_wheel dist
 
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 _ABI = "cp311-abi3|cp314-cp314t"
-_PLATFORM = r"manylinux_2_\d+_\w+(?:\.manylinux\w+)?|musllinux_1_\d+_\w+|macosx_\d+_\d+_\w+"
+_PLATFORM = r"(?:manylinux2014_\w+\.)?manylinux_2_17_\w+|musllinux_1_2_\w+|macosx_\d+_\d+_\w+"
 
 _PROOF = """
 import sys, time
@@ -69,7 +69,8 @@ def _check(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert any(name.endswith(".cyclonedx.json") for name in names), "no bill of materials"
-    assert any(name.endswith("/licenses/LICENSE") for name in names), "no licence"
+    for licence in ("LICENSE", "LICENSE-crates.txt"):
+        assert any(name.endswith(f"/licenses/{licence}") for name in names), f"no {licence}"
     print(f"{wheel.name}: {size:.2f} MB for {tag[2]}")
 
 

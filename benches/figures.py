@@ -15,6 +15,11 @@ class Figure(NamedTuple):
     bound: str
     held: bool
 
+    def show(self) -> None:
+        """Print it as a line."""
+        verdict = "held" if self.held else "MISSED"
+        print(f"{self.name:80s} {self.measured:>12s}   {self.bound:12s} {verdict}", flush=True)
+
 
 def main(about: str | None, measurements: Mapping[str, Callable[[], Iterable[Figure]]]) -> int:
     """Measure what the command line asks for, and print each figure as it comes; the status of the process."""
@@ -28,6 +33,5 @@ def main(about: str | None, measurements: Mapping[str, Callable[[], Iterable[Fig
     for name in arguments.which or measurements:
         for figure in measurements[name]():
             held &= figure.held
-            verdict = "held" if figure.held else "MISSED"
-            print(f"{figure.name:80s} {figure.measured:>12s}   {figure.bound:12s} {verdict}", flush=True)
+            figure.show()
     return 0 if held or not arguments.check else 1

@@ -1,11 +1,12 @@
 //! Arguments of the decoding functions. What does not fit is a `TypeError` or `ValueError` before anything is parsed.
 
-use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
 
+use super::arrays::readable;
 use crate::{ExpertsMode, FinalRow, Limits, LogprobsDtype, MissingLogprob, Wire};
 
 /// The name of an object's type.
@@ -139,7 +140,7 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
         _ => Err(range(&value)),
     };
     if let Ok(array) = object.cast::<PyArray1<i32>>() {
-        let ids = array.readonly().as_array().to_vec();
+        let ids = readable(name, array)?.as_array().to_vec();
         return match ids.iter().find(|&&id| id < 0) {
             Some(id) => Err(range(id)),
             None => Ok(ids),
@@ -171,7 +172,7 @@ pub(super) fn token_ids(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i
                 .call_method1("astype", ("int64",))?
                 .cast_into::<PyArray1<i64>>()?,
         };
-        let wide = wide.readonly();
+        let wide = readable(name, &wide)?;
         let mut ids = Vec::with_capacity(wide.len());
         for &id in wide.as_array() {
             ids.push(narrow(id)?);

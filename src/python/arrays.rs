@@ -1,9 +1,9 @@
 //! Numpy arrays over our memory.
 #![allow(unsafe_code)] // arrays that own a block
 
-use numpy::ndarray::{ArrayView, Dim, IntoDimension, ShapeBuilder};
+use numpy::ndarray::{ArrayView, Dim, Dimension, IntoDimension, ShapeBuilder};
 use numpy::{
-    Element, PyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadwriteArrayDyn,
+    Element, PyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArray, PyReadwriteArrayDyn,
     PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -34,7 +34,7 @@ pub(super) fn shaped<T: Plain + Element, const N: usize>(
 ) -> PyResult<Py<PyAny>>
 where
     [usize; N]: IntoDimension<Dim = Dim<[usize; N]>>,
-    Dim<[usize; N]>: numpy::ndarray::Dimension,
+    Dim<[usize; N]>: Dimension,
 {
     if size_of_val(buffer.as_slice()) < OWNED_FROM {
         let array = PyArray1::from_slice(py, buffer.as_slice());
@@ -59,6 +59,16 @@ where
         PyArray::borrow_from_array(&view, owner.into_any())
     };
     Ok(array.into_any().unbind())
+}
+
+/// A caller's array, to be read. ValueError while another thread decodes into it.
+pub(super) fn readable<'py, T: Element, D: Dimension>(
+    name: &str,
+    array: &Bound<'py, PyArray<T, D>>,
+) -> PyResult<PyReadonlyArray<'py, T, D>> {
+    array
+        .try_readonly()
+        .map_err(|error| PyValueError::new_err(format!("{name} cannot be read: {error}")))
 }
 
 /// A caller's array, lent for a decode.

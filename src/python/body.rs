@@ -114,13 +114,15 @@ impl Body {
 
     /// Appends the bytes of ``chunk``, any contiguous bytes-like object.
     fn append(&self, py: Python<'_>, chunk: &Bound<'_, PyAny>) -> PyResult<()> {
-        let append = |bytes: &[u8]| match &mut *self.lock() {
-            State::Growing(buffer) => buffer
-                .extend_from_slice(bytes)
-                .map_err(|out| no_memory(py, out)),
-            State::Lent(_) => Err(PyValueError::new_err(LENT)),
-            State::Frozen { .. } => Err(PyValueError::new_err(FROZEN)),
-            State::Closed { .. } => Err(PyValueError::new_err(CLOSED)),
+        let append = |bytes: &[u8]| {
+            let appended = match &mut *self.lock() {
+                State::Growing(buffer) => buffer.extend_from_slice(bytes),
+                State::Lent(_) => return Err(PyValueError::new_err(LENT)),
+                State::Frozen { .. } => return Err(PyValueError::new_err(FROZEN)),
+                State::Closed { .. } => return Err(PyValueError::new_err(CLOSED)),
+            };
+            // The lock is released: no Python code runs under it.
+            appended.map_err(|out| no_memory(py, out))
         };
         if let Ok(bytes) = chunk.cast::<PyBytes>() {
             return append(bytes.as_bytes());
@@ -129,7 +131,8 @@ impl Body {
         if !view.is_c_contiguous() {
             return Err(PyBufferError::new_err("chunk must be contiguous"));
         }
-        // SAFETY: the view keeps `len_bytes` readable bytes at `buf_ptr`, and no Python code runs before they are copied.
+        // SAFETY: the view keeps `len_bytes` readable bytes at `buf_ptr`. They are only copied: what another thread writes to
+        // them meanwhile is in the copy or not.
         append(unsafe { slice::from_raw_parts(view.buf_ptr().cast::<u8>(), view.len_bytes()) })
     }
 
@@ -143,8 +146,10 @@ impl Body {
             State::Frozen { .. } => return Err(PyValueError::new_err(FROZEN)),
             State::Closed { .. } => return Err(PyValueError::new_err(CLOSED)),
         };
-        let reserved = buffer.reserve(count);
-        reserved.map_err(|out| no_memory(slf.py(), out))?;
+        if let Err(out) = buffer.reserve(count) {
+            drop(state);
+            return Err(no_memory(slf.py(), out));
+        }
         let buffer = std::mem::take(buffer);
         *state = State::Lent(buffer.len());
         let buffer = Some(buffer);

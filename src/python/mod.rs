@@ -6,6 +6,7 @@ mod artifact;
 mod body;
 mod call_unwind;
 mod completion;
+mod counts;
 mod encode;
 mod errors;
 mod fill;
@@ -27,6 +28,8 @@ mod _core {
     use super::body::{Body, Spare};
     #[pymodule_export]
     use super::completion::{decode, decode_choices};
+    #[pymodule_export]
+    use super::counts::{CallRecord, CallSums};
     #[pymodule_export]
     use super::encode::encode_token_ids;
     #[pymodule_export]

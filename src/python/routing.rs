@@ -3,14 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use numpy::{
-    Element, PyArray3, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
-    PyUntypedArrayMethods,
+    Element, PyArray3, PyArrayDescrMethods, PyArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::arguments::{count, kind, optional_size};
+use super::arrays::readable;
 use crate::routing::{Expected, ExpertId, Facts, scan};
 
 /// Looks at C-contiguous routed experts [rows, layers, top_k] once; the Python side says what the facts mean.
@@ -98,7 +98,7 @@ fn lent<'py, T: Element>(
             "{name} must be C-contiguous"
         )));
     }
-    Ok(array.readonly())
+    readable(name, array)
 }
 
 /// The widths that a worker may send, narrowest first: name and largest id.
@@ -186,7 +186,7 @@ pub(super) fn encode_routed_experts<'py>(
         .call_method1("reshape", (-1,))?
         .call_method1("view", ("u1",))?;
     let bytes = bytes.cast_into::<PyArrayDyn<u8>>()?;
-    let lent = bytes.readonly();
+    let lent = readable("array", &bytes)?;
     let raw = lent.as_slice()?;
     let data = py.detach(|| STANDARD.encode(raw));
     let encoded = PyDict::new(py);

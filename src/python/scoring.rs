@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use numpy::{
-    Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray,
+    Element, PyArrayDescrMethods, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArray,
     PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -12,6 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::arguments::{self, kind};
+use super::arrays::readable;
 use super::body::Content;
 use super::completion::{make, prompt_logprobs, record};
 use super::errors::exception;
@@ -135,7 +136,7 @@ pub(super) fn divergence(
     let flags = contiguous(&flags)?
         .call_method1("view", ("u1",))?
         .cast_into::<PyArrayDyn<u8>>()?;
-    let flags = flags.readonly();
+    let flags = readable("mask", &flags)?;
     let flags = flags.as_slice()?;
     let found = match (&sample, &other) {
         (Column::Single(a), Column::Single(b)) => run(py, a, b, flags, missing),
@@ -186,10 +187,10 @@ fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyU
 fn column<'py>(name: &str, array: &Bound<'py, PyUntypedArray>) -> PyResult<Column<'py>> {
     let array = contiguous(array)?;
     if let Ok(single) = array.cast::<PyArrayDyn<f32>>() {
-        return Ok(Column::Single(single.try_readonly()?));
+        return Ok(Column::Single(readable(name, single)?));
     }
     if let Ok(double) = array.cast::<PyArrayDyn<f64>>() {
-        return Ok(Column::Double(double.try_readonly()?));
+        return Ok(Column::Double(readable(name, double)?));
     }
     let dtype = array.getattr("dtype")?;
     Err(PyTypeError::new_err(format!(

@@ -41,7 +41,11 @@ def test_it_runs(name: str) -> None:
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra dynamo-tito[ray]")
 def test_it_runs_on_ray() -> None:
     lines = run("on_ray.py", "--tasks", "20").splitlines()
-    assert lines == ["2 nodes, 1 engine workers", "20 tasks, 0 refused", "20 sequences, 20 scored"]
+    assert lines == [
+        "nodes: 2; engine workers: 1",
+        "20 completions of 640 tokens, sampled on 2 nodes; 0 refused",
+        "20 sequences scored, 0 failed, k3 0.000 nats",
+    ]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -50,4 +54,4 @@ def test_it_uses_public_names_only(name: str) -> None:
 
 
 def test_every_example_is_run() -> None:
-    assert set(EXAMPLES) - {"__init__.py"} == RUNS.keys() | {"http_engine.py", "on_ray.py"}
+    assert set(EXAMPLES) - {"__init__.py"} == RUNS.keys() | {"drop_in.py", "http_engine.py", "on_ray.py"}

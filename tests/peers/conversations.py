@@ -52,7 +52,7 @@ def judge_trace(
     tolerance: float = 0.0,
 ) -> None:
     """The branch holds these tokens, the mask of the sampled ones, their log-probabilities, and the rows of all but the
-    last token, whose row verifiers fills itself."""
+    last token, for which verifiers repeats the row before it."""
     (branch,) = trace.branches
     assert np.array_equal(branch.token_ids, token_ids)
     assert np.array_equal(np.asarray(branch.sampled_mask), sampled)
@@ -62,6 +62,7 @@ def judge_trace(
     assert rows is not None
     assert len(rows) == len(token_ids)
     np.testing.assert_array_equal(rows[:-1], routing[: len(token_ids) - 1])
+    np.testing.assert_array_equal(rows[-1], rows[-2])
 
 
 def truth_of(samples: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any], NDArray[Any]]:

@@ -18,7 +18,7 @@ import renderers.client
 
 import dynamo_tito as tito
 from dynamo_tito import simulator
-from dynamo_tito.integrations import prime_rl, renderers
+from dynamo_tito.integrations import renderers
 from dynamo_tito.simulator import Engine, Fault, FaultKind
 from support.qwen import VOCAB_SIZE, QwenTokenizer
 
@@ -234,29 +234,56 @@ def test_what_theirs_takes_is_refused_with_our_words(kind: str, fault: FaultKind
             asyncio.run(ask(kind, engine, renderer, require_routed_experts=True))
 
 
-def test_pictures_travel_on_one_route_only(renderer: Any) -> None:
+@pytest.fixture
+def pictures(renderer: Any) -> Any:
+    """A renderer that leaves pictures to the server."""
+
     class Pictures(type(renderer)):  # type: ignore[misc]
         supports_process_multimodal = True
 
         def render(self, *arguments: Any, process_multimodal: bool, **options: Any) -> Any:  # noqa: ARG002 - no pictures
             return super().render(*arguments, **options)
 
-    pictures = Pictures(QwenTokenizer(), framework.Qwen3RendererConfig(enable_thinking=False))
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": "data:,"}}, {"type": "text", "text": "?"}],
-        }
-    ]
-    with simulator.running(vocab_size=VOCAB_SIZE) as engine, pytest.raises(NotImplementedError, match="vllm_generate"):
-        asyncio.run(
-            ask("openai", engine, pictures, messages=messages, process_multimodal=False, transport="dynamo_chat")
-        )
-    with (
-        simulator.running(vocab_size=VOCAB_SIZE) as engine,
-        pytest.raises(NotImplementedError, match="process_multimodal"),
-    ):
-        asyncio.run(ask("openai", engine, renderer, messages=messages, process_multimodal=False))
+    return Pictures(QwenTokenizer(), framework.Qwen3RendererConfig(enable_thinking=False))
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+WITH_PICTURE = [{"role": "user", "content": [PICTURE, {"type": "text", "text": "?"}]}]
+
+
+def test_pictures_travel_on_one_route_only(renderer: Any, pictures: Any) -> None:
+    given = {"messages": WITH_PICTURE, "process_multimodal": False}
+    with simulator.running(vocab_size=VOCAB_SIZE) as engine:
+        with pytest.raises(NotImplementedError, match="vllm_generate"):
+            asyncio.run(ask("openai", engine, pictures, transport="dynamo_chat", **given))
+        with pytest.raises(NotImplementedError, match="process_multimodal"):
+            asyncio.run(ask("openai", engine, renderer, **given))
+        assert engine.requests == []
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_content_parts_are_sent_as_theirs_are_and_the_expanded_prompt_is_read(kind: str, pictures: Any) -> None:
+    entries = [{"token": "token_id:300", "logprob": -0.5}, {"token": "token_id:301", "logprob": -0.25}]
+    choice = {"index": 0, "token_ids": [300, 301], "finish_reason": "length", "logprobs": {"content": entries}}
+    expanded = {"prompt_token_ids": [9, *[77] * 5, 9], "mm_placeholders": {"image": [{"offset": 1, "length": 5}]}}
+    body = json.dumps({"request_id": "r", "choices": [choice], **expanded}).encode()
+    given = {"messages": WITH_PICTURE, "sampling_params": {"max_tokens": 2}, "process_multimodal": False}
+
+    async def theirs(engine: Engine) -> dict[str, Any]:
+        async with opened("openai", engine.url) as client:
+            result: dict[str, Any] = await THEIRS(
+                client=client, renderer=pictures, model=engine.config.model, tools=TOOLS, **given
+            )
+            return result
+
+    with simulator.running(backend="prime", vocab_size=VOCAB_SIZE) as engine:
+        engine.inject(*[Fault(kind="error_body", phase="sampled", body=body)] * 2)
+        one, other = asyncio.run(ask(kind, engine, pictures, **given)), asyncio.run(theirs(engine))
+        sent = [record.json() for record in engine.requests]
+    assert sent[0] == sent[1]
+    assert sent[0]["content_parts"]
+    assert one["prompt_ids"] == expanded["prompt_token_ids"]
+    assert plain(one) == plain(other)
 
 
 def test_installing_is_undone() -> None:
@@ -271,27 +298,3 @@ def test_installing_is_undone() -> None:
     assert framework.client.generate is before
     with pytest.raises(TypeError, match="transprot"):
         renderers.install(transprot="dynamo_chat")
-
-
-@pytest.mark.parametrize(
-    ("backend", "transport"),
-    [
-        ("vllm", "vllm_generate"),
-        ("prime", "vllm_generate"),
-        ("dynamo", "vllm_generate"),
-        ("dynamo", "dynamo_chat"),
-        ("sglang", "sglang_generate"),
-    ],
-)
-def test_teacher_numbers_over_their_client(backend: Any, transport: Any) -> None:
-    ids = [5, 900, 17, 17, 3, 42]
-
-    async def main(engine: Engine) -> list[float]:
-        async with opened("openai", engine.url) as client:
-            return await prime_rl.prefill_logprobs(client, engine.config.model, ids, transport=transport)
-
-    with simulator.running(backend=backend, vocab_size=VOCAB_SIZE) as engine:
-        values = asyncio.run(main(engine))
-        truth = engine.model.score(np.array(ids), version=engine.admin.weights).logprobs
-    assert values[0] == 0.0
-    np.testing.assert_allclose(values[1:], truth[1:], rtol=0, atol=1e-6)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,8 @@ from dynamo_tito import simulator
 from dynamo_tito.integrations import renderers, verifiers
 from peers.conversations import converse, judge_trace, truth_of
 from support.qwen import VOCAB_SIZE
+
+ROOT = Path(__file__).parents[2]
 
 #: Server, its version, what it does with a start, and the transport.
 SERVERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -93,3 +99,17 @@ def test_a_configuration_pickles() -> None:
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(TypeError, match="transport"):
         verifiers.install(transport="dynamo_chat")
+
+
+def test_the_example() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.drop_in"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = re.fullmatch(
+        r"renderers: '.+'\n +\d+ tokens, routed experts \[\d+, 4, 2\]\n"
+        r"verifiers: 3 turns, (\d+) tokens, \d+ of them sampled, routed experts \[(\d+), 4, 2\]\n",
+        done.stdout,
+    )
+    assert said is not None, done.stdout
+    assert said[1] == said[2]

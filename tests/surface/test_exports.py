@@ -106,8 +106,13 @@ def test_the_signatures_of_scoring() -> None:
 def test_both_clients_score_with_the_same_arguments() -> None:
     for name in ("score", "score_many"):
         ours, theirs = (
-            inspect.signature(getattr(client, name)).parameters for client in (tito.AsyncTitoClient, tito.TitoClient)
+            dict(inspect.signature(getattr(client, name)).parameters)
+            for client in (tito.AsyncTitoClient, tito.TitoClient)
         )
+        if name == "score_many":  # a semaphore is one of the event loop
+            own = ours["concurrency"]
+            assert own.annotation == "int | asyncio.Semaphore"
+            ours["concurrency"] = own.replace(annotation="int")
         assert ours == theirs
 
 

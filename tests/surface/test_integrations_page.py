@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from support.frameworks import checkout
+
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 TRAINERS = {"AReaL", "miles", "NeMo-RL", "SkyRL", "slime", "tinker", "TRL", "verl"}
+#: Those that have no package.
+CHECKOUTS = {"miles", "slime"}
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
 BLOCKS = [
     block
@@ -23,7 +27,9 @@ BLOCKS = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("framework", "code"), [block for block in BLOCKS if ">>>" in block[1]])
 def test_a_block_prints_what_is_shown(framework: str, code: str) -> None:
-    if framework and find_spec(framework) is None:
+    if framework in CHECKOUTS:
+        checkout(f"{framework.upper()}_DIR", framework)
+    elif framework and find_spec(framework) is None:
         pytest.skip(f"{framework} is not installed: make test-trainers")
     examples = doctest.DocTestParser().get_doctest(code, {}, framework or "block", PAGE.name, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

@@ -50,6 +50,13 @@ def test_versions_agree() -> None:
     assert any("the tag is v999.0.0" in fault for fault in version.faults("v999.0.0"))
 
 
+def test_licences_are_those_of_what_is_linked() -> None:
+    """A crate that only macOS links is among them; what builds, tests or writes code is not."""
+    named = set(re.findall(r"^  ([\w-]+) \d+\.\d+\.\S*, ", script("licences").collected(), re.MULTILINE))
+    assert {"pyo3", "ring", "security-framework", "simd-json", "zstd-sys"} <= named
+    assert not {"cc", "criterion", "dynamo-tito", "proptest", "pyo3-macros", "syn"} & named
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
 def test_workflows_call_targets_that_exist(path: Path) -> None:
     """And every action of others is pinned by its hash."""

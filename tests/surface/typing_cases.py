@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, assert_type
 
@@ -65,6 +66,7 @@ async def scores(ours: tito.AsyncTitoClient, theirs: tito.TitoClient, ids: NDArr
     assert_type(await ours.score(ids, start=2), tito.PromptLogprobs)
     assert_type(theirs.score([1, 2], top_k=1), tito.PromptLogprobs)
     assert_type(await ours.score_many([ids, [1]], start=[1, 0]), list[tito.PromptLogprobs | tito.TitoError])
+    await ours.score_many([ids], concurrency=asyncio.Semaphore(4))
     assert_type(theirs.score_many([ids], progress=print, top_k=1), list[tito.PromptLogprobs | tito.TitoError])
     scored = tito.decode_prompt_logprobs(body, wire="vllm_generate", prompt_token_ids=ids, start=1)
     assert_type(scored, tito.PromptLogprobs)

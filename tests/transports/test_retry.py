@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dynamo_tito._client.retry import RetryWaits, retried, retry_after
-from dynamo_tito._client.steps import Sleep, Steps
+from dynamo_tito._client.steps import Send, Sleep
 from dynamo_tito._config import RetryPolicy
 from dynamo_tito._errors import BadRequestError, OverloadedError, ServerError, TitoError, TransportError
+from dynamo_tito._http.base import HttpRequest, HttpResponse
 from support.driver import Driver, Kind
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Until, chunked, head, reply
 
@@ -257,17 +258,18 @@ def steps_of(policy: RetryPolicy, errors: Sequence[TitoError], **options: Any) -
     """The waits that a policy has between attempts that fail, and what came of it in the end."""
     left = iter(errors)
 
-    def attempt() -> Steps[str]:
-        yield "try"
+    def judged(_answer: HttpResponse) -> str:
         for error in left:
             raise error
         return "done"
 
-    steps = retried(RetryWaits(policy, deadline=None, rng=lambda: 1.0, **options), attempt)
+    send, answer = Send(HttpRequest("POST", "http://server", {})), HttpResponse(200, {}, b"")
+    steps = retried(RetryWaits(policy, deadline=None, rng=lambda: 1.0, **options), send, judged)
     waits: list[float] = []
+    step: object = None
     while True:
         try:
-            step = next(steps)
+            step = steps.send(answer if step is send else None)
         except StopIteration as stop:
             return waits, stop.value
         except TitoError as error:

@@ -450,6 +450,34 @@ def test_never_more_at_once_than_asked_for(kind: Kind) -> None:
     assert not math.isnan(most)
 
 
+@pytest.mark.parametrize("library", ["native", "httpx"])
+def test_calls_share_a_semaphore_the_first_one_first(library: HttpLibrary) -> None:
+    most = 0
+
+    async def main(engine: Engine) -> list[list[PromptLogprobs | tito.TitoError]]:
+        shared = asyncio.Semaphore(3)
+
+        def progress(_done: int, _total: int) -> None:
+            nonlocal most
+            most = max(most, engine.admin.in_flight)
+
+        async with AsyncTitoClient(engine.url, model=None, http=library, preflight=False) as client:
+            calls = (client.score_many([IDS[:n]] * 12, concurrency=shared, progress=progress) for n in (5, 9))
+            found = await asyncio.gather(*calls)
+        assert not shared.locked()
+        return found
+
+    with simulator.running(backend="vllm", latency=0.02) as engine:
+        found = asyncio.run(main(engine))
+        asked = [len(record.json()["token_ids"]) for record in engine.requests]
+    assert all(same(one, IDS[:5]) for one in found[0])
+    assert all(same(one, IDS[:9]) for one in found[1])
+    assert most <= 3
+    # The second call's begin when no more than two of the first one's are in flight.
+    assert set(asked[:10]) == {5}
+    assert len(asked) == 24
+
+
 # --- another temperature ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections import deque
@@ -27,7 +28,8 @@ from .steps import Exclusive, Send, Steps, Work
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
-    from dynamo_tito._native import Body
+    from dynamo_tito._native import Body, CallRecord
+    from dynamo_tito._observe import CallKind, Observer, Operation
 
     from .refused import Keeper
 
@@ -69,6 +71,12 @@ class Caller:
         self.only_streams: set[str] = set()
         """Routes of this server that answer 501 unless a stream is asked for."""
         self.own = OwnRequests()
+        self.may_miss = decoding.missing_logprob == "nan"
+        """Whether log-probabilities may be missing; otherwise such an answer is refused."""
+        self.observer: Observer | None = None
+        """Whom the calls were told of last."""
+        self.kinds: dict[tuple[Operation, str], CallKind] = {}
+        """Its kinds of calls, by operation and transport."""
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight
@@ -84,21 +92,50 @@ class Caller:
             own.update(checked_headers(extra))
         return own
 
-    def sample(self, request: Request, reading: Callable[[Body | bytes], T], deadline: float | None) -> Steps[T]:
-        """Ask how long a prompt may be, send, decode."""
-        response = yield from self.ask(request, deadline)
+    def sample(
+        self,
+        request: Request,
+        reading: Callable[[Body | bytes], T],
+        deadline: float | None,
+        record: CallRecord | None = None,
+    ) -> Steps[T]:
+        """Ask how long a prompt may be, send, decode; ``record`` notes it."""
+        response = yield from self.ask(request, deadline, record)
         return (yield from self._read(response, reading, request))
 
     def ask(
-        self, request: Request, deadline: float | None, *, begins: Callable[[], None] | None = None
+        self,
+        request: Request,
+        deadline: float | None,
+        record: CallRecord | None = None,
+        *,
+        begins: Callable[[], None] | None = None,
     ) -> Steps[HttpResponse]:
-        """Ask how long a prompt may be, and send. Of a stream the result is without its body; see :class:`Send`."""
+        """Ask how long a prompt may be, and send. Of a stream the result is without its body; see :class:`Send`.
+
+        It is sent once more without ``routed_experts_prompt_start`` if the server does not know it.
+        """
         body = request.encode()
         waits = RetryWaits(self._retries, deadline=deadline)
         if (yield from self._prepare(request, waits)):
             body = request.encode()
         self.own.note(request)
-        return (yield from self._ask(request, body, waits, begins))
+        spec, call, headers = request.spec, request.call, request.headers
+        if record is not None and record.headers:
+            headers = {**headers, **record.headers}
+        sent = HttpRequest("POST", self.endpoint.root + spec.path, headers, body)
+        send = Send(sent, not call.stream, stream=call.stream, begins=begins)
+        try:
+            return (yield from self._send(send, call.request_id, waits, record))
+        except ServerError as error:
+            refused = error.status == 400 and names_prompt_start(error.body)
+            if not (refused and request.draft.prompt_start and spec.may_refuse_start):
+                raise
+        # Nothing was sampled. The rows are dropped when the answer is read.
+        self.start_refused = True
+        body = encode(spec.draft(call, send_start=False), call, spec.transport)
+        send = dataclasses.replace(send, request=dataclasses.replace(sent, content=body))
+        return (yield from self._send(send, call.request_id, waits, record))
 
     def tell(
         self, path: str, members: Mapping[str, Any], deadline: float | None, *, root: str | None = None
@@ -150,54 +187,34 @@ class Caller:
             request_id=request_id_of(response.headers, body, secrets) or request.call.request_id,
         )
 
-    def _ask(
-        self, request: Request, body: bytes, waits: RetryWaits, begins: Callable[[], None] | None
+    def _send(
+        self, send: Send, request_id: str | None, waits: RetryWaits, record: CallRecord | None = None
     ) -> Steps[HttpResponse]:
-        """Send; once more without ``routed_experts_prompt_start`` if the server does not know it.
-
-        Nothing was sampled then, and the rows are dropped when the answer is read.
-        """
-        spec, call = request.spec, request.call
-
-        def send(content: bytes) -> Steps[HttpResponse]:
-            sent = HttpRequest("POST", self.endpoint.root + spec.path, request.headers, content)
-            return self._send(Send(sent, not call.stream, stream=call.stream, begins=begins), call.request_id, waits)
-
-        try:
-            return (yield from send(body))
-        except ServerError as error:
-            refused = error.status == 400 and names_prompt_start(error.body)
-            if not (refused and request.draft.prompt_start and spec.may_refuse_start):
-                raise
-        self.start_refused = True
-        return (yield from send(encode(spec.draft(call, send_start=False), call, spec.transport)))
-
-    def _send(self, send: Send, request_id: str | None, waits: RetryWaits) -> Steps[HttpResponse]:
         """A good answer, or the error that the answer is."""
+        # The largest recent answer: aborted ones are small, and many are under way at once. That of the
+        # first one may be still to come.
+        sizes = self._sizes.get(send.request.url)
+        send.expected = 0 if sizes is None else max(sizes.copy(), default=0)
+        return retried(waits, send, functools.partial(self._judged, send, request_id, waits), record)
+
+    def _judged(self, send: Send, request_id: str | None, waits: RetryWaits, response: HttpResponse) -> HttpResponse:
         request = send.request
-
-        def attempt() -> Steps[HttpResponse]:
-            # The largest recent answer: aborted ones are small, and many are under way at once.
-            sizes = self._sizes.get(request.url)
-            send.expected = 0 if sizes is None else max(sizes.copy())
-            response: HttpResponse = yield send
-            if response.good:
-                if not send.stream:
-                    if sizes is None:
-                        sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
-                    sizes.append(len(response.content))
-                return response
-            waits.server_asks = retry_after(response.headers)
-            raise error_of(
-                response.status,
-                response.headers,
-                bytes(response.content),
-                request_id=request_id,
-                secrets=(*self.endpoint.secrets, *secrets_of(request.headers)),
-                credentials="authorization" in request.headers,
-            )
-
-        return retried(waits, attempt)
+        if response.good:
+            if not send.stream:
+                sizes = self._sizes.get(request.url)
+                if sizes is None:
+                    sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
+                sizes.append(len(response.content))
+            return response
+        waits.server_asks = retry_after(response.headers)
+        raise error_of(
+            response.status,
+            response.headers,
+            bytes(response.content),
+            request_id=request_id,
+            secrets=(*self.endpoint.secrets, *secrets_of(request.headers)),
+            credentials="authorization" in request.headers,
+        )
 
     def _prepare(self, request: Request, waits: RetryWaits) -> Steps[bool]:
         """Ask the server about the model, check the prompt's length, and say whether the draft was changed.

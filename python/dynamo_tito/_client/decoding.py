@@ -78,9 +78,9 @@ class Reading:
         check_strictly(completion, self.decoding.strict_logprobs, self.decoding.strict_routing)
         refuse_unanswered(self.request.draft.members, completion)
         surplus = self.request.draft.prompt_start - self._start
-        if not surplus:
-            return completion
         experts, indexer = completion.routed_experts, completion.indexer_topk
+        if not surplus or (experts is None and indexer is None):
+            return completion
         return dataclasses.replace(
             completion,
             routed_experts=experts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from dynamo_tito._config import BACKEND_TRANSPORTS, Backend, HttpLibrary
@@ -215,7 +215,7 @@ class AsyncTitoClient(BaseClient):
         sequences: Iterable[PromptIds],
         *,
         start: int | Sequence[int] = 0,
-        concurrency: int = SCORE_CONCURRENCY,
+        concurrency: int | asyncio.Semaphore = SCORE_CONCURRENCY,
         progress: Progress | None = None,
         **options: Unpack[ScoreManyOptions],
     ) -> list[PromptLogprobs | TitoError]:
@@ -224,7 +224,7 @@ class AsyncTitoClient(BaseClient):
         Args:
             sequences: token ids of each, as for :meth:`score`.
             start: one for all, or one for each.
-            concurrency: how many are in flight at once.
+            concurrency: how many are in flight at once, or a semaphore of it that several calls share.
             progress: called with the number of sequences that are done, failed ones included, and of all, after each.
             **options: as for :meth:`score`; ``deadline`` is in seconds for each sequence, from when its turn comes.
 
@@ -239,18 +239,23 @@ class AsyncTitoClient(BaseClient):
         scorings = score.make_scorings(self._caller, sequences, start, given)
         results: dict[int, PromptLogprobs | TitoError] = {}
         waiting = iter(enumerate(scorings))
+        if isinstance(concurrency, asyncio.Semaphore):
+            in_flight, count = concurrency, len(scorings)
+        else:
+            count = min(score.checked_concurrency(concurrency), len(scorings))
+            in_flight = asyncio.Semaphore(count)
 
         async def work() -> None:
             for number, scoring in waiting:
-                try:
-                    steps = functools.partial(score.score, self._caller, scoring)
-                    results[number] = await self._call(steps, given["deadline"])
-                except TitoError as error:
-                    results[number] = score.without_tracebacks(error)
+                async with in_flight:
+                    try:
+                        steps = functools.partial(score.score, self._caller, scoring)
+                        results[number] = await self._call(steps, given["deadline"])
+                    except TitoError as error:
+                        results[number] = score.without_tracebacks(error)
                 if progress is not None:
                     progress(len(results), len(scorings))
 
-        count = min(score.checked_concurrency(concurrency), len(scorings))
         workers = [asyncio.ensure_future(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)
@@ -311,11 +316,11 @@ class AsyncTitoClient(BaseClient):
     ) -> None:
         await self.aclose()
 
-    async def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> T:
+    def _call(self, begin: Callable[[float | None], Steps[T]], deadline: float | None) -> Coroutine[Any, Any, T]:
         seconds = self._allowed(deadline)
         steps = begin(deadline_after(seconds))
         self._check_usable()
-        return await self._runner.run(steps, seconds)
+        return self._runner.run(steps, seconds)
 
     def _check_usable(self) -> None:
         super()._check_usable()

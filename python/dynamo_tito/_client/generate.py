@@ -22,12 +22,14 @@ from dynamo_tito._requests import CALL_KEYWORDS, PromptIds, Request, dialect, ma
 
 from .caller import Caller
 from .decoding import Reading
+from .keeping import keeping
 from .options import OnInterrupt
 from .steps import Emit, Pull, Work
 from .streaming import StreamReading
-from .watch import watch
+from .watch import begins, broke_off, missing_in
 
 if TYPE_CHECKING:
+    from dynamo_tito._native import CallRecord
     from dynamo_tito._types import Completion
 
     from .steps import Steps
@@ -64,8 +66,9 @@ class Generation:
         )
         streams = self._asked or (self._asked is None and self._spec.path in caller.only_streams)
         self._request = self._made(stream=streams)
+        self._start = self._request.draft.prompt_start
         self._reading: StreamReading | None = None
-        self._watch = watch(caller, "generate", self._request, lambda: Reading(self._request, caller.decoding))
+        self._record: CallRecord | None = None
 
     @property
     def request_id(self) -> str | None:
@@ -74,20 +77,34 @@ class Generation:
 
     def steps(self, deadline: float | None) -> Steps[Completion]:
         """The steps of the call."""
-        steps = self._steps(deadline)
-        return steps if self._watch is None else self._watch.steps(steps, deadline)
+        steps, keeper = self._steps(deadline), self._caller.keeper
+        if keeper is None:
+            return steps
+        return keeping(steps, keeper, lambda: Reading(self._request, self._caller.decoding))
 
     def _steps(self, deadline: float | None) -> Steps[Completion]:
         caller, request = self._caller, self._request
-        if not request.call.stream:
-            try:
-                return (yield from caller.sample(request, Reading(request, caller.decoding), deadline))
-            except UnsupportedRouteError:
-                if self._asked is False:
-                    raise
-            # Nothing was sampled. Dynamo 1.6.1 answers SGLang's route so.
-            self._request = request = self._made(stream=True)
-        return (yield from self._streamed(request, deadline))
+        self._record = record = begins(caller, "generate", request)
+        completion: Completion | None = None
+        try:
+            if not request.call.stream:
+                try:
+                    completion = yield from caller.sample(request, Reading(request, caller.decoding), deadline, record)
+                except UnsupportedRouteError:
+                    if self._asked is False:
+                        raise
+                    # Nothing was sampled. Dynamo 1.6.1 answers SGLang's route so.
+                    self._request = request = self._made(stream=True)
+            if completion is None:
+                completion = yield from self._streamed(request, deadline)
+        except BaseException as error:
+            if record is not None:
+                broke_off(record, error, deadline)
+            raise
+        if record is not None:
+            missing = missing_in(completion.logprobs) if caller.may_miss else 0
+            record.sampled(completion, self._start, missing)
+        return completion
 
     def kept(self, error: BaseException) -> Completion | None:
         """What is whole of an interrupted stream, where the caller wants it instead of this error.
@@ -122,20 +139,23 @@ class Generation:
 
     def _seen(self, completion: Completion) -> Completion:
         """What is kept of a call that broke off, once it is noted."""
-        if self._watch is not None:
-            self._watch.kept(completion)
+        if self._record is not None:
+            missing = missing_in(completion.logprobs) if self._caller.may_miss else 0
+            self._record.kept(completion, self._start, missing)
         return completion
 
     def _streamed(self, request: Request, deadline: float | None) -> Steps[Completion]:
-        caller = self._caller
+        caller, record = self._caller, self._record
         self._reading = reading = StreamReading(Reading(request, caller.decoding), deltas=self._emits)
-        response = yield from caller.ask(request, deadline, begins=reading.begins)
+        response = yield from caller.ask(request, deadline, record, begins=reading.begins)
         if self._asked is None:
             caller.only_streams.add(request.spec.path)
         try:
             if self._emits:
                 yield Emit(None)
-            yield from _arrived(reading)
+            yield from _arrived(reading, record)
+            if record is not None:
+                record.decodes()
             completion: Completion = yield Work(reading.received, reading.finish)
         except ServerError as error:
             raise_without_cycle(caller.told(error, response, request))
@@ -184,7 +204,7 @@ class Generation:
             )
 
 
-def _arrived(reading: StreamReading) -> Steps[None]:
+def _arrived(reading: StreamReading, record: CallRecord | None) -> Steps[None]:
     """Feed the stream, to the end of its body."""
     ends: float | None = None
     while True:
@@ -201,7 +221,12 @@ def _arrived(reading: StreamReading) -> Steps[None]:
             raise
         if chunk is None:
             return
+        if record is not None:
+            record.arrived(len(chunk))
+            record.decodes()
         delta = yield Work(reading.arrived(chunk), functools.partial(reading.feed, chunk))
+        if record is not None:
+            record.decoded()
         if delta is not None:
             yield Emit(delta)
 

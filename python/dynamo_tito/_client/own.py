@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from dynamo_tito._requests import Abort, aborts
@@ -22,23 +23,25 @@ class Sent(NamedTuple):
 
 
 class OwnRequests:
-    """The requests of one client that an engine knows under an id of the client's choice."""
+    """The requests of one client that an engine knows under an id of the client's choice. Threads may share it."""
 
-    __slots__ = ("_sent",)
+    __slots__ = ("_lock", "_sent")
 
     def __init__(self) -> None:
         self._sent: dict[str, Sent] = {}
+        self._lock = threading.Lock()
 
     def note(self, request: Request) -> None:
         """A request is about to be sent."""
         engine_id = request.engine_id
         if engine_id is None:
             return
-        for name in {engine_id, request.call.request_id or engine_id}:
-            self._sent.pop(name, None)
-            self._sent[name] = Sent(request.spec.transport, engine_id)
-        while len(self._sent) > _REMEMBERED:
-            del self._sent[next(iter(self._sent))]
+        with self._lock:
+            for name in {engine_id, request.call.request_id or engine_id}:
+                self._sent.pop(name, None)
+                self._sent[name] = Sent(request.spec.transport, engine_id)
+            while len(self._sent) > _REMEMBERED:
+                del self._sent[next(iter(self._sent))]
 
     def aborts(self, request_id: str) -> list[Abort]:
         """The routes to try, to abort a request.
@@ -59,7 +62,8 @@ class OwnRequests:
                 "or read the stream's"
             )
         if sent.transport in ("sglang_generate", "sglang_chat"):
-            others = {other.engine_id for other in self._sent.values()} - {sent.engine_id}
+            with self._lock:
+                others = {other.engine_id for other in self._sent.values()} - {sent.engine_id}
             longer = min((other for other in others if other.startswith(sent.engine_id)), default=None)
             if longer is not None:
                 raise ValueError(

@@ -18,9 +18,14 @@ from dynamo_tito._errors import ServerError, TitoError, TransportError
 from dynamo_tito._log import logger
 
 from .steps import Sleep, Steps
+from .watch import noted
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
+    from dynamo_tito._http.base import HttpResponse
+    from dynamo_tito._native import CallRecord
+
+    from .steps import Send
 
 T = TypeVar("T")
 
@@ -76,17 +81,22 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, ServerError) and error.retryable
 
 
-def retried(waits: RetryWaits, attempt: Callable[[], Steps[T]]) -> Steps[T]:
-    """The steps of ``attempt``, repeated as the policy says. The last error is raised unchanged."""
+def retried(
+    waits: RetryWaits, send: Send, judged: Callable[[HttpResponse], T], record: CallRecord | None = None
+) -> Steps[T]:
+    """What ``judged`` makes of the answer, or its error; sent again as the policy says. The last error is raised."""
     for number in itertools.count(1):
         try:
-            return (yield from attempt())
+            return judged((yield send) if record is None else (yield from noted(send, record)))
         except TitoError as error:
             wait = waits.wait_after(number, error)
             if wait is None:
                 raise
             logger.info("sending again in %.2f s (attempt %d): %s", wait, number + 1, error)
+            cause = str(error.status) if isinstance(error, ServerError) else type(error).__name__
         yield Sleep(wait)
+        if record is not None:
+            record.retried(cause)
     raise AssertionError  # count() has no end
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -80,6 +81,7 @@ class AsyncRunner:
         self._any_loop = getattr(transport, "any_loop", False)
         self._concurrency = concurrency
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
         self._thread_from_bytes = thread_from_bytes
 
@@ -88,9 +90,10 @@ class AsyncRunner:
         if self._any_loop:
             return
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = loop
+        if self._loop is not loop:
             raise RuntimeError("the client is in use on another event loop; make one per loop, or use http='native'")
 
     async def run(self, steps: Steps[T], seconds: float | None) -> T:

@@ -27,7 +27,8 @@ from dynamo_tito._requests.call import checked_integer
 
 from .caller import Caller
 from .decoding import Decoding
-from .watch import watch
+from .keeping import keeping
+from .watch import begins, broke_off, missing_in
 
 if TYPE_CHECKING:
     from dynamo_tito._errors import TitoError
@@ -69,9 +70,22 @@ class Scoring:
 
 def score(caller: Caller, scoring: Scoring, deadline: float | None) -> Steps[PromptLogprobs]:
     """The steps of one call."""
-    steps = caller.sample(scoring.request, scoring, deadline)
-    watched = watch(caller, "score", scoring.request, lambda: scoring)
-    return steps if watched is None else watched.steps(steps, deadline)
+    steps = _watched(caller, scoring, deadline)
+    return steps if caller.keeper is None else keeping(steps, caller.keeper, lambda: scoring)
+
+
+def _watched(caller: Caller, scoring: Scoring, deadline: float | None) -> Steps[PromptLogprobs]:
+    record = begins(caller, "score", scoring.request)
+    try:
+        scores = yield from caller.sample(scoring.request, scoring, deadline, record)
+    except BaseException as error:
+        if record is not None:
+            broke_off(record, error, deadline)
+        raise
+    if record is not None:
+        # Position 0 has no past.
+        record.scored(missing_in(scores.logprobs[max(scoring.start, 1) :]) if caller.may_miss else 0)
+    return scores
 
 
 def make_scoring(caller: Caller, token_ids: PromptIds, start: int, options: Mapping[str, Any]) -> Scoring:

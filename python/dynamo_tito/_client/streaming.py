@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class StreamReading:
     """The decoder of one stream, and the times at which its tokens came.
 
-    A feed may run on a thread while the call is given up, so that each use of the decoder waits for the one before.
+    A feed may run on a thread while the call is given up, so that each use of the decoder, and of the times, waits for
+    the one before.
     """
 
     def __init__(self, reading: Reading, *, deltas: bool) -> None:
@@ -61,9 +62,9 @@ class StreamReading:
             decoder = self._held
             delta = decoder.feed(chunk)
             tokens, self.done = decoder.tokens, decoder.done
-        if tokens and (not self._counts or tokens != self._counts[-1]):
-            self._counts.append(tokens)
-            self._arrivals.append(self._now - self._began)
+            if tokens and (not self._counts or tokens != self._counts[-1]):
+                self._counts.append(tokens)
+                self._arrivals.append(self._now - self._began)
         return delta
 
     def finish(self) -> Completion:

@@ -39,6 +39,8 @@ class AsyncNativeEngine:
         self._wiring = wiring
         self._engine = _open(wiring)
         self._boxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Box] = weakref.WeakKeyDictionary()
+        # Held while the boxes change: loops of several threads share the engine.
+        self._lock = threading.Lock()
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
         """See :class:`.base.AsyncHttpEngine`."""
@@ -95,7 +97,8 @@ class AsyncNativeEngine:
         """See :class:`.base.AsyncHttpEngine`."""
         self._engine.close()
         here = asyncio.get_running_loop()
-        boxes, self._boxes = self._boxes, weakref.WeakKeyDictionary()
+        with self._lock:
+            boxes, self._boxes = self._boxes, weakref.WeakKeyDictionary()
         for loop, box in boxes.items():
             if loop is here:
                 box.close(loop)
@@ -106,9 +109,10 @@ class AsyncNativeEngine:
     def _box(self, loop: asyncio.AbstractEventLoop) -> _Box:
         box = self._boxes.get(loop)
         if box is None:
-            without_closed(self._boxes)
             try:
-                box = self._boxes[loop] = _Box(loop, self._engine)
+                with self._lock:
+                    without_closed(self._boxes)
+                    box = self._boxes[loop] = _Box(loop, self._engine)
             except OSError as error:
                 raise_without_cycle(_no_connection(error))
         return box

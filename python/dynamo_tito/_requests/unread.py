@@ -102,7 +102,7 @@ def refuse_unanswered(members: Mapping[str, Any], completion: Completion) -> Non
 
 def _places(members: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for fields in (members, members.get("sampling_params"), members.get("nvext")):
-        if isinstance(fields, Mapping):
+        if isinstance(fields, (dict, Mapping)):  # to ask for dict first is quicker
             yield fields
 
 

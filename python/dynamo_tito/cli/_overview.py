@@ -21,8 +21,9 @@ _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 _TOKENS = ("vllm:generation_tokens_total", "sglang:generation_tokens_total")
 
-_DURATION = "gen_ai_client_operation_duration_seconds"
-_USAGE = "gen_ai_client_token_usage_sum"
+_CALLS = "dynamo_tito_client_calls_total"
+_SECONDS = "dynamo_tito_client_duration_seconds_total"
+_SAMPLED = "dynamo_tito_client_tokens_total"
 _ACTIVE = "dynamo_tito_client_active_calls"
 _REFUSALS = "dynamo_tito_client_refusals_total"
 _SUMS = {
@@ -206,14 +207,14 @@ def _sum(samples: Iterable[Any], names: Sequence[str]) -> float | None:
 def _add(calls: Calls, samples: Iterable[Any]) -> None:
     for sample in samples:
         name, labels, value = sample.name, sample.labels, sample.value
-        if name == f"{_DURATION}_count":
+        if name == _CALLS:
             calls.calls += value
             calls.failed += value if labels.get("error_type") else 0
-        elif name == f"{_DURATION}_sum":
+        elif name == _SECONDS:
             calls.seconds += value
         elif name == _ACTIVE:
             calls.active += value
-        elif name == _USAGE and labels.get("gen_ai_token_type") == "output":
+        elif name == _SAMPLED and labels.get("gen_ai_token_type") == "output":
             calls.tokens += value
         elif name == _REFUSALS:
             calls.refusals[labels.get("dynamo_tito_refusal_kind", ""), labels.get("dynamo_tito_wire", "")] += int(value)

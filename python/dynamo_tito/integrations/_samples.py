@@ -50,9 +50,7 @@ def connection(args: Any) -> Connection:
     else:
         options["experts"] = "skip"
     key = (url, *sorted(options.items()))
-    if key not in _connections:
-        _connections[key] = Connection(url, **options)
-    return _connections[key]
+    return _connections.setdefault(key, Connection(url, **options))
 
 
 async def ask(args: Any, prompt_ids: Int32Array, params: Mapping[str, Any], *, start: int, session: Any) -> Completion:

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -226,13 +227,16 @@ class TeacherScores:
         concurrency: int = 32,
         **options: Any,
     ) -> None:
-        self._column, self._start, self._output = column, start, output
-        self._options = {"concurrency": concurrency, **options}
-        self._runner = asyncio.Runner()
+        self._column, self._start, self._output, self._options = column, start, output, options
+        # The batches that Ray Data gives at once share what may be in flight: the first of them first.
+        self._in_flight = asyncio.Semaphore(concurrency)
         # Each process of a pool makes one of these, and they take turns at the servers.
-        self._client = self._runner.run(_made(view, _turn()))
+        self._client = view.connect(_turn())
+        # Ray's event loop stands still while results wait for their consumer; on one of their own the calls go on.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="tito-scores", daemon=True).start()
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    async def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one batch.
 
         Raises:
@@ -240,7 +244,8 @@ class TeacherScores:
         """
         sequences = _sequences(batch.column(self._column))
         start = self._start if isinstance(self._start, int) else batch.column(self._start).to_pylist()
-        scored = self._runner.run(self._client.score_many(sequences, start=start, **self._options))
+        scoring = self._client.score_many(sequences, start=start, concurrency=self._in_flight, **self._options)
+        scored = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(scoring, self._loop))
         return batch.append_column(self._output, _logprobs(scored)).append_column(
             f"{self._output}_error",
             pa.array([str(each) if isinstance(each, TitoError) else None for each in scored], pa.string()),
@@ -293,10 +298,6 @@ class _Shared:
     async def _close(self) -> None:
         if self._retired and not self._users:
             await self._client.aclose()
-
-
-async def _made(view: FleetView, number: int) -> AsyncTitoClient:
-    return view.connect(number)
 
 
 def _turn() -> int:

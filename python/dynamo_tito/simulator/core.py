@@ -77,7 +77,7 @@ class Core:
     @property
     def requests(self) -> list[Record]:
         """The requests on routes that sample, oldest first."""
-        return [record for record in self._records if record.path in SAMPLING_PATHS]
+        return [record for record in self.calls if record.path in SAMPLING_PATHS]
 
     @property
     def last(self) -> Record:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 HERE = Path(__file__).parent
 # Without the extra dynamo-tito[ray] nothing of this folder is imported.
@@ -20,11 +21,10 @@ STORE = 512 << 20
 TESTS = HERE.parents[1]
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
-    import ray  # noqa: PLC0415 - it is there once a test asks for it
-
-    # Workers import the package and the tests from where this process does.
+# Ray gives its processes 30 seconds to start, which no setting changes; a busy machine may need longer.
+@retry(stop=stop_after_attempt(3), retry=retry_if_exception_message(match="The current node timed out"), reraise=True)
+def start(ray: Any) -> None:
+    """Start a cluster whose workers import the package and the tests from where this process does."""
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     ray.init(
         num_cpus=4,
@@ -34,6 +34,13 @@ def cluster() -> Iterator[Any]:
         configure_logging=False,
         runtime_env={"env_vars": {"PYTHONPATH": path}},
     )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    import ray  # noqa: PLC0415 - it is there once a test asks for it
+
+    start(ray)
     try:
         yield ray
     finally:

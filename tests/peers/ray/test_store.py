@@ -89,10 +89,11 @@ def test_a_training_sample_copies_nothing(cluster: Any) -> None:
     sample = sampled()
     back = cluster.get(cluster.put(sample))
     assert copied(back) == 0
-    assert back.equals(sample)
     part = back[5:40]
     assert copied(part) == 0
+    # Comparing joins the routing of the turns to one array.
     assert part.equals(sample[5:40])
+    assert back.equals(sample)
 
 
 def test_what_is_read_keeps_the_memory_of_the_store(cluster: Any) -> None:
@@ -116,9 +117,9 @@ def test_the_pickle_itself_is_small(record: str) -> None:
     assert len(data) < 3_000
     assert sum(buffer.raw().nbytes for buffer in buffers) == arrays
     back = pickle.loads(data, buffers=buffers)
-    assert back.equals(value)
     for (name, one), (_, other) in zip(work.arrays(back), work.arrays(value), strict=True):
         assert one.__array_interface__["data"][0] == other.__array_interface__["data"][0], name
+    assert back.equals(value)
 
 
 def conversations(engine: Engine) -> TrainingSample:

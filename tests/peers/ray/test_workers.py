@@ -6,10 +6,12 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import dynamo_tito as tito
@@ -124,25 +126,19 @@ def test_discovery_refuses_a_model_that_is_not_served(backend: Backend) -> None:
             asyncio.run(looking)
 
 
-def scored(cluster: Any, view: FleetView, table: Any, **arguments: Any) -> Any:
-    dataset = cluster.data.from_arrow(table)
-    dataset = dataset.map_batches(
-        TeacherScores,
-        fn_constructor_kwargs={"view": view, **arguments},
-        batch_format="pyarrow",
-        batch_size=16,
-        compute=cluster.data.ActorPoolStrategy(size=2),
-    )
-    return sorted(dataset.take_all(), key=lambda row: row["number"])
-
-
 def test_a_data_set_is_scored(cluster: Any) -> None:
-    pa = pytest.importorskip("pyarrow")
     sequences = [[*range(10 * number, 10 * number + 3 + number % 5)] for number in range(50)]
     starts = [number % 3 for number in range(50)]
     table = pa.table({"number": range(50), "ids": pa.array(sequences, pa.list_(pa.int32())), "first": starts})
     with simulator.running(backend="vllm", max_model_len=500_000) as engine:
-        rows = scored(cluster, seen(engine), table, column="ids", start="first", output="teacher")
+        dataset = cluster.data.from_arrow([table.slice(0, 20), table.slice(20)]).map_batches(
+            TeacherScores,
+            fn_constructor_kwargs={"view": seen(engine), "column": "ids", "start": "first", "output": "teacher"},
+            batch_format="pyarrow",
+            batch_size=8,
+            compute=cluster.data.ActorPoolStrategy(size=2),
+        )
+        rows = sorted(dataset.take_all(), key=lambda row: row["number"])
         assert [row["number"] for row in rows] == list(range(50))
         with tito.TitoClient(engine.url, model="tito-model", trust_env=False) as client:
             for row, ids, start in zip(rows, sequences, starts, strict=True):
@@ -152,16 +148,74 @@ def test_a_data_set_is_scored(cluster: Any) -> None:
                 assert np.array_equal(np.asarray(row["teacher"], np.float64), truth, equal_nan=True)
 
 
-def test_a_sequence_that_cannot_be_scored_is_null(cluster: Any) -> None:
-    pa = pytest.importorskip("pyarrow")
-    sequences = [[1, 2, 3], [5] * 40, [4, 5, 6]]
-    table = pa.table({"number": range(3), "token_ids": sequences})
+def test_a_sequence_that_cannot_be_scored_is_null() -> None:
+    table = pa.table({"number": range(3), "token_ids": [[1, 2, 3], [5] * 40, [4, 5, 6]]})
     with simulator.running(backend="vllm", max_model_len=32) as engine:
-        rows = scored(cluster, seen(engine), table)
+        scores = TeacherScores(seen(engine))
+        rows = asyncio.run(scores(table)).to_pylist()
+    assert [row["number"] for row in rows] == [0, 1, 2]
     assert [row["teacher_logprobs"] is None for row in rows] == [False, True, False]
     assert [row["teacher_logprobs_error"] is None for row in rows] == [True, False, True]
     assert "the prompt has 40 tokens" in rows[1]["teacher_logprobs_error"]
     assert len(rows[2]["teacher_logprobs"]) == 3
+
+
+def test_batches_at_once_share_what_is_in_flight() -> None:
+    batches = [pa.table({"token_ids": [[first + number, 7, 9] for number in range(8)]}) for first in (10, 50, 90)]
+
+    most = 0
+
+    async def main(engine: Engine, scores: TeacherScores) -> list[Any]:
+        nonlocal most
+        calls = asyncio.gather(*(scores(batch) for batch in batches))
+        while not calls.done():
+            most = max(most, engine.admin.in_flight)
+            await asyncio.sleep(0.005)
+        return await calls
+
+    with simulator.running(backend="vllm", latency=1.0) as engine:
+        found = asyncio.run(main(engine, TeacherScores(seen(engine), concurrency=12)))
+    assert most == 12
+    for batch, scored_batch in zip(batches, found, strict=True):
+        assert scored_batch.column("token_ids") == batch.column("token_ids")
+        assert scored_batch.column("teacher_logprobs_error").null_count == 8
+        for ids, row in zip(
+            batch.column("token_ids").to_pylist(), scored_batch.column("teacher_logprobs").to_pylist(), strict=True
+        ):
+            truth = engine.model.score(np.array(ids), version=engine.admin.weights).logprobs
+            assert np.allclose(row[1:], truth[1:], rtol=0, atol=1e-6)
+
+
+def test_a_loop_that_stands_still_ends_no_call() -> None:
+    batch = pa.table({"token_ids": [[number, 7, 9] for number in range(8)]})
+
+    async def main(scores: TeacherScores) -> Any:
+        call = asyncio.ensure_future(scores(batch))
+        await asyncio.sleep(0.05)
+        time.sleep(3.0)  # noqa: ASYNC251 - as Ray Data does
+        return await call
+
+    with simulator.running(backend="vllm", latency=0.1) as engine:
+        found = asyncio.run(main(TeacherScores(seen(engine), concurrency=2, deadline=2.0)))
+    assert found.column("teacher_logprobs_error").null_count == 8
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "says"),
+    [
+        (pa.array(["abc"]), TypeError, "lists of integers, not string"),
+        (pa.array([[1.5]]), TypeError, "lists of integers"),
+        (pa.array([[1], None]), ValueError, "null"),
+        (pa.array([[1, None]]), ValueError, "null"),
+        (pa.array([[1, 2], [3, -4]]), ValueError, r"not -4\nin sequences\[1\]"),
+    ],
+)
+def test_a_column_that_holds_no_ids_is_refused_unsent(column: Any, error: type[Exception], says: str) -> None:
+    with simulator.running(backend="vllm") as engine:
+        scores = TeacherScores(seen(engine))
+        with pytest.raises(error, match=says):
+            asyncio.run(scores(pa.table({"token_ids": column})))
+        assert engine.requests == []
 
 
 def test_nothing_of_the_package_imports_ray() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ def arrays(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray[Any, An
     """Every array of a record, with its name."""
     if isinstance(value, np.ndarray):
         yield name, value
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (deque, list, tuple)):
         yield from itertools.chain.from_iterable(arrays(each, f"{name}[{at}]") for at, each in enumerate(value))
     else:
         names = getattr(type(value), "__dataclass_fields__", ()) or getattr(type(value), "__slots__", ())

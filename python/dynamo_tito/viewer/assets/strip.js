@@ -30,6 +30,8 @@ export class StripView {
     this.picture ??= this.#colours(width);
     context.imageSmoothingEnabled = false;
     context.drawImage(this.picture, 0, 6, width, BAND);
+    context.fillStyle = colours.line;
+    context.fillRect(0, 6 + BAND, width, 1);
     const place = (token) => (token / Math.max(sample.length, 1)) * width;
     context.fillStyle = colours.muted;
     for (const [start, completion] of sample.said.turns) {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,10 +12,10 @@ import pytest
 import dynamo_tito as tito
 from support.bodies import DIALECTS, Dialect, Sample
 from support.samples import invent
+from support.threads import THREADS, at_once, disturbed
 from support.truth import check
 from support.writing import compact
 
-THREADS = 8
 TURNS = 10
 ROW: dict[str, Any] = {"num_layers": 24, "top_k": 8}
 
@@ -25,46 +23,6 @@ ROW: dict[str, Any] = {"num_layers": 24, "top_k": 8}
 def answer(seed: int, dialect: Dialect) -> tuple[bytes, Sample]:
     sample = invent(seed, prompt=300, completion=400, layers=24, top_k=8, top=1, mask=dialect.mask)
     return compact(dialect.build([sample], dialect.container)), sample
-
-
-def at_once(work: Callable[[int], None]) -> None:
-    """Every thread begins at the same moment; what one of them raises is raised here."""
-    begin = threading.Barrier(THREADS)
-    failures: list[BaseException] = []
-
-    def begun(number: int) -> None:
-        begin.wait()
-        try:
-            work(number)
-        except BaseException as failure:  # noqa: BLE001 - reported below
-            failures.append(failure)
-
-    threads = [threading.Thread(target=begun, args=(number,), daemon=True) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-@contextlib.contextmanager
-def disturbed(*disturbances: Callable[[], object]) -> Iterator[None]:
-    """Another thread does these things over and over."""
-    stop = threading.Event()
-
-    def disturb() -> None:
-        while not stop.is_set():
-            for disturbance in disturbances:
-                disturbance()
-
-    thread = threading.Thread(target=disturb, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def resize(max_bytes: int) -> Callable[[], None]:
