@@ -7,10 +7,15 @@ PYTHON ?= python3
 VENV ?= .venv
 CARGO ?= cargo
 # Test processes: much of the suite waits, for deadlines and for servers.
-JOBS ?= 3
+JOBS ?= 6
+
+# Tests start hundreds of processes: each would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+UV := .tools/uv/bin/uv
+INSTALL = $(UV) pip install --quiet --python
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find src -name '*.rs')
 
 .PHONY: help
@@ -20,10 +25,14 @@ help: ## show this list
 .PHONY: venv
 venv: $(VENV)/.ready ## make .venv with the development tools
 
-$(VENV)/.ready: pyproject.toml
+# It resolves and unpacks in seconds what pip needs minutes for.
+$(UV):
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+$(VENV)/.ready: pyproject.toml | $(UV)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
-	$(PY) -m pip install --quiet --group dev
+	$(INSTALL) $(PY) --group dev
 	touch $@
 
 .PHONY: build
@@ -37,18 +46,29 @@ $(VENV)/.built: $(VENV)/.ready $(RUST_SOURCES)
 demo: build ## decode every recorded response, then a 64k-token one on each wire
 	$(PY) -m benches.demo
 
+# Two checks at a time: much of the Python tests waits, and what compiles does not. Each output comes in one piece.
+TOGETHER = --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 .PHONY: test
-test: lint test-rust test-python ## everything that must pass
+test: build ## everything that must pass
+	$(MAKE) $(TOGETHER) test-python lint-rust test-rust lint-python
+
+.PHONY: lint
+lint: lint-rust lint-python ## formatters, linters and types of both languages; warnings are errors
 
 # Clippy links nothing, so the fuzz targets' libFuzzer need not be built for it.
-.PHONY: lint
-lint: build ## formatters, clippy, rustdoc, ruff, mypy, pyright, stubtest, imports, workflows; warnings are errors
+.PHONY: lint-rust
+lint-rust: $(VENV)/.ready ## rustfmt, clippy, rustdoc
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets -- -D warnings
 	$(CARGO) clippy --locked --quiet --workspace --all-targets --no-default-features -- -D warnings
-	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
-	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml -- -D warnings
+	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml \
+		--target-dir $(or $(CARGO_TARGET_DIR),target) -- -D warnings
 	PYO3_PYTHON=$(abspath $(PY)) RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --quiet --no-deps --workspace
+
+.PHONY: lint-python
+lint-python: build ## ruff, mypy, pyright, stubtest, imports, workflows, versions
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -70,15 +90,15 @@ test-python: build ## pytest
 FLOORS := .venv-floors
 
 $(FLOORS)/.ready: pyproject.toml $(VENV)/.ready
-	$(BIN)/uv venv --quiet --clear --python $(PY) $(FLOORS)
-	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct \
+	$(UV) venv --quiet --clear --python $(PY) $(FLOORS)
+	$(INSTALL) $(FLOORS)/bin/python --resolution lowest-direct \
 		--requirement pyproject.toml --extra aiohttp --extra cli --extra httpx --extra safetensors
-	$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --group test
+	$(INSTALL) $(FLOORS)/bin/python --group test
 	touch $@
 
 .PHONY: test-floors
 test-floors: build $(FLOORS)/.ready ## the clients' tests with the lowest versions that the metadata allows
-	$(BIN)/uv pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|h11|httpx|numpy|rich|tenacity|typer|yarl) '
+	$(UV) pip list --quiet --python $(FLOORS)/bin/python | grep -E '^(aiohttp|h11|httpx|numpy|rich|tenacity|typer|yarl) '
 	PYTHONPATH=$(abspath python) $(FLOORS)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/transports tests/faults
 
 THREADS := .venv-threads
@@ -111,20 +131,19 @@ wheel-threads: $(THREADS)/.ready ## the wheel of that interpreter in dist/, prov
 
 # What `.ci/run` installs beside `make test`: these need no environment of ours.
 DYNAMO_VERSIONS ?= 1.6.1 1.7.0.dev20261026
+ENGINES = PYTHON=$(PYTHON) UV=$(abspath $(UV)) tools
 
 .PHONY: install-dynamo
-install-dynamo: ## each of DYNAMO_VERSIONS into .dynamo/VERSION, once: 700 MB each
-	@for version in $(DYNAMO_VERSIONS); do \
-		PYTHON=$(PYTHON) tools/dynamo/install.sh .dynamo/$$version $$version || exit; \
-	done
+install-dynamo: $(UV) ## each of DYNAMO_VERSIONS into .dynamo/VERSION, once: 700 MB each
+	@for version in $(DYNAMO_VERSIONS); do $(ENGINES)/dynamo/install.sh .dynamo/$$version $$version || exit; done
 
 .PHONY: install-vllm
-install-vllm: ## a real vLLM for the CPU and its tiny models into .vllm, once: 6 GB
-	@PYTHON=$(PYTHON) tools/vllm/install.sh .vllm
+install-vllm: $(UV) ## a real vLLM for the CPU and its tiny models into .vllm, once: 6 GB
+	@$(ENGINES)/vllm/install.sh .vllm
 
 .PHONY: install-peers
-install-peers: ## renderers and verifiers, two versions of each, into .peers, once: 700 MB
-	@PYTHON=$(PYTHON) tools/peers/install.sh .peers
+install-peers: $(UV) ## renderers and verifiers, two versions of each, into .peers, once: 700 MB
+	@$(ENGINES)/peers/install.sh .peers
 
 .PHONY: test-dynamo
 test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VERSIONS, with a stand-in engine
@@ -133,11 +152,19 @@ test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VE
 	done
 
 .PHONY: test-vllm
-test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
-	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
+test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (three at a time, 3 GB of memory each)
+	$(MAKE) $(TOGETHER) test-vllm-routed test-vllm-dense
+
+VLLM = VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
+
+.PHONY: test-vllm-dense test-vllm-routed
+test-vllm-dense:
+	$(VLLM) -m dense_pair
+test-vllm-routed:
+	$(VLLM) -m 'not dense_pair'
 
 $(VENV)/.view: pyproject.toml $(VENV)/.ready
-	$(PY) -m pip install --quiet --group view
+	$(INSTALL) $(PY) --group view
 	touch $@
 
 .chromium/.ready: tools/chromium/install.sh
@@ -161,8 +188,8 @@ test-peers: build install-peers ## suites of renderers and verifiers over this l
 		DYNAMO_DIR=.dynamo/$(firstword $(DYNAMO_VERSIONS))) $(PY) tools/peers/run.py .peers
 
 .PHONY: install-trainers
-install-trainers: install-vllm $(VENV)/.ready ## verl, SkyRL, TRL, tinker, AReaL and Ray beside it into .peers/trainers, once: 630 MB
-	@UV=$(abspath $(BIN)/uv) tools/peers/trainers.sh .peers/trainers .vllm/venv
+install-trainers: install-vllm ## verl, SkyRL, TRL, tinker, AReaL and Ray beside it into .peers/trainers, once: 630 MB
+	@$(ENGINES)/peers/trainers.sh .peers/trainers .vllm/venv
 
 # SLIME_DIR, MILES_DIR and NEMO_RL_DIR name checkouts of those that have no package.
 .PHONY: test-trainers
@@ -188,7 +215,7 @@ sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard lib
 .PHONY: test-arm
 test-arm: $(VENV)/.ready ## the core's tests, and pytest's of decoding, for aarch64 under an emulator (Debian, root; 2 GB)
 	tools/arm/install.sh .arm
-	CARGO=$(CARGO) UV=$(abspath $(BIN)/uv) tools/arm/test.sh .arm
+	CARGO=$(CARGO) UV=$(abspath $(UV)) tools/arm/test.sh .arm
 
 .tools/bin/cargo-deny:
 	$(CARGO) install --locked --quiet --root .tools cargo-deny@0.20.2
@@ -247,7 +274,7 @@ claims: build ## the figures of the README: memory, latency, speed, wheel size, 
 	$(PY) -m benches.claims
 
 $(VENV)/.rivals: $(VENV)/.ready
-	$(PY) -m pip install --quiet --group bench
+	$(INSTALL) $(PY) --group bench
 	touch $@
 
 .PHONY: bench
@@ -257,7 +284,7 @@ bench: claims $(VENV)/.rivals ## every measurement, beside pinned rivals; writes
 	$(PY) -m benches.peers report
 
 $(VENV)/.docs: $(VENV)/.ready
-	$(PY) -m pip install --quiet --group docs
+	$(INSTALL) $(PY) --group docs
 	touch $@
 
 .PHONY: docs
@@ -270,8 +297,8 @@ docs: build $(VENV)/.docs ## the pages into site/; a warning and a dead link are
 PACKED := .venv-packed
 
 $(PACKED)/.ready: pyproject.toml $(VENV)/.ready
-	$(BIN)/uv venv --quiet --clear --python $(PY) $(PACKED)
-	$(BIN)/uv pip install --quiet --python $(PACKED)/bin/python --group packed
+	$(UV) venv --quiet --clear --python $(PY) $(PACKED)
+	$(INSTALL) $(PACKED)/bin/python --group packed
 	touch $@
 
 .PHONY: bench-packed

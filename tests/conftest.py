@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import HealthCheck, settings
 
 # A slow machine must not fail a test: no deadline, and pytest-timeout bounds the whole.
 settings.register_profile("tito", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tito")
+
+
+def pytest_collection_finish() -> None:
+    """Put the collected tests out of the garbage collector's sight: each full collection would read all of them."""
+    gc.collect()
+    gc.freeze()

@@ -194,8 +194,8 @@ def test_wait_ready() -> None:
     async def work(one: simulator.Engine, two: simulator.Engine) -> None:
         async with Workers(one.url, rl_base_url=one.rl_url, model="tito-model", trust_env=False) as workers:
             two.stopped = True
-            with pytest.raises(tito.AdminError, match=r"not ready after 0.1 s: .*Unavailable"):
-                await workers.wait_ready(0.1, interval=0.01)
+            with pytest.raises(tito.AdminError, match=r"not ready after 1 s: .*Unavailable"):
+                await workers.wait_ready(1.0, interval=0.01)
 
             async def later() -> None:
                 await asyncio.sleep(0.05)

@@ -22,7 +22,7 @@ def generate(engine: Engine, **headers: str) -> httpx.Response:
     sglang = engine.config.backend == "sglang"
     url = engine.url + ("/generate" if sglang else "/inference/v1/generate")
     body = SGLANG | {"rid": headers.get("x-request-id")} if sglang else VLLM
-    return httpx.post(url, json=body, headers=headers, timeout=30.0, trust_env=False)
+    return httpx.post(url, json=body, headers=headers, timeout=30.0, trust_env=False, verify=False)
 
 
 class Background:
@@ -50,7 +50,7 @@ def wait_for(condition: Any) -> None:
 
 
 def post(url: str, **arguments: Any) -> httpx.Response:
-    return httpx.post(url, trust_env=False, timeout=20.0, **arguments)
+    return httpx.post(url, trust_env=False, verify=False, timeout=20.0, **arguments)
 
 
 PAUSES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -79,7 +79,7 @@ def test_a_paused_engine_holds_requests_until_it_resumes(backend: Any) -> None:
 def test_vllm_0_33_refuses_while_it_is_paused_in_these_modes(mode: str) -> None:
     with simulator.running(backend="vllm") as engine:
         assert post(engine.url + "/pause", params={"mode": mode}).json() == {"status": "paused"}
-        assert httpx.get(engine.url + "/is_paused", trust_env=False).json() == {"is_paused": True}
+        assert httpx.get(engine.url + "/is_paused", trust_env=False, verify=False).json() == {"is_paused": True}
         refused = generate(engine)
         assert refused.status_code == 503
         assert refused.json()["error"] == {
@@ -184,12 +184,12 @@ def test_new_weights_sample_something_else(backend: Any) -> None:
 def test_the_version_comes_back_on_each_backend() -> None:
     with simulator.running(backend="vllm") as engine:
         assert post(engine.url + "/update_weight_version", json={"new_version": "9"}).json()["success"] is True
-        assert httpx.get(engine.url + "/weight_info", trust_env=False).json() == {"weight_version": "9"}
+        assert httpx.get(engine.url + "/weight_info", trust_env=False, verify=False).json() == {"weight_version": "9"}
         choice = generate(engine).json()["choices"][0]
         assert choice["weight_versions"] == [{"version": "9", "start": 0, "end": 8}]
     with simulator.running(backend="sglang") as engine:
         post(engine.url + "/update_weight_version", json={"new_version": "9"})
-        assert httpx.get(engine.url + "/model_info", trust_env=False).json()["weight_version"] == "9"
+        assert httpx.get(engine.url + "/model_info", trust_env=False, verify=False).json()["weight_version"] == "9"
         assert generate(engine).json()["meta_info"]["weight_version"] == "9"
 
 
@@ -209,7 +209,7 @@ def test_vllm_refuses_weights_out_of_order() -> None:
 def test_the_connection_ends_after_an_exception_that_nothing_handles(version: Any) -> None:
     with (
         simulator.running(backend="vllm", vllm_version=version) as engine,
-        httpx.Client(base_url=engine.url, trust_env=False) as client,
+        httpx.Client(base_url=engine.url, trust_env=False, verify=False) as client,
     ):
         answer = client.post("/collective_rpc", json={"method": "no_such_method"})
         assert answer.status_code == 500
@@ -240,7 +240,9 @@ def test_adapters_are_models(backend: Any) -> None:
         adapter = {"lora_name": "a", "lora_path": "/l/a"}
         assert post(engine.url + "/v1/load_lora_adapter", json=adapter).text.startswith("Success")
         assert post(engine.url + "/v1/load_lora_adapter", json=adapter).status_code == 400
-        names = [card["id"] for card in httpx.get(engine.url + "/v1/models", trust_env=False).json()["data"]]
+        names = [
+            card["id"] for card in httpx.get(engine.url + "/v1/models", trust_env=False, verify=False).json()["data"]
+        ]
         assert names == ["tito-model", "a"]
         assert post(engine.url + "/inference/v1/generate", json=VLLM | {"model": "a"}).status_code == 200
         assert post(engine.url + "/v1/unload_lora_adapter", json={"lora_name": "a"}).status_code == 200
@@ -260,13 +262,13 @@ def test_adapters_on_dynamo_say_success() -> None:
 def test_discovery_lists_running_and_stopped_members() -> None:
     with simulator.running(seed=1) as first, simulator.running(seed=2, world_size=4) as second:
         first.join(second)
-        workers = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False).json()["workers"]
+        workers = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False, verify=False).json()["workers"]
         assert [worker["system_url"] for worker in workers] == [first.system_url, second.system_url]
         assert [worker["world_size"] for worker in workers] == [1, 4]
         assert workers[0]["instance_id"] != workers[1]["instance_id"]
         assert all(worker["instance_id"] > 2**53 for worker in workers)
         second.stopped = True
-        dead = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False).json()["workers"][1]
+        dead = httpx.get(first.rl_url + "/v1/rl/workers", trust_env=False, verify=False).json()["workers"][1]
         assert (dead["routes"], "system_url" in dead) == ([], False)
         assert dead["error"].startswith("Unavailable")
 
@@ -286,7 +288,7 @@ def test_the_tokenizer_routes(backend: Any) -> None:
 def test_context_length_is_reported_and_kept() -> None:
     for backend, field in (("dynamo", "context_window"), ("vllm", "max_model_len"), ("sglang", "max_model_len")):
         with simulator.running(backend=backend, max_model_len=5) as engine:
-            card = httpx.get(engine.url + "/v1/models", trust_env=False).json()["data"][0]
+            card = httpx.get(engine.url + "/v1/models", trust_env=False, verify=False).json()["data"][0]
             assert card[field] == 5
             # Three tokens of prompt leave room for two.
             generate(engine)

@@ -67,7 +67,7 @@ def test_answers_are_those_of_the_real_frontend(name: str) -> None:
     assert pair.whole is not None
     with engine_of(name) as engine:
         url = engine.url + pair.entry["path"]
-        answer = httpx.post(url, json=pair.entry["request"], trust_env=False, timeout=60.0)
+        answer = httpx.post(url, json=pair.entry["request"], trust_env=False, verify=False, timeout=60.0)
     assert answer.status_code == 200
     found = differences(answer.json(), json.loads(pair.whole))
     # The stand-in engine leaves out what SGLang's own says.
@@ -196,7 +196,7 @@ def test_requests_are_refused_as_the_real_frontend_does(case: str) -> None:
     upload, more, message = REFUSED[case]
     body = {"model": "tito-model", "max_tokens": 4, "prompt": PROMPT, "nvext": {"metadata_upload": upload}, **more}
     with simulator.running(backend="dynamo", dynamo_version="1.7") as engine:
-        answer = httpx.post(f"{engine.url}/v1/completions", json=body, trust_env=False)
+        answer = httpx.post(f"{engine.url}/v1/completions", json=body, trust_env=False, verify=False)
     assert answer.status_code == 400
     prefix = "Failed to deserialize the JSON body into the target type: "
     text = answer.json()["message"].removeprefix(prefix)
@@ -206,7 +206,7 @@ def test_requests_are_refused_as_the_real_frontend_does(case: str) -> None:
 def test_without_routers_no_routes_are_captured() -> None:
     body = {"model": "tito-model", "prompt": PROMPT, "nvext": {"metadata_upload": UPLOAD}}
     with simulator.running(backend="dynamo", dynamo_version="1.7", routed_experts=False) as engine:
-        answer = httpx.post(f"{engine.url}/v1/completions", json=body, trust_env=False)
+        answer = httpx.post(f"{engine.url}/v1/completions", json=body, trust_env=False, verify=False)
     assert "routed-expert capture and declared router profile are required" in answer.json()["message"]
 
 

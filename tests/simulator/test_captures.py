@@ -138,7 +138,7 @@ def test_answers_have_the_recorded_shape(name: str) -> None:
     setup = SETUPS.get(name, Setup())
     with (
         simulator.running(**setup.settings) as engine,
-        httpx.Client(base_url=getattr(engine, LISTENERS[asked["port"]]), trust_env=False) as client,
+        httpx.Client(base_url=getattr(engine, LISTENERS[asked["port"]]), trust_env=False, verify=False) as client,
     ):
         if setup.fault is not None:
             engine.inject(setup.fault)

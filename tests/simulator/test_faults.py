@@ -172,7 +172,7 @@ def test_trickled_bodies_are_whole(engine: Engine, chunk: int) -> None:
 
 
 def test_the_connection_stays_and_serves_the_next(engine: Engine) -> None:
-    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client:
+    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client:
         for _ in range(3):
             assert client.post(PATH, content=BODY, headers={"content-type": "application/json"}).status_code == 200
         assert [connection.is_idle() for connection in client._transport._pool.connections] == [True]  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ def test_gzip_for_clients_that_accept_it() -> None:
 def test_errors_in_the_envelope_of_the_backend(backend: Any) -> None:
     with (
         simulator.running(backend=backend) as engine,
-        httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client,
+        httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client,
     ):
         path = "/generate" if backend == "sglang" else PATH
         body = {"input_ids": [1], "token_ids": [1], "sampling_params": {}}
@@ -257,7 +257,7 @@ def test_the_script_is_followed_in_order_and_by_path(engine: Engine) -> None:
         Fault(kind="status", status=501),
         Fault(kind="status", status=502),
     )
-    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client:
+    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client:
         arguments: dict[str, Any] = {"content": BODY, "headers": {"content-type": "application/json"}}
         assert client.post(PATH, **arguments).status_code == 501
         assert client.get("/v1/models").status_code == 500
@@ -274,7 +274,7 @@ def test_faults_at_a_rate_are_the_same_in_every_run() -> None:
         settings: dict[str, Any] = {"backend": "vllm", "fault_rate": 0.3, "random_faults": random_faults, "seed": 4}
         with (
             simulator.running(**settings) as engine,
-            httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client,
+            httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client,
         ):
             arguments: dict[str, Any] = {"content": BODY, "headers": {"content-type": "application/json"}}
             runs.append([client.post(PATH, **arguments).status_code for _ in range(200)])
@@ -316,7 +316,7 @@ def test_a_closed_connection_is_recorded() -> None:
 
 
 def test_hits_by_request_id(engine: Engine) -> None:
-    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client:
+    with httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client:
         for name in ("a", "b", "a"):
             client.post(PATH, content=BODY, headers={"content-type": "application/json", "x-request-id": name})
         named = json.loads(BODY) | {"request_id": "c"}
@@ -333,7 +333,7 @@ def test_hits_by_request_id(engine: Engine) -> None:
 
 def test_the_record_is_bounded() -> None:
     with simulator.running(backend="vllm", keep_records=3) as engine:
-        with httpx.Client(base_url=engine.url, timeout=None, trust_env=False) as client:
+        with httpx.Client(base_url=engine.url, timeout=None, trust_env=False, verify=False) as client:
             for _ in range(5):
                 client.post(PATH, content=BODY, headers={"content-type": "application/json"})
         assert (len(engine.calls), engine.total_requests) == (3, 5)
@@ -344,7 +344,9 @@ def test_the_record_is_bounded() -> None:
 def test_two_hundred_at_once() -> None:
     async def main(engine: Engine) -> list[int]:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=engine.url, limits=limits, timeout=None, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=engine.url, limits=limits, timeout=None, trust_env=False, verify=False
+        ) as client:
 
             async def one(number: int) -> int:
                 body = {"token_ids": [number + 1], "sampling_params": {"max_tokens": 3, "logprobs": 1}}
@@ -363,7 +365,7 @@ def test_the_async_face() -> None:
     async def main() -> int:
         async with (
             simulator.serve(backend="sglang") as engine,
-            httpx.AsyncClient(timeout=None, trust_env=False) as client,
+            httpx.AsyncClient(timeout=None, trust_env=False, verify=False) as client,
         ):
             response = await client.post(f"{engine.url}/generate", json={"input_ids": [1], "sampling_params": {}})
             return response.status_code
@@ -377,7 +379,7 @@ def test_stopping_drops_what_is_in_flight() -> None:
     def ask(url: str) -> None:
         try:
             headers = {"content-type": "application/json"}
-            httpx.post(url + PATH, content=BODY, headers=headers, timeout=None, trust_env=False)
+            httpx.post(url + PATH, content=BODY, headers=headers, timeout=None, trust_env=False, verify=False)
         except httpx.HTTPError as error:
             answers.append(type(error).__name__)
 

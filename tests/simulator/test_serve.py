@@ -31,9 +31,9 @@ def test_it_serves_until_it_is_stopped(stop: signal.Signals) -> None:
             addresses = json.loads(process.stdout.readline())
             assert (addresses["backend"], addresses["model"]) == ("vllm", "tito-model")
             body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
-            answer = httpx.post(f"{addresses['url']}/inference/v1/generate", json=body, trust_env=False)
+            answer = httpx.post(f"{addresses['url']}/inference/v1/generate", json=body, trust_env=False, verify=False)
             assert len(answer.json()["choices"][0]["token_ids"]) == 2
-            version = httpx.get(f"{addresses['url']}/version", trust_env=False).json()
+            version = httpx.get(f"{addresses['url']}/version", trust_env=False, verify=False).json()
             assert version == {"version": "0.32.0"}
             process.send_signal(stop)
             assert process.wait(20) == 0
@@ -47,7 +47,7 @@ def test_it_prints_its_address() -> None:
             assert process.stdout is not None
             lines = dict(process.stdout.readline().split() for _ in range(5))
             assert list(lines) == ["backend", "model", "url", "rl_url", "system_url"]
-            assert httpx.get(f"{lines['rl_url']}/v1/rl/workers", trust_env=False).status_code == 200
+            assert httpx.get(f"{lines['rl_url']}/v1/rl/workers", trust_env=False, verify=False).status_code == 200
         finally:
             process.terminate()
             process.wait(20)
@@ -61,7 +61,8 @@ def test_it_plays_faults_from_options() -> None:
             url = json.loads(process.stdout.readline())["url"]
             body = {"token_ids": [1], "sampling_params": {"max_tokens": 2}}
             answers = {
-                httpx.post(f"{url}/inference/v1/generate", json=body, trust_env=False).status_code for _ in range(20)
+                httpx.post(f"{url}/inference/v1/generate", json=body, trust_env=False, verify=False).status_code
+                for _ in range(20)
             }
             assert answers == {500, 503}
         finally:
@@ -76,7 +77,7 @@ def test_it_streams_as_it_is_told() -> None:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
             body = {"input_ids": [1], "sampling_params": {"max_new_tokens": 7}, "stream": True}
-            answer = httpx.post(f"{url}/generate", json=body, trust_env=False).content
+            answer = httpx.post(f"{url}/generate", json=body, trust_env=False, verify=False).content
             # The second of the chunks with 3, 3 and 1 tokens is dropped.
             assert [len(event["output_ids"]) for event in documents(answer)[:-1]] == [3, 1]
         finally:
@@ -115,7 +116,7 @@ def test_the_fixture_starts_engines_and_stops_them(tmp_path: Path) -> None:
         "def test_one(tito_engine):\n"
         "    first, second = tito_engine(backend='vllm'), tito_engine(backend='sglang', seed=3)\n"
         "    for engine in (first, second):\n"
-        "        assert httpx.get(engine.url + '/health', trust_env=False).status_code == 200\n"
+        "        assert httpx.get(engine.url + '/health', trust_env=False, verify=False).status_code == 200\n"
         "    seen.extend((first, second))\n"
         "def test_two():\n"
         "    assert [engine.stopped for engine in seen] == [True, True]\n"

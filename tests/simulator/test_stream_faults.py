@@ -147,7 +147,7 @@ def test_wrong_ids_in_engine_data(engines: dict[str, Engine]) -> None:
     nvext = asked.body["nvext"] | {"extra_fields": ["engine_data", "completion_token_ids"]}
     engine.inject(Fault(kind="wrong_ids"))
     body = asked.body | {"nvext": nvext, "stream": True}
-    answer = httpx.post(engine.url + asked.path, json=body, trust_env=False).content
+    answer = httpx.post(engine.url + asked.path, json=body, trust_env=False, verify=False).content
     ids = documents(answer)[-2]["nvext"]["engine_data"]["completion_token_ids"]
     deltas = joined(answer)[0].token_ids
     assert ids == [*deltas[:-1], deltas[-1] ^ 1]
@@ -298,7 +298,7 @@ def test_another_form_than_was_asked_for(engines: dict[str, Engine], name: str) 
 def test_faults_of_streams_wait_for_one(engines: dict[str, Engine]) -> None:
     engine, asked = engines["vllm 0.33"], WIRES["vllm 0.33"]
     engine.inject(Fault(kind="no_done"), Fault(kind="events"))
-    plain = httpx.post(engine.url + asked.path, json=asked.body, trust_env=False)
+    plain = httpx.post(engine.url + asked.path, json=asked.body, trust_env=False, verify=False)
     assert plain.headers["content-type"].startswith("text/event-stream")
     assert [fault.kind for fault in engine.faults.pending()] == ["no_done"]
     assert b"[DONE]" not in play(engine, "vllm 0.33").content

@@ -282,7 +282,7 @@ def test_an_engine_that_stops_breaks_its_streams() -> None:
     with held(asked, 2) as engine:
         request = httpx.Request("POST", engine.url + asked.path, json=asked.body | {"stream": True})
         with (
-            httpx.Client(trust_env=False, timeout=30.0) as client,
+            httpx.Client(trust_env=False, verify=False, timeout=30.0) as client,
             closing(client.send(request, stream=True)) as answer,
         ):
             wait_for(lambda: engine.last.tokens_sent == [2])

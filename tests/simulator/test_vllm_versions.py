@@ -16,7 +16,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def ask(engine: Engine, path: str, body: dict[str, Any], status: int = 200) -> Any:
-    answer = httpx.post(engine.url + path, json=body, timeout=30.0, trust_env=False)
+    answer = httpx.post(engine.url + path, json=body, timeout=30.0, trust_env=False, verify=False)
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -121,8 +121,8 @@ def test_chat_names_its_weights_from_0_33_on(version: Any) -> None:
 @pytest.mark.parametrize("version", ["0.31", "0.32", "0.33"])
 def test_the_version_is_answered(version: Any) -> None:
     with simulator.running(backend="vllm", vllm_version=version) as engine:
-        assert httpx.get(engine.url + "/version", trust_env=False).json() == {"version": f"{version}.0"}
-        assert httpx.get(engine.url + "/server_info", trust_env=False).json().keys() == {
+        assert httpx.get(engine.url + "/version", trust_env=False, verify=False).json() == {"version": f"{version}.0"}
+        assert httpx.get(engine.url + "/server_info", trust_env=False, verify=False).json().keys() == {
             "vllm_config", "vllm_env", "system_env",
         }  # fmt: skip
 
@@ -159,7 +159,9 @@ def test_text_mode_names_no_token_ids(engine: Engine) -> None:
 
 def test_requests_are_aborted_by_id_over_the_public_route() -> None:
     with simulator.running(backend="vllm") as engine:
-        answer = httpx.post(engine.url + "/inference/v1/abort_requests", json={"request_ids": ["x"]}, trust_env=False)
+        answer = httpx.post(
+            engine.url + "/inference/v1/abort_requests", json={"request_ids": ["x"]}, trust_env=False, verify=False
+        )
         assert (answer.status_code, answer.content) == (200, b"")
         assert ask(engine, "/inference/v1/abort_requests", {}, 400)["error"]["type"] == "Bad Request"
 

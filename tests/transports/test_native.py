@@ -6,8 +6,11 @@ import asyncio
 import itertools
 import json
 import re
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -328,16 +331,21 @@ def test_a_process_that_ends_with_calls_on_their_way(server: RawServer, how: str
 def test_a_wait_that_is_interrupted(server: RawServer) -> None:
     server.play([Stall()])
     code = f"""
-import os, signal, threading
+import signal
 import dynamo_tito as tito
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with tito.TitoClient({server.url!r}, model="m", http="native", preflight=False) as client:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may ignore it
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         client.generate([1])
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """
-    done = run("-c", code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            server.wait_until(lambda: server.hits == 1)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=LONG)[0] == "interrupted\n"
+        finally:
+            process.kill()
+    assert process.returncode == 0
     server.wait_until(lambda: server.open_connections == 0)

@@ -8,12 +8,15 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
+from typer.testing import CliRunner
 
 import dynamo_tito as tito
+from dynamo_tito.cli._app import app
 from support import captures, made, streams
 from support.small import EXPERTS, GENERATE, swap, with_experts
 
@@ -21,15 +24,31 @@ COMMAND = str(Path(sys.executable).with_name("dynamo-tito"))
 CAPTURES = captures.FOLDER
 
 
-def run(*arguments: Any, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: Any, stdin: bytes = b"") -> Done:
+    """The command within this process: a process of its own takes half a second to start."""
+    done = CliRunner().invoke(app, ["decode", *map(str, arguments)], stdin, prog_name="dynamo-tito")
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def spawn(*arguments: Any, stdin: bytes = b"") -> Done:
+    """The command as a shell starts it."""
     done = subprocess.run(
         [COMMAND, "decode", *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False
     )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_a_response_is_described() -> None:
-    done = run(CAPTURES / "generate_prompt_logprobs.json", "--wire", "vllm_generate", "--prompt-len", 5)
+@pytest.mark.parametrize("start", [run, spawn])
+def test_a_response_is_described(start: Callable[..., Done]) -> None:
+    done = start(CAPTURES / "generate_prompt_logprobs.json", "--wire", "vllm_generate", "--prompt-len", 5)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [re.split(r"  +", line.strip()) for line in done.stdout.splitlines()]
     assert rows[0][0].endswith("generate_prompt_logprobs.json: choice 0 of vllm_generate, 2,150 bytes")
@@ -131,14 +150,14 @@ def test_the_types_of_log_probabilities() -> None:
 
 
 def test_standard_input() -> None:
-    done = run("-", "--wire", "vllm_generate", stdin=GENERATE)
+    done = spawn("-", "--wire", "vllm_generate", stdin=GENERATE)
     assert done.returncode == 0
     assert done.stdout.startswith("stdin: choice 0 of vllm_generate")
 
 
 def test_a_refusal_is_one_line_and_the_others_are_still_shown() -> None:
     bad = CAPTURES / "chat_partial_logprobs.json"
-    done = run(bad, CAPTURES / "chat_all_fields.json", "--wire", "dynamo_chat")
+    done = spawn(bad, CAPTURES / "chat_all_fields.json", "--wire", "dynamo_chat")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{bad}: AlignmentError: ")
@@ -211,7 +230,7 @@ def test_the_options_reach_the_decoder() -> None:
 
 def test_a_pipe_gets_whole_lines() -> None:
     body = swap(GENERATE, b'"request_id":"r"', b'"request_id":"' + b"r" * 3000 + b'"')
-    done = run("-", "--wire", "vllm_generate", stdin=body)
+    done = spawn("-", "--wire", "vllm_generate", stdin=body)
     assert f"request_id{' ' * 5}{'r' * 3000}\n" in done.stdout
     assert "\x1b" not in done.stdout
 

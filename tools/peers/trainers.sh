@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Install the trainers of trainers.txt into DIR, to be imported beside the packages of VENV, which has torch and vLLM.
-# Usage: trainers.sh DIR VENV, with VENV as tools/vllm/install.sh makes it. 630 MB; a minute, or three without uv
-# (UV names it).
+# Usage: trainers.sh DIR VENV, with VENV as tools/vllm/install.sh makes it. 630 MB. Needs uv (UV names it).
 # What is already as this directory says is left alone.
 set -euo pipefail
 dir=${1:?usage: trainers.sh DIR VENV}
@@ -13,12 +12,8 @@ stamp=$dir/.installed-$(cat "$here/trainers.txt" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
     echo "trainers: installing into $dir"
     rm -rf "$dir"
-    if uv=$(command -v "${UV:-uv}"); then
-        install=("$uv" pip install --quiet --python "$venv/bin/python")
-    else
-        install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-    fi
-    "${install[@]}" --no-deps --target "$dir" --requirement "$here/trainers.txt"
+    "${UV:-uv}" pip install --quiet --python "$venv/bin/python" --no-deps --target "$dir" \
+        --requirement "$here/trainers.txt"
     # Two of them bring top-level packages of tests and scripts.
     rm -rf "$dir"/tests "$dir"/scripts "$dir"/bin
     touch "$stamp"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install a real vLLM that runs on a CPU into DIR/venv, and make the tiny models that tests serve in DIR/models.
 # Usage: install.sh DIR. About two minutes and 6.2 GB (PyPI's torch links against the CUDA libraries; no GPU is used).
-# Needs Python 3.11 or newer (PYTHON names it) and gcc. What is already as this directory says is left alone.
+# Needs Python 3.11 or newer and uv (PYTHON and UV name them), and gcc. What is already as this directory says is left alone.
 set -euo pipefail
 dir=${1:?usage: install.sh DIR}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,8 +17,8 @@ venv=$(stamp venv requirements.lock)
 if [ ! -e "$venv" ]; then
     echo "vLLM: installing into $dir/venv"
     rm -rf "$dir/venv" "$dir"/venv-*
-    "${PYTHON:-python3}" -m venv "$dir/venv"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+    "${UV:-uv}" venv --quiet --clear --python "${PYTHON:-python3}" "$dir/venv"
+    "${UV:-uv}" pip install --quiet --python "$python" --no-deps --requirement requirements.lock
     touch "$venv"
 fi
 
