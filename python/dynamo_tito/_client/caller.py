@@ -215,13 +215,14 @@ class Caller:
                 if record is not None:
                     unanswered(record, send, error)
                 raise
+            size = len(response.content)
             if record is not None:
-                record.answered(response.status, len(request.content), len(response.content), not send.stream)
+                record.answered(response.status, len(request.content), size, not send.stream)
             if response.good:
                 if not send.stream:
                     if sizes is None:
                         sizes = self._sizes.setdefault(request.url, deque(maxlen=_REMEMBERED))
-                    sizes.append(len(response.content))
+                    sizes.append(size)
                 return response
             waits.server_asks = retry_after(response.headers)
             raise error_of(
