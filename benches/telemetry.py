@@ -1,11 +1,11 @@
 """What it costs a call to be counted and traced: ``python -m benches.telemetry [rounds]``, in three minutes.
 
-The calls are those of the small answers of ``benches.transport``: the native client, 256 in flight. Every round has a
-turn of each way to instrument, in an order of its own, in one process with one client. A collection is timed for
-itself: a reader makes one every 15 or 60 seconds, whatever the number of calls.
+The calls are those of the small answers of ``benches.transport``: the native client, 256 in flight. A turn of
+each way to instrument stands between two turns without, in one process with one client, and is compared with the mean
+of both. A collection is timed for itself: a reader makes one every 15 or 60 seconds, whatever the number of calls.
 
 The bound is on the CPU that a call costs this process, which the calls a second follow: beside other work the wall
-clock wavers by more than the bound, as the row *off again* shows.
+clock wavers by more than the bound, as the row *off* shows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 import dynamo_tito as tito
 from benches import cases
 from benches.cases import CASES
-from benches.measure import Table, ratio
+from benches.measure import Table
 from benches.serving import served
 from benches.transport_clients import CLIENTS, NATIVE, SMALL
 
@@ -83,10 +83,8 @@ def _spans(share: float) -> Iterator[Callable[[], object]]:
     provider.shutdown()
 
 
-_OFF = "off"
 _WAYS: dict[str, tuple[Way, float | None]] = {
-    _OFF: (_off, None),
-    "off again": (_off, None),
+    "off": (_off, None),
     "counters": (_metrics, _BOUND),
     "counters and the histograms of the conventions": (lambda: _metrics(histograms=True), None),
     f"spans, {_SHARE:.0%} of the calls sampled": (lambda: _spans(_SHARE), None),
@@ -97,63 +95,55 @@ _WAYS: dict[str, tuple[Way, float | None]] = {
 def table(rounds: int) -> Table:
     """A row for each way."""
     with served({SMALL: cases.body(SMALL)}) as url:
-        wall, cpu = asyncio.run(_rounds(url, rounds))
+        found = asyncio.run(_rounds(url, rounds))
     rows = []
     for name, (_, bound) in _WAYS.items():
-        slower, costs = ratio(wall[name], wall[_OFF]), ratio(cpu[name], cpu[_OFF])
-        more = statistics.median(a - b for a, b in zip(cpu[name], cpu[_OFF], strict=True))
-        rows.append(
-            [
-                name,
-                f"{1 / statistics.median(wall[name]):,.0f}",
-                f"{slower:.3f}",
-                f"{more * 1e6:+.1f}",
-                f"{costs:.3f}",
-                "" if bound is None else f"<= {bound}",
-                "" if bound is None else "yes" if costs <= bound else "NO",
-            ]
-        )
+        rates, wall, cpu, more = (statistics.median(column) for column in zip(*found[name], strict=True))
+        verdict = ("", "") if bound is None else (f"<= {bound}", "yes" if cpu <= bound else "NO")
+        rows.append([name, f"{rates:,.0f}", f"{wall:.3f}", f"{more * 1e6:+.1f}", f"{cpu:.3f}", *verdict])
     columns = ["", "calls/s", "time over off", "us CPU a call more", "CPU over off", "must be", "met"]
     note = (
-        f"Calls with answers of {CASES[SMALL].completion} tokens, {_AT_ONCE} in flight; medians of {rounds} paired "
-        f"rounds of {_CALLS:,} calls each. A collection takes {statistics.median(_collections) * 1e3:.1f} ms."
+        f"Calls with answers of {CASES[SMALL].completion} tokens, {_AT_ONCE} in flight; medians of {rounds} rounds of "
+        f"{_CALLS:,} calls each. A collection takes {statistics.median(_collections) * 1e3:.1f} ms."
     )
-    return Table("Instrumentation", columns, rows, note, {"wall": wall, "cpu": cpu})
+    return Table("Instrumentation", columns, rows, note, found)
 
 
-async def _rounds(url: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of the wall clock and of the CPU for each call, by way and round."""
-    wall, cpu = (defaultdict[str, list[float]](list) for _ in range(2))
+async def _rounds(url: str, rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
+    """For each way and round: calls a second, the ratios of wall clock and CPU to off, the CPU of a call beyond it."""
+    found = defaultdict[str, list[tuple[float, float, float, float]]](list)
     order = random.Random(0)
     async with CLIENTS[NATIVE](url) as get:
         truth = cases.truth(SMALL)
         for way, _ in _WAYS.values():
             with way():
-                found = await get(SMALL)
-            assert np.array_equal(found.token_ids, truth.token_ids)
-            assert np.array_equal(found.logprobs, truth.logprobs)
-        await _turn(get)
+                answer = await get(SMALL)
+            assert np.array_equal(answer.token_ids, truth.token_ids)
+            assert np.array_equal(answer.logprobs, truth.logprobs)
+        await _turn(get, _off)
         for _ in range(rounds):
             for name in order.sample(list(_WAYS), len(_WAYS)):
-                with _WAYS[name][0]() as end:
-                    gc.collect()  # what the turn before has left
-                    began, busy = time.perf_counter(), time.process_time()
-                    await _turn(get)
-                    end()
-                    wall[name].append((time.perf_counter() - began) / _CALLS)
-                    cpu[name].append((time.process_time() - busy) / _CALLS)
-    return wall, cpu
+                before, (wall, cpu), after = [await _turn(get, way) for way in (_off, _WAYS[name][0], _off)]
+                off_wall, off_cpu = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+                found[name].append((1 / wall, wall / off_wall, cpu / off_cpu, cpu - off_cpu))
+    return found
 
 
-async def _turn(get: Any) -> None:
+async def _turn(get: Any, way: Way) -> tuple[float, float]:
+    """Seconds of the wall clock and of the CPU for each of so many calls."""
     left = iter(range(_CALLS))
 
     async def worker() -> None:
         for _ in left:
             await get(SMALL)
 
-    await asyncio.gather(*(worker() for _ in range(_AT_ONCE)))
+    with way() as end:
+        gc.collect()  # what the turn before has left
+        began, busy = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(worker() for _ in range(_AT_ONCE)))
+        end()
+        return (time.perf_counter() - began) / _CALLS, (time.process_time() - busy) / _CALLS
 
 
 if __name__ == "__main__":
-    print(table(int(sys.argv[1]) if len(sys.argv) > 1 else 100).markdown())
+    print(table(int(sys.argv[1]) if len(sys.argv) > 1 else 60).markdown())

@@ -124,8 +124,7 @@ impl CallSums {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, sampled: &Sampled) {
-        let mut sums = self.lock();
+    fn add(&self, sums: &mut Sums, sampled: &Sampled) {
         sums.missing += sampled.missing;
         sums.tokens.output.add(&self.tokens, sampled.tokens as f64);
         sums.trimmed.client += sampled.trimmed.client;
@@ -246,8 +245,8 @@ impl CallRecord {
     #[pyo3(signature = (status, sent, received, whole, /))]
     fn answered(&mut self, status: u16, sent: u64, received: u64, whole: bool) {
         self.accepted |= status == 200;
-        self.request(Some(status), sent);
-        self.arrived(received);
+        self.received += received;
+        self.request(Some(status), sent, received);
         if whole && (200..300).contains(&status) {
             self.decodes();
         }
@@ -256,7 +255,7 @@ impl CallRecord {
     /// A request was sent, and has no answer.
     #[pyo3(signature = (sent, /))]
     fn unanswered(&mut self, sent: u64) {
-        self.request(None, sent);
+        self.request(None, sent, 0);
     }
 
     /// More of a body came.
@@ -301,23 +300,22 @@ impl CallRecord {
     /// have no log-probability.
     #[pyo3(signature = (completion, start, missing, /))]
     fn sampled(&mut self, completion: &Bound<'_, PyAny>, start: u64, missing: u64) -> PyResult<()> {
-        let sampled = Sampled::of(completion, start, missing);
-        self.end(None, false);
-        self.sums.get().add(&sampled?);
+        let sampled = Sampled::of(completion, start, missing)?;
+        self.end(None, false, Some(&sampled));
         Ok(())
     }
 
     /// The call has scores, and ends; ``missing`` tokens have no log-probability.
     #[pyo3(signature = (missing, /))]
     fn scored(&mut self, missing: u64) {
-        self.end(None, false);
         self.sums.get().lock().missing += missing;
+        self.end(None, false, None);
     }
 
     /// The call ends in an error; ``interrupted`` where it was broken off after it was sent.
     #[pyo3(signature = (error, interrupted, /))]
     fn failed(&mut self, error: String, interrupted: bool) {
-        self.end(Some(error), interrupted);
+        self.end(Some(error), interrupted, None);
     }
 
     /// The caller gets what came of a call that has failed. Arguments are those of ``sampled``.
@@ -325,21 +323,23 @@ impl CallRecord {
     fn kept(&self, completion: &Bound<'_, PyAny>, start: u64, missing: u64) -> PyResult<()> {
         let kept = Sampled::of(completion, start, missing)?;
         let kind = self.sums.get();
-        kind.lock().kept += 1;
-        kind.add(&kept);
+        let mut sums = kind.lock();
+        sums.kept += 1;
+        kind.add(&mut sums, &kept);
         Ok(())
     }
 }
 
 impl CallRecord {
-    fn request(&mut self, status: Option<u16>, sent: u64) {
+    fn request(&mut self, status: Option<u16>, sent: u64, received: u64) {
         self.sent = true;
         let mut sums = self.sums.get().lock();
         sums.sent += sent;
+        sums.received += received;
         *sums.requests.entry(status).or_default() += 1;
     }
 
-    fn end(&mut self, error: Option<String>, interrupted: bool) {
+    fn end(&mut self, error: Option<String>, interrupted: bool, sampled: Option<&Sampled>) {
         let now = Instant::now();
         self.seconds = (now - self.began).as_secs_f64();
         let kind = self.sums.get();
@@ -359,5 +359,8 @@ impl CallRecord {
             .entry(error)
             .or_insert_with(|| Distribution::new(&kind.seconds))
             .add(&kind.seconds, self.seconds);
+        if let Some(sampled) = sampled {
+            kind.add(&mut sums, sampled);
+        }
     }
 }
