@@ -28,7 +28,8 @@ inside() {
         mount -t proc proc "$0/root/proc"
         exec chroot "$0/root" /usr/bin/env -i --chdir /checkout PATH=/usr/bin HOME=/build CARGO_HOME=/build/cargo \
             CARGO_TARGET_DIR=/build/target CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 DYNAMO_TITO_MUTATIONS=1000 "$@"
+            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 DYNAMO_TITO_MUTATIONS=1000 \
+            PYO3_BUILD_EXTENSION_MODULE=1 "$@"
     ' "$dir" "$@"
 }
 crates=(--config 'source.crates-io.replace-with="vendored"' --config 'source.vendored.directory="/crates"')
