@@ -18,7 +18,7 @@ interpreter=$(basename "$dir"/root/aarch64/usr/bin/python3.??)
     --python-version "${interpreter#python}" --requirement pyproject.toml --extra cli --group test
 
 # Runs a command in the root: the checkout cannot be written, and the mounts end with the command. Random changes of
-# bodies are fewer than elsewhere: an emulator is slow.
+# bodies are fewer than elsewhere.
 inside() {
     unshare --mount bash -euc '
         mount --bind . "$0/root/checkout" && mount -o remount,ro,bind "$0/root/checkout"
@@ -33,7 +33,8 @@ inside() {
     ' "$dir" "$@"
 }
 crates=(--config 'source.crates-io.replace-with="vendored"' --config 'source.vendored.directory="/crates"')
-build=(--offline --locked --quiet --target "$target")
+# Optimised: an emulator is slow.
+build=(--offline --locked --quiet --target "$target" --profile checked)
 
 echo "cargo test for $target"
 SECONDS=0
@@ -44,7 +45,7 @@ inside cargo test "${crates[@]}" "${build[@]}" --workspace --no-default-features
 echo "run in $SECONDS s"
 
 echo "pytest for $target"
-inside cargo build "${crates[@]}" "${build[@]}" --profile checked
+inside cargo build "${crates[@]}" "${build[@]}"
 rm -rf "$dir/build/package"
 mkdir "$dir/build/package"
 cp -r python/dynamo_tito "$dir/build/package/"
@@ -52,6 +53,6 @@ rm -f "$dir/build/package/dynamo_tito/"*.so
 cp "$dir/build/target/$target/checked/libdynamo_tito.so" "$dir/build/package/dynamo_tito/_core.abi3.so"
 SECONDS=0
 emulated=(env PYTHONPATH=/build/package:/build/site PYTHONDONTWRITEBYTECODE=1 qemu-aarch64 -L /aarch64 "/aarch64/usr/bin/$interpreter")
-inside "${emulated[@]}" -c 'import dynamo_tito as tito; print(tito.build_info()); assert tito.build_info()["kernel"] == "neon"'
+inside "${emulated[@]}" -c 'import dynamo_tito as t; print(t.build_info()); assert t.build_info()["kernel"] == "neon"'
 inside "${emulated[@]}" -m pytest -q -p no:cacheprovider "$@"
 echo "run in $SECONDS s"
