@@ -17,8 +17,8 @@ unshare --mount true || missing 'make test-arm mounts the checkout into a root o
 
 rm -rf "$into"
 mkdir -p "$into"
-# A mirror that stands still will do: what it lists is signed.
-debian=(mmdebstrap --quiet --mode=root --aptopt='Acquire::Check-Valid-Until "false"')
+# A mirror that stands still will do: what it lists is signed. What mmdebstrap mounts ends with it, also where it is killed.
+debian=(unshare --mount mmdebstrap --quiet --mode=root --aptopt='Acquire::Check-Valid-Until "false"')
 "${debian[@]}" --variant=apt --architectures=amd64,arm64 \
     --include=cargo,gcc-aarch64-linux-gnu,libc6-dev:arm64,libstd-rust-dev:arm64,qemu-user,rustc unstable "$into/root"
 "${debian[@]}" --variant=extract --architectures=arm64 --include=python3 unstable "$into/root/aarch64"

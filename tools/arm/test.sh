@@ -18,7 +18,7 @@ interpreter=$(basename "$dir"/root/aarch64/usr/bin/python3.??)
     --python-version "${interpreter#python}" --requirement pyproject.toml --extra cli --group test
 
 # Runs a command in the root: the checkout cannot be written, and the mounts end with the command. Random changes of
-# bodies are fewer than elsewhere: an emulator is slow.
+# bodies are fewer than elsewhere.
 inside() {
     unshare --mount bash -euc '
         mount --bind . "$0/root/checkout" && mount -o remount,ro,bind "$0/root/checkout"
@@ -28,11 +28,13 @@ inside() {
         mount -t proc proc "$0/root/proc"
         exec chroot "$0/root" /usr/bin/env -i --chdir /checkout PATH=/usr/bin HOME=/build CARGO_HOME=/build/cargo \
             CARGO_TARGET_DIR=/build/target CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 DYNAMO_TITO_MUTATIONS=1000 "$@"
+            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64 DYNAMO_TITO_MUTATIONS=1000 \
+            PYO3_BUILD_EXTENSION_MODULE=1 "$@"
     ' "$dir" "$@"
 }
 crates=(--config 'source.crates-io.replace-with="vendored"' --config 'source.vendored.directory="/crates"')
-build=(--offline --locked --quiet --target "$target")
+# Optimised: an emulator is slow.
+build=(--offline --locked --quiet --target "$target" --profile checked)
 
 echo "cargo test for $target"
 SECONDS=0
@@ -43,7 +45,7 @@ inside cargo test "${crates[@]}" "${build[@]}" --workspace --no-default-features
 echo "run in $SECONDS s"
 
 echo "pytest for $target"
-inside cargo build "${crates[@]}" "${build[@]}" --profile checked
+inside cargo build "${crates[@]}" "${build[@]}"
 rm -rf "$dir/build/package"
 mkdir "$dir/build/package"
 cp -r python/dynamo_tito "$dir/build/package/"
@@ -51,6 +53,6 @@ rm -f "$dir/build/package/dynamo_tito/"*.so
 cp "$dir/build/target/$target/checked/libdynamo_tito.so" "$dir/build/package/dynamo_tito/_core.abi3.so"
 SECONDS=0
 emulated=(env PYTHONPATH=/build/package:/build/site PYTHONDONTWRITEBYTECODE=1 qemu-aarch64 -L /aarch64 "/aarch64/usr/bin/$interpreter")
-inside "${emulated[@]}" -c 'import dynamo_tito as tito; print(tito.build_info()); assert tito.build_info()["kernel"] == "neon"'
+inside "${emulated[@]}" -c 'import dynamo_tito as t; print(t.build_info()); assert t.build_info()["kernel"] == "neon"'
 inside "${emulated[@]}" -m pytest -q -p no:cacheprovider "$@"
 echo "run in $SECONDS s"
