@@ -31,6 +31,7 @@ from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import ASYNC, PROMPT
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Stall, chunked, head, reply
+from support.threads import settle
 
 from .cases import BODY, DOCUMENT, LONG, QUICK, TOKENS, Connect, whole
 
@@ -120,7 +121,7 @@ def test_a_dropped_error_is_freed(connect: Connect, server: RawServer, fault: st
                 gone.append(weakref.ref(error))
         ends = time.monotonic() + LONG
         while any(error() for error in gone) and time.monotonic() < ends:
-            time.sleep(0.005)  # the thread that decodes releases its references a moment later
+            settle()
         assert [error() for error in gone] == [None]
     finally:
         gc.enable()

@@ -32,6 +32,7 @@ from dynamo_tito.simulator.http import Step
 from support.driver import PROMPT, Kind
 from support.raw_server import Answer, Close, Endlessly, Pause, RawServer, Received, Reset, Stall, chunked, head
 from support.small import streamed
+from support.threads import settle
 
 from .cases import GOOD, LONG, QUICK, SHORT, TOKENS, Connect, whole
 from .test_cancellation import Libraries, cancelled_at
@@ -373,7 +374,7 @@ def test_an_error_that_is_dropped_is_gone(connect: Connect, server: RawServer, f
                     raise
         ends = time.monotonic() + LONG
         while any(error() for error in gone) and time.monotonic() < ends:
-            time.sleep(0.005)
+            settle()
         assert not any(error() for error in gone)
     finally:
         gc.enable()
