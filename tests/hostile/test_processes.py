@@ -53,7 +53,7 @@ def test_nothing_is_left_behind() -> None:
 
 def test_a_leak_is_found() -> None:
     code = (
-        "import benches.leak as leak; kept = []; leak._right = lambda b, o: lambda: kept.append(bytearray(b'x' * 1024))"
+        "import benches.leak as leak; kept = []; leak._right = lambda b, o: lambda: kept.append(bytearray(b'x' * 8192))"
     )
     done = run("-c", f"{code}; import sys; sys.argv[1:] = ['20000']; sys.exit(leak.main())")
     assert done.returncode == 1, done.stdout + done.stderr
