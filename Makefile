@@ -209,8 +209,8 @@ sanitize: build ## the core's tests, and pytest's of decoding, under AddressSani
 	CARGO=$(CARGO) tools/sanitize.sh $(abspath $(PY))
 
 .PHONY: sanitize-threads
-sanitize-threads: ## the core's tests under ThreadSanitizer, with a standard library built for it
-	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src
+sanitize-threads: ## the core's tests with threads under ThreadSanitizer, and a standard library built for it
+	CARGO=$(CARGO) tools/threads/races.sh .tools/rust-src memory:: http::
 
 .PHONY: test-arm
 test-arm: $(VENV)/.ready ## the core's tests, and pytest's of decoding, for aarch64 under an emulator (Debian, root; 2 GB)

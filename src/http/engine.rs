@@ -196,3 +196,7 @@ impl Drop for Carried {
         self.call.fail("the exchange was given up");
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

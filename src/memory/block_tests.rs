@@ -61,7 +61,7 @@ fn sizes_and_alignments() {
 }
 
 #[test]
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, no_mremap))))]
 fn fresh_pages_cost_their_size_and_begin_at_a_huge_page() {
     for bytes in [2 * MIB, 2 * MIB + 1, 5 * MIB - 1, 40 * MIB + 4095] {
         let mapping = Mapping::new(bytes).unwrap();

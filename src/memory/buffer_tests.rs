@@ -197,7 +197,9 @@ fn doubles_become_the_nearest_singles_in_place() {
         let start = wide.as_slice().as_ptr().addr();
         let narrow = wide.into_f32();
         assert_eq!(narrow.as_slice(), expected);
-        assert_eq!(narrow.as_slice().as_ptr().addr(), start);
+        if !cfg!(no_mremap) {
+            assert_eq!(narrow.as_slice().as_ptr().addr(), start);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The same interface as `mapping_linux.rs` over the allocator, for other systems and for miri.
+//! The same interface as `mapping_linux.rs` over the allocator, for other systems, for miri and for a race detector.
 #![allow(unsafe_code)] // the allocator's raw interface
 
 use std::alloc::{Layout, alloc, dealloc, realloc};

@@ -7,11 +7,12 @@ mod block;
 mod buffer;
 mod pool;
 
-// Elsewhere, and under miri, which has no mremap, the same blocks come from the allocator.
-#[cfg(all(target_os = "linux", not(miri)))]
+// Elsewhere the same blocks come from the allocator; so they do under miri, which has no mremap, and for a race detector,
+// which does not see that pages move.
+#[cfg(all(target_os = "linux", not(any(miri, no_mremap))))]
 #[path = "mapping_linux.rs"]
 mod mapping;
-#[cfg(not(all(target_os = "linux", not(miri))))]
+#[cfg(not(all(target_os = "linux", not(any(miri, no_mremap)))))]
 #[path = "mapping_alloc.rs"]
 mod mapping;
 

@@ -31,6 +31,7 @@ from dynamo_tito._config import HttpLibrary
 from dynamo_tito._http.base import HttpResponse
 from support.driver import ASYNC, PROMPT, Driver
 from support.raw_server import Answer, Close, Pause, RawServer, Reset, Stall, chunked, head, reply
+from support.threads import settle
 
 from .cases import BODY, DOCUMENT, LONG, QUICK, TOKENS, Connect, whole
 
@@ -116,7 +117,7 @@ def errors_freed(client: Driver, **options: Any) -> int:
                 gone.append(weakref.ref(error))
         ends = time.monotonic() + LONG
         while any(error() for error in gone) and time.monotonic() < ends:
-            time.sleep(0.005)  # the thread that decodes releases its references a moment later
+            settle()
         assert not any(error() for error in gone)
     finally:
         gc.enable()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renderers import Qwen3Renderer, Qwen3RendererConfig
 
 from dynamo_tito import simulator
 from dynamo_tito._client import AsyncTitoClient
@@ -16,6 +15,10 @@ from support.chat import ChatRenderer, Tokens
 from support.completions import completion
 from support.judge import judge
 from support.qwen import VOCAB_SIZE, QwenTokenizer
+
+pytest.importorskip("renderers")
+
+from renderers import Qwen3Renderer, Qwen3RendererConfig
 
 END = 31_997
 LONG = 1_500

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renderers import Qwen3Renderer, Qwen3RendererConfig
 
 from dynamo_tito import simulator
 from dynamo_tito._client import AsyncTitoClient
@@ -16,6 +15,10 @@ from dynamo_tito.rollout import Renderer, Rollout
 from dynamo_tito.simulator import Engine
 from support.judge import judge
 from support.qwen import VOCAB_SIZE, QwenTokenizer
+
+pytest.importorskip("renderers")
+
+from renderers import Qwen3Renderer, Qwen3RendererConfig
 
 TURNS = 50
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]

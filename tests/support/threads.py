@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
+import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 THREADS = 8
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def settle() -> None:
+    """Let other threads release their references, which they do a moment later.
+
+    Without a GIL a thread that made an object frees it, when it runs again, or the collector does.
+    """
+    time.sleep(0.005)
+    if FREE_THREADED:
+        gc.collect()
 
 
 def at_once(*works: Callable[[int], None]) -> None:

@@ -168,20 +168,23 @@ def _cancel(engine: Engine, *, thread_from_bytes: int) -> None:
     thread.start()
     client = tito.AsyncTitoClient(engine.url, model=None, preflight=False, thread_from_bytes=thread_from_bytes)
 
-    async def ask(prompt: list[int]) -> None:
+    async def ask(prompt: list[int], begun: threading.Event) -> None:
         stream = client.stream(prompt, on_interrupt="return", **asked(400))
         try:
             async with stream:
                 async for _ in stream:
-                    pass
+                    begun.set()
         finally:
             if stream.completion is not None:
                 kept.append(stream.completion)
 
     def work(number: int) -> None:
         for turn in range(TURNS):
-            call = asyncio.run_coroutine_threadsafe(ask(prompt_of(number, turn)), loop)
-            time.sleep(0.002 * (number + turn))
+            begun = threading.Event()
+            call = asyncio.run_coroutine_threadsafe(ask(prompt_of(number, turn), begun), loop)
+            if turn % 4:
+                assert begun.wait(LONG)
+            time.sleep(0.001 * (number + turn))
             call.cancel()
             with contextlib.suppress(asyncio.CancelledError, BaseException):
                 call.result(LONG)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sysconfig
-
 import pytest
 
 from support.processes import run
+from support.threads import FREE_THREADED
 
-pytestmark = pytest.mark.skipif(
-    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded interpreter"
-)
+pytestmark = pytest.mark.skipif(not FREE_THREADED, reason="needs a free-threaded interpreter")
 
 PARTS = {
     "the core": "import dynamo_tito as tito",

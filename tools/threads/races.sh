@@ -26,7 +26,7 @@ if [ ! -e "$("$rustc" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" 
     # Where cargo looks for them instead of in the toolchain.
     export __CARGO_TESTS_ONLY_SRC_ROOT=$into/$version
 fi
-# The flags are not stable ones, hence RUSTC_BOOTSTRAP.
-export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread
-TSAN_OPTIONS=${TSAN_OPTIONS:-} "$cargo" test -Zbuild-std --locked --quiet --profile checked --target "$host" \
+# The flags are not stable ones, hence RUSTC_BOOTSTRAP. Some tests fork while other threads run.
+export RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=thread --cfg no_mremap' TSAN_OPTIONS=die_after_fork=0:allocator_may_return_null=1
+"$cargo" test -Zbuild-std --locked --quiet --profile checked --target "$host" \
     --no-default-features --lib -- "${@:2}"

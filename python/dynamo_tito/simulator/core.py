@@ -72,7 +72,7 @@ class Core:
     @property
     def calls(self) -> list[Record]:
         """Every request, oldest first."""
-        return list(self._records)
+        return list(self._records.copy())  # in one step, whatever thread asks
 
     @property
     def requests(self) -> list[Record]:
