@@ -18,7 +18,6 @@ from dynamo_tito._errors import ServerError, TitoError, TransportError
 from dynamo_tito._log import logger
 
 from .steps import Sleep, Steps
-from .watch import noted
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RetryPolicy
@@ -87,7 +86,7 @@ def retried(
     """What ``judged`` makes of the answer, or its error; sent again as the policy says. The last error is raised."""
     for number in itertools.count(1):
         try:
-            return judged((yield send) if record is None else (yield from noted(send, record)))
+            return judged((yield send) if record is None else (yield from _noted(send, record)))
         except TitoError as error:
             wait = waits.wait_after(number, error)
             if wait is None:
@@ -98,6 +97,20 @@ def retried(
         if record is not None:
             record.retried(cause)
     raise AssertionError  # count() has no end
+
+
+def _noted(send: Send, record: CallRecord) -> Steps[HttpResponse]:
+    """Send once, and note the answer."""
+    sent = len(send.request.content)
+    try:
+        response: HttpResponse = yield send
+    except BaseException as error:
+        # It was sent unless there was no connection.
+        if not (isinstance(error, TransportError) and error.phase == "connect"):
+            record.unanswered(sent)
+        raise
+    record.answered(response.status, sent, len(response.content), not send.stream)
+    return response
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

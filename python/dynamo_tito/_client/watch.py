@@ -13,14 +13,12 @@ from dynamo_tito._errors import DecodeError, TitoError, TransportError
 from dynamo_tito._observe import Target
 
 if TYPE_CHECKING:
-    from dynamo_tito._http.base import HttpResponse
     from dynamo_tito._native import CallRecord
     from dynamo_tito._observe import Operation
     from dynamo_tito._requests import Request
     from dynamo_tito._types import LogprobArray
 
     from .caller import Caller
-    from .steps import Send, Steps
 
 
 def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord | None:
@@ -36,20 +34,6 @@ def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord
     if kind is None:
         kind = caller.kinds[at] = observer.kind(_target(caller, operation, request))
     return kind.begin(len(request.call.prompt))
-
-
-def noted(send: Send, record: CallRecord) -> Steps[HttpResponse]:
-    """Send once, and note the answer."""
-    sent = len(send.request.content)
-    try:
-        response: HttpResponse = yield send
-    except BaseException as error:
-        # It was sent unless there was no connection.
-        if not (isinstance(error, TransportError) and error.phase == "connect"):
-            record.unanswered(sent)
-        raise
-    record.answered(response.status, sent, len(response.content), not send.stream)
-    return response
 
 
 def broke_off(record: CallRecord, error: BaseException, deadline: float | None) -> None:
