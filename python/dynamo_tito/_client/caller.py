@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dynamo_tito._config import PREFLIGHT_TIMEOUT
-from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, raise_without_cycle
+from dynamo_tito._errors import MalformedBodyError, ServerError, TitoError, TransportError, raise_without_cycle
 from dynamo_tito._http.base import HttpRequest, HttpResponse, release
 from dynamo_tito._http.endpoint import EVENTS, JSON, Endpoint, checked_headers
 from dynamo_tito._http.secrets import hidden, secrets_of
@@ -24,7 +24,6 @@ from .preflight import ModelCards
 from .retry import RetryWaits, retried, retry_after
 from .server_errors import class_of_body, error_of, request_id_of
 from .steps import Exclusive, Send, Steps, Work
-from .watch import unanswered
 
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
@@ -212,8 +211,8 @@ class Caller:
             try:
                 response: HttpResponse = yield send
             except BaseException as error:
-                if record is not None:
-                    unanswered(record, send, error)
+                if record is not None and not (isinstance(error, TransportError) and error.phase == "connect"):
+                    record.unanswered(len(request.content))
                 raise
             size = len(response.content)
             if record is not None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dynamo_tito._types import LogprobArray
 
     from .caller import Caller
-    from .steps import Send
 
 
 def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord | None:
@@ -35,12 +34,6 @@ def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord
     if kind is None:
         kind = caller.kinds[at] = observer.kind(_target(caller, operation, request))
     return kind.begin(len(request.call.prompt))
-
-
-def unanswered(record: CallRecord, send: Send, error: BaseException) -> None:
-    """A request has no answer; it was sent unless there was no connection."""
-    if not (isinstance(error, TransportError) and error.phase == "connect"):
-        record.unanswered(len(send.request.content))
 
 
 def broke_off(record: CallRecord, error: BaseException, deadline: float | None) -> None:
