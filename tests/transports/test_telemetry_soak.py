@@ -10,7 +10,7 @@ import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -35,7 +35,7 @@ class Route(NamedTuple):
     backend: Backend
     transport: tito.RendererTransport
     trims: str
-    names_weights: bool = False
+    names_weights: Literal["never", "at the end", "always"] = "never"
     streams: bool = True
 
 
@@ -43,10 +43,10 @@ ROUTES = (
     Route("dynamo", "dynamo_chat", "client"),
     Route("dynamo", "dynamo_completions", "client"),
     Route("dynamo", "vllm_generate", "server", streams=False),
-    Route("vllm", "vllm_generate", "server", names_weights=True),
+    Route("vllm", "vllm_generate", "server", names_weights="at the end"),
     Route("prime", "vllm_generate", "server"),
     Route("prime", "prime_chat_tokens", "server", streams=False),
-    Route("sglang", "sglang_generate", "server", names_weights=True),
+    Route("sglang", "sglang_generate", "server", names_weights="always"),
 )
 
 UNREADABLE = ("wrong_rows", "positive_logprobs", "error_body")
@@ -277,14 +277,13 @@ def check_completions(found: Found, expected: Expected, told: Told, route: Route
     assert found.by("trimmed_rows", "dynamo_tito.trimmed_by") == Counter({route.trims: START * len(expected.right)})
     assert found.one("missing_logprobs") == 0
     versions: Counter[str] = Counter()
-    for record in expected.right if route.names_weights else ():
+    for record in expected.right if route.names_weights != "never" else ():
         versions[record.samples[0].version] += len(record.samples[0].token_ids)
-    # SGLang names its weights in every chunk, the others in the last one.
-    for record in expected.kept if route.backend == "sglang" else ():
-        if sent := sum(record.tokens_sent):
-            versions[record.samples[0].version] += sent
-    assert found.by("sampled_tokens", "dynamo_tito.weight_version") == versions
-    assert not route.names_weights or set(versions) == {"step_1", "step_2"}
+    for record in expected.kept if route.names_weights == "always" else ():
+        if record.samples:
+            versions[record.samples[0].version] += sum(record.tokens_sent)
+    assert found.by("sampled_tokens", "dynamo_tito.weight_version") == +versions
+    assert set(versions) == (set() if route.names_weights == "never" else {"step_1", "step_2"})
     timed = [completion.timing.first_token for completion in completions if completion.timing is not None]
     first = [seconds for seconds in timed if seconds is not None]
     assert bool(first) == route.streams
