@@ -39,7 +39,7 @@ $(VENV)/.ready: pyproject.toml | $(UV)
 build: $(VENV)/.built ## build the extension (release) into .venv
 
 $(VENV)/.built: $(VENV)/.ready $(RUST_SOURCES)
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	PATH=$(abspath $(dir $(UV))):$$PATH VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --uv --release --quiet
 	touch $@
 
 .PHONY: demo
