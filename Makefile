@@ -152,16 +152,8 @@ test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VE
 	done
 
 .PHONY: test-vllm
-test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (three at a time, 3 GB of memory each)
-	$(MAKE) $(TOGETHER) test-vllm-routed test-vllm-dense
-
-VLLM = VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
-
-.PHONY: test-vllm-dense test-vllm-routed
-test-vllm-dense:
-	$(VLLM) -m dense_pair
-test-vllm-routed:
-	$(VLLM) -m 'not dense_pair'
+test-vllm: build install-vllm ## real vLLM servers, each value against a forward pass (3 GB of memory a server)
+	VLLM_DIR=.vllm $(BIN)/pytest -q tests/integration/vllm
 
 $(VENV)/.view: pyproject.toml $(VENV)/.ready
 	$(INSTALL) $(PY) --group view

@@ -12,6 +12,7 @@ use super::call::Call;
 use super::chunks::Taken;
 use super::failure::{Failure, Fault, Phase};
 use super::head::{Framing, Head, end};
+use super::low_water::LowWater;
 use super::receive::{poll_read, read};
 use super::request::{Request, Wanted};
 use super::stream::Stream;
@@ -214,6 +215,8 @@ pub(super) async fn receive(
     drop(inbox);
     let mut ended = incoming.take(0).map_err(refused)?;
     let mut turn = 0;
+    let mut low_water = LowWater::new();
+    let unwatched = |error: io::Error| Failure::io(Phase::Body, "the connection broke", &error);
     loop {
         incoming.check()?;
         if wanted.streamed {
@@ -223,6 +226,10 @@ pub(super) async fn receive(
             break;
         }
         let most = incoming.room().map_err(no_memory)?;
+        if !wanted.streamed {
+            let coming = incoming.wanted();
+            low_water.follow(stream, coming).map_err(unwatched)?;
+        }
         let before = incoming.body.len();
         let count = match read(stream, &mut incoming.body, most).await {
             Ok(0) if incoming.framing == Framing::UntilClose => break,
@@ -238,6 +245,9 @@ pub(super) async fn receive(
         }
     }
     let reusable = ended && !incoming.surplus && head.keeps_alive();
+    if reusable {
+        low_water.follow(stream, 0).map_err(unwatched)?;
+    }
     let mut body = incoming.body;
     if !incoming.good {
         body.truncate(usize::try_from(ceilings.error).unwrap_or(usize::MAX));
@@ -354,6 +364,14 @@ impl Incoming {
             Framing::Length(left) => *left,
             Framing::Chunked(chunks) => chunks.left(),
             Framing::UntilClose => 0,
+        }
+    }
+
+    /// Bytes that certainly come and will be read.
+    fn wanted(&self) -> u64 {
+        match self.good {
+            true => self.left(),
+            false => self.left().min(self.ceiling.saturating_sub(self.received)),
         }
     }
 

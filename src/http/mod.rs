@@ -10,6 +10,7 @@ mod engine;
 mod exchange;
 mod failure;
 mod head;
+mod low_water;
 mod mailbox;
 mod pool;
 mod receive;

@@ -82,8 +82,9 @@ class VllmServer:
         home = self.log.parent / "home"  # vLLM and Triton write caches there
         environment = keep | {"HOME": str(home), "ROUTED": str(int(self.routed)), "LIFE": str(LIFE)}
         with self.log.open("wb") as log:
+            # It gives way to the tests, which must see a stream before it is whole.
             self._process = subprocess.Popen(
-                [str(SERVE), str(self.directory), str(port), self.model, *self.arguments],
+                ["nice", "-n", "5", str(SERVE), str(self.directory), str(port), self.model, *self.arguments],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

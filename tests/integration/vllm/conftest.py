@@ -23,17 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if here not in item.path.parents]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """`make test-vllm` runs what `-m dense_pair` selects beside the rest: no server is started twice."""
-    config.addinivalue_line("markers", "dense_pair: a test of the two servers with dense models")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that need both servers with dense models."""
-    if isinstance(item, pytest.Function) and "dense_pair" in item.fixturenames:
-        item.add_marker(pytest.mark.dense_pair)
-
-
 @pytest.fixture(scope="session")
 def vllm_dir() -> Path:
     return Path(os.environ["VLLM_DIR"])
