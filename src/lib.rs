@@ -23,6 +23,7 @@ mod json;
 pub mod limits;
 pub mod memory;
 mod options;
+mod priority;
 #[cfg(feature = "python")]
 mod python;
 mod request;

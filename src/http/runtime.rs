@@ -10,6 +10,8 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
 
+use crate::priority::give_way;
+
 /// Threads that ask for addresses of hosts, at most.
 const RESOLVING: usize = 8;
 
@@ -67,7 +69,10 @@ impl Runtime {
         });
         thread::Builder::new()
             .name("tito-http".into())
-            .spawn(move || runtime.block_on(future::pending::<()>()))?;
+            .spawn(move || {
+                give_way();
+                runtime.block_on(future::pending::<()>());
+            })?;
         Ok(started)
     }
 

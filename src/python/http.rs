@@ -13,6 +13,7 @@ use super::errors;
 use crate::http::{
     Call, Ceilings, Engine, Head, Mailbox, Next, Proxy, Request, Roots, Trust, Wanted, Wiring,
 };
+use crate::priority;
 
 /// Connections to servers, and the calls that are on their way. Safe to share between threads.
 ///
@@ -222,6 +223,12 @@ impl NativeMailbox {
     fn drain(&self) -> Vec<u64> {
         self.mailbox.drain()
     }
+}
+
+/// Has the calling thread give way to the threads that wait for its work, where the processors are busy.
+#[pyfunction]
+pub(super) fn give_way() {
+    priority::give_way();
 }
 
 fn headers<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyDict>> {

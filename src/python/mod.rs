@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use super::encode::encode_token_ids;
     #[pymodule_export]
-    use super::http::{NativeCall, NativeEngine, NativeMailbox};
+    use super::http::{NativeCall, NativeEngine, NativeMailbox, give_way};
     #[pymodule_export]
     use super::memory::{build_info, configure_memory, memory_stats, trim_memory};
     #[pymodule_export]

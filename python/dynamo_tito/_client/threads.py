@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from dynamo_tito._native import give_way
+
 T = TypeVar("T")
 
 MAX_DECODING_THREADS = 8
@@ -29,7 +31,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 def _executor() -> ThreadPoolExecutor:
     # One core is left to the loop.
     threads = max(1, min(_cores() - 1, MAX_DECODING_THREADS))
-    return ThreadPoolExecutor(threads, thread_name_prefix="dynamo-tito-decode")
+    return ThreadPoolExecutor(threads, thread_name_prefix="dynamo-tito-decode", initializer=give_way)
 
 
 def _cores() -> int:
