@@ -1,9 +1,9 @@
 //! Threads that work for others give way to them.
 #![allow(unsafe_code)] // system calls that the standard library does not name
 
-/// Levels of niceness below the thread that is worked for: a third of its share of a busy processor.
+/// Levels of niceness below the thread that is worked for: a tenth of its share of a busy processor, as `nice` has it.
 #[cfg(target_os = "linux")]
-const LEVELS: libc::c_int = 5;
+const LEVELS: libc::c_int = 10;
 
 /// Has the calling thread give way where the processors are busy: waking does not interrupt others, and its share is smaller.
 ///

@@ -40,6 +40,6 @@ def test_receiving_and_decoding_give_way() -> None:
     ]
     assert receiving
     assert decoding
-    expected = os.SCHED_BATCH, min(niceness + 5, 19)
+    expected = os.SCHED_BATCH, min(niceness + 10, 19)
     assert {scheduled(thread) for thread in receiving + decoding} == {expected}
     assert scheduled(0) == (policy, niceness)
