@@ -282,7 +282,7 @@ $(VENV)/.docs: $(VENV)/.ready
 .PHONY: docs
 docs: build $(VENV)/.docs ## the pages into site/; a warning and a dead link are errors
 	$(PY) tools/pages.py build/pages
-	PYTHONWARNINGS=error $(BIN)/zensical build --clean --strict 2>&1 | tee build/pages.log
+	set -o pipefail; PYTHONWARNINGS=error $(BIN)/zensical build --clean --strict 2>&1 | tee build/pages.log
 	@! grep -E '^griffe|^mkdocs' build/pages.log
 	$(BIN)/linkchecker --no-status --no-warnings site/index.html
 

@@ -64,6 +64,15 @@ def test_every_public_name_has_an_entry_in_the_reference() -> None:
     assert sorted(listed) == sorted(public)
 
 
+def test_a_block_of_a_page_names_its_language_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site shows another block as text, and loses the headings within."""
+    monkeypatch.setattr("sys.argv", ["pages.py", str(tmp_path / "pages")])
+    load_pages().main()
+    texts = {path.name: path.read_text("utf-8") for path in tmp_path.rglob("*.md")}
+    assert "integrations.md" in texts
+    assert [name for name, text in texts.items() if re.search(r"^```\w+ ", text, re.MULTILINE)] == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
     pages = load_pages()

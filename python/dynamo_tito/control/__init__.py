@@ -1,7 +1,9 @@
 """Find the workers of a policy, and give all of them new weights.
 
->>> fleet = await Fleet.connect("http://frontend:8000", backend="dynamo", model="m")  # doctest: +SKIP
->>> result = await fleet.update_weights("/shared/weights/step_7")  # doctest: +SKIP
+Example::
+
+    fleet = await Fleet.connect("http://frontend:8000", backend="dynamo", model="m")
+    result = await fleet.update_weights("/shared/weights/step_7")
 """
 
 from __future__ import annotations
