@@ -11,7 +11,7 @@ SOURCES = ROOT / "src"
 
 # From the ground up. Modules of one layer do not import each other.
 LAYERS = [
-    ["error", "limits"],
+    ["error", "limits", "priority"],
     ["options"],
     ["memory"],
     ["base64", "divergence", "http", "json", "request", "routing"],
