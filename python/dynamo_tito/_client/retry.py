@@ -86,7 +86,16 @@ def retried(
     """What ``judged`` makes of the answer, or its error; sent again as the policy says. The last error is raised."""
     for number in itertools.count(1):
         try:
-            return judged((yield send) if record is None else (yield from _noted(send, record)))
+            try:
+                response: HttpResponse = yield send
+            except BaseException as error:
+                if record is not None and _was_sent(error):
+                    record.unanswered(len(send.request.content))
+                raise
+            if record is not None:
+                size = len(response.content)
+                record.answered(response.status, len(send.request.content), size, not send.stream)
+            return judged(response)
         except TitoError as error:
             wait = waits.wait_after(number, error)
             if wait is None:
@@ -99,18 +108,9 @@ def retried(
     raise AssertionError  # count() has no end
 
 
-def _noted(send: Send, record: CallRecord) -> Steps[HttpResponse]:
-    """Send once, and note the answer."""
-    sent = len(send.request.content)
-    try:
-        response: HttpResponse = yield send
-    except BaseException as error:
-        # It was sent unless there was no connection.
-        if not (isinstance(error, TransportError) and error.phase == "connect"):
-            record.unanswered(sent)
-        raise
-    record.answered(response.status, sent, len(response.content), not send.stream)
-    return response
+def _was_sent(error: BaseException) -> bool:
+    """Whether the request may have left: there was a connection."""
+    return not (isinstance(error, TransportError) and error.phase == "connect")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
