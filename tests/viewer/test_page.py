@@ -271,6 +271,7 @@ def test_keyboard(show: Show) -> None:
     keys.type("log-probabilities")
     keys.press("Enter")
     text = viewing.tokenizer().decode(sample.token_ids.tolist())
+    assert shown.read("state")["find"] == "log-probabilities"
     assert shown.page.locator("#hits").inner_text() == f"{text.lower().count('log-probabilities')} found"
     at = shown.read("state")["focus"]
     assert "log" in viewing.tokenizer().decode(sample.token_ids[at : at + 3].tolist()).lower()
