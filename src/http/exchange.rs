@@ -244,10 +244,8 @@ pub(super) async fn receive(
             yield_now().await;
         }
     }
-    let reusable = ended && !incoming.surplus && head.keeps_alive();
-    if reusable {
-        low_water.follow(stream, 0).map_err(unwatched)?;
-    }
+    let reusable =
+        ended && !incoming.surplus && head.keeps_alive() && low_water.follow(stream, 0).is_ok();
     let mut body = incoming.body;
     if !incoming.good {
         body.truncate(usize::try_from(ceilings.error).unwrap_or(usize::MAX));

@@ -35,8 +35,12 @@ impl LowWater {
             if !stream.is_plain() {
                 return Ok(());
             }
-            set(stream, mark)?;
-            self.mark = mark;
+            match set(stream, mark) {
+                Ok(()) => self.mark = mark,
+                // A system without marks wakes for every byte.
+                Err(_) if self.mark == 1 => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
