@@ -63,6 +63,18 @@ class Shown:
         self.settle()
         return self.page.evaluate("([name, given]) => tito[name](...given)", [name, list(arguments)])
 
+    def text(self, selector: str) -> str:
+        """The text of one element, once everything is drawn."""
+        self.settle()
+        found: str = self.page.locator(selector).inner_text()
+        return found
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of all such elements, once everything is drawn."""
+        self.settle()
+        found: list[str] = self.page.locator(selector).all_inner_texts()
+        return found
+
     def close(self) -> None:
         """End it, and see that nothing went wrong and nothing was asked for but the file."""
         self.page.context.close()

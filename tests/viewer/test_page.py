@@ -65,8 +65,7 @@ def focus(shown: Shown, position: int) -> None:
 
 
 def facts(shown: Shown, panel: str) -> dict[str, str]:
-    names = shown.page.locator(f"#{panel} dt").all_inner_texts()
-    return dict(zip(names, shown.page.locator(f"#{panel} dd").all_inner_texts(), strict=True))
+    return dict(zip(shown.texts(f"#{panel} dt"), shown.texts(f"#{panel} dd"), strict=True))
 
 
 def test_a_real_rollout(show: Show, real: Real) -> None:
@@ -146,12 +145,12 @@ def test_alternatives_and_facts_of_a_token(show: Show, real: Real) -> None:
     assert float(said["log-probability"].replace("\N{MINUS SIGN}", "-")) == pytest.approx(
         completion.logprobs[7], rel=1e-5
     )
-    cells = shown.page.locator("#panel-token .list tbody tr td:nth-child(2)").all_inner_texts()
+    cells = shown.texts("#panel-token .list tbody tr td:nth-child(2)")
     assert cells == [str(token) for token in top[7][0]]
     experts = completion.routed_experts
     assert experts is not None
-    assert "Marked" not in shown.page.locator("#panel-token").inner_text()
-    shownrows = shown.page.locator("#panel-token .experts tr").all_inner_texts()
+    assert "Marked" not in shown.text("#panel-token")
+    shownrows = shown.texts("#panel-token .experts tr")
     assert [[int(cell) for cell in row.split()][1:] for row in shownrows] == experts.array[before + 7].tolist()
 
 
@@ -173,6 +172,7 @@ def test_two_scorings(show: Show) -> None:
     assert apart.sum() > 100
     assert shown.read("apart") == apart.sum(axis=1).tolist()
     position = int(apart.sum(axis=1).argmax())
+    shown.settle()
     strip = shown.page.locator("#strip").bounding_box()
     assert strip
     shown.page.mouse.click(strip["x"] + strip["width"] * (position + 0.5) / len(sample), strip["y"] + 20)
@@ -181,8 +181,7 @@ def test_two_scorings(show: Show) -> None:
         assert abs(at - position) < 5
         shown.page.keyboard.press("ArrowRight" if at < position else "ArrowLeft")
     shown.page.click("#tab-token")
-    shown.settle()
-    marked = shown.page.locator("#panel-token .differs").all_inner_texts()
+    marked = shown.texts("#panel-token .differs")
     mine, theirs = rows[position].tolist(), others[position].tolist()
     pairs = [sorted(set(one) - set(two)) for one, two in zip(mine, theirs, strict=True)]
     assert sorted(map(int, marked)) == sorted(expert for pair in pairs for expert in pair)
@@ -217,10 +216,9 @@ def test_one_expert_and_equal_rows(show: Show) -> None:
     assert np.flatnonzero(shown.read("repeats")).tolist() == equal.tolist()
     assert max(shown.read("repeats")) == 49
     shown.page.click("#tab-routing")
-    shown.settle()
-    assert "Zero in every row: layer 0." in shown.page.locator("#heat-summary").inner_text()
+    assert "Zero in every row: layer 0." in shown.text("#heat-summary")
     shown.page.click("#findings summary")
-    assert "50 equal rows from row 400 on" in shown.page.locator("#findings").inner_text()
+    assert "50 equal rows from row 400 on" in shown.text("#findings")
 
 
 def test_colours(show: Show) -> None:
@@ -264,7 +262,7 @@ def test_keyboard(show: Show) -> None:
     keys.press("Shift+ArrowLeft")
     assert shown.read("state")["range"] == [3, 5]
     assert shown.read("summary")["tokens"] == 2
-    assert "position 4" in shown.page.locator("#live").inner_text()
+    assert "position 4" in shown.text("#live")
     keys.press("]")
     assert shown.read("state")["focus"] == sample.turns[0].completion_start
     keys.press("/")
@@ -272,7 +270,7 @@ def test_keyboard(show: Show) -> None:
     keys.press("Enter")
     text = viewing.tokenizer().decode(sample.token_ids.tolist())
     assert shown.read("state")["find"] == "log-probabilities"
-    assert shown.page.locator("#hits").inner_text() == f"{text.lower().count('log-probabilities')} found"
+    assert shown.text("#hits") == f"{text.lower().count('log-probabilities')} found"
     at = shown.read("state")["focus"]
     assert "log" in viewing.tokenizer().decode(sample.token_ids[at : at + 3].tolist()).lower()
     keys.press("Escape")
@@ -284,7 +282,7 @@ def test_a_batch(show: Show, real: Real) -> None:
     samples = [viewing.made().sample, real.sample[:50], real.sample[50:130]]
     shown = show(tito.view(samples, names=["long", "first", "second"]))
     shown.page.click("#tab-samples")
-    assert shown.page.locator("#samples-table tbody tr").count() == 3
+    assert len(shown.texts("#samples-table tbody tr")) == 3
     shown.page.get_by_role("button", name="second", exact=True).click()
     assert shown.read("column", "ids") == samples[2].token_ids.tolist()
     assert shown.read("load")["rows"] == 80
@@ -348,7 +346,7 @@ def test_texts_of_a_hostile_server_stay_text(show: Show, real: Real) -> None:
     assert shown.page.evaluate("() => window.owned") is None
     assert shown.page.locator("img").count() == 0
     assert shown.page.title() == attack
-    assert shown.page.locator("#title").inner_text() == attack
+    assert shown.text("#title") == attack
     texts = {cell["text"] for cell in shown.read("tokens")}
     assert not any(character in text for text in texts for character in "\u202e\u2066\x00\x1b")
     assert any("\\u{202e}" in text for text in texts)
