@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 type Counts<K> = BTreeMap<K, u64>;
 
@@ -130,7 +131,10 @@ impl CallSums {
         sums.trimmed.client += sampled.trimmed.client;
         sums.trimmed.server += sampled.trimmed.server;
         for (version, tokens) in &sampled.versions {
-            *sums.versions.entry(version.clone()).or_default() += tokens;
+            match sums.versions.get_mut(version) {
+                Some(sum) => *sum += tokens,
+                None => _ = sums.versions.insert(version.clone(), *tokens),
+            }
         }
         if let Some(seconds) = sampled.first_token {
             sums.first_token.add(&self.seconds, seconds);
@@ -181,12 +185,18 @@ impl Sampled {
 
 /// A weight version and the tokens that it sampled; a label without positions is of all of them.
 fn of_version(span: &Bound<'_, PyAny>, tokens: u64) -> PyResult<(String, u64)> {
-    let get = |name: &str, default: u64| span.call_method1("get", (name, default));
-    let (start, end): (u64, u64) = (get("start", 0)?.extract()?, get("end", tokens)?.extract()?);
-    Ok((
-        get("version", 0)?.str()?.to_string(),
-        end.saturating_sub(start),
-    ))
+    let (py, span) = (span.py(), span.cast::<PyDict>()?);
+    let position = |name, default| {
+        span.get_item(name)?
+            .map_or(Ok(default), |value| value.extract::<u64>())
+    };
+    let start = position(intern!(py, "start"), 0)?;
+    let end = position(intern!(py, "end"), tokens)?;
+    let version = match span.get_item(intern!(py, "version"))? {
+        Some(label) => label.str()?.to_string(),
+        None => String::new(),
+    };
+    Ok((version, end.saturating_sub(start)))
 }
 
 /// One call of a kind: ``CallRecord(sums, prompt_tokens)``, which is active until ``sampled``, ``scored`` or ``failed``.
@@ -197,9 +207,6 @@ pub(super) struct CallRecord {
     sums: Py<CallSums>,
     began: Instant,
     decoding_since: Option<Instant>,
-    /// Headers that are added to its requests, or None.
-    #[pyo3(get, set)]
-    headers: Option<Py<PyAny>>,
     /// Tokens of the prompt.
     #[pyo3(get)]
     prompt_tokens: u64,
@@ -230,7 +237,6 @@ impl CallRecord {
             sums,
             began: Instant::now(),
             decoding_since: None,
-            headers: None,
             prompt_tokens,
             received: 0,
             seconds: 0.0,
@@ -238,6 +244,12 @@ impl CallRecord {
             sent: false,
             accepted: false,
         }
+    }
+
+    /// Headers that are added to its requests: none, unless a subclass says so. Reading it costs less than a getter.
+    #[classattr]
+    fn headers(py: Python<'_>) -> Py<PyAny> {
+        py.None()
     }
 
     /// A request was sent and answered; the sizes are those of the bodies. Decoding begins with a good answer, if it is

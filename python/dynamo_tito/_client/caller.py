@@ -75,7 +75,7 @@ class Caller:
         """Whether log-probabilities may be missing; otherwise such an answer is refused."""
         self.observer: Observer | None = None
         """Whom the calls were told of last."""
-        self.kinds: dict[tuple[Operation, str], CallKind] = {}
+        self.kinds: dict[Operation, dict[str, CallKind]] = {}
         """Its kinds of calls, by operation and transport."""
         self._retries = retries
         self._cards = ModelCards()

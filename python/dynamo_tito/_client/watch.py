@@ -28,11 +28,11 @@ def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord
         return None
     if caller.observer is not observer:
         # In this order: another thread must not take the kinds for this observer's before they are.
-        caller.kinds, caller.observer = {}, observer
-    at = operation, request.spec.transport
-    kind = caller.kinds.get(at)
+        caller.kinds, caller.observer = {"generate": {}, "score": {}}, observer
+    kinds, transport = caller.kinds[operation], request.spec.transport
+    kind = kinds.get(transport)
     if kind is None:
-        kind = caller.kinds[at] = observer.kind(_target(caller, operation, request))
+        kind = kinds[transport] = observer.kind(_target(caller, operation, request))
     return kind.begin(len(request.call.prompt))
 
 
