@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Show: TypeAlias = "Callable[..., Shown]"
 
 
-@pytest.fixture(scope="session")
+# Playwright's synchronous interface keeps an event loop running in this thread, where other tests start their own. It
+# ends before any of those begins.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     driver = pytest.importorskip("playwright.sync_api", reason="no playwright: run make test-view")
     if executable() is None:
