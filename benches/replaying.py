@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from benches.serving import every_descriptor
+from benches.serving import every_descriptor, running, whole
 
 _SPREAD = 0.5
 
@@ -23,22 +21,8 @@ _SPREAD = 0.5
 @contextmanager
 def replayed(url: str, delay: float) -> Iterator[str]:
     """The address of a server of the answers of ``url``, each after 0.5 to 1.5 times ``delay`` seconds."""
-    command = [sys.executable, "-m", "benches.replaying", url, str(delay)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        finally:
-            process.kill()
-
-
-def _whole(received: bytes | bytearray) -> bool:
-    """Whether a message of HTTP/1.1 is there to its end."""
-    end = received.find(b"\r\n\r\n")
-    head = bytes(received[:end]).lower()
-    at = head.find(b"content-length:")
-    length = 0 if at < 0 else int(head[at + 15 :].split(b"\r\n", 1)[0])
-    return 0 <= end <= len(received) - 4 - length
+    with running("benches.replaying", url, delay) as address:
+        yield address
 
 
 class _Replay(asyncio.Protocol):
@@ -52,7 +36,7 @@ class _Replay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not _whole(self._received):
+        if not whole(self._received):
             return
         request = bytes(self._received)
         self._received.clear()
@@ -66,7 +50,7 @@ class _Replay(asyncio.Protocol):
         reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port)
         writer.write(request)
         answer = b""
-        while not _whole(answer) and (data := await reader.read(1 << 20)):
+        while not whole(answer) and (data := await reader.read(1 << 20)):
             answer += data
         writer.close()
         self._known[request] = answer

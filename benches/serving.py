@@ -31,13 +31,14 @@ def served(answers: Mapping[str, bytes], *, delay: float = 0.0, together: int = 
     with tempfile.TemporaryDirectory() as folder:
         for name, body in answers.items():
             Path(folder, name).write_bytes(body)
-        with _running(folder, delay, together) as url:
+        with running("benches.serving", delay, together, folder) as url:
             yield url
 
 
 @contextmanager
-def _running(folder: str, delay: float, together: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "benches.serving", str(delay), str(together), folder]
+def running(module: str, *arguments: object) -> Iterator[str]:
+    """The base URL of a server in a process of its own: a module that prints its port."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         try:
             assert process.stdout is not None
@@ -52,13 +53,17 @@ def _answers(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:
     return {name: (head % len(body), body) for name, body in bodies.items()}
 
 
-def _length(head: bytes | bytearray) -> int:
-    at = head.lower().find(b"content-length:")
-    return 0 if at < 0 else int(head[at + 15 :].split(b"\r\n", 1)[0])
+def whole(received: bytes | bytearray) -> bool:
+    """Whether a message of HTTP/1.1 is there to its end."""
+    end = received.find(b"\r\n\r\n")
+    head = received[: max(end, 0)].lower()
+    at = head.find(b"content-length:")
+    length = 0 if at < 0 else int(head[at + 15 :].split(b"\r\n", 1)[0])
+    return 0 <= end <= len(received) - 4 - length
 
 
-def _name(head: bytes) -> bytes:
-    return head.split(b" ", 2)[1].split(b"/", 2)[1]
+def _name(request: bytearray) -> bytes:
+    return bytes(request[: request.find(b"\r\n")].split(b" ", 2)[1].split(b"/", 2)[1])
 
 
 def _converse(connection: socket.socket, answers: Mapping[bytes, tuple[bytes, bytes]]) -> None:
@@ -68,10 +73,9 @@ def _converse(connection: socket.socket, answers: Mapping[bytes, tuple[bytes, by
     with connection:
         while data := connection.recv(1 << 20):
             received += data
-            end = received.find(b"\r\n\r\n")
-            if end < 0 or len(received) < end + 4 + _length(received[:end]):
+            if not whole(received):
                 continue
-            head, body = answers[_name(bytes(received[:end]))]
+            head, body = answers[_name(received)]
             received.clear()
             try:
                 connection.sendall(head)
@@ -92,10 +96,9 @@ class _Late(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0 or len(self._received) < end + 4 + _length(self._received[:end]):
+        if not whole(self._received):
             return
-        head, body = self._answers[_name(bytes(self._received[:end]))]
+        head, body = self._answers[_name(self._received)]
         self._received.clear()
         for transport, answer in self._waiting.joined(self._transport, head + body):
             asyncio.get_running_loop().call_later(self._delay, transport.write, answer)
