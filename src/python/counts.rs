@@ -142,6 +142,21 @@ impl CallSums {
     }
 }
 
+/// A request that was sent, and its answer if there was one; the sizes are those of the bodies.
+struct Exchange {
+    status: Option<u16>,
+    sent: u64,
+    received: u64,
+}
+
+impl Sums {
+    fn exchanged(&mut self, exchange: &Exchange) {
+        self.sent += exchange.sent;
+        self.received += exchange.received;
+        *self.requests.entry(exchange.status).or_default() += 1;
+    }
+}
+
 /// One completion in numbers.
 struct Sampled {
     tokens: usize,
@@ -207,6 +222,8 @@ pub(super) struct CallRecord {
     sums: Py<CallSums>,
     began: Instant,
     decoding_since: Option<Instant>,
+    /// The whole answer that is being decoded. It is added when the call ends, at one lock for both.
+    whole: Option<Exchange>,
     /// Tokens of the prompt.
     #[pyo3(get)]
     prompt_tokens: u64,
@@ -237,6 +254,7 @@ impl CallRecord {
             sums,
             began: Instant::now(),
             decoding_since: None,
+            whole: None,
             prompt_tokens,
             received: 0,
             seconds: 0.0,
@@ -258,16 +276,32 @@ impl CallRecord {
     fn answered(&mut self, status: u16, sent: u64, received: u64, whole: bool) {
         self.accepted |= status == 200;
         self.received += received;
-        self.request(Some(status), sent, received);
-        if whole && (200..300).contains(&status) {
+        self.sent = true;
+        let exchange = Exchange {
+            status: Some(status),
+            sent,
+            received,
+        };
+        let known = if whole && (200..300).contains(&status) {
             self.decodes();
+            self.whole.replace(exchange)
+        } else {
+            Some(exchange)
+        };
+        if let Some(exchange) = known {
+            self.sums.get().lock().exchanged(&exchange);
         }
     }
 
     /// A request was sent, and has no answer.
     #[pyo3(signature = (sent, /))]
     fn unanswered(&mut self, sent: u64) {
-        self.request(None, sent, 0);
+        self.sent = true;
+        self.sums.get().lock().exchanged(&Exchange {
+            status: None,
+            sent,
+            received: 0,
+        });
     }
 
     /// More of a body came.
@@ -343,20 +377,15 @@ impl CallRecord {
 }
 
 impl CallRecord {
-    fn request(&mut self, status: Option<u16>, sent: u64, received: u64) {
-        self.sent = true;
-        let mut sums = self.sums.get().lock();
-        sums.sent += sent;
-        sums.received += received;
-        *sums.requests.entry(status).or_default() += 1;
-    }
-
     fn end(&mut self, error: Option<String>, interrupted: bool, sampled: Option<&Sampled>) {
         let now = Instant::now();
         self.seconds = (now - self.began).as_secs_f64();
         let kind = self.sums.get();
         let mut sums = kind.lock();
         sums.active -= 1;
+        if let Some(exchange) = self.whole.take() {
+            sums.exchanged(&exchange);
+        }
         if let Some(since) = self.decoding_since.take() {
             sums.decoding += (now - since).as_secs_f64();
         }

@@ -29,7 +29,7 @@ from .steps import Exclusive, Send, Steps, Work
 if TYPE_CHECKING:
     from dynamo_tito._config import RendererTransport, RetryPolicy, SamplingDefaults
     from dynamo_tito._native import Body, CallRecord
-    from dynamo_tito._observe import CallKind, Observer, Operation
+    from dynamo_tito._observe import Observer, Operation
 
     from .refused import Keeper
 
@@ -75,8 +75,8 @@ class Caller:
         """Whether log-probabilities may be missing; otherwise such an answer is refused."""
         self.observer: Observer | None = None
         """Whom the calls were told of last."""
-        self.kinds: dict[Operation, dict[str, CallKind]] = {}
-        """Its kinds of calls, by operation and transport."""
+        self.starts: dict[Operation, dict[str, Callable[[int], CallRecord]]] = {}
+        """What notes a call that begins, by operation and transport."""
         self._retries = retries
         self._cards = ModelCards()
         self._preflight = preflight

@@ -27,13 +27,13 @@ def begins(caller: Caller, operation: Operation, request: Request) -> CallRecord
     if observer is None:
         return None
     if caller.observer is not observer:
-        # In this order: another thread must not take the kinds for this observer's before they are.
-        caller.kinds, caller.observer = {"generate": {}, "score": {}}, observer
-    kinds, transport = caller.kinds[operation], request.spec.transport
-    kind = kinds.get(transport)
-    if kind is None:
-        kind = kinds[transport] = observer.kind(_target(caller, operation, request))
-    return kind.begin(len(request.call.prompt))
+        # In this order: another thread must not take the last observer's starts for this one's.
+        caller.starts, caller.observer = {"generate": {}, "score": {}}, observer
+    known, transport = caller.starts[operation], request.spec.transport
+    begin = known.get(transport)
+    if begin is None:
+        begin = known[transport] = observer.kind(_target(caller, operation, request)).begin
+    return begin(len(request.call.prompt))
 
 
 def broke_off(record: CallRecord, error: BaseException, deadline: float | None) -> None:
