@@ -141,11 +141,16 @@ def test_a_stream_that_breaks_off_anywhere_leaves_a_prefix(pair: Pair) -> None:
     assert tokens == sum(len(completion.token_ids) for completion in whole)
 
 
+def close(values: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
+    """Equal up to the rounding of Dynamo's entries. Most are bit by bit, which is seen ten times faster."""
+    return values.tobytes() == others.tobytes() or np.allclose(values, others, 1e-6, 0, equal_nan=True)
+
+
 def check_prefix(prefix: Completion, whole: Completion) -> None:
     count = len(prefix.token_ids)
     assert np.array_equal(prefix.token_ids, whole.token_ids[:count])
     if prefix.logprobs is not None and whole.logprobs is not None:
-        assert np.allclose(prefix.logprobs, whole.logprobs[:count], 1e-6, 0, equal_nan=True)
+        assert close(prefix.logprobs, whole.logprobs[:count])
     if prefix.finish_reason_raw is None:
         assert (prefix.finish_reason, prefix.aborted, prefix.complete) == ("abort", True, False)
         assert prefix.routed_experts is None
