@@ -81,7 +81,7 @@ lint-python: build ## ruff, mypy, pyright, stubtest, imports, workflows, version
 
 .PHONY: test-rust
 test-rust: ## cargo tests of the core and the oracle; the binding is tested by pytest
-	env -u MAKEFLAGS $(CARGO) test --locked --quiet --workspace --no-default-features # make's own jobs are not its own
+	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --locked --quiet --workspace --no-default-features # make's own jobs are not its own
 
 .PHONY: test-python
 test-python: build ## pytest
