@@ -79,9 +79,10 @@ lint-python: build ## ruff, mypy, pyright, stubtest, imports, workflows, version
 	$(BIN)/zizmor --offline --quiet .github
 	$(PY) tools/release/version.py
 
+# Cargo cannot reach the job server of a make that runs two checks at a time, and would warn of it.
 .PHONY: test-rust
 test-rust: ## cargo tests of the core and the oracle; the binding is tested by pytest
-	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --locked --quiet --workspace --no-default-features # make's own jobs are not its own
+	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --locked --quiet --workspace --no-default-features
 
 .PHONY: test-python
 test-python: build ## pytest

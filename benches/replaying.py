@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
 from benches.serving import every_descriptor, running, whole
@@ -18,11 +17,9 @@ from benches.serving import every_descriptor, running, whole
 _SPREAD = 0.5
 
 
-@contextmanager
-def replayed(url: str, delay: float) -> Iterator[str]:
+def replayed(url: str, delay: float) -> AbstractContextManager[str]:
     """The address of a server of the answers of ``url``, each after 0.5 to 1.5 times ``delay`` seconds."""
-    with running("benches.replaying", url, delay) as address:
-        yield address
+    return running("benches.replaying", url, delay)
 
 
 class _Replay(asyncio.Protocol):

@@ -13,7 +13,7 @@ settings.load_profile("tito")
 
 
 def pytest_configure() -> None:
-    """Take SIGINT back where a shell in the background ignores it: the programs that tests start would too."""
+    """Take SIGINT back where a shell's background job ignores it: programs that tests start inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -222,7 +222,7 @@ pub(super) struct CallRecord {
     sums: Py<CallSums>,
     began: Instant,
     decoding_since: Option<Instant>,
-    /// The whole answer that is being decoded. It is added when the call ends, at one lock for both.
+    /// The whole answer that is being decoded. It is added when the call ends, under the same lock.
     whole: Option<Exchange>,
     /// Tokens of the prompt.
     #[pyo3(get)]
@@ -264,7 +264,7 @@ impl CallRecord {
         }
     }
 
-    /// Headers that are added to its requests: none, unless a subclass says so. Reading it costs less than a getter.
+    /// Headers that are added to its requests: none, unless a subclass sets them. A class attribute is read faster than a getter.
     #[classattr]
     fn headers(py: Python<'_>) -> Py<PyAny> {
         py.None()

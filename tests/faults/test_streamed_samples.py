@@ -274,8 +274,7 @@ async def _aborted(client: Any, stream: AsyncTitoStream, workers: str | None) ->
 @pytest.mark.parametrize("library", ["native", "httpx"])
 @pytest.mark.parametrize("backend", ["vllm", "dynamo", "sglang, incremental"])
 def test_a_storm_of_streams(library: HttpLibrary, backend: str) -> None:
-    """A third of the streams meets a fault: each ends right, in its beginning, or in an error, and is sampled once."""
-    streams = 300 if library == "native" else 100
+    """A third of 300 streams meets a fault: each ends right, in its beginning, or in an error, and is sampled once."""
     faults = (*HARMLESS[1:-1], *INTERRUPTIONS, *REFUSED)
     harmful = tuple(fault for fault in faults if fault.kind not in ("huge_event", "stall", "wrong_rows"))
     settings = {**BACKENDS[backend], "fault_rate": 0.33, "random_faults": harmful, "seed": 7}
@@ -294,7 +293,7 @@ def test_a_storm_of_streams(library: HttpLibrary, backend: str) -> None:
                     request_id=f"c{number:03}",
                     on_interrupt="return",
                 )
-                for number in range(streams)
+                for number in range(300)
             )
             return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -302,12 +301,12 @@ def test_a_storm_of_streams(library: HttpLibrary, backend: str) -> None:
         results = asyncio.run(storm(engine))
         failures = [result for result in results if isinstance(result, BaseException)]
         assert all(isinstance(failure, TitoError) for failure in failures)
-        assert streams / 50 < len(failures) < streams / 3
+        assert 10 < len(failures) < 100
         kept = 0
         for number, result in enumerate(results):
             if isinstance(result, Completion) and len(result.token_ids):
                 check(engine, {"request_id": f"c{number:03}"}, result, least=0)
                 kept += bool(result.aborted)
-        assert kept > streams / 60
+        assert kept > 5
         assert max(engine.sampled().values()) == 1
         assert max(engine.hits().values()) == 1

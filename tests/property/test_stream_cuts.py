@@ -100,8 +100,7 @@ def check_deltas(deltas: list[StreamDelta], completion: Completion) -> None:
         assert delta.start == at
         at += len(delta.token_ids)
         if delta.logprobs is not None and completion.logprobs is not None:
-            # Dynamo's entries are rounded to float32, its own list at the end is not.
-            assert np.allclose(delta.logprobs, completion.logprobs[delta.start : at], 1e-6, 0, equal_nan=True)
+            assert close(delta.logprobs, completion.logprobs[delta.start : at])
         if delta.top_logprobs is not None and completion.top_logprobs is not None:
             rows = [*completion.top_logprobs][delta.start : at]
             for (ids, values), (expected, numbers) in zip(delta.top_logprobs, rows, strict=True):
@@ -142,7 +141,8 @@ def test_a_stream_that_breaks_off_anywhere_leaves_a_prefix(pair: Pair) -> None:
 
 
 def close(values: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
-    """Equal up to the rounding of Dynamo's entries. Most are bit by bit, which is seen ten times faster."""
+    """Equal up to rounding: Dynamo's entries are rounded to float32, its own list at the end is not."""
+    # Most are equal bit by bit, which is faster to see.
     return values.tobytes() == others.tobytes() or np.allclose(values, others, 1e-6, 0, equal_nan=True)
 
 

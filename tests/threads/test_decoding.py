@@ -16,7 +16,7 @@ from support.threads import THREADS, at_once, disturbed
 from support.truth import check
 from support.writing import compact
 
-TURNS = 6
+TURNS = 10
 ROW: dict[str, Any] = {"num_layers": 24, "top_k": 8}
 
 

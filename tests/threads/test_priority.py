@@ -22,7 +22,7 @@ def scheduled(thread: int) -> tuple[int, int]:
 
 
 def called(task: Path) -> str:
-    """A thread's name; none if it has ended, as those of other tests may."""
+    """A thread's name; an empty one if it has ended, as threads of other tests may."""
     try:
         return (task / "comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Show: TypeAlias = "Callable[..., Shown]"
 
 
-# Playwright's synchronous interface keeps an event loop running in this thread, where other tests start their own. It
-# ends before any of those begins.
+# Playwright's synchronous interface keeps an event loop running in this thread. With a longer scope, tests of other
+# modules could not start their own.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     driver = pytest.importorskip("playwright.sync_api", reason="no playwright: run make test-view")

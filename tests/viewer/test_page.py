@@ -172,7 +172,6 @@ def test_two_scorings(show: Show) -> None:
     assert apart.sum() > 100
     assert shown.read("apart") == apart.sum(axis=1).tolist()
     position = int(apart.sum(axis=1).argmax())
-    shown.settle()
     strip = shown.page.locator("#strip").bounding_box()
     assert strip
     shown.page.mouse.click(strip["x"] + strip["width"] * (position + 0.5) / len(sample), strip["y"] + 20)
