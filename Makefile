@@ -49,8 +49,9 @@ demo: build ## decode every recorded response, then a 64k-token one on each wire
 # Two checks at a time: much of the Python tests waits, and what compiles does not. Each output comes in one piece.
 TOGETHER = --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
+# The linker of the release works on one core for long: the other lints meanwhile.
 .PHONY: test
-test: build ## everything that must pass
+test: $(VENV)/.ready ## everything that must pass
 	$(MAKE) $(TOGETHER) test-python lint-rust test-rust lint-python
 
 .PHONY: lint

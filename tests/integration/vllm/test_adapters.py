@@ -13,13 +13,14 @@ import pytest
 
 import dynamo_tito as tito
 from dynamo_tito._client import TitoClient
-from dynamo_tito.control import Fleet, VllmAdmin, make_admin
+from dynamo_tito.control import Fleet, FleetLimits, VllmAdmin, make_admin
 from support.vllm_live import TOLERANCE
 from support.vllm_stack import MODEL, VllmServer
 from support.vllm_truth import Truth
 
 PROMPT = np.random.default_rng(9).integers(0, 340, 40).tolist()
 ADAPTERS = (None, "adapter_1", "adapter_2")
+LIMITS = FleetLimits(attempts=3, wait=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def server(vllm_dir: Path) -> Iterator[VllmServer]:
 
 @asynccontextmanager
 async def fleet_of(server: VllmServer) -> AsyncIterator[Fleet]:
-    async with await Fleet.connect([server.url], backend="vllm", model=MODEL, trust_env=False) as fleet:
+    connected = Fleet.connect([server.url], backend="vllm", model=MODEL, limits=LIMITS, trust_env=False)
+    async with await connected as fleet:
         yield fleet
 
 
