@@ -41,8 +41,9 @@ use crate::reference;
 /// # Errors
 /// The two results, where they differ.
 pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
-    agree_on_one(body, options)?;
-    agree_on_choices(body, options)
+    let (one, every) = reference::decode_both(body, options);
+    compare_one(body, options, one)?;
+    compare_choices(body, options, every)
 }
 
 /// Decodes a body with one choice with both decoders. Routed experts are also decoded into an array of the caller.
@@ -50,7 +51,14 @@ pub fn agree(body: &[u8], options: &Options<'_>) -> std::result::Result<(), Stri
 /// # Errors
 /// The two results, where they differ.
 pub fn agree_on_one(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
-    let expected = reference::decode(body, options);
+    compare_one(body, options, reference::decode(body, options))
+}
+
+fn compare_one(
+    body: &[u8],
+    options: &Options<'_>,
+    expected: Result<reference::Completion>,
+) -> std::result::Result<(), String> {
     let experts = match expected
         .as_ref()
         .ok()
@@ -85,11 +93,16 @@ pub fn agree_on_artifact(data: &[u8], options: &Options<'_>) -> std::result::Res
 /// # Errors
 /// The two results, where they differ.
 pub fn agree_on_choices(body: &[u8], options: &Options<'_>) -> std::result::Result<(), String> {
-    same(
-        decode_choices(body, options),
-        reference::decode_choices(body, options),
-    )
-    .map_err(|difference| format!("{:?}, every choice: {difference}", options.wire))
+    compare_choices(body, options, reference::decode_choices(body, options))
+}
+
+fn compare_choices(
+    body: &[u8],
+    options: &Options<'_>,
+    expected: Result<Vec<reference::Completion>>,
+) -> std::result::Result<(), String> {
+    same(decode_choices(body, options), expected)
+        .map_err(|difference| format!("{:?}, every choice: {difference}", options.wire))
 }
 
 /// The array of the caller holds the experts and is otherwise untouched. An array that is one value shorter is refused.

@@ -229,7 +229,7 @@ impl Parser<'_> {
     fn string(&mut self) -> Result<Text> {
         self.expect(b'"', "expected a string")?;
         // UTF-16: a pair of escapes is one character.
-        let mut units: Vec<u16> = Vec::new();
+        let mut units: Vec<u16> = Vec::with_capacity(16);
         let mut escaped = false;
         loop {
             match self.peek() {
@@ -238,7 +238,11 @@ impl Parser<'_> {
                     escaped = true;
                     units.push(self.escape()?);
                 }
-                Some(0x20..) => {
+                Some(ascii @ 0x20..=0x7f) => {
+                    units.push(ascii.into());
+                    self.at += 1;
+                }
+                Some(0x80..) => {
                     let character = self.character()?;
                     units.extend_from_slice(character.encode_utf16(&mut [0; 2]));
                 }
@@ -246,9 +250,10 @@ impl Parser<'_> {
             }
         }
         self.at += 1;
+        let whole = String::from_utf16(&units);
         Ok(Text {
-            value: String::from_utf16_lossy(&units),
-            lone_surrogate: String::from_utf16(&units).is_err(),
+            lone_surrogate: whole.is_err(),
+            value: whole.unwrap_or_else(|_| String::from_utf16_lossy(&units)),
             escaped,
         })
     }

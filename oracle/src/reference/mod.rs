@@ -160,19 +160,36 @@ pub enum Value {
 
 /// Decodes a body with one choice.
 pub fn decode(body: &[u8], options: &Options<'_>) -> Result<Completion> {
-    let document = json::parse(body, options.limits.max_depth)?;
+    one(&json::parse(body, options.limits.max_depth)?, options)
+}
+
+/// Decodes every choice of a body, by index.
+pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completion>> {
+    every(&json::parse(body, options.limits.max_depth)?, options)
+}
+
+/// What [`decode`] and [`decode_choices`] say of a body, which is parsed once.
+pub fn decode_both(
+    body: &[u8],
+    options: &Options<'_>,
+) -> (Result<Completion>, Result<Vec<Completion>>) {
+    match json::parse(body, options.limits.max_depth) {
+        Ok(document) => (one(&document, options), every(&document, options)),
+        Err(error) => (Err(error.clone()), Err(error)),
+    }
+}
+
+fn one(document: &Node, options: &Options<'_>) -> Result<Completion> {
     let artifact = OnceCell::new();
-    let choices = structure::choices(&document, &artifact, options, true)?;
+    let choices = structure::choices(document, &artifact, options, true)?;
     // One choice is all that can have come through.
     let mut completions = completions(&choices, options)?;
     Ok(completions.remove(0))
 }
 
-/// Decodes every choice of a body, by index.
-pub fn decode_choices(body: &[u8], options: &Options<'_>) -> Result<Vec<Completion>> {
-    let document = json::parse(body, options.limits.max_depth)?;
+fn every(document: &Node, options: &Options<'_>) -> Result<Vec<Completion>> {
     let artifact = OnceCell::new();
-    let choices = structure::choices(&document, &artifact, options, false)?;
+    let choices = structure::choices(document, &artifact, options, false)?;
     completions(&choices, options)
 }
 

@@ -325,7 +325,7 @@ fn repeated(part: &Part<'_>, place: &str, found: &mut Vec<Error>) {
         Some((key, rest)) => (key, Some(rest)),
         None => (place, None),
     };
-    let name = key.trim_end_matches("[]");
+    let name = key.strip_suffix("[]").unwrap_or(key);
     let members = part.node.and_then(Node::as_object).unwrap_or_default();
     if let Some(member) = members.iter().filter(|m| m.key.value == name).nth(1) {
         let path = join(&part.path, name);
@@ -535,7 +535,7 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() {
         key.to_owned()
     } else {
-        format!("{path}.{key}")
+        [path, ".", key].concat()
     }
 }
 

@@ -10,7 +10,7 @@ use fragments::{COMPLETED_BY_SURROUNDINGS, Fragment, fragments};
 use places::{Place, places};
 use serde_json::value::RawValue;
 
-use super::{agree_on_choices, agree_on_one};
+use super::agree;
 use dynamo_tito::Limits;
 use dynamo_tito::{ExpertsMode, Options, Wire, decode_choices};
 
@@ -43,9 +43,7 @@ fn check(body: &[u8], options: &Options<'_>, expected: Option<bool>, too_deep: b
     if let Some(expected) = expected {
         assert_eq!(grammatical, expected, "serde_json, {}", text());
     }
-    for difference in [agree_on_choices(body, options), agree_on_one(body, options)] {
-        assert_eq!(difference, Ok(()), "{}", text());
-    }
+    assert_eq!(agree(body, options), Ok(()), "{}", text());
     let result = decode_choices(body, options);
     let refusal = result.err().map(|error| error.kind);
     let refused = refusal.filter(|kind| NO_DOCUMENT.contains(kind));
