@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,8 +32,30 @@ struct Inner {
     connector: Connector,
     ceilings: Ceilings,
     pool: Arc<Pool>,
-    calls: Mutex<HashMap<u64, Arc<Call>>>,
+    calls: Mutex<Calls>,
     next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    on_their_way: HashMap<u64, Arc<Call>>,
+    /// No call begins any more.
+    closed: bool,
+}
+
+/// Why no exchange was begun.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// The engine is closed.
+    Closed,
+    /// The process has no thread or descriptor left, or is not the engine's.
+    Io(io::Error),
+}
+
+impl From<io::Error> for NotBegun {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Engine {
@@ -71,14 +94,19 @@ impl Engine {
         request: Request,
         notify: Option<(Arc<Mailbox>, u64)>,
         at_once: bool,
-    ) -> io::Result<Arc<Call>> {
+    ) -> Result<Arc<Call>, NotBegun> {
         let Some(inner) = self.inner.as_ref().filter(|_| self.is_at_home()) else {
-            return Err(io::Error::other("the engine was made in another process"));
+            return Err(io::Error::other("the engine was made in another process").into());
         };
         let runtime = runtime::running(self.process)?;
         let call = Arc::new(Call::new(notify, self.process));
         let number = inner.next.fetch_add(1, Ordering::Relaxed);
-        inner.calls().insert(number, Arc::clone(&call));
+        let mut calls = inner.calls();
+        if calls.closed {
+            return Err(NotBegun::Closed);
+        }
+        calls.on_their_way.insert(number, Arc::clone(&call));
+        drop(calls);
         let carried = Carried {
             inner: Arc::clone(inner),
             call: Arc::clone(&call),
@@ -104,11 +132,14 @@ impl Engine {
         }
     }
 
-    /// Closes every connection; calls on their way fail.
+    /// Closes every connection; calls on their way fail, and none begins any more.
     pub fn close(&self) {
         if let Some(inner) = self.inner.as_ref().filter(|_| self.is_at_home()) {
-            let calls: Vec<_> = inner.calls().drain().collect();
-            for (_, call) in calls {
+            let mut calls = inner.calls();
+            calls.closed = true;
+            let given_up = mem::take(&mut calls.on_their_way);
+            drop(calls);
+            for call in given_up.into_values() {
                 call.fail("the client was closed");
             }
             inner.pool.close();
@@ -122,7 +153,7 @@ impl Drop for Engine {
             self.close();
         } else {
             // The connections are the parent's: closing one here would take it from the parent's selector.
-            std::mem::forget(self.inner.take());
+            mem::forget(self.inner.take());
         }
     }
 }
@@ -178,7 +209,7 @@ impl Inner {
         }
     }
 
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,7 +223,7 @@ struct Carried {
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        self.inner.calls().remove(&self.number);
+        self.inner.calls().on_their_way.remove(&self.number);
         self.call.fail("the exchange was given up");
     }
 }

@@ -184,9 +184,11 @@ fn calls_that_others_cancel_and_close() {
             _ => {
                 for turn in 0..CALLS / 2 {
                     let sent = content(number, turn);
-                    let call = engine
-                        .start(request(&url, &sent, false), None, true)
-                        .unwrap();
+                    let call = match engine.start(request(&url, &sent, false), None, true) {
+                        Ok(call) => call,
+                        Err(NotBegun::Closed) => return,
+                        Err(NotBegun::Io(error)) => panic!("{error}"),
+                    };
                     calls.lock().unwrap().push(Arc::clone(&call));
                     let mut over = call.wait(Duration::from_millis(1));
                     while !over
@@ -205,5 +207,7 @@ fn calls_that_others_cancel_and_close() {
                 }
             }
         });
+        let late = engine.start(request(&url, b"late", false), None, true);
+        assert!(matches!(late, Err(NotBegun::Closed)));
     }
 }

@@ -22,7 +22,7 @@ mod tls;
 
 pub use call::{Call, Next};
 pub use connect::{Proxy, Wiring};
-pub use engine::Engine;
+pub use engine::{Engine, NotBegun};
 pub use exchange::{Answer, Ceilings};
 pub use failure::{Failure, Fault, Phase};
 pub use head::Head;

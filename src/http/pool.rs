@@ -23,6 +23,7 @@ struct State {
     /// Those of a server in the order in which they became idle.
     idle: HashMap<Origin, Vec<Idle>>,
     watched: bool,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -48,10 +49,13 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next request.
+    /// Keeps a connection for the next request; closes it where there will be none.
     pub(super) fn put(self: &Arc<Self>, origin: Origin, stream: Stream) {
         let since = Instant::now();
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         let idle = state.idle.entry(origin).or_default();
         idle.push(Idle { stream, since });
         if !state.watched {
@@ -69,9 +73,12 @@ impl Pool {
         }
     }
 
-    /// Closes every idle connection.
+    /// Closes every idle connection, and those that become idle later.
     pub(super) fn close(&self) {
-        let idle = std::mem::take(&mut self.lock().idle);
+        let mut state = self.lock();
+        state.closed = true;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
         drop(idle);
     }
 

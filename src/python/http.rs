@@ -11,7 +11,8 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use super::body::Body;
 use super::errors;
 use crate::http::{
-    Call, Ceilings, Engine, Head, Mailbox, Next, Proxy, Request, Roots, Trust, Wanted, Wiring,
+    Call, Ceilings, Engine, Head, Mailbox, Next, NotBegun, Proxy, Request, Roots, Trust, Wanted,
+    Wiring,
 };
 use crate::priority;
 
@@ -70,7 +71,8 @@ impl NativeEngine {
 
     /// Begins an exchange. ``mailbox``, if there is one, hears of its end under ``number``; then it may wait for ``flush``.
     ///
-    /// Raises ValueError for what cannot be sent, OSError where the process is out of threads or descriptors.
+    /// Raises ValueError for what cannot be sent, RuntimeError after ``close``, OSError where the process is out of threads
+    /// or descriptors.
     #[expect(
         clippy::too_many_arguments,
         reason = "one call, without an object for it"
@@ -115,7 +117,11 @@ impl NativeEngine {
         // An event loop asks for many exchanges in a turn, and flushes them at its end; a thread waits for its own.
         let at_once = mailbox.is_none();
         let notify = mailbox.map(|mailbox| (Arc::clone(&mailbox.mailbox), number));
-        let call = self.engine.start(request, notify, at_once)?;
+        let begun = self.engine.start(request, notify, at_once);
+        let call = begun.map_err(|why| match why {
+            NotBegun::Closed => PyRuntimeError::new_err("the client is closed"),
+            NotBegun::Io(error) => error.into(),
+        })?;
         Ok(NativeCall { call, decoded })
     }
 
@@ -124,7 +130,7 @@ impl NativeEngine {
         Ok(self.engine.flush()?)
     }
 
-    /// Closes every connection; calls on their way fail. In a forked child it does nothing.
+    /// Closes every connection; calls on their way fail, and none begins any more. In a forked child it does nothing.
     fn close(&self) {
         self.engine.close();
     }

@@ -56,8 +56,12 @@ def at_once(*works: Callable[[int], None]) -> None:
 
 @contextlib.contextmanager
 def disturbed(*disturbances: Callable[[], object]) -> Iterator[None]:
-    """Another thread does these things over and over."""
+    """Another thread does these things over and over.
+
+    A collection among them looks at what the block makes, not at the thousands of tests that are loaded.
+    """
     stop = threading.Event()
+    gc.freeze()
 
     def disturb() -> None:
         while not stop.is_set():
@@ -71,3 +75,4 @@ def disturbed(*disturbances: Callable[[], object]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        gc.unfreeze()

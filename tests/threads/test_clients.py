@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import time
 from array import array
@@ -27,8 +28,6 @@ from support.threads import at_once, disturbed
 TURNS = 12
 LONG = 60.0
 """Seconds that nothing takes, however slow the machine."""
-ENDINGS = (tito.TransportError, RuntimeError)
-"""What a call ends in whose client is closed."""
 
 Engine = simulator.Engine
 
@@ -105,20 +104,23 @@ def test_several_event_loops_share_one_client(engine: Engine) -> None:
     asyncio.run(client.aclose())
 
 
-@pytest.mark.parametrize("blocking", [True, False])
-def test_a_client_that_is_closed_while_others_call(engine: Engine, *, blocking: bool) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "native"])
+def test_a_client_that_is_closed_while_others_call(engine: Engine, *, blocking: bool, stream: bool) -> None:
     """No call hangs, and none gets another's answer."""
     for _ in range(4):
-        calls = (_Blocking if blocking else _Async)(engine.url)
+        calls = (_Blocking if blocking else _Async)(engine.url, stream=stream)
         begun = threading.Event()
 
         def call(number: int, calls: _Blocking | _Async = calls, begun: threading.Event = begun) -> None:
-            with contextlib.suppress(*ENDINGS):
+            try:
                 for turn in range(200):
                     prompt = prompt_of(number, turn)
                     assert own_answer(engine, prompt, calls.generate(prompt))
                     if turn == 1:
                         begun.set()
+            except (tito.TransportError, RuntimeError) as ended:
+                assert re.search("the client (is|was) closed", str(ended)), ended  # not its deadline
 
         def close(_: int, calls: _Blocking | _Async = calls, begun: threading.Event = begun) -> None:
             assert begun.wait(LONG)
@@ -131,11 +133,12 @@ def test_a_client_that_is_closed_while_others_call(engine: Engine, *, blocking: 
 
 
 class _Blocking:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, stream: bool) -> None:
         self._client = tito.TitoClient(url, model=None, preflight=False)
+        self._options = asked(64) | {"stream": stream}
 
     def generate(self, prompt: list[int]) -> tito.Completion:
-        return self._client.generate(prompt, **asked(64))
+        return self._client.generate(prompt, **self._options)
 
     def close(self) -> None:
         self._client.close()
@@ -144,11 +147,12 @@ class _Blocking:
 class _Async:
     """Each call on an event loop of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, stream: bool) -> None:
         self._client = tito.AsyncTitoClient(url, model=None, preflight=False)
+        self._options = asked(64) | {"stream": stream}
 
     def generate(self, prompt: list[int]) -> tito.Completion:
-        return asyncio.run(self._client.generate(prompt, **asked(64)))
+        return asyncio.run(self._client.generate(prompt, **self._options))
 
     def close(self) -> None:
         asyncio.run(self._client.aclose())

@@ -39,7 +39,8 @@ class AsyncNativeEngine:
         self._wiring = wiring
         self._engine = _open(wiring)
         self._boxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Box] = weakref.WeakKeyDictionary()
-        # Held while the boxes change: loops of several threads share the engine.
+        self._closed = False
+        # Held while these change: loops of several threads share the engine.
         self._lock = threading.Lock()
 
     async def asend(self, exchange: Exchange) -> HttpResponse:
@@ -95,10 +96,11 @@ class AsyncNativeEngine:
 
     async def aclose(self) -> None:
         """See :class:`.base.AsyncHttpEngine`."""
-        self._engine.close()
         here = asyncio.get_running_loop()
         with self._lock:
+            self._closed = True
             boxes, self._boxes = self._boxes, weakref.WeakKeyDictionary()
+        self._engine.close()
         for loop, box in boxes.items():
             if loop is here:
                 box.close(loop)
@@ -111,6 +113,8 @@ class AsyncNativeEngine:
         if box is None:
             try:
                 with self._lock:
+                    if self._closed:
+                        raise RuntimeError("the client is closed")
                     without_closed(self._boxes)
                     box = self._boxes[loop] = _Box(loop, self._engine)
             except OSError as error:
