@@ -46,13 +46,13 @@ $(VENV)/.built: $(VENV)/.ready $(RUST_SOURCES)
 demo: build ## decode every recorded response, then a 64k-token one on each wire
 	$(PY) -m benches.demo
 
-# Two checks at a time: much of the Python tests waits, and what compiles does not. Each output comes in one piece.
+# Two at a time: much of the Python tests waits, so does what is installed, and what compiles does not. Each output comes
+# in one piece.
 TOGETHER = --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-# The linker of the release works on one core for long: the other lints meanwhile.
 .PHONY: test
-test: $(VENV)/.ready ## everything that must pass
-	$(MAKE) $(TOGETHER) test-python lint-rust test-rust lint-python
+test: ## everything that must pass
+	$(MAKE) $(TOGETHER) test-python test-rust lint-rust lint-python
 
 .PHONY: lint
 lint: lint-rust lint-python ## formatters, linters and types of both languages; warnings are errors
@@ -62,7 +62,7 @@ lint: lint-rust lint-python ## formatters, linters and types of both languages; 
 lint-rust: $(VENV)/.ready ## rustfmt, clippy, rustdoc
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
-	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --all-targets -- -D warnings
+	PYO3_PYTHON=$(abspath $(PY)) $(CARGO) clippy --locked --quiet --lib -- -D warnings
 	$(CARGO) clippy --locked --quiet --workspace --all-targets --no-default-features -- -D warnings
 	CUSTOM_LIBFUZZER_PATH=fuzz/libfuzzer.a $(CARGO) clippy --locked --quiet --all-targets --manifest-path fuzz/Cargo.toml \
 		--target-dir $(or $(CARGO_TARGET_DIR),target) -- -D warnings

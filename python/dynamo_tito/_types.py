@@ -351,6 +351,8 @@ def _names(record: Any) -> list[str]:
 
 
 def _equal(one: object, other: object) -> bool:
+    if one is other:
+        return True
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         nan = one.dtype.kind == "f"
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=nan)

@@ -326,7 +326,9 @@ fn repeated(part: &Part<'_>, place: &str, found: &mut Vec<Error>) {
         None => (place, None),
     };
     let name = key.strip_suffix("[]").unwrap_or(key);
-    let members = part.node.and_then(Node::as_object).unwrap_or_default();
+    let Some(members) = part.node.and_then(Node::as_object) else {
+        return;
+    };
     if let Some(member) = members.iter().filter(|m| m.key.value == name).nth(1) {
         let path = join(&part.path, name);
         found.push(readers::duplicate_key(&path, member.offset));
