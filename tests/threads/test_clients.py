@@ -112,13 +112,9 @@ def test_a_client_that_is_closed_while_others_call(engine: Engine, *, blocking: 
         begun = threading.Event()
 
         def call(number: int, calls: _Blocking | _Async = calls, begun: threading.Event = begun) -> None:
-            # Its deadline would say so.
-            with pytest.raises((tito.TransportError, RuntimeError), match="the client (is|was) closed"):
-                for turn in count():
-                    prompt = prompt_of(number, turn)
-                    assert own_answer(engine, prompt, calls.generate(prompt))
-                    if turn == 1:
-                        begun.set()
+            # A deadline would say so.
+            with pytest.raises((tito.TransportError, RuntimeError), match=r"the client (is|was) closed"):
+                one_after_another(engine, number, calls, begun)
 
         def close(_: int, calls: _Blocking | _Async = calls, begun: threading.Event = begun) -> None:
             assert begun.wait(LONG)
@@ -128,6 +124,14 @@ def test_a_client_that_is_closed_while_others_call(engine: Engine, *, blocking: 
         with pytest.raises(RuntimeError, match="the client is closed"):
             calls.generate(prompt_of(0, 0))
         engine.forget()
+
+
+def one_after_another(engine: Engine, number: int, calls: _Blocking | _Async, begun: threading.Event) -> None:
+    for turn in count():
+        prompt = prompt_of(number, turn)
+        assert own_answer(engine, prompt, calls.generate(prompt))
+        if turn == 1:
+            begun.set()
 
 
 class _Blocking:
