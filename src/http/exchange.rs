@@ -70,11 +70,10 @@ pub(super) async fn send(
     call: &Call,
 ) -> Result<Sent, Failure> {
     let (mut at, mut interim) = (0, 0);
+    // TLS keeps what it is given, and does not say how much of it has left.
     let plain = stream.is_plain();
-    if !plain {
-        // TLS keeps what it is given, and does not say how much of it has left.
-        call.reach(Phase::Send);
-    }
+    // Before the first write: a server may have read it before the call hears that it was written.
+    call.reach(Phase::Send);
     let bytes = &request.bytes;
     let sent = poll_fn(|cx| {
         loop {
@@ -86,15 +85,15 @@ pub(super) async fn send(
                 Poll::Ready(Ok(_)) if at == bytes.len() => return Poll::Ready(Ok(Sent::Whole)),
                 Poll::Ready(Ok(count)) if count > 0 => {
                     at += count;
-                    call.reach(Phase::Send);
                     continue;
                 }
                 Poll::Ready(done) => {
                     let error = done.err().unwrap_or(io::ErrorKind::WriteZero.into());
-                    return Poll::Ready(Ok(match at == 0 && plain {
-                        true => Sent::Nothing(error),
-                        false => Sent::Part(Some(error)),
-                    }));
+                    if at == 0 && plain {
+                        call.reach(Phase::Connect);
+                        return Poll::Ready(Ok(Sent::Nothing(error)));
+                    }
+                    return Poll::Ready(Ok(Sent::Part(Some(error))));
                 }
                 Poll::Pending => {}
             }
