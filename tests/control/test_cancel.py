@@ -17,6 +17,8 @@ from dynamo_tito.simulator import Engine, Fault
 
 from .pool import BOUND, LIMITS, PATH, UPDATE, VERSION, Pool, pool, until
 
+pytestmark = pytest.mark.long
+
 AT_ONCE = 8
 
 

@@ -15,6 +15,8 @@ from dynamo_tito.simulator import Fault
 from .pool import LIMITS, PATH, UPDATE, pool
 from .test_truth import SCORED, servers
 
+pytestmark = pytest.mark.long
+
 ROUTES = {
     "dynamo": f"/engine/{UPDATE}", "vllm": "/collective_rpc", "prime": "/update_weights",
     "sglang": f"/{UPDATE}",

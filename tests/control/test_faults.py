@@ -17,6 +17,8 @@ from dynamo_tito.simulator import Fault, FaultKind
 
 from .pool import BOUND, PATH, UPDATE, VERSION, Pool, pool
 
+pytestmark = pytest.mark.long
+
 #: Where a fault can hit an update: (route, requests to that route before).
 POINTS: dict[str, tuple[str, int]] = {
     "gate: health": ("liveness_probe", 0),
@@ -33,7 +35,7 @@ TRANSIENT = ("status", "stall", "reset")
 LASTING = ("die", "restart")
 REFUSAL = b'{"status":"error","message":"refused on purpose"}'
 #: Cases at one time: what stalls waits for deadlines, the others work.
-AT_ONCE = dict.fromkeys(KINDS, 4) | {"stall": 24}
+AT_ONCE = dict.fromkeys(KINDS, 4) | {"stall": 32}
 COUNTED: list[int] = []
 
 

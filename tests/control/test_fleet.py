@@ -227,6 +227,7 @@ def test_wrong_arguments_send_nothing() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_control_never_queues_behind_generation() -> None:
     async def main() -> None:
         async with simulator.serve(backend="vllm", latency=30.0) as engine:

@@ -11,6 +11,8 @@ import pytest
 from support.processes import run
 from support.threads import FREE_THREADED
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 ENDINGS = {"plain": 12, "errors": 6, "large": 3, "out": 3, "body": 3, "atexit": 2, "finalizer": 2}
 """How the process is busy when it ends, and how often it is tried."""

@@ -21,6 +21,8 @@ from dynamo_tito.rollout import Rollout, TrainingSample
 from dynamo_tito.simulator import Engine, Fault
 from support.chat import ShortRenderer
 
+pytestmark = pytest.mark.long
+
 SHAPE: dict[str, Any] = {"num_layers": 3, "top_k": 2}
 TOKENS = 8
 SAY = [{"role": "user", "content": "Hi"}]

@@ -14,6 +14,8 @@ import pytest
 
 from dynamo_tito.weights import WeightPublisher
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(__file__).with_name("publishing.py")
 
 

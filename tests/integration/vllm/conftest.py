@@ -1,7 +1,7 @@
 """Real vLLM servers, each started once, when the first test needs it. `make test-vllm` installs and runs them.
 
 A server with routed experts (Model Runner V2), two with dense models for updates of weights, and, in files of their
-own, one for adapters and one that sends logits. Each takes some 20 seconds to start and 3 GB. Logs: VLLM_DIR/run.
+own, one for adapters and one that sends logits. Each takes some 15 seconds to start and 3 GB. Logs: VLLM_DIR/run.
 """
 
 from __future__ import annotations
