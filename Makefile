@@ -151,7 +151,7 @@ install-peers: $(UV) ## renderers and verifiers, two versions of each, into .pee
 test-dynamo: build install-dynamo ## the real Dynamo frontend, each of DYNAMO_VERSIONS, with a stand-in engine
 	$(MAKE) $(TOGETHER) $(addprefix test-dynamo-,$(DYNAMO_VERSIONS))
 
-# Two thirds of the time it waits, for deadlines and for workers that end.
+# Side by side: each mostly waits, for deadlines and for workers that end.
 test-dynamo-%:
 	DYNAMO_DIR=.dynamo/$* $(BIN)/pytest -q tests/integration/dynamo
 

@@ -58,7 +58,7 @@ def at_once(*works: Callable[[int], None]) -> None:
 def disturbed(*disturbances: Callable[[], object]) -> Iterator[None]:
     """Another thread does these things over and over.
 
-    A collection among them looks at what the block makes alone, and takes no time.
+    The collector sees only what the block makes, so a collection among them is short.
     """
     stop = threading.Event()
     gc.collect()
