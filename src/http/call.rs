@@ -78,7 +78,7 @@ impl Call {
 
     /// How far it got.
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
+        match self.phase.load(Ordering::SeqCst) {
             0 => Phase::Connect,
             1 => Phase::Send,
             2 => Phase::Headers,
@@ -87,7 +87,15 @@ impl Call {
     }
 
     pub(super) fn reach(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// Says that the request may leave from now on; false if the call is over, and it must not.
+    ///
+    /// Who ends the call does it in the other order, so one of the two sees the other.
+    pub(super) fn may_write(&self) -> bool {
+        self.reach(Phase::Send);
+        !self.over.load(Ordering::SeqCst)
     }
 
     /// What came of it, once.
@@ -164,15 +172,14 @@ impl Call {
         if self.over.load(Ordering::Acquire) || self.process != process::id() {
             return;
         }
-        if let Some(Some(task)) = self.end(None) {
+        if let Some(Some(task)) = self.end(|_| None) {
             task.abort();
         }
     }
 
     /// Gives it up in the middle: its connection is closed, and who waits is told why.
     pub(super) fn fail(&self, said: &str) {
-        let failure = Failure::new(self.phase(), said);
-        if let Some(task) = self.end(Some(Err(failure))) {
+        if let Some(task) = self.end(|phase| Some(Err(Failure::new(phase, said)))) {
             self.tell(self.lock());
             if let Some(task) = task {
                 task.abort();
@@ -182,20 +189,23 @@ impl Call {
 
     /// It is over; what comes later changes nothing.
     pub(super) fn finish(&self, outcome: Result<Answer, Failure>) {
-        if self.end(Some(outcome)).is_some() {
+        if self.end(|_| Some(outcome)).is_some() {
             self.tell(self.lock());
         }
     }
 
     /// What carries it, if it was not over yet.
-    fn end(&self, outcome: Option<Result<Answer, Failure>>) -> Option<Option<AbortHandle>> {
+    fn end(
+        &self,
+        outcome: impl FnOnce(Phase) -> Option<Result<Answer, Failure>>,
+    ) -> Option<Option<AbortHandle>> {
         let mut state = self.lock();
         if state.over {
             return None;
         }
         state.over = true;
-        self.over.store(true, Ordering::Release);
-        state.outcome = outcome;
+        self.over.store(true, Ordering::SeqCst);
+        state.outcome = outcome(self.phase());
         Some(state.task.take())
     }
 

@@ -73,7 +73,9 @@ pub(super) async fn send(
     // TLS keeps what it is given, and does not say how much of it has left.
     let plain = stream.is_plain();
     // Before the first write: a server may have read it before the call hears that it was written.
-    call.reach(Phase::Send);
+    if !call.may_write() {
+        return Err(Failure::new(Phase::Connect, "the call is over"));
+    }
     let bytes = &request.bytes;
     let sent = poll_fn(|cx| {
         loop {
